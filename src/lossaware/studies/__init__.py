@@ -1,0 +1,1 @@
+"""Tasks, runs and studies: the evidence whether LGA helps. Needs the extra ``studies``."""

@@ -1,0 +1,87 @@
+"""What one run is, and what it yields: plain frozen data that every later stage reads."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Value = bool | int | float | str | None
+Options = tuple[tuple[str, Value], ...]
+"""Keyword arguments as sorted pairs, so that a specification can be hashed."""
+
+
+def options(**values: Value) -> Options:
+    """Keyword arguments as `Options`."""
+    return tuple(sorted(values.items()))
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the numbers of one run, and nothing else.
+
+    Attributes:
+        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own.
+        task_options: Keyword arguments of the function that builds the task.
+        optimizer: Name of the base optimizer.
+        optimizer_options: Its keyword arguments besides the learning rate.
+        lr: Learning rate, above 0.
+        scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once an epoch, or None.
+        scheduler_options: Its keyword arguments.
+        lga: Keyword arguments of `lossaware.LGA` where the run is with LGA, None where it is without. A missing
+            ``steps_per_epoch`` means the number of batches in an epoch.
+        seed: Decides initialisation, data order and augmentation; the same without and with LGA.
+        epochs: Passes over the training set, at least 1.
+        batch_size: Examples a step, at least 1.
+        precision: ``"fp32"`` or ``"bf16"`` (autocast).
+    """
+
+    task: str
+    optimizer: str
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    task_options: Options = ()
+    optimizer_options: Options = ()
+    scheduler: str | None = None
+    scheduler_options: Options = ()
+    lga: Options | None = None
+    precision: str = "fp32"
+
+    def to_json(self) -> str:
+        """One canonical line; equal specifications give equal lines."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunSpec":
+        """The specification that `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(line)
+        for name in ("task_options", "optimizer_options", "scheduler_options", "lga"):
+            if fields[name] is not None:
+                fields[name] = tuple((key, value) for key, value in fields[name])
+        return cls(**fields)
+
+    @property
+    def key(self) -> str:
+        """The run's name in a store: 16 hexadecimal digits of the SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        train: Mean over the epoch's examples of each measure, taken while training (``loss``, ``accuracy``, ...).
+        test: The same measures over the test set, with the parameters at the end of the epoch.
+        lga: The fields of `lossaware.Status` at the end of the epoch; None without LGA.
+        seconds: Wall time of the training part of the epoch, without the test.
+    """
+
+    epoch: int
+    train: Mapping[str, float]
+    test: Mapping[str, float]
+    lga: Mapping[str, float] | None
+    seconds: float

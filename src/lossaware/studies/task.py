@@ -1,0 +1,98 @@
+"""What a task is: a model, its data, and what is measured of a batch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, ...]
+"""The tensors of one batch; each has the examples along its first dimension."""
+
+
+class Examples(Protocol):
+    """A set of examples that can be walked through in batches, in memory or not."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """All examples once, ``size`` at a time; the last batch may be smaller.
+
+        Args:
+            size: Examples a batch, at least 1.
+            generator: The source of the random order; None keeps the stored order.
+        """
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Examples held as tensors, ``tensors[k][i]`` being part k of example i."""
+
+    tensors: Batch
+
+    def __post_init__(self) -> None:
+        lengths = {len(tensor) for tensor in self.tensors}
+        if len(lengths) != 1:
+            raise ValueError(f"all tensors of a set must have as many examples: got {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """See `Examples.batches`."""
+        if generator is None:
+            yield from zip(*(tensor.split(size) for tensor in self.tensors), strict=True)
+            return
+        # The order is drawn on the CPU, so that every device sees the same one.
+        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
+        for chosen in order.split(size):
+            yield tuple(tensor[chosen] for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The two sets of a task.
+
+    Attributes:
+        train: What is trained on, in random order.
+        test: What is measured after each epoch, never trained on.
+        augment: Changes a training batch at random; gets the batch and the run's generator. None: no augmentation.
+    """
+
+    train: Examples
+    test: Examples
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to train: how to make its model, get its data and measure a batch.
+
+    Attributes:
+        name: Short name, as on the command line.
+        summary: One line for lists.
+        model: Makes the model, randomly initialised from torch's global generator.
+        data: Loads the data; gets the folder that the user named, or None. Raises `UsageError` where the
+            folder is needed or what lies there is not what it should be.
+        measure: Gets the model and a batch; returns scalar tensors by name, each a mean over the batch.
+            ``"loss"`` is required and is what is trained on. In training mode the graph is kept.
+        score: Name of the measure that says how good the model is.
+        higher_is_better: Whether a larger score is better.
+        percent: Whether the score is a share, shown as a percentage.
+        epochs: Passes over the training set, unless said otherwise.
+        batch_size: Examples a step, unless said otherwise.
+    """
+
+    name: str
+    summary: str
+    model: Callable[[], nn.Module]
+    data: Callable[[Path | None], Data]
+    measure: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+    score: str = "accuracy"
+    higher_is_better: bool = True
+    percent: bool = True
+    epochs: int = 20
+    batch_size: int = 64
