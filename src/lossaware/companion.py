@@ -1,0 +1,418 @@
+"""LGA as a companion of an optimizer, as a learning-rate scheduler is: it attaches by step hooks and wraps nothing."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import ASGD, LBFGS, Optimizer
+
+from lossaware.correction import Correction
+from lossaware.losses import LossValue, ObservedLosses, mean_over_ranks, read_loss, wide
+from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
+
+_ZERO_GRADIENT = ("push", "rest")
+
+
+class LGA:
+    """Makes an optimizer loss-aware: after each step, p <- p - gamma2 * Omega(loss) / phi(gradient) (Eq. 2).
+
+    The optimizer stays what it was; schedulers, gradient scalers and checkpoints go on working with it. The loss
+    arrives in one of three ways, once a step: ``optimizer.step(loss=loss)``, ``optimizer.step(closure)``, or
+    ``lga.observe(loss)`` before the step, where several micro-batches count with their mean. Under
+    ``torch.distributed`` the mean over the ranks counts, so every rank must hand over its loss at the same steps. A
+    step without a loss is exactly the base optimizer's.
+
+    A parameter group may carry its own ``"gamma2"``; 0 switches LGA off for the group. Gradients are taken as they are
+    when the optimizer steps: unscaled, and clipped if they were clipped. Where the optimizer maximizes, the push goes
+    its way, up. Parameters of 16 bits are rounded stochastically, because a push is far below their resolution.
+
+    Args:
+        optimizer: Any ``torch.optim.Optimizer`` but LBFGS.
+        steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
+            that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+        gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4).
+        xi: Stability constant of the correction, above 0 (Eq. 5).
+        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), or an object with their one
+            method, `LowerBound.update`.
+        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
+            lines 7-9).
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
+            them, for example padding rows and pruned weights, where they are.
+        process_group: The ranks over which the loss is averaged; None means all of them.
+
+    Raises:
+        TypeError: What is given as optimizer is none, or steps_per_epoch is missing.
+        ValueError: A hyperparameter is out of its range, LGA is attached to the optimizer already, or the optimizer is
+            one that LGA cannot go with.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        >>> lga = LGA(optimizer, steps_per_epoch=100)
+        >>> loss = model(torch.ones(8, 3)).square().mean()
+        >>> loss.backward()
+        >>> optimizer.step(loss=loss)
+        >>> lga.status.steps
+        1
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        steps_per_epoch: int,
+        gamma2: float = 1e-8,
+        eps: float = 0.1,
+        xi: float = 0.01,
+        lower_bound: str | LowerBound = "progressive",
+        backoff: float = 0.1,
+        zero_gradient: str = "push",
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        _check_optimizer(optimizer)
+        if isinstance(steps_per_epoch, bool) or not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be a whole number of at least 1: got {steps_per_epoch!r}")
+        if zero_gradient not in _ZERO_GRADIENT:
+            raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
+        self.optimizer = optimizer
+        self.gamma2 = _checked("gamma2", gamma2)
+        for index, group in enumerate(optimizer.param_groups):
+            _checked(f"gamma2 of parameter group {index}", group.get("gamma2", 0.0))
+        self.law = Law(
+            steps_per_status=steps_per_epoch,
+            lower_bound=make_lower_bound(lower_bound),
+            eps=_checked("eps", eps),
+            backoff=_checked("backoff", backoff, high=1.0),
+        )
+        self.xi = _checked("xi", xi, above=True)
+        self.zero_gradient = zero_gradient
+        self.process_group = process_group
+
+        self._state = State()
+        self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
+        self._steps_without_loss = 0
+        self._corrections = 0  # applied so far; seeds their rounding
+        self._correction = Correction(self.xi, zero_gradient)
+        self._observed = ObservedLosses([p for group in optimizer.param_groups for p in group["params"]])
+        self._loss: LossValue | None = None  # of the step in progress
+        self._gradients = _Gradients(optimizer)
+
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        # copy, deepcopy and pickle ask the instance for its state; what they make would lack the hooks.
+        optimizer.__getstate__ = self._refuse_copy  # type: ignore[method-assign]
+
+    # The loss ---------------------------------------------------------------------------------------------------------
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Hand over the loss of the next step, before it; of several calls the mean counts.
+
+        Args:
+            loss: A number, or a tensor with one element of any device and dtype: the true mean loss of the
+                (micro-)batch, not divided by the number of micro-batches and not scaled.
+
+        Raises:
+            ValueError: The tensor has more than one element, or none.
+            TypeError: It is neither number nor tensor.
+            RuntimeError: LGA is detached.
+        """
+        if not self._handles:
+            raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
+        self._observed.add(loss)
+
+    def _before_step(
+        self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        given = kwargs.get("loss")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        channels = [
+            name
+            for name, used in (
+                ("step(loss=...)", given is not None),
+                ("step(closure)", closure is not None),
+                ("observe(loss)", len(self._observed) > 0),
+            )
+            if used
+        ]
+        if len(channels) > 1:
+            raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
+        self._loss = read_loss(given) if given is not None else self._observed.take()
+        if closure is None:
+            self._gradients.remember()
+            if "loss" not in kwargs:
+                return None
+        kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
+        if closure is not None:
+            watched = self._watch(closure)
+            if len(args) > 1:
+                args = (args[0], watched, *args[2:])
+            else:
+                kwargs["closure"] = watched
+        return args, kwargs
+
+    def _watch(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, whose first loss in this step is noted; later ones belong to other points."""
+        called = False
+
+        def watched() -> Any:
+            nonlocal called
+            loss = closure()
+            if not called:
+                called = True
+                self._loss = None if loss is None else read_loss(loss)
+                self._gradients.remember()
+            return loss
+
+        return watched
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        loss, self._loss = self._loss, None
+        if loss is None:
+            self._gradients.forget()
+            self._warn_of_missing_loss()
+            self._steps_without_loss += 1
+            return
+        push = self._advance(mean_over_ranks(loss, self.process_group), getattr(optimizer, "found_inf", None))
+        if not (isinstance(push, float) and push == 0.0):
+            self._correction.reseed(self._corrections)
+            self._corrections += 1
+            gradient_of = self._gradients.of_step()
+            for group in optimizer.param_groups:
+                gamma2 = group.get("gamma2", self.gamma2)
+                if gamma2 != 0:
+                    self._correct(group, push * gamma2, gradient_of)
+        self._gradients.forget()
+
+    def _correct(
+        self, group: dict[str, Any], amount: LossValue, gradient_of: Callable[[Tensor], Tensor | None]
+    ) -> None:
+        pairs = [(p, g) for p in group["params"] if (g := gradient_of(p)) is not None]
+        maximize = bool(group.get("maximize", False))
+        self._correction.apply(pairs, amount, maximize=maximize)
+        if isinstance(self.optimizer, ASGD):
+            # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
+            # state holds the next step's already.
+            for p, g in pairs:
+                state = self.optimizer.state[p]
+                mu = 1 / (state["step"] - 1 - group["t0"]).clamp(min=1)
+                share = mu * amount if isinstance(amount, Tensor) or mu.device.type != "cpu" else float(mu) * amount
+                self._correction.apply([(state["ax"], g)], share, maximize=maximize)
+
+    def _advance(self, loss: LossValue, found_inf: Tensor | None) -> LossValue:
+        """Move the law on by one step.
+
+        Returns:
+            What a group's gamma2 is to be multiplied by: Omega times all back-offs; 0 where a gradient scaler found an
+            overflow, in which case nothing moves at all.
+        """
+        on_host = found_inf is None or found_inf.device.type == "cpu"
+        if isinstance(loss, float) and self._device_state is None and on_host:
+            if found_inf is not None and found_inf.item():
+                return 0.0
+            self._state = self.law.advance(self._state, loss)
+            return float(self._state.decay * self._state.omega)
+
+        if self._device_state is None:
+            like = loss if isinstance(loss, Tensor) else found_inf
+            assert like is not None
+            self._device_state = torch.tensor(self._state, dtype=wide(like.device), device=like.device)
+        held = self._device_state
+        value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
+        state = self.law.advance(State(*held.unbind()), value, torch)
+        moved: Tensor = torch.stack(state)
+        push: Tensor = state.decay * state.omega
+        if found_inf is not None:
+            skipped = found_inf.to(held.device) > 0
+            moved, push = torch.where(skipped, held, moved), torch.where(skipped, 0.0, push)
+        held.copy_(moved)  # in place, so that a captured graph finds it again
+        return push
+
+    def _warn_of_missing_loss(self) -> None:
+        if not self._steps_without_loss:
+            warnings.warn(
+                "LGA got no loss for this step, so it is the base optimizer's step alone; pass the loss by "
+                "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
+                stacklevel=5,
+            )
+
+    # Reading and keeping ----------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """What LGA is doing. Reading it may wait for the device; stepping never does."""
+        return summarize(self._host_state(), self.gamma2, self._steps_without_loss)
+
+    def _host_state(self) -> State:
+        return self._state if self._device_state is None else State(*self._device_state.tolist())
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        bound = self.law.lower_bound
+        return {
+            "steps_per_epoch": self.law.steps_per_status,
+            "gamma2": self.gamma2,
+            "eps": self.law.eps,
+            "xi": self.xi,
+            # An object without a repr of its own would show its address.
+            "lower_bound": type(bound).__qualname__ if type(bound).__repr__ is object.__repr__ else repr(bound),
+            "backoff": self.law.backoff,
+            "zero_gradient": self.zero_gradient,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
+
+        Losses observed since the last step are not in it, as the gradients they belong to are in no checkpoint.
+        """
+        return {
+            "hyperparameters": self._hyperparameters(),
+            "state": self._host_state()._asdict(),
+            "steps_without_loss": self._steps_without_loss,
+            "corrections": self._corrections,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: A key is unknown or missing, a value is no number, or a hyperparameter is not this LGA's;
+                nothing is changed then.
+        """
+        _check_keys("LGA's state_dict", state_dict, self.state_dict())
+        kept, own = state_dict["hyperparameters"], self._hyperparameters()
+        _check_keys("the hyperparameters in LGA's state_dict", kept, own)
+        for name, value in own.items():
+            if kept[name] != value:
+                raise ValueError(
+                    f"{name} is {kept[name]!r} in the state_dict but {value!r} here: "
+                    f"make LGA with the value that the state belongs to"
+                )
+        _check_keys("the state in LGA's state_dict", state_dict["state"], State()._asdict())
+        numbers = {**state_dict["state"], **{name: state_dict[name] for name in ("steps_without_loss", "corrections")}}
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
+
+        self._state = State(**state_dict["state"])
+        if self._device_state is not None:
+            self._device_state.copy_(torch.tensor(self._state, dtype=self._device_state.dtype))
+        self._steps_without_loss = int(state_dict["steps_without_loss"])
+        self._corrections = int(state_dict["corrections"])
+        self._observed.clear()
+
+    # Coming and going -------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Leave the optimizer; it is then as it was before. Detaching twice does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            del self.optimizer.__getstate__
+        self._handles = []
+        self._observed.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def _refuse_copy(self) -> NoReturn:
+        name = type(self.optimizer).__name__
+        raise TypeError(
+            f"{name} has LGA attached, which a copy or pickle of it would lose: call lga.detach() first, then attach a "
+            "new LGA to the copy (lga.state_dict() carries the state over)"
+        )
+
+    def __repr__(self) -> str:
+        settings = ", ".join(
+            f"{name}={value}" if name == "lower_bound" else f"{name}={value!r}"
+            for name, value in self._hyperparameters().items()
+        )
+        return f"LGA({type(self.optimizer).__name__}{'' if self._handles else ', detached'}, {settings})"
+
+
+class _Gradients:
+    """The gradients that phi reads: those of the step, also where the base optimizer writes into them."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        # torch's own optimizers leave the gradients as they are. Others are watched during their first step, with
+        # copies at hand; whether they write into them decides whether later steps need copies.
+        self._copies: bool | None = False if type(optimizer).__module__.startswith("torch.optim") else None
+        self._kept: dict[Tensor, tuple[Tensor, int, Tensor]] = {}
+
+    def remember(self) -> None:
+        """To be called when the gradients are there and the base optimizer has not stepped yet."""
+        if self._copies is False:
+            return
+        scale = getattr(self._optimizer, "grad_scale", None)
+        for group in self._optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    copy = p.grad.detach().clone()
+                    self._kept[p] = (p.grad, p.grad._version, copy if scale is None else copy.div_(scale))
+
+    def of_step(self) -> Callable[[Tensor], Tensor | None]:
+        """A function from a parameter to its gradient, to be called after the base step.
+
+        Raises:
+            RuntimeError: The base optimizer has set gradients to None.
+        """
+        if self._copies is False:
+            return lambda p: p.grad
+        if any(p.grad is None for p in self._kept):
+            raise RuntimeError(
+                f"{type(self._optimizer).__name__} consumes its gradients (sets p.grad to None in its step), but LGA "
+                "reads them after it: switch that off in the optimizer, for example by consume_grad=False"
+            )
+        if self._copies is None:
+            self._copies = any(p.grad is not g or g._version != version for p, (g, version, _) in self._kept.items())
+        kept = {p: copy for p, (_, _, copy) in self._kept.items()}
+        return kept.get
+
+    def forget(self) -> None:
+        """To be called when the step is over."""
+        self._kept = {}
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"LGA attaches to a torch.optim.Optimizer: got {name}")
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("LGA cannot go with LBFGS, whose one step moves through many losses: use another optimizer")
+    if not hasattr(optimizer, "_optimizer_step_post_hooks") or not getattr(type(optimizer).step, "hooked", False):
+        raise ValueError(f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside")
+    for hook in optimizer._optimizer_step_post_hooks.values():
+        if isinstance(getattr(hook, "__self__", None), LGA):
+            raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+
+
+def _checked(name: str, value: Any, *, above: bool = False, high: float = math.inf) -> float:
+    """The value as a float, if it is a number from 0 (or above it) to ``high``."""
+    allowed = ("above 0" if above else "at least 0") + (f" and at most {high:g}" if high < math.inf else "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number {allowed}: got {value!r}")
+    if not (value > 0 if above else value >= 0) or not value <= high or math.isinf(value):
+        raise ValueError(f"{name} must be {allowed}, and finite: got {value!r}")
+    return float(value)
+
+
+def _check_keys(what: str, given: Any, expected: dict[str, Any]) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f"{what} must be a dictionary: got {type(given).__name__}")
+    unknown, missing = sorted(set(given) - set(expected)), sorted(set(expected) - set(given))
+    if unknown or missing:
+        parts = [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
+        parts += [f"missing {', '.join(map(str, missing))}"] * bool(missing)
+        raise ValueError(f"{what} does not fit: {'; '.join(parts)}")

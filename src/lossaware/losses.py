@@ -1,0 +1,126 @@
+"""How the loss of a step arrives: what counts as one, the mean of several, and the mean over ranks."""
+
+import math
+import numbers
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+LossValue = float | Tensor
+"""A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
+
+
+def read_loss(loss: Any) -> LossValue:
+    """The loss as one number, without waiting for an accelerator.
+
+    Args:
+        loss: A real number, or a tensor of one element, of any device and dtype but complex.
+
+    Raises:
+        ValueError: A tensor of several elements or none, or of complex numbers.
+        TypeError: Anything else.
+    """
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1 or loss.is_complex():
+            raise ValueError(
+                f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
+                "reduce it first, for example by loss.mean()"
+            )
+        loss = loss.detach()
+        if hasattr(loss, "full_tensor"):  # a distributed tensor
+            loss = loss.full_tensor()
+        assert isinstance(loss, Tensor)
+        if loss.device.type == "cpu" and not torch.compiler.is_compiling():
+            return float(loss)
+        # A copy in any case, so that a loss that is changed in place afterwards does no harm.
+        return loss.reshape(()).to(wide(loss.device), copy=True)
+    if isinstance(loss, numbers.Real):
+        return float(loss)
+    raise TypeError(f"the loss must be a number or a tensor of one element: got {type(loss).__name__}")
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The floating-point type in which the device keeps losses and what follows from them."""
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+
+def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None) -> LossValue:
+    """The mean of the ranks' losses; the loss itself where there is one rank only.
+
+    Every rank sums the same numbers in the same order, so that all get the same bits: replicas that disagree in the
+    last one would drift apart.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+        return loss
+    device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
+    if device.type == "cpu" and "gloo" not in (backend := dist.get_backend(group)) and "cpu" not in backend:
+        device = torch.device(torch.accelerator.current_accelerator() or "cpu")
+    own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
+    all_losses = own.new_empty(dist.get_world_size(group))
+    dist.all_gather_into_tensor(all_losses, own, group=group)
+    if device.type == "cpu":
+        values: list[float] = all_losses.tolist()
+        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    return all_losses.mean()
+
+
+class ObservedLosses:
+    """The losses observed since the last step, whose mean counts.
+
+    A gradient scaler that finds an overflow does not call ``step``, so what was observed for that step would be taken
+    for part of the next one. The gradients tell: where they have been cleared since a backward pass, the losses that
+    they belonged to are dropped with them.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._total: LossValue = 0.0
+        self._count = 0
+        self._after_backward = False
+        self._watched = next((p for p in parameters if p.requires_grad and p.is_leaf), None)
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, loss: Any) -> None:
+        """Take in one loss; see `read_loss`."""
+        value = read_loss(loss)
+        self._drop_if_cleared()
+        if self._handle is None and self._watched is not None:
+            self._handle = self._watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
+        self._after_backward = self._after_backward or not self._cleared()
+        self._total = value + self._total
+        self._count += 1
+
+    def take(self) -> LossValue | None:
+        """The mean of what was observed, or None; afterwards nothing is observed."""
+        if not self._count:
+            return None
+        mean = self._total / self._count
+        self.clear()
+        return mean
+
+    def clear(self) -> None:
+        """Forget what was observed."""
+        self._total, self._count, self._after_backward = 0.0, 0, False
+
+    def close(self) -> None:
+        """Watch the gradients no longer."""
+        self.clear()
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _cleared(self) -> bool:
+        return self._watched is None or self._watched.grad is None
+
+    def _drop_if_cleared(self) -> None:
+        if self._count and self._after_backward and self._watched is not None and self._cleared():
+            self.clear()
+
+    def _on_backward(self, _: Tensor) -> None:
+        # Called in a backward pass, before the gradient is accumulated.
+        self._drop_if_cleared()
+        self._after_backward = self._count > 0
