@@ -1,0 +1,319 @@
+"""The judge: the method and the base optimizers in plain, slow NumPy float64.
+
+Nothing here is shared with the package. Every fast version (for-loop, foreach, fused, compiled, Triton, JAX) is held
+to these few lines, so they are written to be compared with the paper by eye: `Law` is Eq. 3, Eq. 4 and lines 7-9 of
+Algorithm 1; `phi` is Eq. 5; `trajectory` is line 11. The optimizers follow their own papers, with the default arguments
+and the deviations of `torch.optim`, and take its argument names, so that one dictionary of arguments makes both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+LowerBound = Callable[[float, float, int], float]  # (previous bound, the status' mean loss, its number from 1) -> bound
+
+
+# ------------------------------------------------------------------------------------------------------- the method
+
+
+def progressive(log_base: float = 10.0) -> LowerBound:
+    """Eq. 3: L_t = w L_{t-1} + (1 - w) f_t with w = 1 / log(t + 10)."""
+
+    def update(lower: float, loss: float, count: int) -> float:
+        w = math.log(log_base) / math.log(count + 10)
+        return w * lower + (1 - w) * loss
+
+    return update
+
+
+def average() -> LowerBound:
+    """A.9, first variant: the plain mean of all statuses so far."""
+    return lambda lower, loss, count: (lower * (count - 1) + loss) / count
+
+
+def momentum(beta: float = 0.9) -> LowerBound:
+    """A.9, second variant: L_t = beta L_{t-1} + (1 - beta) f_t."""
+    return lambda lower, loss, count: beta * lower + (1 - beta) * loss
+
+
+def phi(g: Array, xi: float) -> Array:
+    """Eq. 5, elementwise: g + xi where g >= 0 (and -0.0 is), g - xi where g < 0."""
+    return np.where(g >= 0, g + xi, g - xi)
+
+
+@dataclass
+class Law:
+    """The scalar part: feed it one loss a step, read Omega and gamma2 for the correction of that step."""
+
+    steps_per_epoch: int
+    gamma2: float = 1e-8
+    eps: float = 0.1
+    xi: float = 0.01
+    lower_bound: LowerBound = field(default_factory=progressive)
+    backoff: float = 0.1
+    zero_gradient: str = "push"
+
+    lower: float = 0.0  # L_0
+    upper: float = math.nan  # U, unknown before the first finite loss
+    factor: float = 1.0  # what all back-offs so far have left of gamma2
+    statuses: int = 0
+    open_steps: int = 0
+    closed_below: int = 0  # steps whose gate was closed because f - L < eps
+    closed_above: int = 0  # steps whose gate was closed because f > U
+    previous: float = math.nan  # mean loss of the last complete status
+    pending: list[float] = field(default_factory=list)  # finite losses since then
+
+    def omega(self, loss: float | None) -> float:
+        """Take one step's loss in and return Omega(f); None and a loss that is not finite change nothing."""
+        if loss is None or not math.isfinite(loss):
+            return 0.0
+        if math.isnan(self.upper):
+            self.upper = loss
+        self.pending.append(loss)
+        if len(self.pending) == self.steps_per_epoch:
+            self._complete(sum(self.pending) / len(self.pending))
+            self.pending = []
+        if loss - self.lower < self.eps:
+            self.closed_below += 1
+            return 0.0
+        if loss > self.upper:
+            self.closed_above += 1
+            return 0.0
+        self.open_steps += 1
+        return loss - self.lower
+
+    def _complete(self, mean: float) -> None:
+        if self.statuses > 0 and mean > self.previous:
+            self.factor *= self.backoff
+        self.statuses += 1
+        self.previous = mean
+        self.lower = self.lower_bound(self.lower, mean, self.statuses)
+
+    def correction(self, omega: float, g: Array, gamma2: float | None = None) -> Array:
+        """Return what line 11 subtracts beside the base step: gamma2 * Omega / phi(g)."""
+        gamma2 = self.gamma2 if gamma2 is None else gamma2
+        push = gamma2 * self.factor * omega / phi(g, self.xi)
+        return np.where(g == 0, 0.0, push) if self.zero_gradient == "rest" else push
+
+
+# ------------------------------------------------------------------------------------------------ the base optimizers
+
+
+@dataclass
+class Optimizer:
+    """The optimizer of one parameter array; its state starts at zero and takes the array's shape by broadcasting."""
+
+    lr: float
+    weight_decay: float = 0.0
+    maximize: bool = False
+    t: int = 0  # steps taken
+
+    def step(self, x: Array, g: Array) -> Array:
+        """Return where the base optimizer alone goes from x with gradient g."""
+        self.t += 1
+        return self.update(x, self.descent(g) + self.weight_decay * x)
+
+    def descent(self, g: Array) -> Array:
+        """Return the gradient of what the base descends: the negated one under `maximize`."""
+        return -g if self.maximize else g
+
+    def update(self, x: Array, g: Array) -> Array:
+        raise NotImplementedError
+
+    def settle(self, x: Array) -> None:
+        """Take note of the parameters as they stand after the correction."""
+
+
+@dataclass
+class SGD(Optimizer):
+    lr: float = 1e-3
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    buf: Array | float = 0.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        if self.momentum == 0:
+            return x - self.lr * g
+        self.buf = g if self.t == 1 else self.momentum * self.buf + (1 - self.dampening) * g
+        return x - self.lr * (g + self.momentum * self.buf if self.nesterov else self.buf)
+
+
+@dataclass
+class Momentum(SGD):
+    momentum: float = 0.9
+
+
+@dataclass
+class ASGD(Optimizer):
+    lr: float = 1e-2
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
+    eta: float = math.nan  # the step size: the learning rate at the first step, then made by the step before
+    mu: float = 1.0  # the weight of the newest parameters in their average, also made by the step before
+    ax: Array | float = 0.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        eta = self.lr if self.t == 1 else self.eta
+        return x * (1 - self.lambd * eta) - eta * g
+
+    def settle(self, x: Array) -> None:
+        self.ax = self.ax + self.mu * (x - self.ax)
+        self.eta = self.lr / (1 + self.lambd * self.lr * self.t) ** self.alpha
+        self.mu = 1 / max(1, self.t - self.t0)
+
+
+@dataclass
+class RMSprop(Optimizer):
+    lr: float = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    v: Array | float = 0.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        self.v = self.alpha * self.v + (1 - self.alpha) * g**2
+        return x - self.lr * g / (np.sqrt(self.v) + self.eps)
+
+
+@dataclass
+class Adadelta(Optimizer):
+    lr: float = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+    v: Array | float = 0.0
+    deltas: Array | float = 0.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        self.v = self.rho * self.v + (1 - self.rho) * g**2
+        delta = np.sqrt(self.deltas + self.eps) / np.sqrt(self.v + self.eps) * g
+        self.deltas = self.rho * self.deltas + (1 - self.rho) * delta**2
+        return x - self.lr * delta
+
+
+@dataclass
+class Adagrad(Optimizer):
+    lr: float = 1e-2
+    lr_decay: float = 0.0
+    eps: float = 1e-10
+    total: Array | float = 0.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        self.total = self.total + g**2
+        lr = self.lr / (1 + (self.t - 1) * self.lr_decay)
+        return x - lr * g / (np.sqrt(self.total) + self.eps)
+
+
+@dataclass
+class Adam(Optimizer):
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    m: Array | float = 0.0
+    v: Array | float = 0.0
+
+    def moments(self, g: Array) -> tuple[Array, Array, float, float]:
+        """Both moving averages with this gradient in them, and what they are divided by to take their bias off."""
+        b1, b2 = self.betas
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = b2 * self.v + (1 - b2) * g**2
+        return self.m, self.v, 1 - b1**self.t, 1 - b2**self.t
+
+    def update(self, x: Array, g: Array) -> Array:
+        m, v, bias1, bias2 = self.moments(g)
+        return x - self.lr * (m / bias1) / (np.sqrt(v / bias2) + self.eps)
+
+
+@dataclass
+class AdamW(Adam):
+    weight_decay: float = 1e-2
+
+    def step(self, x: Array, g: Array) -> Array:
+        self.t += 1
+        return self.update(x * (1 - self.lr * self.weight_decay), self.descent(g))
+
+
+@dataclass
+class Adamax(Adam):
+    lr: float = 2e-3
+
+    def update(self, x: Array, g: Array) -> Array:
+        b1, b2 = self.betas
+        self.m = b1 * self.m + (1 - b1) * g
+        self.v = np.maximum(b2 * self.v, np.abs(g) + self.eps)
+        return x - self.lr * (self.m / (1 - b1**self.t)) / self.v
+
+
+@dataclass
+class NAdam(Adam):
+    lr: float = 2e-3
+    momentum_decay: float = 4e-3
+    mu_product: float = 1.0
+
+    def update(self, x: Array, g: Array) -> Array:
+        m, v, _, bias2 = self.moments(g)
+        mu, mu_next = (
+            self.betas[0] * (1 - 0.5 * math.pow(0.96, t * self.momentum_decay)) for t in (self.t, self.t + 1)
+        )
+        self.mu_product *= mu
+        nesterov = (1 - mu) / (1 - self.mu_product) * g + mu_next / (1 - self.mu_product * mu_next) * m
+        return x - self.lr * nesterov / (np.sqrt(v / bias2) + self.eps)
+
+
+@dataclass
+class RAdam(Adam):
+    def update(self, x: Array, g: Array) -> Array:
+        m, v, bias1, bias2 = self.moments(g)
+        b2 = self.betas[1]
+        rho_inf = 2 / (1 - b2) - 1
+        rho = rho_inf - 2 * self.t * math.pow(b2, self.t) / bias2
+        if rho <= 5:
+            return x - self.lr * m / bias1
+        r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return x - self.lr * (m / bias1) * r * math.sqrt(bias2) / (np.sqrt(v) + self.eps)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    cls.__name__.lower(): cls
+    for cls in (SGD, Momentum, ASGD, RMSprop, Adam, Adamax, Adadelta, AdamW, NAdam, RAdam, Adagrad)
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- together
+
+
+def trajectory(
+    optimizer: Optimizer,
+    x: Array,
+    gradients: Sequence[Array] | Callable[[Array], Array],
+    losses: Sequence[float | None],
+    *,
+    lga: Law | None = None,
+    settings: Sequence[Mapping[str, Any]] | None = None,
+) -> Iterator[Array]:
+    """Yield the parameters after each step (Algorithm 1).
+
+    Args:
+        optimizer: The base optimizer, fresh; it is changed, so that its state can be looked at afterwards.
+        x: Where to begin.
+        gradients: One array a step, or a function of the parameters.
+        losses: One loss a step; None where the step has no loss.
+        lga: The law, fresh; None for the base optimizer alone.
+        settings: One mapping a step of the optimizer's hyperparameters at that step (what a scheduler changes).
+    """
+    for t, loss in enumerate(losses):
+        for name, value in (settings[t] if settings else {}).items():
+            setattr(optimizer, name, value)
+        g = gradients(x) if callable(gradients) else gradients[t]
+        x = optimizer.step(x, g)
+        if lga is not None:
+            x = x - lga.correction(lga.omega(loss), optimizer.descent(g))
+        optimizer.settle(x)
+        yield x

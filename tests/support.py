@@ -1,0 +1,56 @@
+"""What several tests need: torch's optimizer of a reference's name, and gradients and losses to feed both with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from reference import Array
+
+FUSED_ON_CPU = ("sgd", "momentum", "adam", "adamw", "adagrad")
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch keeps some scalars of its states (ASGD's eta, NAdam's product) in the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def torch_optimizer(name: str, params: Any, **kwargs: Any) -> Any:
+    """Torch's optimizer for a name of `reference.OPTIMIZERS`; its for-loop unless `kwargs` say otherwise.
+
+    The type is Any because torch's own says nothing of `step(loss=...)`.
+    """
+    if not kwargs.get("fused"):
+        kwargs.setdefault("foreach", False)
+    if name == "momentum":
+        return torch.optim.SGD(params, **{"momentum": 0.9, **kwargs})
+    cls = next(value for key, value in vars(torch.optim).items() if key.lower() == name)
+    return cls(params, **kwargs)
+
+
+def set_gradients(params: Sequence[torch.Tensor], gradient: Array) -> None:
+    """Give each parameter its share of one flat NumPy gradient, in its own shape and dtype."""
+    parts = torch.split(torch.tensor(gradient), [p.numel() for p in params])
+    for p, part in zip(params, parts, strict=True):
+        p.grad = part.reshape(p.shape).to(p.dtype)
+
+
+def flat(params: Sequence[torch.Tensor]) -> Array:
+    """All parameters as one NumPy float64 vector."""
+    return torch.cat([p.detach().reshape(-1).to(torch.float64) for p in params]).numpy()
+
+
+def parameters(x: Array, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[torch.nn.Parameter]:
+    """One flat NumPy vector as parameters of these shapes."""
+    parts = torch.split(torch.tensor(x), [int(np.prod(shape)) for shape in shapes])
+    return [torch.nn.Parameter(part.reshape(shape).to(dtype)) for part, shape in zip(parts, shapes, strict=True)]
