@@ -44,11 +44,11 @@ class InMemory:
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """See `Examples.batches`."""
         if generator is None:
-            yield from zip(*(tensor.split(size) for tensor in self.tensors), strict=True)
+            yield from zip(*(torch.split(tensor, size) for tensor in self.tensors), strict=True)
             return
         # The order is drawn on the CPU, so that every device sees the same one.
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
-        for chosen in order.split(size):
+        for chosen in torch.split(order, size):
             yield tuple(tensor[chosen] for tensor in self.tensors)
 
 

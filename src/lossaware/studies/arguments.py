@@ -1,0 +1,69 @@
+"""Calling a function with options that a user wrote: every mistake is one line that says what to do."""
+
+import difflib
+import inspect
+import json
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from lossaware.errors import UsageError
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known ones, or all of them."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def where(error: BaseException) -> str:
+    """An exception in one line: its type, its first line, and the innermost file and line it came from."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
+
+
+def call(what: str, function: Callable[..., T], *given: Any, options: Mapping[str, Any]) -> T:
+    """Calls ``function(*given, **options)``.
+
+    A text such as ``"0.9,0.99"`` is a tuple of numbers, as betas and milestones need one.
+
+    Args:
+        what: How messages name the thing, such as ``"optimizer 'adam'"``.
+        function: What to call.
+        given: Arguments that do not come from the user.
+        options: Keyword arguments that do.
+
+    Raises:
+        UsageError: An option is unknown or missing, or the function refuses a value.
+    """
+    signature = inspect.signature(function)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    free = list(signature.parameters)[len(given) :]
+    for name in options:
+        if name not in free and not takes_any:
+            hint = did_you_mean(name, free) if free else "; it has none"
+            raise UsageError(f"{what} has no option {name!r}{hint}")
+    arguments = {name: _numbers(value) for name, value in options.items()}
+    try:
+        signature.bind(*given, **arguments)
+    except TypeError as error:
+        raise UsageError(f"{what}: {error}") from None
+    try:
+        return function(*given, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what}: {error}") from error
+
+
+def _numbers(value: Any) -> Any:
+    if not (isinstance(value, str) and "," in value):
+        return value
+    try:
+        return tuple(json.loads(f"[{value}]"))
+    except json.JSONDecodeError:
+        return value

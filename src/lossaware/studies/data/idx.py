@@ -1,0 +1,81 @@
+"""The IDX format, in which MNIST is published: a magic number, the dimensions, then the values, all big-endian."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+from torch import Tensor
+
+from lossaware.errors import UsageError
+
+_DTYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_UINT8 = 0x08
+
+
+def find_idx(folder: Path, name: str) -> Path:
+    """``folder/name`` or, where that is missing, ``folder/name.gz``.
+
+    Raises:
+        UsageError: Neither is there.
+    """
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UsageError(f"there is neither {name} nor {name}.gz in {folder}")
+
+
+def read_idx(path: Path, shape: tuple[int | None, ...]) -> Tensor:
+    """The values of an IDX file of bytes, gzipped or not.
+
+    Args:
+        path: The file.
+        shape: What its dimensions must be; None takes any size.
+
+    Returns:
+        A uint8 tensor of the file's dimensions.
+
+    Raises:
+        UsageError: The file cannot be read, is of another format, type or shape, or is too short or too long.
+    """
+    try:
+        with path.open("rb") as plain:
+            zipped = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            if not zipped:
+                return _read(plain, path, shape)
+            with gzip.GzipFile(fileobj=plain) as unzipped:
+                return _read(cast(BinaryIO, unzipped), path, shape)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{path}: the gzip file is damaged or cut short ({error})") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _DTYPES:
+        raise UsageError(f"{path}: not an IDX file (it begins with {magic.hex(' ') or 'nothing'})")
+    if magic[2] != _UINT8:
+        raise UsageError(f"{path}: IDX values of type {_DTYPES[magic[2]]}; uint8 is expected")
+    if magic[3] != len(shape):
+        raise UsageError(f"{path}: {magic[3]} dimensions; {len(shape)} are expected")
+    sizes = file.read(4 * len(shape))
+    if len(sizes) < 4 * len(shape):
+        raise UsageError(f"{path}: cut short within its header")
+    dimensions = struct.unpack(f">{len(shape)}I", sizes)
+    if any(wanted not in (None, found) for wanted, found in zip(shape, dimensions, strict=True)):
+        wanted = " x ".join("any" if size is None else str(size) for size in shape)
+        raise UsageError(f"{path}: dimensions {' x '.join(map(str, dimensions))}; expected {wanted}")
+    count = math.prod(dimensions)
+    if count == 0:
+        raise UsageError(f"{path}: it holds no example")
+    # One byte more than announced tells a longer file; a foreign header cannot make us read without end.
+    values = file.read(count + 1)
+    if len(values) != count:
+        found = f"only {len(values)} follow" if len(values) < count else "more follow"
+        raise UsageError(f"{path}: its header announces {count} values, {found}")
+    return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(dimensions)

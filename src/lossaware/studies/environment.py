@@ -1,0 +1,65 @@
+"""What a run was made with: versions, machine, commit, command and date."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lossaware._version import __version__
+
+
+def environment() -> dict[str, str]:
+    """What is worth knowing of the software and the machine, in plain texts.
+
+    Returns:
+        ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, those installed), ``system``,
+        ``processor``, ``cores``, ``commit`` (where the package runs from a Git checkout; ``+ changes`` where it
+        has any), ``command`` and ``date`` (UTC).
+    """
+    found = {"lossaware": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found |= {"system": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count() or 1)}
+    if commit := _commit():
+        found["commit"] = commit
+    return found | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit that the package was imported from; None where its files are not under Git."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # A virtual environment may lie inside a foreign checkout; only tracked files have a commit.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "--short=12", "HEAD") + (" + changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _command() -> str:
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    if name == "__main__.py":
+        return shlex.join(["python", "-m", Path(program).parent.name, *arguments])
+    return shlex.join([name, *arguments])

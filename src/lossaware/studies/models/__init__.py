@@ -1,0 +1,1 @@
+"""Networks that no library at hand has."""

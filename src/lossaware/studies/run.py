@@ -1,0 +1,259 @@
+"""One run: a frozen specification in, a record an epoch out. The same run twice gives the same numbers, bit for bit."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lossaware.errors import UsageError
+from lossaware.studies.arguments import call, did_you_mean
+from lossaware.studies.optimizers import make_optimizer
+from lossaware.studies.registry import load_task
+from lossaware.studies.spec import EpochRecord, Options, RunSpec
+from lossaware.studies.task import Data, Examples, Task
+
+ProgressHook = Callable[[int, int, int, Tensor], None]
+"""Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
+
+PROGRESS_SECONDS = 0.3
+TEST_BATCH = 1000
+_AUTOCAST: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "fp32": nullcontext,
+    "bf16": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+}
+
+
+def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | None = None) -> Iterator[EpochRecord]:
+    """Trains as ``spec`` says and yields what is known after each epoch.
+
+    While the iterator lives, torch computes on one thread, with deterministic algorithms where it has them. A loss that
+    is no longer finite is recorded like any other and ends nothing.
+
+    Args:
+        spec: What to run.
+        data_folder: Where the task's data lies; None for tasks that need none.
+        on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
+
+    Raises:
+        UsageError: The specification names what there is not or holds a value that is not allowed, the data is
+            missing or damaged, or the task measures no loss.
+    """
+    _check(spec)
+    with _reproducible():
+        task = load_task(spec.task, spec.task_options)
+        data = task.data(data_folder)
+        steps = math.ceil(len(data.train) / spec.batch_size)
+        torch.manual_seed(spec.seed)
+        model = task.model()
+        optimizer = make_optimizer(spec.optimizer, model.parameters(), spec.lr, spec.optimizer_options)
+        scheduler = _scheduler(spec, optimizer)
+        lga = None if spec.lga is None else _attach(optimizer, spec.lga, steps)
+        # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
+        torch.manual_seed(_derived(spec.seed, "training"))
+        batches = _Batches(spec, data)
+        for epoch in range(1, spec.epochs + 1):
+            report = _occasionally(on_progress, epoch, steps)
+            began = time.perf_counter()
+            train = _train(task, model, optimizer, batches, lga is not None, report)
+            seconds = time.perf_counter() - began
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(train["loss"])
+            elif scheduler is not None:
+                scheduler.step()
+            yield EpochRecord(
+                epoch=epoch,
+                train=train,
+                test=_evaluate(task, model, data.test, spec.precision),
+                lga=None if lga is None else {name: float(value) for name, value in asdict(lga.status).items()},
+                seconds=seconds,
+            )
+
+
+class _Batches:
+    """The training batches of each epoch: their order and augmentation depend on the seed alone."""
+
+    def __init__(self, spec: RunSpec, data: Data) -> None:
+        self.size = spec.batch_size
+        self.autocast = _AUTOCAST[spec.precision]
+        self._data = data
+        self._order = torch.Generator().manual_seed(_derived(spec.seed, "order"))
+        self._augmentation = torch.Generator().manual_seed(_derived(spec.seed, "augmentation"))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        batches = self._data.train.batches(self.size, self._order)
+        if self._data.augment is None:
+            return batches
+        return (self._data.augment(batch, self._augmentation) for batch in batches)
+
+
+def _train(
+    task: Task,
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: _Batches,
+    with_lga: bool,
+    report: Callable[[int, Tensor], None],
+) -> dict[str, float]:
+    model.train()
+    step_of: Callable[..., Any] = optimizer.step
+    means = _Means(task)
+    for step, batch in enumerate(batches, 1):
+        with batches.autocast():
+            measures = task.measure(model, batch)
+        means.add(measures, len(batch[0]))
+        loss = measures["loss"]
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if with_lga:
+            step_of(loss=loss)
+        else:
+            step_of()
+        report(step, loss)
+    return means.result()
+
+
+@torch.no_grad()
+def _evaluate(task: Task, model: nn.Module, examples: Examples, precision: str) -> dict[str, float]:
+    model.eval()
+    means = _Means(task)
+    for batch in examples.batches(TEST_BATCH, None):
+        with _AUTOCAST[precision]():
+            measures = task.measure(model, batch)
+        means.add(measures, len(batch[0]))
+    return means.result()
+
+
+class _Means:
+    """Means of the measures over the examples of an epoch. They stay tensors until the epoch is over."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._values: dict[str, list[Tensor]] = {}
+        self._sizes: list[int] = []
+
+    def add(self, measures: Mapping[str, Tensor], examples: int) -> None:
+        if not self._sizes:
+            _check_measures(self._task, measures)
+            self._values = {name: [] for name in measures}
+        self._sizes.append(examples)
+        for name, value in measures.items():
+            self._values[name].append(value.detach())
+
+    def result(self) -> dict[str, float]:
+        if not self._sizes:
+            raise UsageError(f"task {self._task.name!r}: a set of its data gave no batch")
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        return {
+            name: float(torch.stack([value.reshape(()) for value in values]).double().dot(sizes) / sizes.sum())
+            for name, values in self._values.items()
+        }
+
+
+def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
+    what = f"task {task.name!r}: measure"
+    if not isinstance(measures, Mapping):
+        raise UsageError(f"{what} must return tensors by name, got {type(measures).__name__}")
+    for name in ("loss", task.score):
+        if name not in measures:
+            raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}")
+    for name, value in measures.items():
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"{what} must return a tensor of one number for {name!r}, got {got}")
+    if torch.is_grad_enabled() and not measures["loss"].requires_grad:
+        raise UsageError(f"{what} returns a loss that has no gradient; was it detached?")
+
+
+def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> Callable[[int, Tensor], None]:
+    if on_progress is None:
+        return lambda step, loss: None
+    due = time.monotonic() + PROGRESS_SECONDS
+
+    def report(step: int, loss: Tensor) -> None:
+        nonlocal due
+        if (now := time.monotonic()) >= due:
+            on_progress(epoch, step, steps, loss.detach())
+            due = now + PROGRESS_SECONDS
+
+    return report
+
+
+def _scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
+    if spec.scheduler is None:
+        return None
+    known = {
+        name: found
+        for name, found in vars(lr_scheduler).items()
+        if isinstance(found, type) and issubclass(found, LRScheduler) and found is not LRScheduler
+    }
+    if spec.scheduler not in known:
+        lower = {name.lower(): name for name in known}
+        near = lower.get(spec.scheduler.lower())
+        hint = f"; did you mean {near}?" if near else did_you_mean(spec.scheduler, known)
+        raise UsageError(f"unknown scheduler {spec.scheduler!r}{hint}")
+    found = call(
+        f"scheduler {spec.scheduler!r}", known[spec.scheduler], optimizer, options=dict(spec.scheduler_options)
+    )
+    assert isinstance(found, LRScheduler)
+    return found
+
+
+def _attach(optimizer: Optimizer, options: Options, steps: int) -> Any:
+    """`lossaware.LGA` with ``options``, of which ``lower_bound.<name>`` go to the lower bound."""
+    from lossaware import LGA
+    from lossaware.status import LOWER_BOUNDS
+
+    chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
+    prefix = "lower_bound."
+    bound = {name.removeprefix(prefix): chosen.pop(name) for name in list(chosen) if name.startswith(prefix)}
+    name = chosen.get("lower_bound", "progressive")
+    if name not in LOWER_BOUNDS:
+        raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
+    chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
+    return call("LGA", LGA, optimizer, options=chosen)
+
+
+def _check(spec: RunSpec) -> None:
+    if spec.epochs < 1:
+        raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
+    if spec.batch_size < 1:
+        raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
+    if not 0 <= spec.seed < 2**63:
+        raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1, got {spec.seed}")
+    if spec.precision not in _AUTOCAST:
+        raise UsageError(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, _AUTOCAST)}")
+
+
+def _derived(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose: streams that share one would repeat each other's numbers."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """One thread and deterministic algorithms: sums in another order have other last bits."""
+    threads = torch.get_num_threads()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory finds programs that read it; it changes no number of one that does not, and costs time.
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill

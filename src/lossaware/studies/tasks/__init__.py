@@ -1,0 +1,1 @@
+"""The built-in tasks, one file each: a ``SUMMARY`` line and ``build(**options) -> Task``."""
