@@ -1,0 +1,425 @@
+"""Tables of paired comparisons: from epoch records to rows with a verdict, for the terminal and for machines."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lossaware.studies.spec import EpochRecord, Value
+from lossaware.studies.statistics import FEW, Paired, Summary, Verdict, epoch_ratio, paired, summary, verdicts
+
+Records = Sequence[EpochRecord]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that every epoch has, and how to read it.
+
+    Attributes:
+        name: Its key in `EpochRecord.train` and `EpochRecord.test`.
+        split: Which of the two.
+        higher_is_better: Whether a larger value is better.
+        percent: Whether it is a share, shown as a percentage.
+    """
+
+    name: str
+    split: Literal["train", "test"]
+    higher_is_better: bool
+    percent: bool
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return f"test {self.name}" if self.split == "test" else f"running training {self.name}"
+
+    @property
+    def unit(self) -> str:
+        """``" %"`` or nothing."""
+        return " %" if self.percent else ""
+
+    def curve(self, records: Records) -> list[float]:
+        """The value after each epoch; NaN where a record lacks it."""
+        return [getattr(record, self.split).get(self.name, math.nan) for record in records]
+
+    def final(self, records: Records) -> float:
+        """The value after the last epoch; NaN without any epoch."""
+        return self.curve(records[-1:])[0] if records else math.nan
+
+    def show(self, value: float) -> str:
+        """The value as it is printed, without unit; a dash for NaN."""
+        if not math.isfinite(value):
+            return "—"
+        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
+
+    def show_summary(self, values: Summary, *, signed: bool = False) -> str:
+        """``mean ± half width``, the width rounded as the mean is."""
+        shown = self.show(values.mean)
+        if signed and values.n:
+            shown = f"+{shown}" if values.mean >= 0 else shown
+        if values.n < 2:
+            return shown
+        half = self.show(values.half_width) if self.percent else f"{values.half_width:.2g}"
+        return f"{shown} ± {half}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: the same training from several seeds.
+
+    Attributes:
+        label: Its name in tables and legends.
+        runs: The records of each seed's run, as far as it came.
+        lga: LGA's arguments, None without LGA.
+    """
+
+    label: str
+    runs: Mapping[int, Records]
+    lga: Mapping[str, Value] | None = None
+
+    @property
+    def diverged(self) -> int:
+        """Runs whose last training loss is not finite."""
+        return sum(bool(run) and not math.isfinite(run[-1].train.get("loss", math.nan)) for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms that share their seeds.
+
+    Attributes:
+        setting: What the row stands for, by column: ``{"optimizer": "sgd", "lr": "1e-3"}``.
+        base: Without LGA, or whatever the other one is held against.
+        variant: With LGA.
+        epochs: How many epochs each run should have; a shorter one failed.
+    """
+
+    setting: Mapping[str, str]
+    base: Arm
+    variant: Arm
+    epochs: int
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Seeds whose two runs are complete."""
+        return [
+            seed
+            for seed, run in self.base.runs.items()
+            if len(run) == len(self.variant.runs.get(seed, ())) == self.epochs
+        ]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair, measured.
+
+    Attributes:
+        pair: What was compared.
+        base: Final scores without LGA.
+        variant: Final scores with it.
+        difference: With minus without, seed by seed.
+        epochs_ratio: Mean of `statistics.epoch_ratio` over the seeds.
+        own_epochs_ratio: The same for the base itself: below 1 where it had passed its final score earlier.
+        verdict: In words, corrected for the rows of its table.
+        notes: What else a reader should know before believing the numbers.
+    """
+
+    pair: Pair
+    base: Summary
+    variant: Summary
+    difference: Paired
+    epochs_ratio: float
+    own_epochs_ratio: float
+    verdict: Verdict
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one measure that were judged together.
+
+    Attributes:
+        title: What is shown.
+        measure: Of what.
+        rows: One a pair.
+        caption: How to read it.
+    """
+
+    title: str
+    measure: Measure
+    rows: Sequence[Row]
+    caption: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that say what a row is."""
+        return list(self.rows[0].pair.setting) if self.rows else []
+
+
+def make_table(measure: Measure, pairs: Sequence[Pair], *, title: str = "", remark: str = "") -> Table:
+    """Measure all pairs and judge them together.
+
+    Args:
+        measure: What to compare at the last epoch.
+        pairs: One a row, all with the same columns.
+        title: Heading; by default what is measured.
+        remark: Put before the caption.
+    """
+    finals = [
+        (
+            [measure.final(pair.base.runs[s]) for s in pair.seeds],
+            [measure.final(pair.variant.runs[s]) for s in pair.seeds],
+        )
+        for pair in pairs
+    ]
+    compared = [paired(without, with_) for without, with_ in finals]
+    words = verdicts(compared, higher_is_better=measure.higher_is_better)
+    rows = [
+        Row(
+            pair=pair,
+            base=summary(without),
+            variant=summary(with_),
+            difference=difference,
+            epochs_ratio=_mean_ratio(measure, pair, pair.variant),
+            own_epochs_ratio=_mean_ratio(measure, pair, pair.base),
+            verdict=word,
+            notes=notes(pair),
+        )
+        for pair, (without, with_), difference, word in zip(pairs, finals, compared, words, strict=True)
+    ]
+    heading = title or f"{measure.title} after the last epoch".capitalize()
+    caption = " ".join(filter(None, [remark, _caption(pairs, measure)]))
+    return Table(heading + (", %" if measure.percent else ""), measure, rows, caption)
+
+
+def _mean_ratio(measure: Measure, pair: Pair, arm: Arm) -> float:
+    return summary(
+        [
+            epoch_ratio(
+                measure.curve(pair.base.runs[seed]),
+                measure.curve(arm.runs[seed]),
+                higher_is_better=measure.higher_is_better,
+            )
+            for seed in pair.seeds
+        ]
+    ).mean
+
+
+def _caption(pairs: Sequence[Pair], measure: Measure) -> str:
+    """How to read a table of these pairs."""
+    seeds = max((len(pair.base.runs) for pair in pairs), default=0)
+    better = "higher is better" if measure.higher_is_better else "lower is better"
+    parts = [f"Mean over {seeds} seed{'s' * (seeds != 1)} ({better})"]
+    parts[0] += "; ± is the half width of the 95 % t-interval." if seeds > 1 else "; one seed has no interval."
+    parts.append("Difference: with minus without, from the same seeds.")
+    parts.append(
+        "Epochs: how many epochs LGA needs to reach the base's final score, as a share of the base's epochs "
+        "(1: all, or never reached); in brackets the base itself, which may have passed it earlier."
+    )
+    decided = "The verdict rests on the paired t-test"
+    if len(pairs) > 1:
+        decided += f" with Holm's correction for the {len(pairs)} rows"
+    parts.append(f"{decided}, checked by an exact sign-flip test.")
+    if seeds < FEW:
+        parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
+    return " ".join(parts)
+
+
+# --- what LGA did ---------------------------------------------------------------------------------------------------
+
+
+def notes(pair: Pair) -> list[str]:
+    """Everything about a pair that its scores do not tell: lost runs, and whether LGA did anything at all."""
+    said = []
+    total = len(pair.base.runs)
+    if failed := total - len(pair.seeds):
+        said.append(f"{failed} of {total} seeds left out: a run failed or is not finished.")
+    for arm in (pair.base, pair.variant):
+        if arm.diverged:
+            said.append(f"{arm.diverged} of {total} runs {arm.label} diverged: their loss is not finite.")
+    return said + _activity(pair.variant)
+
+
+def _activity(arm: Arm) -> list[str]:
+    """Says where LGA was attached, but could do little or nothing."""
+    runs = [run for run in arm.runs.values() if run and run[-1].lga is not None]
+    gamma2 = (arm.lga or {}).get("gamma2")
+    if not runs or not isinstance(gamma2, (int, float)):
+        return []
+    if gamma2 == 0:
+        return ["gamma2 is 0: LGA did nothing here."]
+    last = [run[-1].lga or {} for run in runs]
+    if all(status.get("open_share") == 0 for status in last):
+        return ["The gate never opened: LGA did nothing here."]
+    said = []
+    left = median(status.get("gamma2", gamma2) for status in last)
+    if left <= gamma2 * 1e-2:
+        said.append(f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end).")
+    xi = (arm.lga or {}).get("xi")
+    reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
+    if reach < 5e-3:
+        said.append(
+            f"LGA could move no weight by more than {_about(reach)} in the whole run: so few steps at this gamma2 are "
+            "next to nothing."
+        )
+    return said
+
+
+def largest_push(records: Records, gamma2: float, xi: float) -> float:
+    """Bound on how far LGA alone can have moved a parameter: the sum of gamma2 * U / xi over steps with an open gate.
+
+    Args:
+        records: A run with LGA.
+        gamma2: Its gamma2 at the start.
+        xi: Its stability constant (Eq. 5).
+    """
+    reach, opened_before, strength = 0.0, 0.0, gamma2
+    for record in records:
+        status = record.lga or {}
+        opened = status.get("open_share", 0.0) * status.get("steps", 0.0)
+        reach += (opened - opened_before) * strength * status.get("upper_bound", math.nan) / xi
+        opened_before, strength = opened, status.get("gamma2", strength)
+    return reach
+
+
+# --- showing --------------------------------------------------------------------------------------------------------
+
+
+def number(value: float) -> str:
+    """A figure as people write it, to six digits: 1e-4, 0.05, 3."""
+    if value and not 1e-2 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.5e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return f"{value:.6g}"
+
+
+def _about(value: float) -> str:
+    """The figure to one digit."""
+    return number(float(f"{value:.0e}"))
+
+
+def show_ratio(row: Row) -> str:
+    """``0.63 (0.95)``: LGA, and the base itself."""
+    if math.isnan(row.epochs_ratio):
+        return "—"
+    return f"{row.epochs_ratio:.2f} ({row.own_epochs_ratio:.2f})"
+
+
+_STYLES = {"helps": "bold green", "hurts": "bold red", "no difference shown": "", "too few seeds to tell": "yellow"}
+
+CELLS: Sequence[tuple[str, Callable[[Row, Measure], str]]] = (
+    ("without", lambda row, measure: measure.show_summary(row.base)),
+    ("with LGA", lambda row, measure: measure.show_summary(row.variant)),
+    ("difference", lambda row, measure: measure.show_summary(row.difference.difference, signed=True)),
+    ("epochs", lambda row, measure: show_ratio(row)),
+    ("verdict", lambda row, measure: row.verdict.word),
+)
+"""The columns after those that say what a row is: heading, and how its cells are written."""
+
+
+def render(table: Table) -> RenderableType:
+    """The table for a terminal, with its notes and caption."""
+    grid = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for name in table.columns:
+        grid.add_column(name, no_wrap=True)
+    for name, _ in CELLS:
+        grid.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=name != "verdict")
+    for row in table.rows:
+        cells = [Text(write(row, table.measure)) for _, write in CELLS]
+        cells[-1].stylize(_STYLES[row.verdict.word])
+        grid.add_row(*row.pair.setting.values(), *cells)
+    parts: list[RenderableType] = [Text(table.title, style="bold"), Text(), grid, Text()]
+    parts += [Text(line, style="yellow") for line in gathered_notes(table)]
+    parts.append(Text(table.caption, style="dim"))
+    return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def gathered_notes(table: Table) -> list[str]:
+    """Every note once, with the rows it belongs to."""
+    where: dict[str, list[str]] = {}
+    for row in table.rows:
+        for note in row.notes:
+            where.setdefault(note, []).append(" ".join(row.pair.setting.values()))
+    everywhere = len(table.rows)
+    return [f"{'All rows' if len(rows) == everywhere > 1 else ', '.join(rows)}: {note}" for note, rows in where.items()]
+
+
+def lead(table: Table) -> str:
+    """The verdicts of a table in one sentence."""
+    rows: dict[str, list[str]] = {}
+    for row in table.rows:
+        rows.setdefault(row.verdict.word, []).append(" ".join(row.pair.setting.values()))
+    total = len(table.rows)
+    if total == 1:
+        word = table.rows[0].verdict.word
+        said = f"LGA {word}" if word in ("helps", "hurts") else word
+        return f"On the {table.measure.title}: {said}."
+    parts = []
+    for word, singular, plural in (
+        ("helps", "LGA helps in {n} of {total} comparisons", ""),
+        ("hurts", "hurts in {n}", ""),
+        ("no difference shown", "{n} shows no difference", "{n} show no difference"),
+        ("too few seeds to tell", "{n} has too few seeds to tell", "{n} have too few seeds to tell"),
+    ):
+        found = rows.get(word, [])
+        if not found and word not in ("helps", "hurts"):
+            continue
+        phrase = plural if plural and len(found) != 1 else singular
+        named = f" ({', '.join(found)})" if 0 < len(found) < total and word in ("helps", "hurts") else ""
+        parts.append(phrase.format(n=len(found) or "none", total=total) + named)
+    return f"On the {table.measure.title}, {', '.join(parts)}."
+
+
+def to_json(table: Table) -> dict[str, Any]:
+    """The table as plain data, ready for ``json.dumps``; scores are as measured, not percentages; NaN becomes None."""
+    measure = table.measure
+    return {
+        "title": table.title,
+        "measure": {"name": measure.name, "split": measure.split, "higher_is_better": measure.higher_is_better},
+        "rows": [
+            {
+                "setting": dict(row.pair.setting),
+                "seeds": row.pair.seeds,
+                "without": _summary_json(row.base),
+                "with": _summary_json(row.variant),
+                "difference": _summary_json(row.difference.difference),
+                "t_p": _plain(row.difference.t_p),
+                "sign_flip_p": _plain(row.difference.flip_p),
+                "epochs_ratio": _plain(row.epochs_ratio),
+                "base_epochs_ratio": _plain(row.own_epochs_ratio),
+                "verdict": row.verdict.word,
+                "reason": row.verdict.reason,
+                "notes": list(row.notes),
+                "scores": [
+                    {
+                        "seed": seed,
+                        "without": _plain(measure.final(row.pair.base.runs[seed])),
+                        "with": _plain(measure.final(row.pair.variant.runs[seed])),
+                    }
+                    for seed in row.pair.seeds
+                ],
+            }
+            for row in table.rows
+        ],
+        "caption": table.caption,
+    }
+
+
+def _summary_json(values: Summary) -> dict[str, Any]:
+    return {
+        "n": values.n,
+        "mean": _plain(values.mean),
+        "low": _plain(values.low),
+        "high": _plain(values.high),
+        "lost": values.lost,
+    }
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
