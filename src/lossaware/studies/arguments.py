@@ -3,13 +3,20 @@
 import difflib
 import inspect
 import json
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lossaware.errors import UsageError
 
 T = TypeVar("T")
+_LIBRARIES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+    "<frozen",
+)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -21,11 +28,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def where(error: BaseException) -> str:
-    """An exception in one line: its type, its first line, and the innermost file and line it came from."""
+    """An exception in one line: its type, its first line, and the user's innermost line of code that led to it."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
+    if not frames:
+        return text
+    place = next((frame for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES)), frames[-1])
+    return f"{text} ({place.filename}, line {place.lineno})"
 
 
 def call(what: str, function: Callable[..., T], *given: Any, options: Mapping[str, Any]) -> T:
