@@ -21,10 +21,10 @@ _LIBRARIES = (
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: the nearest known ones, or all of them."""
-    names = sorted(known)
+    names = {name.lower(): name for name in sorted(known)}
     if close := difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6):
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(names)}" if names else ""
+        return f"; did you mean {' or '.join(names[name] for name in close)}?"
+    return f"; known: {', '.join(names.values())}" if names else ""
 
 
 def where(error: BaseException) -> str:

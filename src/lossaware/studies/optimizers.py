@@ -56,7 +56,7 @@ def make_optimizer(
     arguments = {**preset, **chosen}
     optimizer = call(what, factory, list(params), lr, options=arguments)
     if not isinstance(optimizer, Optimizer):
-        raise UsageError(f"{what} is no torch.optim.Optimizer but {type(optimizer).__name__}")
+        raise UsageError(f"{what} makes no torch.optim.Optimizer but {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UsageError(f"{what} needs a closure that it may call several times a step; studies do not run those")
@@ -76,6 +76,6 @@ def _find(name: str) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
         raise UsageError(f"optimizer {name!r}: {module} has no {attribute!r}") from None
     except Exception as error:
         raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
-    if not callable(found):
-        raise UsageError(f"optimizer {name!r} is no class but {type(found).__name__}")
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
+        raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
     return found, {}

@@ -194,13 +194,10 @@ def _scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     known = {
         name: found
         for name, found in vars(lr_scheduler).items()
-        if isinstance(found, type) and issubclass(found, LRScheduler) and found is not LRScheduler
+        if isinstance(found, type) and issubclass(found, LRScheduler) and found.__name__ == name != "LRScheduler"
     }
     if spec.scheduler not in known:
-        lower = {name.lower(): name for name in known}
-        near = lower.get(spec.scheduler.lower())
-        hint = f"; did you mean {near}?" if near else did_you_mean(spec.scheduler, known)
-        raise UsageError(f"unknown scheduler {spec.scheduler!r}{hint}")
+        raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
     found = call(
         f"scheduler {spec.scheduler!r}", known[spec.scheduler], optimizer, options=dict(spec.scheduler_options)
     )

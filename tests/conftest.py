@@ -1,0 +1,45 @@
+"""What all tests share."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
+torch.set_num_threads(1)
+
+
+def idx(values: np.ndarray) -> bytes:
+    """The bytes of an IDX file, written from the format's description and by other means than the package reads it."""
+    codes = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
+    header = bytes([0, 0, codes[values.dtype.name], values.ndim]) + b"".join(struct.pack(">I", n) for n in values.shape)
+    return header + values.astype(values.dtype.newbyteorder(">")).tobytes()
+
+
+@pytest.fixture
+def write_idx() -> Callable[[Path, np.ndarray], Path]:
+    """Writes an array as an IDX file."""
+
+    def write(path: Path, values: np.ndarray) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(idx(values))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path: Path) -> Path:
+    """A data folder with a data set of MNIST's form: 200 training and 50 test images of noise."""
+    generator = np.random.default_rng(0)
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 200), ("t10k", 50)):
+        images = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = generator.integers(0, 10, count, dtype=np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return tmp_path / "data"

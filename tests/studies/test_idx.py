@@ -1,0 +1,73 @@
+"""IDX files: values as written, and one clear line for every file that is not what it should be."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.idx import find_idx, read_idx
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_values_are_those_written(tmp_path, write_idx, zipped):
+    values = np.random.default_rng(0).integers(0, 256, (7, 3, 5), dtype=np.uint8)
+    path = write_idx(tmp_path / "values", values)
+    if zipped:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    np.testing.assert_array_equal(read_idx(path, (None, 3, 5)).numpy(), values)
+
+
+def test_the_format_to_the_letter(tmp_path):
+    path = tmp_path / "labels"
+    path.write_bytes(bytes.fromhex("00 00 08 01  00 00 00 03  05 00 ff"))
+    assert read_idx(path, (3,)).tolist() == [5, 0, 255]
+
+
+def test_unpacked_is_preferred_and_zipped_found(tmp_path, write_idx):
+    with pytest.raises(UsageError, match=r"neither a nor a\.gz"):
+        find_idx(tmp_path, "a")
+    write_idx(tmp_path / "a.gz", np.zeros(1, np.uint8))
+    assert find_idx(tmp_path, "a").name == "a.gz"
+    write_idx(tmp_path / "a", np.zeros(1, np.uint8))
+    assert find_idx(tmp_path, "a").name == "a"
+
+
+GOOD = bytes.fromhex("00 00 08 02 00 00 00 02 00 00 00 03") + bytes(range(6))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file.*nothing"),
+        (b"\x00\x00", "not an IDX file"),
+        (b"\x89PNG\r\n\x1a\n", "not an IDX file.*89 50 4e 47"),
+        (b"<html>not found</html>", "not an IDX file"),
+        (b"\x00\x00\x08\x03" + GOOD[4:], "3 dimensions; 2 are expected"),
+        (b"\x00\x00\x0d\x02" + GOOD[4:], "type float32; uint8 is expected"),
+        (GOOD[:9], "cut short within its header"),
+        (GOOD[:4] + struct.pack(">II", 2, 4) + GOOD[12:], "dimensions 2 x 4; expected any x 3"),
+        (GOOD[:4] + struct.pack(">II", 0, 3), "holds no example"),
+        (GOOD[:-1], "announces 6 values, only 5 follow"),
+        (GOOD + b"\x00", "announces 6 values, more follow"),
+        (GOOD[:4] + struct.pack(">II", 2**32 - 1, 3) + GOOD[12:], "announces 12884901885 values, only 6 follow"),
+        (gzip.compress(GOOD)[:-9], "gzip file is damaged or cut short"),
+        (gzip.compress(GOOD)[:12], "gzip file is damaged or cut short"),
+        (gzip.compress(GOOD)[:-8] + bytes(8), "gzip file is damaged or cut short"),
+        (gzip.compress(GOOD)[:10] + b"\xff" * 20, "gzip file is damaged or cut short"),
+        (gzip.compress(GOOD[:-1]), "announces 6 values, only 5 follow"),
+    ],
+)
+def test_foreign_and_damaged_files_are_told(tmp_path, content, message):
+    path = tmp_path / "some-file"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as error:
+        read_idx(path, (None, 3))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_idx(tmp_path, (None,))

@@ -1,0 +1,315 @@
+"""A run: the same numbers each time, the same data without and with LGA, and one line for what is wrong."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lossaware import LGA
+from lossaware.errors import UsageError
+from lossaware.studies import run as run_module
+from lossaware.studies.models.classification import classification
+from lossaware.studies.optimizers import make_optimizer, optimizers
+from lossaware.studies.registry import load_task
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.task import Data, InMemory, Task
+
+SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_size=100)
+
+
+def numbers(spec, folder=None):
+    """All that is recorded but the wall time, exactly."""
+    records = [dataclasses.asdict(record) for record in run(spec, folder)]
+    for record in records:
+        assert record.pop("seconds") > 0
+    return json.dumps(records)
+
+
+@pytest.fixture
+def with_task(monkeypatch):
+    """Lets runs find this task, whatever the name."""
+
+    def use(task):
+        monkeypatch.setattr(run_module, "load_task", lambda name, options: task)
+
+    return use
+
+
+@pytest.fixture
+def seen(with_task):
+    """A task of small numbers, whose batches are noted as training sees them, augmentation and dropout included."""
+    batches: list[torch.Tensor] = []
+    inputs = torch.arange(23.0).unsqueeze(1)
+    examples = InMemory((inputs, inputs.squeeze(1).long() % 2))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Dropout(0.5), nn.Linear(1, 2))
+
+        def forward(self, x):
+            if self.training:
+                batches.append(torch.cat([x, self.layers[0](torch.ones_like(x))]))
+            return self.layers(x / 23)
+
+    def augment(batch, generator):
+        return batch[0] + torch.rand(1, generator=generator), batch[1]
+
+    with_task(Task("seen", "", Net, lambda folder: Data(examples, examples, augment), classification))
+    return batches
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        dataclasses.replace(SPEC, lga=options(gamma2=1e-6)),
+        dataclasses.replace(SPEC, optimizer="adam", lga=options(gamma2=1e-6, steps_per_epoch=1)),
+        dataclasses.replace(SPEC, precision="bf16", lga=options(gamma2=1e-6)),
+    ],
+)
+def test_the_same_run_gives_the_same_bits(spec):
+    first = numbers(spec)
+    torch.rand(3)  # what happened in the process before must not matter
+    assert numbers(spec) == first
+    assert numbers(dataclasses.replace(spec, seed=4)) != first
+
+
+def test_lenet_gives_the_same_bits(tiny_mnist):
+    spec = RunSpec("mnist", "adam", 1e-3, seed=0, epochs=2, batch_size=64, lga=options(gamma2=1e-5))
+    assert numbers(spec, tiny_mnist) == numbers(spec, tiny_mnist)
+
+
+def test_a_run_is_what_a_loop_written_by_hand_gives():
+    """Same initialisation, order and means as a plain loop, with LGA attached as a user would."""
+    spec = dataclasses.replace(SPEC, optimizer="momentum", lga=options(gamma2=1e-4))
+    records = list(run(spec, None))
+    task = load_task("digits")
+    x, y = task.data(None).train.tensors
+    xt, yt = task.data(None).test.tensors
+    torch.manual_seed(3)
+    model = task.model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    lga = LGA(optimizer, gamma2=1e-4, steps_per_epoch=15)
+    order = torch.Generator().manual_seed(run_module._derived(3, "order"))
+    for record in records:
+        losses, right = [], 0
+        for chosen in torch.randperm(len(x), generator=order).split(100):
+            outputs = model(x[chosen])
+            loss = functional.cross_entropy(outputs, y[chosen])
+            losses += [loss.item()] * len(chosen)
+            right += int((outputs.argmax(1) == y[chosen]).sum())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(loss=loss)
+        assert record.train["loss"] == pytest.approx(math.fsum(losses) / len(x), rel=1e-12)
+        assert record.train["accuracy"] == pytest.approx(right / len(x), rel=1e-6)
+        with torch.no_grad():
+            outputs = model(xt)
+        assert record.test["loss"] == pytest.approx(functional.cross_entropy(outputs, yt).item(), rel=1e-6)
+        assert record.test["accuracy"] == pytest.approx(float((outputs.argmax(1) == yt).float().mean()), rel=1e-6)
+        assert record.lga == {name: float(value) for name, value in dataclasses.asdict(lga.status).items()}
+    assert lga.status.open_share > 0.5
+
+
+def test_data_order_and_dropout_are_the_same_without_and_with_lga(seen):
+    spec = dataclasses.replace(SPEC, task="seen", batch_size=5, epochs=3)
+    list(run(spec, None))
+    without = [batch.clone() for batch in seen]
+    seen.clear()
+    list(run(dataclasses.replace(spec, lga=options(gamma2=0.1, eps=0.0)), None))
+    assert len(seen) == len(without) == 3 * 5
+    assert all(torch.equal(one, two) for one, two in zip(seen, without, strict=True))
+    # The order is another one in each epoch, and with another seed.
+    assert not torch.equal(without[0], without[5])
+    seen.clear()
+    list(run(dataclasses.replace(spec, seed=4), None))
+    assert not torch.equal(without[0], seen[0])
+
+
+def test_each_epoch_sees_each_example_once(with_task):
+    task = load_task("digits")
+    data = task.data(None)
+    numbered = InMemory((*data.train.tensors, torch.arange(len(data.train))))
+    shown: list[int] = []
+
+    def measure(model, batch):
+        shown.extend(batch[2].tolist())
+        return classification(model, batch[:2])
+
+    test = InMemory((*data.test.tensors, torch.zeros(len(data.test), dtype=torch.long)))
+    with_task(dataclasses.replace(task, data=lambda folder: Data(numbered, test), measure=measure))
+    next(run(SPEC, None))
+    assert sorted(shown[: len(numbered)]) == list(range(len(numbered)))
+    assert shown[: len(numbered)] != list(range(len(numbered)))
+
+
+def test_a_set_need_not_lie_in_memory(with_task):
+    class Stream:
+        def __len__(self) -> int:
+            return 12
+
+        def batches(self, size, generator) -> Iterator[tuple[torch.Tensor, ...]]:
+            for start in range(0, 12, size):
+                x = torch.arange(start, min(start + size, 12)).float().unsqueeze(1)
+                yield x, (x[:, 0] > 5).long()
+
+    task = Task("stream", "", lambda: nn.Linear(1, 2), lambda folder: Data(Stream(), Stream()), classification)
+    with_task(task)
+    assert len(list(run(dataclasses.replace(SPEC, batch_size=5), None))) == 2
+
+
+def test_evaluation_leaves_the_model_as_it_is(with_task):
+    """Batch normalisation keeps its statistics, dropout rests, and no graph is kept, while the test set is measured."""
+    modes = []
+
+    def measure(model, batch):
+        measures = classification(model, batch)
+        modes.append((model.training, measures["loss"].requires_grad))
+        return measures
+
+    x = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    examples = InMemory((x, (x[:, 0] > 0).long()))
+    with_task(Task("t", "", lambda: nn.Linear(4, 2), lambda folder: Data(examples, examples), measure))
+    list(run(dataclasses.replace(SPEC, batch_size=15), None))
+    assert modes == [(True, True), (True, True), (False, False)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("StepLR", options(step_size=1, gamma=0.1)),
+        ("MultiStepLR", options(milestones="1,3")),
+        ("CosineAnnealingLR", options(T_max=4)),
+        ("ReduceLROnPlateau", options(patience=0, mode="max")),
+    ],
+)
+def test_schedulers_step_once_an_epoch(with_task, monkeypatch, name, chosen):
+    made = []
+
+    def make(*arguments):
+        made.append(make_optimizer(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(run_module, "make_optimizer", make)
+    spec = dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen, epochs=4, lga=options())
+    rates = [made[-1].param_groups[0]["lr"] for _ in run(spec, None)]
+    assert len(rates) == 4
+    expected = {
+        "StepLR": [1e-3, 1e-4, 1e-5, 1e-6],
+        "MultiStepLR": [1e-3, 1e-3, 1e-4, 1e-4],
+        "CosineAnnealingLR": [0.01 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3, 4)],
+        "ReduceLROnPlateau": [1e-2, 1e-3, 1e-4, 1e-5],
+    }
+    assert rates == pytest.approx(expected[name])
+
+
+def test_a_loss_that_is_no_longer_finite_is_recorded():
+    records = list(run(dataclasses.replace(SPEC, lr=1e30, lga=options(), epochs=3), None))
+    assert len(records) == 3
+    assert not math.isfinite(records[-1].train["loss"])
+    assert records[-1].lga["nonfinite_losses"] > 0
+
+
+def test_bfloat16_is_another_computation_with_a_near_result():
+    exact = list(run(SPEC, None))[-1]
+    rounded = list(run(dataclasses.replace(SPEC, precision="bf16"), None))[-1]
+    assert exact.train["loss"] != rounded.train["loss"]
+    assert rounded.train["loss"] == pytest.approx(exact.train["loss"], rel=0.02)
+
+
+def test_the_readings_of_lga_are_options(with_task):
+    """The letter of Algorithm 1 and the default reading differ in what is recorded."""
+    letter = options(**{"steps_per_epoch": 1, "lower_bound": "progressive", "lower_bound.log_base": math.e})
+    records = {chosen: list(run(dataclasses.replace(SPEC, lga=chosen), None))[-1] for chosen in (options(), letter)}
+    assert [record.lga["statuses"] for record in records.values()] == [2, 30]
+    momentum = options(**{"lower_bound": "momentum", "lower_bound.beta": 1.0})
+    assert list(run(dataclasses.replace(SPEC, lga=momentum), None))[-1].lga["lower_bound"] == 0
+
+
+def test_progress_is_told_now_and_then(monkeypatch):
+    told = []
+    monkeypatch.setattr(run_module, "PROGRESS_SECONDS", 0.0)
+    list(run(SPEC, None, on_progress=lambda *state: told.append(state)))
+    assert [(epoch, step, steps) for epoch, step, steps, _ in told] == [
+        (e, s, 15) for e in (1, 2) for s in range(1, 16)
+    ]
+    assert not any(loss.requires_grad for *_, loss in told)
+    monkeypatch.setattr(run_module, "PROGRESS_SECONDS", 3600.0)
+    told.clear()
+    list(run(SPEC, None, on_progress=lambda *state: told.append(state)))
+    assert not told
+
+
+def test_torch_is_left_as_it_was():
+    before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    try:
+        torch.set_num_threads(2)
+        records = run(SPEC, None)
+        next(records)
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (1, True)
+        records.close()
+        assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == (2, before[1])
+    finally:
+        torch.set_num_threads(before[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "at least 1 epoch, got 0"),
+        ({"batch_size": 0}, "at least 1 example, got 0"),
+        ({"seed": -1}, "a seed is a whole number .* got -1"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'; did you mean"),
+        ({"lr": 0.0}, "learning rate must be a number above 0, got 0.0"),
+        ({"lr": math.nan}, "learning rate must be a number above 0, got nan"),
+        ({"optimizer": "adm"}, r"unknown optimizer 'adm'; did you mean adam.*module:Class"),
+        ({"optimizer": "torch.optim:Adm"}, "torch.optim has no 'Adm'"),
+        ({"optimizer": "no_such_package:Adam"}, "cannot be imported: ModuleNotFoundError: No module named"),
+        ({"optimizer": "torch.nn:ReLU"}, "'torch.nn:ReLU' is no torch.optim.Optimizer"),
+        ({"optimizer": "torch.optim:LBFGS"}, "needs a closure"),
+        (
+            {"optimizer_options": options(momentun=0.9)},
+            "optimizer 'sgd' has no option 'momentun'; did you mean momentum",
+        ),
+        ({"optimizer_options": options(momentum=-1.0)}, "optimizer 'sgd': Invalid momentum value: -1.0"),
+        ({"optimizer_options": options(lr=0.1)}, "the learning rate is no option"),
+        ({"scheduler": "StepRL"}, "unknown scheduler 'StepRL'; did you mean StepLR"),
+        ({"scheduler": "steplr"}, "unknown scheduler 'steplr'; did you mean StepLR"),
+        ({"scheduler": "StepLR"}, "scheduler 'StepLR': missing a required argument: 'step_size'"),
+        ({"scheduler": "StepLR", "scheduler_options": options(step=1)}, "has no option 'step'; did you mean step_size"),
+        ({"lga": options(gama2=1e-8)}, "LGA has no option 'gama2'; did you mean gamma2"),
+        ({"lga": options(gamma2=-1.0)}, "LGA: .*gamma2.*-1"),
+        ({"lga": options(steps_per_epoch=0)}, "LGA: .*steps_per_epoch.*0"),
+        ({"lga": options(lower_bound="progresive")}, "unknown lower bound 'progresive'; did you mean progressive"),
+        ({"lga": options(**{"lower_bound.base": 2})}, "lower bound 'progressive' has no option 'base'"),
+        ({"lga": options(**{"lower_bound.log_base": 1.0})}, "lower bound 'progressive': log_base"),
+    ],
+)
+def test_mistakes_in_a_specification(changes, message):
+    with pytest.raises(UsageError, match=message) as error:
+        list(run(dataclasses.replace(SPEC, **changes), None))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_every_listed_optimizer_learns(name):
+    spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name == "adadelta" else 0.01, epochs=2)
+    first, last = run(spec, None)
+    assert last.train["loss"] < first.train["loss"]
+
+
+def test_optimizers_are_those_of_torch():
+    parameters = [nn.Parameter(torch.zeros(1))]
+    momentum = make_optimizer("momentum", parameters, 0.1, {"nesterov": True})
+    assert type(momentum) is torch.optim.SGD
+    assert momentum.defaults["momentum"] == 0.9
+    assert momentum.defaults["nesterov"]
+    assert make_optimizer("adam", parameters, 0.1, {"betas": "0.8,0.9"}).defaults["betas"] == (0.8, 0.9)
+    assert type(make_optimizer("torch.optim:Adafactor", parameters, 0.1, {})) is torch.optim.Adafactor

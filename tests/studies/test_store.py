@@ -1,0 +1,201 @@
+"""The store: what goes in comes out, nothing foreign is touched, one writer at a time."""
+
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from lossaware.errors import UsageError
+from lossaware.studies.spec import EpochRecord, RunSpec, options
+from lossaware.studies.store import SCHEMA_VERSION, Store
+
+SPEC = RunSpec(
+    task="digits", optimizer="sgd", lr=0.1 + 0.2, seed=3, epochs=2, batch_size=64, lga=options(gamma2=1e-8, name=None)
+)
+OTHER = replace(SPEC, seed=4)
+
+
+def record(epoch, loss=0.1):
+    return EpochRecord(epoch, {"loss": loss, "accuracy": 1 / 3}, {"loss": 2 * loss}, {"gamma2": 1e-8}, 0.25)
+
+
+def fill(store, spec, epochs):
+    store.begin(spec)
+    for epoch in range(1, epochs + 1):
+        store.record(spec, record(epoch))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "out" / "results.sqlite"
+
+
+def test_records_come_out_bit_for_bit_in_order(path):
+    odd = EpochRecord(1, {"loss": math.nan, "b": math.inf, "a": 0.1 + 0.2}, {"loss": -math.inf}, None, 5e-324)
+    with Store(path) as store:
+        store.begin(SPEC)
+        store.record(SPEC, odd)
+        store.record(SPEC, record(2))
+    with Store(path, read_only=True) as store:
+        first, second = store.records(SPEC)
+        assert second == record(2)
+        assert repr(first) == repr(odd)  # NaN is not equal to itself; the order of measures counts
+        assert store.specs() == [SPEC]
+        assert store.records(OTHER) == []
+        assert store.environment(SPEC)["python"] == sys.version.split()[0]
+        assert store.environment(OTHER) == {}
+
+
+def test_a_run_is_complete_with_its_last_epoch(path):
+    with Store(path) as store:
+        assert store.missing([SPEC, OTHER, SPEC]) == [SPEC, OTHER]
+        fill(store, SPEC, 1)
+        assert not store.complete(SPEC)
+        assert store.missing([OTHER, SPEC]) == [OTHER, SPEC]
+        store.record(SPEC, record(2))
+        assert store.complete(SPEC)
+        assert store.missing([SPEC, OTHER]) == [OTHER]
+
+
+def test_epochs_are_replaced_as_they_come(path):
+    """A run that starts again loses nothing before its new epochs are there."""
+    spec = replace(SPEC, epochs=3)
+    with Store(path) as store:
+        fill(store, spec, 2)
+        store.begin(spec)
+        assert store.records(spec) == [record(1), record(2)]
+        store.record(spec, record(1, loss=9.0))
+        assert store.records(spec) == [record(1, loss=9.0), record(2)]
+        assert not store.complete(spec)
+
+
+def test_failures_are_kept_until_the_run_succeeds(path):
+    with Store(path) as store:
+        fill(store, SPEC, 1)
+        store.fail(SPEC, "out of luck")
+        assert store.failures() == {SPEC: "out of luck"}
+        assert store.missing([SPEC]) == [SPEC]
+    with Store(path) as store:
+        fill(store, SPEC, 2)
+        assert store.failures() == {}
+        assert store.missing([SPEC]) == []
+
+
+def test_a_changed_task_file_makes_its_runs_missing(path, tmp_path):
+    file = tmp_path / "my_task.py"
+    file.write_text("# one\n")
+    spec = replace(SPEC, task=f"{file}:build")
+    with Store(path) as store:
+        fill(store, spec, 2)
+        assert store.missing([spec]) == []
+        file.write_text("# two\n")
+        assert store.missing([spec]) == [spec]
+        store.begin(spec)
+        assert store.records(spec) == []
+
+
+def test_a_second_writer_is_told_and_readers_are_let_in(path):
+    with Store(path) as store:
+        store.begin(SPEC)
+        store.record(SPEC, record(1))
+        with pytest.raises(UsageError, match="another process is writing to it"):
+            Store(path)
+        with Store(path, read_only=True) as reader:
+            assert reader.records(SPEC) == [record(1)]
+            store.record(SPEC, record(2))
+            assert reader.complete(SPEC)
+            with pytest.raises(UsageError, match="cannot be written"):
+                reader.begin(OTHER)
+        code = (
+            "import sys; from pathlib import Path; from lossaware.errors import UsageError\n"
+            "from lossaware.studies.store import Store\n"
+            "try: Store(Path(sys.argv[1]))\nexcept UsageError: sys.exit(7)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 7
+    with Store(path) as store:
+        assert store.complete(SPEC)
+
+
+def make_database(path, application_id, user_version):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE runs (x)")
+        database.execute(f"PRAGMA application_id = {application_id}")
+        database.execute(f"PRAGMA user_version = {user_version}")
+    database.close()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("kind", ["empty", "text", "foreign", "version", "damaged", "folder"])
+def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
+    path = tmp_path / "results.sqlite"
+    if kind == "empty":
+        path.touch()
+        message = "holds no results of lossaware; nothing was changed"
+    elif kind == "text":
+        path.write_text("my notes " * 100)
+        message = "holds no results of lossaware; nothing was changed"
+    elif kind == "foreign":
+        make_database(path, 1234, SCHEMA_VERSION)
+        message = "database of another program; nothing was changed"
+    elif kind == "version":
+        make_database(path, 0x4C474131, SCHEMA_VERSION + 1)
+        message = f"another version of lossaware \\(format {SCHEMA_VERSION + 1}, this one reads {SCHEMA_VERSION}\\)"
+    elif kind == "damaged":
+        with Store(path) as store:
+            fill(store, SPEC, 2)
+        content = path.read_bytes()
+        path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+        message = "cannot be opened"
+    else:
+        path.mkdir()
+        message = "cannot be read|there are no results"
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(UsageError, match=message) as error:
+        Store(path, read_only=read_only)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert before == (path.read_bytes() if path.is_file() else None)
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Store(tmp_path / "file" / "results.sqlite")
+    with pytest.raises(UsageError, match="there are no results at"):
+        Store(tmp_path / "nowhere.sqlite", read_only=True)
+    assert not (tmp_path / "nowhere.sqlite").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_folder(path):
+    with Store(path) as store:
+        fill(store, SPEC, 2)
+    path.with_name(path.name + ".lock").unlink()
+    path.parent.chmod(0o555)
+    try:
+        with Store(path, read_only=True) as store:
+            assert store.complete(SPEC)
+        with pytest.raises(UsageError, match="cannot be opened"):
+            Store(path)
+        with pytest.raises(UsageError, match="cannot be opened"):
+            Store(path.parent / "other.sqlite")
+    finally:
+        path.parent.chmod(0o755)
+
+
+def test_an_interrupted_creation_is_made_good(path):
+    path.parent.mkdir()
+    path.with_name(path.name + ".new").write_bytes(b"half a database")
+    with Store(path) as store:
+        fill(store, SPEC, 2)
+        assert store.complete(SPEC)
+    assert not path.with_name(path.name + ".new").exists()
+
+
+def test_specifications_survive_their_journey():
+    assert RunSpec.from_json(SPEC.to_json()) == SPEC
+    assert SPEC.key != OTHER.key

@@ -1,0 +1,219 @@
+"""Tasks: the built-in ones, and a user's own with every mistake that one can make."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lossaware.errors import UsageError
+from lossaware.studies.models.lenet import lenet5
+from lossaware.studies.registry import load_task, source_digest, tasks
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+
+GOOD = """
+import torch
+from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.models.classification import classification
+
+def data(folder):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, generator=generator)
+    examples = InMemory((x, (x[:, 0] > 0).long()))
+    return Data(train=examples, test=examples)
+
+def build(width: int = 2) -> Task:
+    return Task("mine", "My own.", lambda: torch.nn.Linear(3, width), data, classification)
+
+task = build()
+"""
+
+
+def test_every_built_in_task_is_listed_and_loads():
+    listed = tasks()
+    assert {"digits", "mnist"} <= set(listed)
+    for name, summary in listed.items():
+        task = load_task(name)
+        assert (task.name, task.summary) == (name, summary)
+        assert summary
+        assert "\n" not in summary
+
+
+def test_listing_imports_no_task():
+    code = "import sys; from lossaware.studies.registry import tasks; tasks(); assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("pad", "parameters"), [(2, 61_706), (0, 44_426)])
+def test_lenet_has_the_known_number_of_parameters(pad, parameters):
+    model = load_task("mnist", options(pad=pad)).model()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_lenet_takes_no_other_padding():
+    with pytest.raises(ValueError, match="pad must be 0 or 2, got 1"):
+        lenet5(1)
+
+
+def test_digits_are_the_same_whatever_the_seed():
+    task = load_task("digits")
+    torch.manual_seed(1)
+    first = task.data(None)
+    torch.manual_seed(2)
+    second = task.data(None)
+    assert (len(first.train), len(first.test)) == (1438, 359)
+    for one, two in ((first.train, second.train), (first.test, second.test)):
+        assert all(map(torch.equal, one.tensors, two.tensors))
+    pixels, labels = first.train.tensors
+    assert abs(float(pixels.mean())) < 1e-5
+    assert abs(float(pixels.std()) - 1) < 1e-5
+    assert labels.unique().tolist() == list(range(10))
+
+
+def test_mnist_values(tmp_path, write_idx):
+    """Standardised with the training set's mean and deviation, labels beside their images."""
+    raw = tmp_path / "MNIST" / "raw"
+    images = np.stack([np.full((28, 28), value, np.uint8) for value in (0, 128, 255)])
+    for part in ("train", "t10k"):
+        write_idx(raw / f"{part}-images-idx3-ubyte", images)
+        write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([3, 0, 9], np.uint8))
+    inputs, labels = load_task("mnist").data(tmp_path).train.tensors
+    assert inputs.shape == (3, 1, 28, 28)
+    expected = [(value / 255 - 0.1307) / 0.3081 for value in (0, 128, 255)]
+    for image, value in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(image, torch.full((1, 28, 28), value))
+    assert labels.tolist() == [3, 0, 9]
+
+
+def test_mnist_says_where_its_data_comes_from(tmp_path, tiny_mnist, write_idx):
+    task = load_task("mnist")
+    with pytest.raises(UsageError, match=r"--data DIR.*MNIST/raw.*published at https://"):
+        task.data(None)
+    with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw.*published at https://"):
+        task.data(tmp_path / "elsewhere")
+    raw = tiny_mnist / "MNIST" / "raw"
+    labels = raw / "train-labels-idx1-ubyte"
+    write_idx(labels, np.full(200, 10, np.uint8))
+    with pytest.raises(UsageError, match="train-labels-idx1-ubyte: label 10; labels are 0 to 9"):
+        task.data(tiny_mnist)
+    write_idx(labels, np.zeros(199, np.uint8))
+    with pytest.raises(UsageError, match="train-labels-idx1-ubyte: dimensions 199; expected 200"):
+        task.data(tiny_mnist)
+    labels.unlink()
+    with pytest.raises(UsageError, match=r"neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte\.gz"):
+        task.data(tiny_mnist)
+
+
+@pytest.fixture
+def my_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def write(text, name="my_task.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_task_from_a_file_or_a_module(my_task, monkeypatch, tmp_path):
+    path = my_task(GOOD)
+    assert load_task(f"{path}:build", options(width=5)).model().out_features == 5
+    assert load_task(f"{path}:task").name == "mine"
+    my_task(GOOD, "my_package_task.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_task("my_package_task:build").name == "mine"
+
+
+def test_a_task_may_import_what_lies_beside_it(my_task):
+    my_task("WIDTH = 7", "beside_my_task.py")
+    path = my_task("from beside_my_task import WIDTH\n" + GOOD.replace("width: int = 2", "width: int = WIDTH"))
+    assert load_task(f"{path}:build").model().out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "message"),
+    [
+        ("digit", {}, "unknown task 'digit'; did you mean digits?"),
+        ("zzz", {}, "unknown task 'zzz'; known: .*digits.*mnist"),
+        ("", {}, "unknown task ''"),
+        ("digits", {"hiden": 3}, "task 'digits' has no option 'hiden'; did you mean hidden?"),
+        ("digits", {"hidden": 0}, "hidden must be a whole number of at least 1, got 0"),
+        ("mnist", {"pad": 3}, "pad must be 0 or 2, got 3"),
+        ("my_task.py", {}, "say which function.*my_task.py:build"),
+        ("nowhere/my_task.py:build", {}, "there is no file nowhere/my_task.py"),
+        ("no_such_package.tasks:build", {}, "there is no module 'no_such_package'"),
+        ("lossaware.studies.registry:bild", {}, "has no 'bild'"),
+    ],
+)
+def test_mistakes_in_a_name_or_an_option(name, chosen, message):
+    with pytest.raises(UsageError, match=message) as error:
+        load_task(name, chosen)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "chosen", "message"),
+    [
+        ("def build(:\n", "build", {}, r"my_task\.py, line 1: "),
+        ("\nimport no_such_module\n", "build", {}, r"No module named 'no_such_module' \(.*my_task\.py, line 2\)"),
+        ("\n\n1 / 0\n", "build", {}, r"ZeroDivisionError: division by zero \(.*my_task\.py, line 3\)"),
+        ("raise SystemExit(3)", "build", {}, r"cannot be loaded: SystemExit: 3"),
+        ("open('no such data')", "build", {}, r"cannot be loaded: FileNotFoundError.*no such data.*line 1"),
+        (GOOD, "biuld", {}, r"has no 'biuld'; did you mean build\?"),
+        ("build = 3", "build", {}, "neither a Task nor a function that returns one, but int"),
+        ("def build(): pass", "build", {}, "must return a lossaware.studies.task.Task, got None"),
+        ("def build():\n    return [][1]", "build", {}, r"cannot be built: IndexError: .* \(.*my_task\.py, line 2\)"),
+        ("def build():\n    raise ValueError('no\\ngood')", "build", {}, r"ValueError: no \(.*my_task\.py, line 2\)"),
+        (GOOD, "build", {"widht": 3}, r"has no option 'widht'; did you mean width\?"),
+        (GOOD.replace(" = 2", ""), "build", {}, "missing 1 required positional argument|missing a required argument"),
+        (GOOD, "task", {"width": 3}, "is a Task, not a function: it takes no options, got width"),
+    ],
+)
+def test_mistakes_in_a_task_file(my_task, text, attribute, chosen, message):
+    path = my_task(text.replace("task = build()", "") if "= 2" not in text else text)
+    with pytest.raises(UsageError, match=message) as error:
+        load_task(f"{path}:{attribute}", chosen)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        ("lambda model, batch: {'accuracy': batch[0].mean()}", "measure must return 'loss', got accuracy"),
+        ("lambda model, batch: {'loss': model(batch[0]).sum()}", "measure must return 'accuracy', got loss"),
+        ("lambda model, batch: model(batch[0]).sum()", "measure must return tensors by name, got Tensor"),
+        (
+            "lambda model, batch: {'loss': model(batch[0]), 'accuracy': batch[0].mean()}",
+            r"one number for 'loss', got a tensor of shape \(10, 2\)",
+        ),
+        (
+            "lambda model, batch: {'loss': model(batch[0]).sum(), 'accuracy': 0.5}",
+            "one number for 'accuracy', got float",
+        ),
+        (
+            "lambda model, batch: {'loss': model(batch[0]).sum().detach(), 'accuracy': batch[0].mean()}",
+            "loss that has no gradient",
+        ),
+    ],
+)
+def test_mistakes_in_what_is_measured(my_task, measure, message):
+    path = my_task(GOOD.replace("data, classification)", f"data, {measure})"))
+    spec = RunSpec(task=f"{path}:build", optimizer="sgd", lr=0.1, seed=0, epochs=1, batch_size=10)
+    with pytest.raises(UsageError, match=message):
+        list(run(spec, None))
+
+
+def test_the_digest_of_a_task_follows_its_file(my_task):
+    path = my_task(GOOD)
+    before = source_digest(f"{path}:build")
+    assert before is not None
+    assert before == source_digest(f"{path}:task")
+    my_task(GOOD + "# changed\n")
+    assert source_digest(f"{path}:build") != before
+    assert source_digest("digits") is None
+    assert source_digest("no_such_package.tasks:build") is None
+    assert source_digest("lossaware.studies.tasks.digits:build") is not None
