@@ -185,14 +185,15 @@ class Law:
 
         A loss that is NaN or infinite closes the gate and is counted; nothing else changes.
         """
-        # The first finite loss is the upper bound: with U = NaN the comparison fails and the loss itself is taken.
-        upper = ops.where(state.upper == state.upper, state.upper, loss)
+        # The first finite loss is the upper bound. Counters say what is known, so that no NaN is ever read.
+        upper = ops.where(state.steps == state.nonfinite, loss, state.upper)
         total, count = state.total + loss, state.count + 1
         complete = count >= self.steps_per_status
         mean = total / count
 
-        # Algorithm 1, lines 7-9; the comparison with a mean of NaN, before the second status, is false.
-        decay = ops.where(complete & (mean > state.mean), state.decay * self.backoff, state.decay)
+        # Algorithm 1, lines 7-9.
+        rose = complete & (state.statuses > 0) & (mean > state.mean)
+        decay = ops.where(rose, state.decay * self.backoff, state.decay)
         lower = ops.where(complete, self.lower_bound.update(state.lower, mean, state.statuses + 1), state.lower)
 
         # Eq. 4.
