@@ -1,0 +1,379 @@
+"""LGA for JAX: the same law as `lossaware.LGA`, as an optax transformation around any optax optimizer.
+
+Gradients and the loss go in by optax's own convention, ``update(grads, state, params, value=loss)``; the state is a
+pytree of arrays, so jit, scan, sharding and checkpoints treat it as any other optimizer's.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
+
+try:
+    import jax
+    import jax.numpy as jnp
+    import optax
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "optax"):
+        raise
+    raise ImportError(f"lossaware.optax needs {error.name}: pip install lossaware[jax]") from None
+
+__all__ = ["LossAwareState", "MultiStepsState", "apply_updates_stochastically", "loss_aware", "multi_steps", "status"]
+
+PyTree = Any
+
+_LACKING_BITS = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float16): 13}
+"""Mantissa bits of float32 that the type lacks."""
+
+_COUNTERS = ("count", "statuses", "opened", "steps", "nonfinite")
+"""Fields of the law's state that hold whole numbers; float32 would stop counting at 16.8 million."""
+
+
+class LossAwareState(NamedTuple):
+    """State of `loss_aware`.
+
+    Attributes:
+        law: What the law remembers, field by field of shape (): whole numbers are int32, the others float32, or
+            float64 where ``jax_enable_x64`` is on. Losses that are not known yet are 0.
+        gamma2: gamma2 at the last step, after all back-offs; shape ().
+        base: State of the base optimizer.
+    """
+
+    law: State
+    gamma2: jax.Array
+    base: PyTree
+
+
+def loss_aware(
+    base: optax.GradientTransformation,
+    *,
+    steps_per_epoch: int,
+    gamma2: float = 1e-8,
+    eps: float = 0.1,
+    xi: float = 0.01,
+    lower_bound: str | LowerBound = "progressive",
+    backoff: float = 0.1,
+    zero_gradient: str = "push",
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Make an optimizer loss-aware (LGA).
+
+    To the update :math:`u_t` of the base optimizer a correction along the sign of the gradient :math:`g_t` is added
+    (Eq. 2), whose size follows the loss :math:`f_t`:
+
+    .. math::
+        x_{t+1} = x_t + u_t - \gamma_2 \frac{\Omega(f_t)}{\varphi(g_t)}
+
+    where, with the lower bound :math:`L` and the first loss :math:`U` (Eq. 4 and Eq. 5, elementwise),
+
+    .. math::
+        \Omega(f) = \begin{cases} f - L & f - L \ge \varepsilon \wedge f \le U \\ 0 & \text{else,} \end{cases}
+        \qquad
+        \varphi(g) = \begin{cases} g + \xi & g \ge 0 \\ g - \xi & g < 0. \end{cases}
+
+    :math:`L` moves once a status, that is every ``steps_per_epoch`` steps, to a mean in which that status' mean loss
+    counts the more, the more statuses there have been (Eq. 3); :math:`\gamma_2` is multiplied by ``backoff`` when the
+    mean loss rose (Algorithm 1).
+
+    The loss of each step goes to ``update`` by the keyword ``value``, as in `optax.contrib.momo`. The base gets it,
+    averaged over devices, and all other extra arguments. A loss that is NaN or infinite changes no status and makes no
+    correction. Updates keep the dtype that the base gives them; the correction is computed in float32 at least.
+
+    Gradients are taken as they arrive: clip them before, by ``optax.chain(optax.clip(1.0), loss_aware(...))``. The
+    base must give the whole update, its learning rate included. Parameters that must rest, because they are frozen,
+    belong outside: use `optax.multi_transform` or `optax.masked` around ``loss_aware``, not inside.
+
+    Args:
+        base: Any optax optimizer.
+        steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
+            that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+        gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4).
+        xi: Stability constant of the correction, above 0 (Eq. 5).
+        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), or an object with their one
+            method, `LowerBound.update`, which then gets JAX scalars.
+        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
+            lines 7-9).
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
+            them, for example padding rows and pruned weights, where they are.
+        axis_name: Mapped axis, or axes, over whose devices the loss is averaged, inside `jax.shard_map`, `jax.pmap` or
+            `jax.vmap`. None where the loss is that of the whole batch already, as under plain `jax.jit`.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs`, whose state is a `LossAwareState`.
+
+    Raises:
+        ValueError: A hyperparameter is out of its range. Arrays, such as `optax.inject_hyperparams` puts in place of
+            numbers, are taken as they are.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from lossaware.optax import loss_aware, status
+        >>> def f(x): return jnp.sum(x ** 2)  # simple quadratic function
+        >>> solver = loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2=1e-3)
+        >>> params = jnp.array([1., 2., 3.])
+        >>> opt_state = solver.init(params)
+        >>> for _ in range(3):
+        ...     value, grad = jax.value_and_grad(f)(params)
+        ...     updates, opt_state = solver.update(grad, opt_state, params, value=value)
+        ...     params = optax.apply_updates(params, updates)
+        ...     print(f'Objective function: {f(params):.3f}')
+        Objective function: 8.927
+        Objective function: 5.692
+        Objective function: 3.629
+        >>> status(opt_state).open_share
+        1.0
+
+    References:
+        *Towards the Gradient Adjustment by Loss Status for Neural Network Optimization*, Eq. 2 to 5 and Algorithm 1
+    """
+    if not (hasattr(base, "init") and hasattr(base, "update")):
+        raise TypeError(f"base must be an optax optimizer, for example optax.sgd(1e-3): got {type(base).__name__}")
+    if zero_gradient not in ("push", "rest"):
+        raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
+    _check("steps_per_epoch", steps_per_epoch, low=1, whole=True)
+    _check("gamma2", gamma2)
+    _check("eps", eps)
+    _check("xi", xi, above=True)
+    _check("backoff", backoff, high=1.0)
+    law = Law(steps_per_epoch, make_lower_bound(lower_bound), eps, backoff)
+    inner = optax.with_extra_args_support(base)
+    mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
+
+    def init(params: PyTree) -> LossAwareState:
+        return LossAwareState(_fresh(), jnp.asarray(gamma2, _float()), inner.init(params))
+
+    def update(
+        updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[PyTree, LossAwareState]:
+        loss = _read_loss(value)
+        if axis_name is not None:
+            loss = mean_over_devices(loss, axis_name)
+        moved = law.advance(state.law, loss, jnp)
+        moved = State(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
+        gamma2_now = (gamma2 * moved.decay).astype(_float())
+        amount = gamma2_now * moved.omega
+
+        stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
+        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, zero_gradient == "rest"), stepped, updates)
+        return corrected, LossAwareState(moved, gamma2_now, base_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def status(state: PyTree) -> Status:
+    """What `loss_aware` is doing, as plain numbers; waits for the device.
+
+    Args:
+        state: The optimizer's state, however deep `loss_aware`'s is in it; a Flax NNX ``optimizer.opt_state`` too.
+
+    Returns:
+        The `lossaware.Status`. ``steps_without_loss`` is always 0, as the loss cannot be left out here.
+
+    Raises:
+        ValueError: The state holds no `LossAwareState`, more than one, or one with a leading axis of devices.
+    """
+    found = [part for part in jax.tree.leaves(state, is_leaf=_is_ours) if _is_ours(part)]
+    if len(found) != 1:
+        raise ValueError(
+            f"the state must hold one state of loss_aware: got {len(found)}"
+            + ("; pass the part that belongs to one of them" if found else "")
+        )
+    law, gamma2 = jax.device_get((State(*map(_value, found[0].law)), _value(found[0].gamma2)))
+    if law.steps.ndim:
+        raise ValueError(
+            f"the state must be that of one replica: got scalars of shape {law.steps.shape}; "
+            "pass jax.tree.map(lambda x: x[0], state)"
+        )
+    if law.steps == law.nonfinite:
+        law = law._replace(loss=math.nan, upper=math.nan)
+    return summarize(law._replace(decay=1.0), float(gamma2), 0)
+
+
+# Accumulation ---------------------------------------------------------------------------------------------------------
+
+
+class MultiStepsState(NamedTuple):
+    """State of `multi_steps`.
+
+    Attributes:
+        value: Mean loss of the micro-batches since the last update; shape ().
+        multi_steps: The `optax.MultiStepsState`.
+    """
+
+    value: jax.Array
+    multi_steps: Any
+
+
+def multi_steps(
+    opt: optax.GradientTransformation,
+    every_k_schedule: int | Callable[[Any], Any],
+    **kwargs: Any,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Accumulate gradients over micro-batches, and their losses with them.
+
+    `optax.MultiSteps` hands to the optimizer the mean of the gradients but, of the extra arguments, those of the last
+    micro-batch alone. Here ``value`` becomes the mean, too:
+
+    .. math::
+        f = \frac{1}{k} \sum_{i=1}^k f_i
+
+    Args:
+        opt: `loss_aware` or any other optimizer that takes ``value``.
+        every_k_schedule: Micro-batches an update, or a function from the number of updates so far to it.
+        **kwargs: Further arguments of `optax.MultiSteps`. A micro-batch that its ``should_skip_update_fn`` skips does
+            not count in the mean.
+
+    Returns:
+        A `optax.GradientTransformationExtraArgs`, whose state is a `MultiStepsState`.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from lossaware.optax import loss_aware, multi_steps, status
+        >>> solver = multi_steps(loss_aware(optax.sgd(0.1), steps_per_epoch=10), every_k_schedule=2)
+        >>> params = jnp.zeros(3)
+        >>> opt_state = solver.init(params)
+        >>> for value in (1.0, 2.0):
+        ...     updates, opt_state = solver.update(jnp.ones(3), opt_state, params, value=value)
+        >>> status(opt_state).loss
+        1.5
+    """
+    inner = optax.MultiSteps(opt, every_k_schedule, **kwargs)
+
+    def init(params: PyTree) -> MultiStepsState:
+        return MultiStepsState(jnp.zeros((), _float()), inner.init(params))
+
+    def update(
+        updates: PyTree, state: MultiStepsState, params: PyTree = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[PyTree, MultiStepsState]:
+        loss, before = _read_loss(value), state.multi_steps.mini_step
+        # By the weighted form, and not by steps towards the loss, so that a NaN ends with the update it belongs to.
+        earlier = jnp.where(before == 0, 0.0, state.value * before)
+        mean = ((earlier + loss) / (before + 1)).astype(state.value.dtype)
+        out, after = inner.update(updates, state.multi_steps, params, value=mean, **extra_args)
+        skipped = (after.mini_step == before) & (before > 0)
+        return out, MultiStepsState(jnp.where(skipped, state.value, mean), after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+# Low precision --------------------------------------------------------------------------------------------------------
+
+
+def apply_updates_stochastically(params: PyTree, updates: PyTree, key: jax.Array) -> PyTree:
+    """Apply updates to parameters of 16 bits without losing the small ones.
+
+    A correction is mostly far below half a unit in the last place of a bfloat16 or float16 parameter, where
+    `optax.apply_updates`, which rounds to nearest, would lose it entirely. Here such parameters are rounded up or down
+    at random, so that the mean is kept. Others are treated as `optax.apply_updates` treats them. Float16 numbers below
+    6.1e-5 are finer than the noise, and rounded to nearest.
+
+    Args:
+        params: The parameters.
+        updates: The updates, of the same structure and shapes.
+        key: A random key, another each step; the same on every device that holds a replica.
+
+    Returns:
+        The parameters after the update, in their dtypes.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from lossaware.optax import apply_updates_stochastically
+        >>> params, updates = jnp.ones(100_000, jnp.bfloat16), jnp.full(100_000, 1e-3)  # the next numbers: 2**-7 apart
+        >>> moved = apply_updates_stochastically(params, updates, jax.random.key(0))
+        >>> print(f'{moved.astype(jnp.float32).mean():.3f}')
+        1.001
+    """
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
+
+    def apply(p: jax.Array, u: jax.Array, key: jax.Array) -> jax.Array:
+        dtype = jnp.asarray(p).dtype
+        if dtype not in _LACKING_BITS:
+            return jnp.asarray(p + u).astype(dtype)
+        return _round_stochastically(jnp.asarray(p, jnp.float32) + jnp.asarray(u, jnp.float32), dtype, key)
+
+    return jax.tree.map(apply, params, updates, keys)
+
+
+def _round_stochastically(values: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+    """Float32 values in a type of 16 bits, rounded up or down with the probability that keeps the mean."""
+    lacking = _LACKING_BITS[dtype]
+    noise = jax.random.bits(key, values.shape, jnp.uint32) >> (32 - lacking)
+    bits = (jax.lax.bitcast_convert_type(values, jnp.uint32) + noise) >> lacking << lacking
+    rounded = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return jnp.where(jnp.isfinite(values), rounded, values).astype(dtype)
+
+
+# Inside ---------------------------------------------------------------------------------------------------------------
+
+
+def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest: bool) -> jax.Array:
+    """``update - amount / phi(g)``; the update itself, bit for bit, where the amount is 0."""
+    if jnp.iscomplexobj(g):
+        parts = (_corrected(u, part, amount, xi, rest) for u, part in ((update.real, g.real), (update.imag, g.imag)))
+        return jax.lax.complex(*parts)
+    update, wide = jnp.asarray(update), jnp.promote_types(jnp.result_type(g), jnp.float32)
+    g, xi = jnp.asarray(g, wide), jnp.asarray(xi, wide)
+    push = amount.astype(wide) / jnp.where(g >= 0, g + xi, g - xi)  # Eq. 5
+    moves = (amount != 0) & (g != 0) if rest else amount != 0
+    return jnp.where(moves, (update - push).astype(update.dtype), update)
+
+
+def _fresh() -> State:
+    """The law's state before the first loss, without the NaNs that ``jax_debug_nans`` would stop at."""
+    values = {name: 0.0 if math.isnan(value) else value for name, value in State()._asdict().items()}
+    return State(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else _float()) for n, v in values.items()})
+
+
+def _float() -> Any:
+    """The widest floating-point type that is on."""
+    return jnp.result_type(float)
+
+
+def _read_loss(value: Any) -> jax.Array:
+    """The loss as one number, of shape ()."""
+    if value is None:
+        raise ValueError(
+            "loss_aware needs the loss of the step: call update(grads, state, params, value=loss) with the loss from "
+            "jax.value_and_grad; if you do, a wrapper in between does not pass it on"
+        )
+    try:
+        loss = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"value must be one real number, the loss: got {type(value).__name__}; with has_aux=True, "
+            "jax.value_and_grad gives (loss, aux)"
+        ) from None
+    if loss.size != 1 or jnp.iscomplexobj(loss):
+        raise ValueError(
+            f"value must be one real number, the loss: got shape {loss.shape} and {loss.dtype}; "
+            "reduce it first, for example by loss.mean()"
+        )
+    return loss.reshape(()).astype(_float())
+
+
+def _check(
+    name: str, value: Any, *, low: float = 0.0, high: float = math.inf, above: bool = False, whole: bool = False
+) -> None:
+    """Refuse a number out of its range. Arrays pass: `optax.inject_hyperparams` holds them, and they may be traced."""
+    if isinstance(value, jax.Array):
+        return
+    kind = numbers.Integral if whole else numbers.Real
+    number = float(value) if isinstance(value, kind) and not isinstance(value, bool) else math.nan
+    if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
+        allowed = f"a {'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {low:g}"
+        allowed += f" and at most {high:g}" if high < math.inf else ""
+        hint = "; for a schedule use optax.inject_hyperparams" if callable(value) else ""
+        raise ValueError(f"{name} must be {allowed}: got {value!r}{hint}")
+
+
+def _is_ours(part: Any) -> bool:
+    return isinstance(part, LossAwareState)
+
+
+def _value(leaf: Any) -> Any:
+    """The array in a leaf of a state, which Flax NNX holds in a Variable."""
+    return leaf.get_value() if hasattr(leaf, "get_value") else leaf
