@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import ASGD, LBFGS, Optimizer
 
 from lossaware.correction import Correction
+from lossaware.gradients import StepGradients
 from lossaware.losses import LossValue, ObservedLosses, mean_over_ranks, read_loss, wide
 from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
 
@@ -100,7 +101,8 @@ class LGA:
         self._correction = Correction(self.xi, zero_gradient)
         self._observed = ObservedLosses([p for group in optimizer.param_groups for p in group["params"]])
         self._loss: LossValue | None = None  # of the step in progress
-        self._gradients = _Gradients(optimizer)
+        self._gradients = StepGradients(optimizer)
+        self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
 
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -132,50 +134,48 @@ class LGA:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         given = kwargs.get("loss")
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        channels = [
-            name
-            for name, used in (
-                ("step(loss=...)", given is not None),
-                ("step(closure)", closure is not None),
-                ("observe(loss)", len(self._observed) > 0),
-            )
-            if used
-        ]
-        if len(channels) > 1:
-            raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
+        arrives = {
+            "step(loss=...)": given is not None,
+            "step(closure)": closure is not None and not isinstance(closure, _Watched),
+            "observe(loss)": len(self._observed) > 0,
+        }
+        if self._depth and not any(arrives.values()):
+            self._depth += 1
+            return None
+        self._refuse_two(arrives)
         self._loss = read_loss(given) if given is not None else self._observed.take()
+        self._depth = 1  # not one more: a step that failed has not counted down
         if closure is None:
             self._gradients.remember()
             if "loss" not in kwargs:
                 return None
         kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
         if closure is not None:
-            watched = self._watch(closure)
+            watched = _Watched(closure, self._after_closure)
             if len(args) > 1:
                 args = (args[0], watched, *args[2:])
             else:
                 kwargs["closure"] = watched
         return args, kwargs
 
-    def _watch(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """The closure, whose first loss in this step is noted; later ones belong to other points."""
-        called = False
+    def _after_closure(self, loss: Any) -> None:
+        self._refuse_two({"step(closure)": loss is not None, "observe(loss)": len(self._observed) > 0})
+        self._loss = self._observed.take() if loss is None else read_loss(loss)
+        self._gradients.remember()
 
-        def watched() -> Any:
-            nonlocal called
-            loss = closure()
-            if not called:
-                called = True
-                self._loss = None if loss is None else read_loss(loss)
-                self._gradients.remember()
-            return loss
-
-        return watched
+    @staticmethod
+    def _refuse_two(arrives: dict[str, bool]) -> None:
+        channels = [name for name, used in arrives.items() if used]
+        if len(channels) > 1:
+            raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
 
     # The step ---------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._depth -= 1
+        if self._depth > 0:
+            return
         loss, self._loss = self._loss, None
         if loss is None:
             self._gradients.forget()
@@ -186,7 +186,7 @@ class LGA:
         if not (isinstance(push, float) and push == 0.0):
             self._correction.reseed(self._corrections)
             self._corrections += 1
-            gradient_of = self._gradients.of_step()
+            gradient_of = self._gradients.after_step()
             for group in optimizer.param_groups:
                 gamma2 = group.get("gamma2", self.gamma2)
                 if gamma2 != 0:
@@ -341,48 +341,19 @@ class LGA:
         return f"LGA({type(self.optimizer).__name__}{'' if self._handles else ', detached'}, {settings})"
 
 
-class _Gradients:
-    """The gradients that phi reads: those of the step, also where the base optimizer writes into them."""
+class _Watched:
+    """A closure whose first result in a step is noted; later ones belong to other points."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        # torch's own optimizers leave the gradients as they are. Others are watched during their first step, with
-        # copies at hand; whether they write into them decides whether later steps need copies.
-        self._copies: bool | None = False if type(optimizer).__module__.startswith("torch.optim") else None
-        self._kept: dict[Tensor, tuple[Tensor, int, Tensor]] = {}
+    def __init__(self, closure: Callable[[], Any], note: Callable[[Any], None]) -> None:
+        self._closure = closure
+        self._note: Callable[[Any], None] | None = note
 
-    def remember(self) -> None:
-        """To be called when the gradients are there and the base optimizer has not stepped yet."""
-        if self._copies is False:
-            return
-        scale = getattr(self._optimizer, "grad_scale", None)
-        for group in self._optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    copy = p.grad.detach().clone()
-                    self._kept[p] = (p.grad, p.grad._version, copy if scale is None else copy.div_(scale))
-
-    def of_step(self) -> Callable[[Tensor], Tensor | None]:
-        """A function from a parameter to its gradient, to be called after the base step.
-
-        Raises:
-            RuntimeError: The base optimizer has set gradients to None.
-        """
-        if self._copies is False:
-            return lambda p: p.grad
-        if any(p.grad is None for p in self._kept):
-            raise RuntimeError(
-                f"{type(self._optimizer).__name__} consumes its gradients (sets p.grad to None in its step), but LGA "
-                "reads them after it: switch that off in the optimizer, for example by consume_grad=False"
-            )
-        if self._copies is None:
-            self._copies = any(p.grad is not g or g._version != version for p, (g, version, _) in self._kept.items())
-        kept = {p: copy for p, (_, _, copy) in self._kept.items()}
-        return kept.get
-
-    def forget(self) -> None:
-        """To be called when the step is over."""
-        self._kept = {}
+    def __call__(self) -> Any:
+        loss = self._closure()
+        if self._note is not None:
+            note, self._note = self._note, None
+            note(loss)
+        return loss
 
 
 def _check_optimizer(optimizer: Any) -> None:

@@ -70,41 +70,44 @@ class ObservedLosses:
     """The losses observed since the last step, whose mean counts.
 
     A gradient scaler that finds an overflow does not call ``step``, so what was observed for that step would be taken
-    for part of the next one. The gradients tell: where they have been cleared since a backward pass, the losses that
-    they belonged to are dropped with them.
+    for part of the next one. The gradients tell: a backward pass that finds them cleared, when another one has run
+    since the last step, starts afresh, and the losses that the cleared gradients belonged to are dropped. (Only
+    gradients set to None count as cleared, which is what ``zero_grad`` does unless told otherwise.)
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self._total: LossValue = 0.0
-        self._count = 0
-        self._after_backward = False
+        self._all: list[LossValue] = []
+        self._since_backward = 0  # how many of them came after the last backward pass
+        self._backward_ran = False  # since the last step
+        self._loss_first = True  # whether the first loss came before its backward pass
         self._watched = next((p for p in parameters if p.requires_grad and p.is_leaf), None)
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._all)
 
     def add(self, loss: Any) -> None:
         """Take in one loss; see `read_loss`."""
         value = read_loss(loss)
-        self._drop_if_cleared()
         if self._handle is None and self._watched is not None:
             self._handle = self._watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
-        self._after_backward = self._after_backward or not self._cleared()
-        self._total = value + self._total
-        self._count += 1
+            self._backward_ran = not self._cleared()
+        if self._all and self._backward_ran and self._cleared():
+            self.clear()
+        if not self._all:
+            self._loss_first = not self._backward_ran
+        self._all.append(value)
+        self._since_backward += 1
 
     def take(self) -> LossValue | None:
         """The mean of what was observed, or None; afterwards nothing is observed."""
-        if not self._count:
-            return None
-        mean = self._total / self._count
+        losses = self._all
         self.clear()
-        return mean
+        return sum(losses) / len(losses) if losses else None
 
     def clear(self) -> None:
         """Forget what was observed."""
-        self._total, self._count, self._after_backward = 0.0, 0, False
+        self._all, self._since_backward, self._backward_ran = [], 0, False
 
     def close(self) -> None:
         """Watch the gradients no longer."""
@@ -114,13 +117,10 @@ class ObservedLosses:
             self._handle = None
 
     def _cleared(self) -> bool:
-        return self._watched is None or self._watched.grad is None
-
-    def _drop_if_cleared(self) -> None:
-        if self._count and self._after_backward and self._watched is not None and self._cleared():
-            self.clear()
+        return self._watched is not None and self._watched.grad is None
 
     def _on_backward(self, _: Tensor) -> None:
         # Called in a backward pass, before the gradient is accumulated.
-        self._drop_if_cleared()
-        self._after_backward = self._count > 0
+        if self._backward_ran and self._cleared():
+            self._all = self._all[len(self._all) - self._since_backward :] if self._loss_first else []
+        self._backward_ran, self._since_backward = True, 0

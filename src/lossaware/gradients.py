@@ -1,0 +1,74 @@
+"""The gradients that phi reads: those of the step, also where the base optimizer writes into them."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class StepGradients:
+    """Keeps an eye on what the base optimizer does to its gradients.
+
+    LGA reads them after the base step. Most of torch's own optimizers leave them alone, and nothing is done then.
+    Others are watched: their first step is taken with copies at hand, and whether they wrote into a gradient or
+    replaced it decides whether later steps need copies too.
+
+    Args:
+        optimizer: The base optimizer.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        # SGD with Nesterov momentum adds the momentum buffer into the gradients in its foreach form.
+        self._trusted = type(optimizer).__module__.startswith("torch.optim") and not any(
+            group.get("nesterov") for group in optimizer.param_groups
+        )
+        self._writes: bool | None = None  # not known before the first step
+        self._kept: list[tuple[Tensor, Tensor, int, Tensor | None]] = []
+
+    def remember(self) -> None:
+        """Look at the gradients; to be called when they are there and the base optimizer has not stepped yet."""
+        if self._trusted:
+            return
+        scale = getattr(self._optimizer, "grad_scale", None)
+        self._kept = []
+        for group in self._optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    copy = None
+                    if self._writes is not False:
+                        copy = p.grad.detach().clone()
+                        if scale is not None:  # a gradient scaler leaves it to the step to unscale
+                            copy.div_(scale)
+                    self._kept.append((p, p.grad, p.grad._version, copy))
+
+    def after_step(self) -> Callable[[Tensor], Tensor | None]:
+        """Look again, after the base step.
+
+        Returns:
+            A function from a parameter to the gradient it had before the step, or None.
+
+        Raises:
+            RuntimeError: The base optimizer has set gradients to None, or has begun to write into them.
+        """
+        if self._trusted:
+            return lambda p: p.grad
+        name = type(self._optimizer).__name__
+        if any(p.grad is None for p, _, _, _ in self._kept):
+            raise RuntimeError(
+                f"{name} consumes its gradients (it sets p.grad to None in its step), but LGA reads them after the "
+                "step: switch that off in the optimizer, for example by consume_grad=False"
+            )
+        writes = any(p.grad is not g or g._version != version for p, g, version, _ in self._kept)
+        if self._writes is False and writes:
+            raise RuntimeError(
+                f"{name} has begun to write into its gradients, which it did not do in its first step, so LGA cannot "
+                "read them any more: detach LGA and attach a new one with the old one's state_dict()"
+            )
+        self._writes = writes or self._writes is True
+        copies = {p: copy for p, _, _, copy in self._kept if copy is not None}
+        return copies.get if copies else lambda p: p.grad
+
+    def forget(self) -> None:
+        """Let the gradients go; to be called when the step is over."""
+        self._kept = []
