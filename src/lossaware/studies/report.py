@@ -11,18 +11,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lossaware._version import __version__
 from lossaware.errors import UsageError
 from lossaware.studies.figures import Figure
-from lossaware.studies.tables import CELLS, Table, gathered_notes
+from lossaware.studies.tables import CELLS, Table
 
 _GENERATOR = '<meta name="generator" content="lossaware'
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then whatever it has of text, a table and figures."""
+    """A part of the page: a heading, then whatever it has of text, a table, notes, a caption and figures."""
 
     heading: str
     text: str = ""
     table: Table | None = None
+    notes: Sequence[str] = ()
+    caption: str = ""
     figures: Sequence[Figure] = ()
 
 
@@ -59,7 +61,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html")
-    return template.render(report=report, version=__version__, cells=CELLS, gathered_notes=gathered_notes)
+    return template.render(report=report, version=__version__, cells=CELLS)
 
 
 def check_writable(path: Path) -> None:
@@ -68,6 +70,8 @@ def check_writable(path: Path) -> None:
     Raises:
         UsageError: The folder cannot be written to, or a file of that name is not a report of ours.
     """
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"cannot write to {path.parent}: it is a file, not a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 LEVEL = 0.05
 """Probability of a false "helps" or "hurts" that is accepted, over all comparisons of a table together."""
@@ -237,7 +237,7 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
     if comparisons > 1:
         evidence += f", {_p(corrected_p)} after Holm's correction for {comparisons} comparisons"
     evidence += _lost(pairs) + "."
-    one_way = better == 0 or worse == 0
+    one_way = seeds in (better, worse)
     shown = (
         seeds >= FEWEST and corrected_p <= LEVEL and (lost > 0 or pairs.flip_p <= max(LEVEL, 2.0 ** (1 - seeds) + 1e-9))
     )

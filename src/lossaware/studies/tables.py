@@ -17,6 +17,9 @@ from lossaware.studies.statistics import FEW, Paired, Summary, Verdict, epoch_ra
 
 Records = Sequence[EpochRecord]
 
+SMALL_REACH = 0.005
+"""A push over a whole run (`largest_push`) that is small beside the weights of any usual network."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -61,8 +64,10 @@ class Measure:
     def show_summary(self, values: Summary, *, signed: bool = False) -> str:
         """``mean ± half width``, the width rounded as the mean is."""
         shown = self.show(values.mean)
-        if signed and values.n:
-            shown = f"+{shown}" if values.mean >= 0 else shown
+        if signed and values.n and not float(shown):
+            shown = shown.removeprefix("-")
+        elif signed and values.mean > 0:
+            shown = f"+{shown}"
         if values.n < 2:
             return shown
         half = self.show(values.half_width) if self.percent else f"{values.half_width:.2g}"
@@ -127,7 +132,6 @@ class Row:
         epochs_ratio: Mean of `statistics.epoch_ratio` over the seeds.
         own_epochs_ratio: The same for the base itself: below 1 where it had passed its final score earlier.
         verdict: In words, corrected for the rows of its table.
-        notes: What else a reader should know before believing the numbers.
     """
 
     pair: Pair
@@ -137,7 +141,6 @@ class Row:
     epochs_ratio: float
     own_epochs_ratio: float
     verdict: Verdict
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,13 @@ class Table:
         title: What is shown.
         measure: Of what.
         rows: One a pair.
-        caption: How to read it.
+        remark: What is particular about it; may be empty.
     """
 
     title: str
     measure: Measure
     rows: Sequence[Row]
-    caption: str
+    remark: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -169,7 +172,7 @@ def make_table(measure: Measure, pairs: Sequence[Pair], *, title: str = "", rema
         measure: What to compare at the last epoch.
         pairs: One a row, all with the same columns.
         title: Heading; by default what is measured.
-        remark: Put before the caption.
+        remark: What is particular about it.
     """
     finals = [
         (
@@ -189,13 +192,11 @@ def make_table(measure: Measure, pairs: Sequence[Pair], *, title: str = "", rema
             epochs_ratio=_mean_ratio(measure, pair, pair.variant),
             own_epochs_ratio=_mean_ratio(measure, pair, pair.base),
             verdict=word,
-            notes=notes(pair),
         )
         for pair, (without, with_), difference, word in zip(pairs, finals, compared, words, strict=True)
     ]
     heading = title or f"{measure.title} after the last epoch".capitalize()
-    caption = " ".join(filter(None, [remark, _caption(pairs, measure)]))
-    return Table(heading + (", %" if measure.percent else ""), measure, rows, caption)
+    return Table(heading + (", %" if measure.percent else ""), measure, rows, remark)
 
 
 def _mean_ratio(measure: Measure, pair: Pair, arm: Arm) -> float:
@@ -211,21 +212,17 @@ def _mean_ratio(measure: Measure, pair: Pair, arm: Arm) -> float:
     ).mean
 
 
-def _caption(pairs: Sequence[Pair], measure: Measure) -> str:
-    """How to read a table of these pairs."""
-    seeds = max((len(pair.base.runs) for pair in pairs), default=0)
-    better = "higher is better" if measure.higher_is_better else "lower is better"
-    parts = [f"Mean over {seeds} seed{'s' * (seeds != 1)} ({better})"]
-    parts[0] += "; ± is the half width of the 95 % t-interval." if seeds > 1 else "; one seed has no interval."
-    parts.append("Difference: with minus without, from the same seeds.")
-    parts.append(
-        "Epochs: how many epochs LGA needs to reach the base's final score, as a share of the base's epochs "
-        "(1: all, or never reached); in brackets the base itself, which may have passed it earlier."
-    )
-    decided = "The verdict rests on the paired t-test"
-    if len(pairs) > 1:
-        decided += f" with Holm's correction for the {len(pairs)} rows"
-    parts.append(f"{decided}, checked by an exact sign-flip test.")
+def how_to_read(table: Table) -> str:
+    """What the columns are, and what the verdicts rest on."""
+    seeds = max((len(row.pair.base.runs) for row in table.rows), default=0)
+    spread = "± is the half width of the 95 % t-interval" if seeds > 1 else "one seed has no interval"
+    parts = [
+        f"Means over {seeds} seed{'s' * (seeds != 1)}; {spread}. Difference: with minus without, from the same seeds.",
+        "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
+        "brackets the same of the base itself, which may have passed it earlier.",
+    ]
+    holm = f", with Holm's correction for the {len(table.rows)} rows of a table" if len(table.rows) > 1 else ""
+    parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
     if seeds < FEW:
         parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
     return " ".join(parts)
@@ -263,10 +260,10 @@ def _activity(arm: Arm) -> list[str]:
         said.append(f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end).")
     xi = (arm.lga or {}).get("xi")
     reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
-    if reach < 5e-3:
+    if reach < SMALL_REACH:
         said.append(
-            f"LGA could move no weight by more than {_about(reach)} in the whole run: so few steps at this gamma2 are "
-            "next to nothing."
+            f"LGA alone could move no weight by as much as {SMALL_REACH:g} in the whole run; its effect grows "
+            "with gamma2 and with the number of steps."
         )
     return said
 
@@ -292,10 +289,11 @@ def largest_push(records: Records, gamma2: float, xi: float) -> float:
 
 
 def number(value: float) -> str:
-    """A figure as people write it, to six digits: 1e-4, 0.05, 3."""
-    if value and not 1e-2 <= abs(value) < 1e6:
-        mantissa, exponent = f"{value:.5e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    """A figure as people write it, to six digits: 1e-4, 1e-1, 0.05, 3."""
+    mantissa, exponent = f"{value:.5e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    if value and (abs(value) < 1e-2 or abs(value) >= 1e6 or (mantissa == "1" and value < 1)):
+        return f"{mantissa}e{int(exponent)}"
     return f"{value:.6g}"
 
 
@@ -324,7 +322,7 @@ CELLS: Sequence[tuple[str, Callable[[Row, Measure], str]]] = (
 
 
 def render(table: Table) -> RenderableType:
-    """The table for a terminal, with its notes and caption."""
+    """The table for a terminal."""
     grid = RichTable(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for name in table.columns:
         grid.add_column(name, no_wrap=True)
@@ -334,20 +332,18 @@ def render(table: Table) -> RenderableType:
         cells = [Text(write(row, table.measure)) for _, write in CELLS]
         cells[-1].stylize(_STYLES[row.verdict.word])
         grid.add_row(*row.pair.setting.values(), *cells)
-    parts: list[RenderableType] = [Text(table.title, style="bold"), Text(), grid, Text()]
-    parts += [Text(line, style="yellow") for line in gathered_notes(table)]
-    parts.append(Text(table.caption, style="dim"))
-    return Padding(Group(*parts), (1, 0, 0, 0))
+    remark = [Text(table.remark, style="dim")] if table.remark else []
+    return Padding(Group(Text(table.title, style="bold"), *remark, Text(), grid), (1, 0, 0, 0), expand=False)
 
 
 def gathered_notes(table: Table) -> list[str]:
-    """Every note once, with the rows it belongs to."""
+    """The `notes` of all rows, each once, with the rows it belongs to."""
     where: dict[str, list[str]] = {}
     for row in table.rows:
-        for note in row.notes:
+        for note in notes(row.pair):
             where.setdefault(note, []).append(" ".join(row.pair.setting.values()))
-    everywhere = len(table.rows)
-    return [f"{'All rows' if len(rows) == everywhere > 1 else ', '.join(rows)}: {note}" for note, rows in where.items()]
+    total = len(table.rows)
+    return [f"{'All rows' if len(rows) == total > 1 else ', '.join(rows)}: {note}" for note, rows in where.items()]
 
 
 def lead(table: Table) -> str:
@@ -395,7 +391,7 @@ def to_json(table: Table) -> dict[str, Any]:
                 "base_epochs_ratio": _plain(row.own_epochs_ratio),
                 "verdict": row.verdict.word,
                 "reason": row.verdict.reason,
-                "notes": list(row.notes),
+                "notes": notes(row.pair),
                 "scores": [
                     {
                         "seed": seed,
@@ -407,7 +403,7 @@ def to_json(table: Table) -> dict[str, Any]:
             }
             for row in table.rows
         ],
-        "caption": table.caption,
+        "remark": table.remark,
     }
 
 
