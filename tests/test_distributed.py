@@ -1,0 +1,278 @@
+"""Trap 4, ranks: with gloo on this machine, 2 and 4 processes, each with its own shard of the data.
+
+All scenarios of a world run in one set of processes, which write what they found to files; the tests read those.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import reference
+from lossaware import LGA
+
+STEPS = 20
+LGA_ARGUMENTS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "backoff": 0.5}
+
+MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+
+Found = dict[str, Any]  # parameters, the rank's own losses, its status as a repr, ...
+
+
+def model_of(dtype: torch.dtype) -> torch.nn.Module:
+    torch.manual_seed(0)  # every rank begins with the same parameters
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)).to(dtype)
+
+
+def shard(rank: int, step: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of this rank's own; the loss differs from rank to rank far more than from step to step."""
+    generator = torch.Generator().manual_seed(1000 * rank + step)
+    x = torch.randn(16, 8, generator=generator)
+    return x.to(dtype), (x.sum(1, keepdim=True) * (1 + 0.3 * rank) / 4).to(dtype)
+
+
+def as_float(loss: torch.Tensor) -> Any:
+    return loss.item()
+
+
+def as_tensor(loss: torch.Tensor) -> Any:
+    return loss
+
+
+def as_either(loss: torch.Tensor) -> Any:
+    """What one rank reads as a number another may hand over as a tensor."""
+    return loss.item() if dist.get_rank() == 0 else loss
+
+
+def train(
+    *,
+    dtype: torch.dtype = torch.float32,
+    optimizer: Callable[..., Any] = MOMENTUM,
+    channel: str = "step",
+    form: Callable[[torch.Tensor], Any] = as_tensor,
+    alone: bool = False,
+    broken_at: int | None = None,
+) -> Found:
+    """One training run with DDP. `alone` takes the mean over ranks away: each averages over itself only."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    own_group = [dist.new_group([r]) for r in range(world)][rank]
+    model = DistributedDataParallel(model_of(dtype))
+    base = optimizer(model.parameters())
+    lga = LGA(base, process_group=own_group if alone else None, **LGA_ARGUMENTS)
+    wide = torch.promote_types(dtype, torch.float32)
+    losses = []
+    for step in range(STEPS):
+        x, y = shard(rank, step, dtype)
+
+        def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> Any:
+            base.zero_grad()
+            loss: Any = (model(x).to(wide) - y.to(wide)).square().mean()
+            loss.backward()
+            return loss
+
+        if channel == "closure":
+            losses.append(float(base.step(closure).detach()))
+            continue
+        loss = closure()
+        losses.append(float(loss.detach()))
+        handed = math.nan if step == broken_at and rank == world - 1 else form(loss.detach())
+        if channel == "observe":  # two micro-batches that have the loss for their mean
+            lga.observe(handed * 0.5)
+            lga.observe(handed * 1.5)
+            base.step()
+        else:
+            base.step(loss=handed)
+    return {"parameters": [p.detach() for p in model.parameters()], "losses": losses, "status": vars(lga.status)}
+
+
+def amp() -> Found:
+    """A fused base under a GradScaler, with an overflow on one rank, which DDP's mean hands on to all."""
+    rank = dist.get_rank()
+    model = DistributedDataParallel(model_of(torch.float32))
+    base: Any = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+    lga = LGA(base, **LGA_ARGUMENTS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    losses = []
+    for step in range(STEPS):
+        x, y = shard(rank, step, torch.float32)
+        base.zero_grad()
+        loss: Any = (model(x) - y).square().mean()
+        scaler.scale(loss * (math.inf if step == 3 and rank == 0 else 1.0)).backward()
+        scaler.step(base, loss=loss.detach())
+        scaler.update()
+        losses.append(float(loss.detach()))
+    return {"parameters": [p.detach() for p in model.parameters()], "losses": losses, "status": vars(lga.status)}
+
+
+def no_loss() -> Found:
+    """No collective may be waited for where no rank has a loss."""
+    model = DistributedDataParallel(model_of(torch.float32))
+    base: Any = torch.optim.SGD(model.parameters(), lr=0.05)
+    lga = LGA(base, **LGA_ARGUMENTS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            model(torch.ones(1, 8)).sum().backward()
+            base.step()
+    return {"parameters": [p.detach() for p in model.parameters()], "losses": [], "status": vars(lga.status)}
+
+
+def sharded() -> Found:
+    """FSDP2: parameters and gradients are DTensors, of which each rank holds a part."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model = model_of(torch.float64)
+    fully_shard(model, mesh=mesh)
+    base: Any = MOMENTUM(model.parameters())
+    lga = LGA(base, **LGA_ARGUMENTS)
+    losses = []
+    for step in range(STEPS):
+        x, y = shard(dist.get_rank(), step, torch.float64)
+        base.zero_grad()
+        loss: Any = (model(x) - y).square().mean()
+        loss.backward()
+        base.step(loss=loss.detach())
+        losses.append(float(loss.detach()))
+    whole = [p.full_tensor().detach() for p in model.parameters() if isinstance(p, DTensor)]
+    return {"parameters": whole, "losses": losses, "status": vars(lga.status)}
+
+
+BFLOAT16 = torch.bfloat16
+SCENARIOS: dict[str, Callable[[], Found]] = {
+    "float32": train,
+    "float32, adam": partial(train, optimizer=partial(torch.optim.Adam, lr=0.01)),
+    "bfloat16": partial(train, dtype=BFLOAT16),
+    "bfloat16, asgd": partial(train, dtype=BFLOAT16, optimizer=partial(torch.optim.ASGD, lr=0.05)),
+    "numbers": partial(train, form=as_float),
+    "numbers and tensors": partial(train, form=as_either),
+    "observe": partial(train, channel="observe", form=as_float),
+    "closure": partial(train, channel="closure"),
+    "amp": amp,
+    "broken": partial(train, broken_at=5),
+    "no loss": no_loss,
+    "float64": partial(train, dtype=torch.float64),
+    "sharded": sharded,
+    "alone, float32": partial(train, alone=True),
+    "alone, bfloat16": partial(train, dtype=BFLOAT16, alone=True),
+}
+
+
+def work(rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    found = {name: scenario() for name, scenario in SCENARIOS.items()}
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    """What each rank found, by scenario."""
+    world: int = request.param
+    folder = tmp_path_factory.mktemp(f"world{world}")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed"])  # imported once, not once a rank
+    processes = [context.Process(target=work, args=(rank, world, folder)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=200)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
+    assert not alive, "a rank waits for the others for ever"
+    assert [process.exitcode for process in processes] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def drift(ranks: list[dict[str, Found]], scenario: str) -> float:
+    """The largest difference of any parameter between rank 0 and another."""
+    first, *others = (rank[scenario]["parameters"] for rank in ranks)
+    return max(float((a - b).abs().max()) for other in others for a, b in zip(first, other, strict=True))
+
+
+TOGETHER = [name for name in SCENARIOS if not name.startswith("alone")]
+
+
+@pytest.mark.parametrize("scenario", TOGETHER)
+def test_replicas_are_bitwise_equal(ranks: list[dict[str, Found]], scenario: str) -> None:
+    """Unguarded: each rank would push by its own loss (or round its own way), and the replicas would drift apart."""
+    first, *others = (rank[scenario] for rank in ranks)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first["parameters"], other["parameters"], strict=True))
+        assert repr(first["status"]) == repr(other["status"])  # repr: to the last digit, and NaN equals NaN
+
+
+@pytest.mark.parametrize("scenario", ["alone, float32", "alone, bfloat16"])
+def test_without_the_mean_over_ranks_they_drift_apart(ranks: list[dict[str, Found]], scenario: str) -> None:
+    """The guard taken away, so that the test above is known to see the difference."""
+    assert drift(ranks, scenario) > 0.01
+    assert len({rank[scenario]["status"]["loss"] for rank in ranks}) == len(ranks)
+
+
+@pytest.mark.parametrize("scenario", ["float32", "numbers", "numbers and tensors", "observe", "closure", "bfloat16"])
+def test_the_law_sees_the_mean_over_ranks(ranks: list[dict[str, Found]], scenario: str) -> None:
+    law = reference.Law(**LGA_ARGUMENTS)
+    means = [sum(losses) / len(ranks) for losses in zip(*(rank[scenario]["losses"] for rank in ranks), strict=True)]
+    omegas = [law.omega(mean) for mean in means]
+    for rank in ranks:
+        status = rank[scenario]["status"]
+        assert status["loss"] == pytest.approx(means[-1], rel=1e-12)
+        assert status["lower_bound"] == pytest.approx(law.lower, rel=1e-12)
+        assert status["upper_bound"] == pytest.approx(means[0], rel=1e-12)
+        assert status["omega"] == pytest.approx(omegas[-1], rel=1e-12, abs=1e-12)
+        assert status["gamma2"] == pytest.approx(law.gamma2 * law.factor, rel=1e-12)
+        assert (status["statuses"], status["steps"]) == (law.statuses, STEPS)
+    assert law.open_steps > 3
+
+
+def test_every_channel_and_form_comes_to_the_same(ranks: list[dict[str, Found]]) -> None:
+    expected = ranks[0]["float32"]
+    for scenario in ("numbers", "numbers and tensors", "closure"):
+        found = ranks[0][scenario]
+        assert all(torch.equal(a, b) for a, b in zip(found["parameters"], expected["parameters"], strict=True))
+        assert repr(found["status"]) == repr(expected["status"])
+
+
+def test_a_broken_loss_on_one_rank_is_broken_on_all(ranks: list[dict[str, Found]]) -> None:
+    """Unguarded: that rank alone would make no correction."""
+    law = reference.Law(**LGA_ARGUMENTS)
+    for step, losses in enumerate(zip(*(rank["broken"]["losses"] for rank in ranks), strict=True)):
+        law.omega(math.nan if step == 5 else sum(losses) / len(ranks))
+    for rank in ranks:
+        status = rank["broken"]["status"]
+        assert (status["nonfinite_losses"], status["statuses"]) == (1, law.statuses)
+        assert status["lower_bound"] == pytest.approx(law.lower, rel=1e-12)
+
+
+def test_an_overflow_on_one_rank_is_a_skipped_step_on_all(ranks: list[dict[str, Found]]) -> None:
+    for rank in ranks:
+        assert rank["amp"]["status"]["steps"] == STEPS - 1
+        assert all(p.isfinite().all() for p in rank["amp"]["parameters"])
+
+
+def test_steps_without_a_loss_do_not_wait_for_other_ranks(ranks: list[dict[str, Found]]) -> None:
+    assert ranks[0]["no loss"]["status"]["steps_without_loss"] == 2
+
+
+def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -> None:
+    """Unguarded: operations that mix DTensors and tensors fail. With four ranks some hold no element of a parameter."""
+    for rank in ranks:
+        for part, whole in zip(rank["sharded"]["parameters"], rank["float64"]["parameters"], strict=True):
+            torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-12)
+        assert rank["sharded"]["status"]["loss"] == pytest.approx(rank["float64"]["status"]["loss"], rel=1e-9)
+        assert rank["sharded"]["status"]["open_share"] > 0
