@@ -161,6 +161,9 @@ def list_optimizers() -> int:
     return listing(optimizers(), "Any other torch.optim.Optimizer: package.module:Class.")
 
 
+app.command("lossaware.studies.study_cli:app", name="study", help="Run the paper's experiments, or a grid of your own.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     try:

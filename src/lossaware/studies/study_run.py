@@ -1,0 +1,103 @@
+"""Carrying out a study: what is missing of it, after everything that could go wrong has been looked at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lossaware.errors import UsageError
+from lossaware.studies.compare import Stopped, check
+from lossaware.studies.engine import LocalEngine, carry_out
+from lossaware.studies.progress import RunProgress
+from lossaware.studies.registry import load_task
+from lossaware.studies.spec import RunSpec
+from lossaware.studies.store import Store
+from lossaware.studies.study import Study
+from lossaware.studies.study_results import Folder, Launch
+from lossaware.studies.task import Task
+
+
+def carry_out_study(study: Study, *, data: Path | None, jobs: int | None, out: Path, console: Console) -> int:
+    """Carry out the runs of a study that the results in ``out`` miss.
+
+    Args:
+        study: With its overrides.
+        data: Folder of the data, for tasks that need one.
+        jobs: Runs at a time; None takes one a core.
+        out: Folder of the results.
+        console: Where progress is shown.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
+        Stopped: Ctrl-C. What is finished is in the store.
+    """
+    specs = study.specs
+    engine = LocalEngine(jobs)
+    tasks = _tasks(study, specs)
+    folder = Folder(out)
+    if not folder.database.exists():
+        _check_data(study, tasks, data)  # before anything is written
+    with Store(folder.database) as store:
+        missing = store.missing(specs)
+        _check_data(study, {key: tasks[key] for key in map(_task_of, missing)}, data)
+        folder.note(Launch.now(study))
+        if not missing:
+            console.print(f"All {len(specs)} runs are there already.", markup=False, highlight=False)
+            return 0
+        with RunProgress(missing, there=len(specs) - len(missing), jobs=engine.jobs, console=console) as progress:
+            try:
+                progress.watch(carry_out(missing, store, engine, data))
+            except KeyboardInterrupt:
+                kept = len(specs) - len(store.missing(specs))
+                raise Stopped(
+                    f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
+                    "The same command goes on from there."
+                ) from None
+        return len(progress.failures)
+
+
+_TaskKey = tuple[str, str]
+
+
+def _task_of(spec: RunSpec) -> _TaskKey:
+    return spec.task, repr(spec.task_options)
+
+
+def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
+    """The tasks of a study, each with all its kinds of runs set up once, so that a wrong setting is found here."""
+    groups: dict[_TaskKey, list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault(_task_of(spec), []).append(spec)
+    tasks = {}
+    for key, group in groups.items():
+        try:
+            tasks[key] = load_task(group[0].task, group[0].task_options)
+            check(group, tasks[key])
+        except UsageError as error:
+            raise UsageError(f"study {study.name}: {error}") from None
+    return tasks
+
+
+def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) -> None:
+    """Load the data of each task once, so that what is missing is said before the first run.
+
+    Where some tasks have their data, the message says how to run those.
+    """
+    there, errors = [], []
+    for (name, _), task in tasks.items():
+        try:
+            task.data(data)
+            there.append(name)
+        except UsageError as error:
+            errors.append(error)
+    if not errors:
+        return
+    hint = ""
+    for axis, points in study.file.axes.items():
+        named = [name for name, point in points.items() if point.task in there]
+        if named and study.overrides.only.get(axis) != tuple(named):
+            hint = f" (its data is there for --only {axis}={','.join(named)})"
+    raise UsageError(f"study {study.name}: {errors[0]}{hint}")

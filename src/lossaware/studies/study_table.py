@@ -1,0 +1,490 @@
+"""The table of a study: what was measured, in the layout of the paper, with the published figures beside it."""
+
+import csv
+import io
+import math
+import statistics as plain_statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.statistics import Summary, epoch_ratio, summary
+from lossaware.studies.study import Cell, Coordinates, Overrides, Quantity, Study, without_lga
+
+Key = tuple[Coordinates, Coordinates]
+
+NOT_RUN = "not run"
+
+
+class Results(Protocol):
+    """Where finished runs are read from."""
+
+    def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
+        """The epochs of a run so far, in order; empty for an unknown run."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell of a study, measured.
+
+    Attributes:
+        cell: What was to be measured.
+        values: What it shows for each finished seed, in the units of the table.
+        summary: Mean and interval of the values.
+        overrides: What differs from the study's file in the runs shown.
+    """
+
+    cell: Cell
+    values: Mapping[int, float]
+    summary: Summary
+    overrides: Overrides = field(default_factory=Overrides)
+
+    @property
+    def there(self) -> bool:
+        """Whether there is anything to show."""
+        return self.summary.n > 0 or self.summary.lost > 0
+
+    @property
+    def difference(self) -> float:
+        """Measured minus published, in the units of the table; NaN where either is missing."""
+        return math.nan if self.cell.published is None else self.summary.mean - float(self.cell.published)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published figure lies in the interval; None without either of them."""
+        if self.cell.published is None or math.isnan(self.summary.low):
+            return None
+        return self.summary.low <= float(self.cell.published) <= self.summary.high
+
+    @property
+    def partial(self) -> bool:
+        """Whether some, but not all of its seeds are finished."""
+        return self.there and len(self.values) < len(self.cell.specs)
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study with what was measured of it.
+
+    Attributes:
+        study: As its file says it.
+        cells: Each cell, measured as far as its runs are there.
+        remarks: What a reader must know first: overrides, a changed file.
+    """
+
+    study: Study
+    cells: Mapping[Key, Measured]
+    remarks: Sequence[str] = ()
+
+    @property
+    def marks(self) -> Mapping[Key, str]:
+        """A letter for each cell that the remarks or the legend say something of."""
+        letters: dict[str, str] = {}
+        return {
+            key: letters.setdefault(text, chr(ord("a") + len(letters)))
+            for key, measured in self.cells.items()
+            if (text := self._peculiarity(measured))
+        }
+
+    @property
+    def legend(self) -> list[str]:
+        """What the letters mean."""
+        said = {letter: self._peculiarity(self.cells[key]) for key, letter in self.marks.items()}
+        return [f"{letter}: {text}" for letter, text in said.items()]
+
+    def _peculiarity(self, measured: Measured) -> str:
+        """What sets a cell apart from the others."""
+        parts = []
+        if measured.there and (said := _describe(measured.overrides)) and not self._common_overrides:
+            parts.append(said)
+        if measured.partial:
+            parts.append(f"{len(measured.values)} of {len(measured.cell.specs)} seeds")
+        if measured.summary.lost:
+            parts.append(f"{measured.summary.lost} of {len(measured.values)} values are not finite")
+        return "; ".join(parts)
+
+    @property
+    def _common_overrides(self) -> str:
+        """Overrides that all measured cells share."""
+        said = {_describe(measured.overrides) for measured in self.cells.values() if measured.values}
+        return said.pop() if len(said) == 1 else ""
+
+    @property
+    def head(self) -> list[str]:
+        """What is shown above the table."""
+        common = self._common_overrides
+        return [*([f"Overridden: {common}."] if common else []), *self.remarks]
+
+    @property
+    def caption(self) -> str:
+        """How to read the table."""
+        shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
+        seeds = {len(m.cell.specs) for m in self.cells.values() if m.values}
+        parts = [f"{'; '.join(shown)}.".capitalize()]
+        if seeds:
+            most = max(seeds)
+            parts.append(
+                f"Mean over {most} seed{'s' * (most != 1)}"
+                + ("; ± is the half width of the 95 % t-interval." if most > 1 else "; one seed has no interval.")
+            )
+        if any(measured.cell.derived for measured in self.cells.values()):
+            parts.append("Means and deviations are computed from the figures shown, as in the paper.")
+        if any(measured.cell.published is not None for measured in self.cells.values()):
+            parts.append("Difference: measured minus published.")
+        missing = sum(not measured.there for measured in self.cells.values())
+        if missing:
+            parts.append(f"{NOT_RUN}: {missing} of {len(self.cells)} cells.")
+        return " ".join(parts)
+
+
+def tabulate(
+    study: Study,
+    results: Results,
+    launches: Sequence[Overrides] = (),
+    remarks: Sequence[str] = (),
+    *,
+    prefer: Overrides | None = None,
+) -> StudyTable:
+    """Measure every cell of a study.
+
+    Args:
+        study: As its file says it.
+        results: Where the runs are.
+        launches: Overrides with which the study was run, latest last. A cell whose own runs are missing shows those
+            of the launch that came nearest.
+        remarks: To show above the table.
+        prefer: Overrides whose runs come before the study's own.
+    """
+    variants = [(Overrides(), study)]
+    for overrides in launches:
+        settings_only = Overrides(settings=overrides.settings)
+        if settings_only not in [known for known, _ in variants]:
+            variants.append((settings_only, study.overridden(settings_only)))
+
+    def nearness(measured: Measured) -> tuple[bool, bool, bool, int, int, bool]:
+        specs = measured.cell.specs
+        changed = set(measured.overrides.to_plain()) - {"seeds"}
+        return (
+            measured.there,
+            prefer is not None and measured.overrides.settings == prefer.settings,
+            not changed,
+            specs[0].epochs if specs else 0,
+            len(measured.values),
+            not measured.partial,
+        )
+
+    cells: dict[Key, Measured] = {}
+    for key in study.cells:
+        found = [_measure(variant.cells[key], results, overrides) for overrides, variant in variants]
+        # Derived cells come after the cells they are made from.
+        cells[key] = _derive(found[0].cell, cells) if found[0].cell.derived else max(found, key=nearness)
+    return StudyTable(study, cells, remarks)
+
+
+def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
+    values = {spec.seed: value for spec in cell.specs if (value := measure(cell.quantity, spec, results)) is not None}
+    return Measured(cell, values, summary(list(values.values())), overrides)
+
+
+def measure(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
+    """What a run shows, in the units of the table; None where it, or the base it is held against, is not finished."""
+    curve = _curve(quantity, spec, results)
+    if not curve:
+        return None
+    factor = 100 if quantity.percent else 1
+    match quantity.at:
+        case "final":
+            return factor * curve[-1]
+        case "best":
+            finite = [value for value in curve if math.isfinite(value)]
+            return factor * (max if quantity.higher_is_better else min)(finite, default=math.nan)
+    base = _curve(quantity, without_lga(spec), results)
+    if not base:
+        return None
+    ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)
+    if quantity.at == "ratio" or math.isnan(ratio):
+        return ratio
+    return factor * curve[round(ratio * len(base)) - 1]
+
+
+def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
+    """The measure after each epoch; empty unless the run is finished."""
+    records = results.records(spec)
+    if len(records) < spec.epochs:
+        return []
+    return [getattr(record, quantity.set).get(quantity.name, math.nan) for record in records]
+
+
+def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
+    assert cell.derived
+    kind, sources = cell.derived
+    means = [cells[key].summary.mean for key in sources]
+    if not all(map(math.isfinite, means)):
+        return Measured(cell, {}, summary([]))
+    value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
+    shared = {_describe(cells[key].overrides): cells[key].overrides for key in sources}
+    overrides = next(iter(shared.values())) if len(shared) == 1 else Overrides()
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides)
+
+
+def _describe(overrides: Overrides) -> str:
+    """``epochs = 2, seeds = 1``."""
+    parts = []
+    for name, value in overrides.to_plain().items():
+        if name == "only":
+            continue
+        if isinstance(value, dict):
+            parts += [f"{name}.{inner} = {given}" for inner, given in value.items()]
+        else:
+            parts.append(f"{name} = {value}")
+    return ", ".join(parts)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+Lines = Sequence[tuple[str, Callable[[Measured, int], str]]]
+"""What each row of the table consists of: a name, and how it is written to a number of digits."""
+
+
+def _mean(measured: Measured, digits: int) -> str:
+    if not measured.there:
+        return NOT_RUN
+    mean, half = measured.summary.mean, measured.summary.half_width
+    shown = f"{mean:.{digits}f}" if math.isfinite(mean) else "not finite"
+    return f"{shown} ± {half:.{digits}f}" if math.isfinite(half) else shown
+
+
+def _print_published(measured: Measured, digits: int) -> str:
+    return "" if measured.cell.published is None else str(measured.cell.published)
+
+
+def _difference(measured: Measured, digits: int) -> str:
+    return f"{measured.difference:+.{digits}f}" if math.isfinite(measured.difference) else ""
+
+
+LINES: Lines = (("measured", _mean), ("published", _print_published), ("difference", _difference))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A table as texts: what any format is written from.
+
+    Attributes:
+        heads: The names of each column, one a column axis.
+        rows: The names of each row, then the name of the line, then its cells.
+    """
+
+    heads: Sequence[Coordinates]
+    rows: Sequence[tuple[Coordinates, Sequence[tuple[str, Sequence[str]]]]]
+
+
+def _grid(table: StudyTable) -> _Grid:
+    study, marks = table.study, table.marks
+    lines = LINES if any(m.cell.published is not None for m in table.cells.values()) else LINES[:1]
+    rows = []
+    for row in study.rows:
+        digits = _digits([table.cells[row, column] for column in study.columns])
+        texts = []
+        for name, write in lines:
+            cells = [write(table.cells[row, column], digits) for column in study.columns]
+            if name == "measured":
+                cells = [
+                    f"{text} [{marks[row, column]}]" if (row, column) in marks else text
+                    for text, column in zip(cells, study.columns, strict=True)
+                ]
+            if any(cells):
+                texts.append((name, cells))
+        rows.append((row, texts))
+    return _Grid(study.columns, rows)
+
+
+def _digits(row: Sequence[Measured]) -> int:
+    """Two decimals for percentages and ratios; for the rest as many as the paper gives in the row, or else four."""
+    quantity = row[0].cell.quantity
+    if quantity.percent or quantity.at == "ratio":
+        return 2
+    published = [-int(m.cell.published.as_tuple().exponent) for m in row if m.cell.published is not None]
+    return max(published, default=4)
+
+
+def to_text(table: StudyTable, width: int) -> RenderableType:
+    """The table for a terminal; columns that do not fit beside the others follow below them."""
+    grid = _grid(table)
+    axes = table.study.file.rows
+    parts: list[RenderableType] = [Text(table.study.title, style="bold")]
+    parts += [Text(line, style="yellow") for line in table.head]
+    lead = [max(len(axis), *(len(row[i]) for row, _ in grid.rows)) + 2 for i, axis in enumerate(axes)]
+    room = width - sum(lead) - len("difference") - 3
+    widths = [
+        3 + max(*map(len, grid.heads[i]), *(len(cells[i]) for _, lines in grid.rows for _, cells in lines))
+        for i in range(len(grid.heads))
+    ]
+    for chosen in _blocks(grid.heads, widths, room):
+        block = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for axis in axes:
+            block.add_column(Text("\n" * (len(grid.heads[0]) - 1) + axis), no_wrap=True)
+        block.add_column("")
+        for i in chosen:
+            block.add_column(Text("\n".join(grid.heads[i]), justify="right"), justify="right", no_wrap=True)
+        for row, lines in grid.rows:
+            for number, (name, cells) in enumerate(lines):
+                first = number == 0
+                style = "" if first else "dim" if name == "published" else "italic dim"
+                block.add_row(
+                    *(Text(part if first else "") for part in row),
+                    Text(name, style="dim"),
+                    *(Text(cells[i], style=style) for i in chosen),
+                    end_section=number == len(lines) - 1,
+                )
+        parts += [Text(), block]
+    parts.append(Text())
+    parts += [Text(line, style="yellow") for line in table.legend]
+    parts.append(Text(table.caption, style="dim"))
+    parts += [Text(f"Note: {note}", style="dim") for note in table.study.file.notes]
+    return Padding(Group(*parts), (1, 0, 0, 0), expand=False)
+
+
+def _blocks(heads: Sequence[Coordinates], widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns that go beside each other: all, or those that share their first name, or as many as fit."""
+    if sum(widths) <= room:
+        return [list(range(len(heads)))]
+    blocks: list[list[int]] = []
+    for i, head in enumerate(heads):
+        last = blocks[-1] if blocks else None
+        together = last and (len(head) == 1 or heads[last[0]][0] == head[0])
+        if last and together and sum(widths[j] for j in last) + widths[i] <= room:
+            last.append(i)
+        else:
+            blocks.append([i])
+    return blocks
+
+
+def print_text(table: StudyTable, console: Console) -> None:
+    """Show the table on a terminal."""
+    console.print(to_text(table, console.width))
+
+
+def to_markdown(table: StudyTable) -> str:
+    """The table as Markdown."""
+    grid = _grid(table)
+    axes = table.study.file.rows
+    heads = [*axes, "", *(", ".join(head) for head in grid.heads)]
+    out = [f"**{table.study.title}**", ""]
+    out += [f"{line}\n" for line in table.head]
+    out.append(_pipes(heads))
+    out.append(_pipes(["---"] * (len(axes) + 1) + ["---:"] * len(grid.heads)))
+    for row, lines in grid.rows:
+        for number, (name, cells) in enumerate(lines):
+            out.append(_pipes([*(row if number == 0 else [""] * len(row)), name, *cells]))
+    out += ["", *(f"{line}  " for line in table.legend), table.caption]
+    out += [f"\nNote: {note}" for note in table.study.file.notes]
+    return "\n".join(out) + "\n"
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def to_latex(table: StudyTable) -> str:
+    """The table as LaTeX, for the package booktabs."""
+    grid = _grid(table)
+    axes = table.study.file.rows
+    lead = len(axes) + 1
+    out = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(' '.join([table.study.title + '.', *table.head, table.caption]))}}}",
+    ]
+    out += [rf"\begin{{tabular}}{{{'l' * lead}{'r' * len(grid.heads)}}}", r"\toprule"]
+    for level in range(len(grid.heads[0])):
+        last = level == len(grid.heads[0]) - 1
+        cells = [_tex(axis) if last else "" for axis in axes] + [""]
+        rules = []
+        start = lead + 1
+        for names, count in _spans([head[: level + 1] for head in grid.heads]):
+            cells.append(_tex(names[-1]) if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{_tex(names[-1])}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
+            start += count
+        out.append(" & ".join(cells) + r" \\" + ("" if last else " " + "".join(rules)))
+    out.append(r"\midrule")
+    for row, lines in grid.rows:
+        for number, (name, texts) in enumerate(lines):
+            titles = [_tex(part) if number == 0 else "" for part in row]
+            out.append(" & ".join([*titles, name, *map(_tex, texts)]) + r" \\")
+    out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {_tex(line)}" for line in table.legend), r"\end{table}"]
+    return "\n".join(out) + "\n"
+
+
+def _spans(names: Sequence[Coordinates]) -> list[tuple[Coordinates, int]]:
+    spans: list[tuple[Coordinates, int]] = []
+    for name in names:
+        if spans and spans[-1][0] == name:
+            spans[-1] = (name, spans[-1][1] + 1)
+        else:
+            spans.append((name, 1))
+    return spans
+
+
+_TEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "\u03bc": r"$\mu$",
+    "\u03c3": r"$\sigma$",
+    "—": "---",
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+CSV_COLUMNS = ("measured", "low", "high", "seeds", "seeds_wanted", "published", "difference", "overridden")
+
+
+def to_csv(table: StudyTable) -> str:
+    """The table for machines: a line a cell, with everything that is known of it, in the units of the table."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    study = table.study
+    writer.writerow([*study.file.rows, *study.file.columns, *CSV_COLUMNS])
+    for (row, column), measured in table.cells.items():
+        values = measured.summary
+        writer.writerow(
+            [
+                *row,
+                *column,
+                *(_plain(value) for value in (values.mean, values.low, values.high)),
+                len(measured.values),
+                len(measured.cell.specs),
+                "" if measured.cell.published is None else measured.cell.published,
+                _plain(measured.difference),
+                _describe(measured.overrides) if measured.there else "",
+            ]
+        )
+    return file.getvalue()
+
+
+def _plain(value: float) -> str:
+    return repr(float(value)) if math.isfinite(value) else ""
+
+
+FORMATS: Mapping[str, Callable[[StudyTable], str]] = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}
+"""The formats that are files rather than a screen."""
