@@ -194,7 +194,7 @@ def _scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     known = {
         name: found
         for name, found in vars(lr_scheduler).items()
-        if isinstance(found, type) and issubclass(found, LRScheduler) and found.__name__ == name != "LRScheduler"
+        if isinstance(found, type) and issubclass(found, LRScheduler) and not name.endswith("LRScheduler")
     }
     if spec.scheduler not in known:
         raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")

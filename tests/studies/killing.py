@@ -1,0 +1,51 @@
+"""Programs that the tests of killing start and kill. They must be importable, as their processes import them."""
+
+import multiprocessing
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from lossaware.studies import engine
+from lossaware.studies.engine import LocalEngine, carry_out
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.store import Store
+
+
+def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, told: Connection) -> None:
+    """Carries out what is missing and passes on each event, which by then is stored.
+
+    The workers are forked from this process, which has torch already: a server of its own would take seconds a kill. As
+    a program (`main`) it has one.
+    """
+    engine._context = lambda specs: multiprocessing.get_context("fork")
+    with Store(path) as store:
+        for event in carry_out(specs, store, LocalEngine(jobs), None):
+            told.send(event)
+
+
+def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], told: Connection) -> None:
+    """Writes epochs as fast as it can and tells of each one."""
+    with Store(path) as store:
+        store.begin(spec)
+        for record in records:
+            store.record(spec, record)
+            told.send(record.epoch)
+
+
+def main() -> None:
+    """As a program of its own: ``killing.py DATABASE``; says what happens, a line an event."""
+    specs = [RunSpec("digits", "sgd", 0.01, seed=seed, epochs=10_000, batch_size=32) for seed in range(3)]
+    print("starting", flush=True)
+    try:
+        with Store(Path(sys.argv[1])) as store:
+            for event in carry_out(specs, store, LocalEngine(2), None):
+                print(type(event).__name__, flush=True)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        sys.exit(130)
+
+
+# A script may leave `if __name__ == "__main__"` out, as workers do not execute it again. This one only looks at the
+# program's name, so that a worker that did execute it again would be seen.
+if Path(sys.argv[0]).name == Path(__file__).name:
+    main()

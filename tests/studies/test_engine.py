@@ -1,0 +1,143 @@
+"""The engine: all runs are executed, whatever happens to some of them."""
+
+import dataclasses
+import os
+import time
+
+import pytest
+
+from lossaware.errors import UsageError
+from lossaware.studies.engine import EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunStarted, carry_out
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.store import Store
+
+SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=0, epochs=2, batch_size=100)
+TASK = """
+import os, pathlib, signal, time
+import torch
+from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.models.classification import classification
+
+def build(kind="good", marks=""):
+    def data(folder):
+        x = torch.ones(20, 3)
+        examples = InMemory((x, torch.zeros(20).long()))
+        return Data(train=examples, test=examples)
+
+    def measure(model, batch):
+        mark = pathlib.Path(marks, str(time.time_ns()))
+        if kind == "once" and not list(mark.parent.iterdir()) or kind == "always":
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "exit":
+            os._exit(3)
+        if kind == "error":
+            raise RuntimeError("no luck\\nat all")
+        if kind == "slow":
+            mark.touch()
+            time.sleep(0.2)
+        return classification(model, batch)
+
+    return Task("mine", "", lambda: torch.nn.Linear(3, 2), data, measure)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Makes specifications of a task that dies, fails or waits."""
+    (tmp_path / "my_task.py").write_text(TASK)
+
+    def spec(kind, seed=0):
+        marks = tmp_path / f"marks-{kind}-{seed}"
+        marks.mkdir()
+        chosen = options(kind=kind, marks=str(marks))
+        return dataclasses.replace(SPEC, task=f"{tmp_path}/my_task.py:build", task_options=chosen, seed=seed)
+
+    return spec
+
+
+def exact(records):
+    return [dataclasses.replace(record, seconds=0.0) for record in records]
+
+
+def test_each_run_is_told_from_start_to_end_with_the_numbers_of_a_direct_run():
+    specs = [dataclasses.replace(SPEC, seed=seed, lga=lga) for seed in (0, 1) for lga in (None, options(gamma2=1e-6))]
+    events = list(LocalEngine(2).execute(specs, None))
+    for spec in specs:
+        mine = [event for event in events if event.spec == spec and not isinstance(event, Progress)]
+        assert [type(event) for event in mine] == [RunStarted, EpochDone, EpochDone, RunDone]
+        assert exact(event.record for event in mine[1:3]) == exact(run(spec, None))
+
+
+def test_a_worker_that_dies_is_retried_once_and_then_reported(mine):
+    once, always, leaves, fine = mine("once"), mine("always"), mine("exit"), mine("good")
+    events = list(LocalEngine(1).execute([once, always, leaves, fine], None))
+
+    def kinds(spec):
+        return [type(event).__name__ for event in events if event.spec == spec and not isinstance(event, Progress)]
+
+    good = ["RunStarted", "EpochDone", "EpochDone", "RunDone"]
+    assert kinds(once) == ["RunStarted", *good]
+    assert kinds(always) == ["RunStarted", "RunStarted", "RunFailed"]
+    assert kinds(fine) == good
+    messages = {event.spec: event.message for event in events if isinstance(event, RunFailed)}
+    assert messages == {
+        always: "its process died twice, the last time by SIGKILL (out of memory?)",
+        leaves: "its process died twice, the last time by exit with code 3",
+    }
+
+
+def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_path):
+    error, wrong, fine = mine("error"), dataclasses.replace(SPEC, optimizer="sgdd"), mine("good")
+    events = list(LocalEngine(2).execute([error, wrong, fine], None))
+    messages = {event.spec: event.message for event in events if isinstance(event, RunFailed)}
+    line = 1 + TASK.splitlines().index('            raise RuntimeError("no luck\\nat all")')
+    assert messages[error] == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
+    assert messages[wrong].startswith("unknown optimizer 'sgdd'; did you mean sgd")
+    assert len(messages) == 2
+    assert RunDone(fine) in events
+
+
+def test_progress_tells_where_a_run_is(mine):
+    spec = dataclasses.replace(mine("slow"), batch_size=5)
+    events = [event for event in LocalEngine(1).execute([spec], None) if isinstance(event, Progress)]
+    assert {(event.epoch, event.steps) for event in events} == {(1, 4), (2, 4)}
+    assert all(1 <= event.step <= 4 and event.loss > 0 for event in events)
+
+
+def test_closing_stops_all_runs(mine):
+    slow = [dataclasses.replace(mine("slow", seed), epochs=1000) for seed in (0, 1, 2)]
+    events = LocalEngine(2).execute(slow, None)
+    for event in events:
+        if isinstance(event, EpochDone):
+            break
+    events.close()
+    marks = [dict(spec.task_options)["marks"] for spec in slow]
+    before = [len(os.listdir(folder)) for folder in marks]
+    time.sleep(0.6)
+    assert [len(os.listdir(folder)) for folder in marks] == before
+    assert before[0] > 0
+
+
+def test_only_what_is_missing_is_carried_out_and_stored_before_it_is_told(tmp_path):
+    specs = [dataclasses.replace(SPEC, seed=seed) for seed in range(3)]
+    broken = dataclasses.replace(SPEC, optimizer="sgdd")
+    with Store(tmp_path / "results.sqlite") as store:
+        for event in carry_out([specs[0], broken], store, LocalEngine(1), None):
+            if isinstance(event, EpochDone):
+                assert event.record in store.records(event.spec)
+            if isinstance(event, RunDone):
+                assert store.complete(event.spec)
+        assert list(store.failures()) == [broken]
+        started = [
+            e.spec for e in carry_out([*specs, *specs], store, LocalEngine(2), None) if isinstance(e, RunStarted)
+        ]
+        assert started == specs[1:]
+        assert not list(carry_out(specs, store, LocalEngine(2), None))
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_jobs_are_at_least_one(jobs):
+    with pytest.raises(UsageError, match=f"jobs must be at least 1, got {jobs}"):
+        LocalEngine(jobs)

@@ -1,0 +1,178 @@
+"""Killing at random moments: no finished epoch is lost, no run is half written, the end is as if nothing had been."""
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import killing
+import pytest
+
+from lossaware.studies.engine import EpochDone, RunDone
+from lossaware.studies.run import run
+from lossaware.studies.spec import EpochRecord, RunSpec, options
+from lossaware.studies.store import Store
+
+KILLS = 20
+SPECS = [
+    RunSpec("digits", "sgd", 0.01, seed=seed, epochs=12, batch_size=32, lga=lga)
+    for seed in (0, 1)
+    for lga in (None, options(gamma2=1e-6))
+]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forkserver")
+
+
+def exact(records):
+    return [dataclasses.replace(record, seconds=0.0) for record in records]
+
+
+def everything(messages):
+    """All that a process had said when it died; the last word may be cut short."""
+    said = []
+    while True:
+        try:
+            said.append(messages.recv())
+        except (EOFError, OSError):
+            return said
+
+
+def killed_after(seconds, program, *arguments):
+    """Runs ``program`` in a process that is killed, and returns what it had said and whether it was in time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "lossaware.studies.run", "lossaware.studies.tasks.digits"]
+    )
+    mine, other = context.Pipe(duplex=False)
+    process = context.Process(target=program, args=(*arguments, other))
+    process.start()
+    other.close()
+    process.join(seconds)
+    process.kill()
+    said = everything(mine)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return said, process.exitcode == 0
+
+
+def test_a_study_that_is_killed_again_and_again(tmp_path):
+    expected = {spec: exact(run(spec, None)) for spec in SPECS}
+    chance = random.Random(0)
+    kills, rounds, cut_runs = 0, 0, 0
+    while kills < KILLS or rounds < 2:
+        path = tmp_path / f"{rounds}.sqlite"
+        stored: set[tuple[RunSpec, int]] = set()
+        done: set[RunSpec] = set()
+        while True:
+            patience = chance.uniform(0.05, 1.0) if kills < KILLS else 60.0
+            said, ended = killed_after(patience, killing.carry_out_and_tell, path, SPECS, 2)
+            kills += not ended
+            stored |= {(event.spec, event.record.epoch) for event in said if isinstance(event, EpochDone)}
+            done |= {event.spec for event in said if isinstance(event, RunDone)}
+            if not path.exists():
+                assert not said
+                continue
+            with Store(path) as store:
+                found = {(spec, record.epoch) for spec in SPECS for record in store.records(spec)}
+                assert stored <= found, "a finished epoch is lost"
+                stored = found
+                for spec in SPECS:
+                    records = exact(store.records(spec))
+                    assert records == expected[spec][: len(records)]
+                    assert store.complete(spec) == (len(records) == spec.epochs), "a run is half written"
+                    cut_runs += 0 < len(records) < spec.epochs
+                missing = store.missing(SPECS)
+                assert not done & set(missing), "a finished run is lost"
+            if ended:
+                assert not missing
+                break
+        rounds += 1
+    assert kills >= KILLS
+    assert cut_runs > 3, "the kills came at the wrong moments to show anything"
+
+
+def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):
+    spec = dataclasses.replace(SPECS[0], epochs=100_000)
+    records = [EpochRecord(epoch, {"loss": 1 / epoch}, {"loss": 2 / epoch}, None, 0.0) for epoch in range(1, 5001)]
+    chance = random.Random(1)
+    most = 0
+    for attempt in range(15):
+        path = tmp_path / f"{attempt}.sqlite"
+        told, _ = killed_after(chance.uniform(0.02, 0.25), killing.write_and_tell, path, spec, records)
+        most = max(most, len(told))
+        if not path.exists():
+            assert not told
+            continue
+        with Store(path) as store:
+            assert not store.complete(spec)
+            found = store.records(spec)
+            assert len(told) <= len(found) <= len(told) + 1
+            assert found == records[: len(found)]
+    assert most > 10
+
+
+class Program:
+    """The program of `killing` in a process of its own, with all processes that descend from it."""
+
+    def __init__(self, path: Path) -> None:
+        self._mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [sys.executable, killing.__file__, str(path)],
+            env={**os.environ, "LOSSAWARE_TEST_MARK": self._mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, line: str) -> None:
+        assert self.process.stdout is not None
+        for found in self.process.stdout:
+            if found.startswith(line):
+                return
+        raise AssertionError(f"it ended without saying {line}: {self.process.communicate()[1]}")
+
+    def alive(self) -> list[int]:
+        """The processes that carry its mark in their environment."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+    def all_gone(self) -> bool:
+        deadline = time.monotonic() + 20
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not self.alive()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="sees processes through /proc")
+@pytest.mark.parametrize(("how", "moment"), [("Ctrl-C", "starting"), ("Ctrl-C", "EpochDone"), ("kill", "EpochDone")])
+def test_no_process_is_left_behind(tmp_path, how, moment):
+    program = Program(tmp_path / "results.sqlite")
+    program.wait_for(moment)
+    time.sleep(0.5)
+    assert len(program.alive()) > (1 if moment == "starting" else 3)
+    if how == "kill":
+        program.process.kill()
+    else:
+        os.killpg(program.process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    # Its workers hold the same standard error, which therefore ends only with the last of them.
+    out, err = program.process.communicate(timeout=60)
+    assert program.all_gone()
+    assert err == ""
+    if how == "Ctrl-C":
+        assert program.process.returncode == 130
+        assert out.splitlines()[-1] == "stopped"
+    with Store(tmp_path / "results.sqlite") as store:
+        assert len(store.missing(store.specs())) == len(store.specs())
+        assert (moment == "starting") or any(store.records(spec) for spec in store.specs())
