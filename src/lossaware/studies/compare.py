@@ -244,7 +244,7 @@ def summarize(
                     here["date"][:10],
                 ]
             ),
-            lead=" ".join([lead(tables[0]), *remarks]),
+            lead=lead(tables[0]),
             sections=[
                 report.Section(
                     tables[0].title, table=tables[0], notes=gathered_notes(tables[0]), caption=how_to_read(tables[0])
@@ -252,7 +252,10 @@ def summarize(
                 report.Section(f"Learning curves: {test.title}", band, figures=learning_curves(pairs, test)),
                 report.Section(
                     "How it depends on the learning rate",
-                    f"{test.title.capitalize()} after the last epoch: the line joins the means, a dot is a seed.",
+                    " ".join(
+                        [f"{test.title.capitalize()} after the last epoch: the line joins the means, a dot is a seed."]
+                        + remarks
+                    ),
                     figures=sensitivity(pairs, test),
                 ),
                 report.Section(tables[1].title, tables[1].remark, table=tables[1]),

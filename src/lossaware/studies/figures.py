@@ -185,7 +185,7 @@ def _score_axis(axes: Axes, measure: Measure) -> None:
 def _draw(plot: Callable[[Axes], None], description: str) -> str:
     """Runs ``plot`` on fresh axes and returns SVG for inlining."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": description}):
-        canvas = Canvas(figsize=(3.5, 2.3), layout="constrained")
+        canvas = Canvas(figsize=(4.2, 2.6), layout="constrained")
         plot(canvas.add_subplot())
         drawn = StringIO()
         canvas.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
