@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
@@ -12,7 +13,9 @@ from torch.optim import ASGD, LBFGS, Optimizer
 
 from lossaware.correction import Correction
 from lossaware.gradients import StepGradients
-from lossaware.losses import LossValue, ObservedLosses, mean_over_ranks, read_loss, wide
+from lossaware.losses import LossValue, ObservedLosses, is_shared, mean_over_ranks, read_loss, wide
+from lossaware.meter import Measurement, UpdateMeter
+from lossaware.notices import BackoffNotice, StatusNotice
 from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
 
 _ZERO_GRADIENT = ("push", "rest")
@@ -24,8 +27,8 @@ class LGA:
     The optimizer stays what it was; schedulers, gradient scalers and checkpoints go on working with it. The loss
     arrives in one of three ways, once a step: ``optimizer.step(loss=loss)``, ``optimizer.step(closure)``, or
     ``lga.observe(loss)`` before the step, where several micro-batches count with their mean. Under
-    ``torch.distributed`` the mean over the ranks counts, so every rank must hand over its loss at the same steps. A
-    step without a loss is exactly the base optimizer's.
+    ``torch.distributed`` the mean over the ranks counts, so every rank must hand over its loss at the same steps; where
+    one has none, no rank makes a correction. A step without a loss is exactly the base optimizer's.
 
     A parameter group may carry its own ``"gamma2"``; 0 switches LGA off for the group. Gradients are taken as they are
     when the optimizer steps: unscaled, and clipped if they were clipped. Where the optimizer maximizes, the push goes
@@ -103,6 +106,11 @@ class LGA:
         self._loss: LossValue | None = None  # of the step in progress
         self._gradients = StepGradients(optimizer)
         self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
+        self._observed_in_closure = False
+        self._meter: UpdateMeter | None = None
+        self._backoff_notice = BackoffNotice()
+        self._status_notice = StatusNotice(steps_per_epoch)
+        self._last_words = weakref.finalize(self, self._status_notice.close)
 
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -114,7 +122,9 @@ class LGA:
     # The loss ---------------------------------------------------------------------------------------------------------
 
     def observe(self, loss: float | Tensor) -> None:
-        """Hand over the loss of the next step, before it; of several calls the mean counts.
+        """Hand over the loss of the next step, before it or in its closure; of several calls the mean counts.
+
+        What is observed in a closure is the loss, and not what the closure returns.
 
         Args:
             loss: A number, or a tensor with one element of any device and dtype: the true mean loss of the
@@ -128,6 +138,7 @@ class LGA:
         if not self._handles:
             raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
         self._observed.add(loss)
+        self._observed_in_closure = True
 
     def _before_step(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -142,15 +153,21 @@ class LGA:
         if self._depth and not any(arrives.values()):
             self._depth += 1
             return None
-        self._refuse_two(arrives)
-        self._loss = read_loss(given) if given is not None else self._observed.take()
+        if closure is None or given is not None:
+            self._refuse_two({**arrives, "step(closure)": False})
+        self._loss = None if given is None else read_loss(given)
         self._depth = 1  # not one more: a step that failed has not counted down
+        if self._meter is not None:
+            self._meter.before_step()
         if closure is None:
+            if given is None:
+                self._loss = self._observed.take()
             self._gradients.remember()
             if "loss" not in kwargs:
                 return None
         kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
         if closure is not None:
+            self._observed_in_closure = False
             watched = _Watched(closure, self._after_closure)
             if len(args) > 1:
                 args = (args[0], watched, *args[2:])
@@ -159,8 +176,18 @@ class LGA:
         return args, kwargs
 
     def _after_closure(self, loss: Any) -> None:
-        self._refuse_two({"step(closure)": loss is not None, "observe(loss)": len(self._observed) > 0})
-        self._loss = self._observed.take() if loss is None else read_loss(loss)
+        given, observed = self._loss, self._observed.take()
+        self._loss = given if observed is None else observed
+        # Trainers return from their closures what they show, mostly another multiple of the loss.
+        if loss is not None and not (self._observed_in_closure and given is None):
+            self._refuse_two(
+                {
+                    "step(loss=...)": given is not None,
+                    "step(closure)": True,
+                    "observe(loss)": observed is not None,
+                }
+            )
+            self._loss = read_loss(loss)
         self._gradients.remember()
 
     @staticmethod
@@ -176,13 +203,9 @@ class LGA:
         self._depth -= 1
         if self._depth > 0:
             return
-        loss, self._loss = self._loss, None
-        if loss is None:
-            self._gradients.forget()
-            self._warn_of_missing_loss()
-            self._steps_without_loss += 1
-            return
-        push = self._advance(mean_over_ranks(loss, self.process_group), getattr(optimizer, "found_inf", None))
+        if self._meter is not None:
+            self._meter.after_base()
+        push = self._push()
         if not (isinstance(push, float) and push == 0.0):
             self._correction.reseed(self._corrections)
             self._corrections += 1
@@ -192,6 +215,23 @@ class LGA:
                 if gamma2 != 0:
                     self._correct(group, push * gamma2, gradient_of)
         self._gradients.forget()
+        if self._meter is not None:
+            self._meter.after_correction()
+
+    def _push(self) -> LossValue:
+        """Take the step's loss in; see `_advance` for what is returned."""
+        loss, self._loss = self._loss, None
+        if loss is not None:
+            self._status_notice.step()
+            mean = mean_over_ranks(loss, self.process_group)
+            return self._advance(mean, getattr(self.optimizer, "found_inf", None))
+        self._warn_of_missing_loss()
+        self._steps_without_loss += 1
+        if not is_shared(self.process_group) or _rests(self.optimizer):
+            return 0.0
+        # Other ranks may have a loss and wait for this one's; a mean with NaN in it lets them make no correction.
+        mean = mean_over_ranks(math.nan, self.process_group)
+        return torch.zeros_like(mean) if isinstance(mean, Tensor) else 0.0
 
     def _correct(
         self, group: dict[str, Any], amount: LossValue, gradient_of: Callable[[Tensor], Tensor | None]
@@ -220,6 +260,7 @@ class LGA:
             if found_inf is not None and found_inf.item():
                 return 0.0
             self._state = self.law.advance(self._state, loss)
+            self._backoff_notice.look(self._state, self.gamma2)
             return float(self._state.decay * self._state.omega)
 
         if self._device_state is None:
@@ -239,10 +280,11 @@ class LGA:
 
     def _warn_of_missing_loss(self) -> None:
         if not self._steps_without_loss:
+            who = f" on rank {dist.get_rank()}" if is_shared(self.process_group) else ""
             warnings.warn(
-                "LGA got no loss for this step, so it is the base optimizer's step alone; pass the loss by "
+                f"LGA got no loss for this step{who}, so it is the base optimizer's step alone; pass the loss by "
                 "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     # Reading and keeping ----------------------------------------------------------------------------------------------
@@ -252,8 +294,29 @@ class LGA:
         """What LGA is doing. Reading it may wait for the device; stepping never does."""
         return summarize(self._host_state(), self.gamma2, self._steps_without_loss)
 
+    def measure_every(self, steps: int | None) -> None:
+        """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
+
+        A sample of 65,536 elements is looked at before the base step, after it and after the correction, so that no
+        copy of the model is made.
+
+        Raises:
+            ValueError: It is no whole number of at least 1.
+        """
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"steps must be a whole number of at least 1, or None: got {steps!r}")
+        self._meter = None if steps is None else UpdateMeter(self.optimizer, steps)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The last one that `measure_every` asked for; None before it. Reading it may wait for the device."""
+        return None if self._meter is None else self._meter.read()
+
     def _host_state(self) -> State:
-        return self._state if self._device_state is None else State(*self._device_state.tolist())
+        if self._device_state is not None:
+            self._state = State(*self._device_state.tolist())
+            self._backoff_notice.look(self._state, self.gamma2)
+        return self._state
 
     def _hyperparameters(self) -> dict[str, Any]:
         bound = self.law.lower_bound
@@ -303,6 +366,8 @@ class LGA:
                 raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
 
         self._state = State(**state_dict["state"])
+        self._backoff_notice = BackoffNotice(self._state.decay)
+        self._status_notice.load(self._state)
         if self._device_state is not None:
             self._device_state.copy_(torch.tensor(self._state, dtype=self._device_state.dtype))
         self._steps_without_loss = int(state_dict["steps_without_loss"])
@@ -319,6 +384,7 @@ class LGA:
             del self.optimizer.__getstate__
         self._handles = []
         self._observed.close()
+        self._last_words()
 
     def __enter__(self) -> Self:
         return self
@@ -359,14 +425,41 @@ class _Watched:
 def _check_optimizer(optimizer: Any) -> None:
     name = type(optimizer).__name__
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"LGA attaches to a torch.optim.Optimizer: got {name}")
+        raise TypeError(f"LGA attaches to a torch.optim.Optimizer: got {_remedy(optimizer)}")
     if isinstance(optimizer, LBFGS):
         raise ValueError("LGA cannot go with LBFGS, whose one step moves through many losses: use another optimizer")
     if not hasattr(optimizer, "_optimizer_step_post_hooks") or not getattr(type(optimizer).step, "hooked", False):
-        raise ValueError(f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside")
+        inside = _optimizer_inside(optimizer)
+        which = f", its .{inside}" if inside else ""
+        raise ValueError(
+            f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside{which}"
+        )
     for hook in optimizer._optimizer_step_post_hooks.values():
         if isinstance(getattr(hook, "__self__", None), LGA):
             raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+
+
+def _remedy(thing: Any) -> str:
+    """What was given in place of an optimizer, and what to give instead."""
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}; make one of it, {thing.__name__}(model.parameters(), ...)"
+    if isinstance(thing, (list, tuple, dict)):
+        return f"a {type(thing).__name__}; attach one LGA to each optimizer"
+    name, inside = type(thing).__name__, _optimizer_inside(thing)
+    return f"{name}, which holds one; attach LGA to its .{inside}" if inside else name
+
+
+def _optimizer_inside(wrapper: Any) -> str | None:
+    """The name under which a wrapper or scheduler holds an optimizer; the public one where there are two."""
+    held = [name for name, value in getattr(wrapper, "__dict__", {}).items() if isinstance(value, Optimizer)]
+    public = [name.lstrip("_") for name in held if isinstance(getattr(wrapper, name.lstrip("_"), None), Optimizer)]
+    return next(iter(public + held), None)
+
+
+def _rests(optimizer: Optimizer) -> bool:
+    """Whether the step changes nothing, as when torch's checkpointing asks for the state, maybe on one rank alone."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return all(not (isinstance(lr, Tensor) and lr.device.type != "cpu") and lr == 0 for lr in rates)
 
 
 def _checked(name: str, value: Any, *, above: bool = False, high: float = math.inf) -> float:

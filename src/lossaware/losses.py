@@ -46,13 +46,18 @@ def wide(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
+def is_shared(group: dist.ProcessGroup | None) -> bool:
+    """Whether there are other ranks in the group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
 def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None) -> LossValue:
     """The mean of the ranks' losses; the loss itself where there is one rank only.
 
     Every rank sums the same numbers in the same order, so that all get the same bits: replicas that disagree in the
     last one would drift apart.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+    if not is_shared(group):
         return loss
     device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
     if device.type == "cpu" and "gloo" not in (backend := dist.get_backend(group)) and "cpu" not in backend:

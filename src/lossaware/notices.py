@@ -1,0 +1,68 @@
+"""What LGA says in the log, under the name ``lossaware``; all of it is known on the host, no device is waited for."""
+
+import logging
+import math
+
+import torch.distributed as dist
+
+from lossaware.status import State
+
+logger = logging.getLogger("lossaware")
+
+_ENOUGH_STEPS = 100
+"""A run of fewer steps was a trial, of which nobody expects a complete status."""
+
+
+class BackoffNotice:
+    """One line each time gamma2 backs off, on the first rank only.
+
+    Args:
+        decay: What gamma2 has been multiplied by so far.
+    """
+
+    def __init__(self, decay: float = 1.0) -> None:
+        self._decay = decay
+
+    def look(self, state: State, gamma2: float) -> None:
+        """Say so if gamma2 is lower than when last looked at.
+
+        Args:
+            state: The state of the law, as plain numbers.
+            gamma2: gamma2 before all back-offs.
+        """
+        if state.decay < self._decay and _is_first_rank():
+            logger.info(
+                "gamma2 backed off to %.3g at step %d: the mean loss of status %d, %.6g, was above the one before",
+                *(gamma2 * state.decay, state.steps, state.statuses, state.mean),
+            )
+        self._decay = state.decay
+
+
+class StatusNotice:
+    """One line at the end, if a run of some length never came to a complete status."""
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
+        self._steps: float = 0
+
+    def step(self) -> None:
+        """To be called at each step with a loss."""
+        self._steps += 1
+
+    def load(self, state: State) -> None:
+        """Go on from a loaded state, as plain numbers."""
+        self._steps = math.inf if state.statuses else int(state.steps)
+
+    def close(self) -> None:
+        """To be called when LGA is detached or no longer used."""
+        if _ENOUGH_STEPS <= self._steps < self._steps_per_epoch and _is_first_rank():
+            logger.warning(
+                "LGA made %d steps, but steps_per_epoch=%d, so no status was ever complete: the lower bound stayed 0 "
+                "and gamma2 could not back off; set steps_per_epoch to the optimizer steps of one epoch "
+                "(len(loader), divided by the number of batches that are accumulated)",
+                *(self._steps, self._steps_per_epoch),
+            )
+
+
+def _is_first_rank() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
