@@ -2,23 +2,42 @@
 
 phi(g) = g + xi where g >= 0, g - xi elsewhere; so 1 / phi(g) = sign(g) / (|g| + xi) with sign(0) = +1.
 Nothing here knows of losses: ``amount`` is gamma2 * Omega of the step, as a number or as a tensor on the device.
+
+One pass, several ways, the same bits: compiled C on a CPU (`lossaware.native`), else torch's operators in blocks that
+fit the cache; whole lists of tensors an operator on accelerators; and where torch.compile traces, an expression that it
+fuses with its surroundings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_BLOCK_BYTES = {"cpu": 1 << 18}
-"""Size of the scratch buffer by device type: on a CPU block, gradient and parameter stay in the cache together."""
-_DEFAULT_BLOCK_BYTES = 1 << 24
+from lossaware import native
+
+_BLOCK_BYTES = 1 << 18
+"""Size of the scratch buffer: on a CPU block, gradient and parameter stay in the cache together."""
+_LIST_BYTES = 1 << 26
+"""Size of the temporaries on an accelerator."""
 
 _NOISE_BITS = {torch.bfloat16: 16, torch.float16: 13}
 """Mantissa bits of float32 that the type lacks."""
+_MASK = (1 << 32) - 1
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+"""Classes whose memory is what it seems; others are distributed, fake, or wrapped."""
+
+Pair = tuple[Tensor, Tensor]
+"""A parameter and its gradient, or views of them."""
 
 
 class Correction:
     """Applies the correction with fixed settings, and holds the scratch buffers that it reuses.
+
+    Parameters of 16 bits are rounded up or down at random, so that the mean is kept: a push is mostly far below half a
+    unit in their last place, and rounding to nearest would lose it. The noise is a hash of the step, the number of the
+    tensor and the place in it, so every rank and every way of computing draws the same.
 
     Args:
         xi: The stability constant of Eq. 5, above 0.
@@ -29,95 +48,245 @@ class Correction:
     def __init__(self, xi: float, zero_gradient: str) -> None:
         self.xi = xi
         self.rest = zero_gradient == "rest"
-        self._buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        self._generators: dict[torch.device, torch.Generator] = {}
-        self._seed = 0
+        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._seed: int | Tensor = 0
+        self._number = 0
 
-    def reseed(self, seed: int) -> None:
-        """Decide the rounding of parameters of 16 bits; use another seed each step, the same on every rank."""
-        self._seed = seed
-        for generator in self._generators.values():
-            generator.manual_seed(seed)
+    def reseed(self, seed: int | Tensor) -> None:
+        """Decide the rounding of parameters of 16 bits from here on.
+
+        Args:
+            seed: Another each step, the same on every rank; a whole number, or a tensor of one.
+        """
+        self._seed, self._number = seed, 0
 
     @torch.no_grad()
-    def apply(self, pairs: Iterable[tuple[Tensor, Tensor]], amount: float | Tensor, *, maximize: bool = False) -> None:
+    def apply(self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False) -> None:
         """Push each parameter along its gradient.
 
         Args:
             pairs: Parameters and their gradients, of equal shapes. Gradients are only read. Of a sparse gradient only
                 the stored rows are touched; complex tensors are taken as pairs of reals.
-            amount: gamma2 * Omega. A tensor must have one element; it is never read on the host.
+            amount: gamma2 * Omega; 0 leaves everything as it is, even where gradients are not finite. A tensor must
+                have one element; on an accelerator it is never read on the host.
             maximize: Whether the base optimizer ascends; phi then reads the negated gradient, so that the push goes
                 the base optimizer's way.
         """
+        tracing = torch.compiler.is_compiling()
+        if isinstance(amount, Tensor) and amount.device.type == "cpu" and not tracing:
+            amount = float(amount)
+        if isinstance(amount, float) and amount == 0.0:
+            return
+        batch = _Batch(self, amount, maximize)
         for parameter, gradient in pairs:
-            parameter, gradient = _local(parameter), _local(gradient)
-            if gradient.is_sparse:
-                gradient = gradient.coalesce()
-                where = tuple(gradient.indices())
-                rows = parameter[where]
-                self._push(rows, gradient.values(), amount, maximize)
-                parameter[where] = rows
+            self._number += 1
+            if tracing and not gradient.is_sparse:
+                self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
+            elif (
+                parameter.__class__ in _PLAIN
+                and gradient.__class__ in _PLAIN
+                and gradient.layout is torch.strided
+                and parameter.is_contiguous()
+                and gradient.is_contiguous()
+                and not parameter.is_complex()
+            ):
+                batch.add(parameter, gradient, self._number)
             else:
-                self._push(parameter, gradient, amount, maximize)
+                self._apply_to_views(batch, _local(parameter), _local(gradient))
+        batch.run()
 
-    def _push(self, parameter: Tensor, gradient: Tensor, amount: float | Tensor, maximize: bool) -> None:
-        if parameter.is_complex():
-            parameter, gradient = torch.view_as_real(parameter), torch.view_as_real(gradient)
+    def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
+        """What is no plain dense tensor: by views where there are any, else by copies."""
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            where = tuple(gradient.indices())
+            rows = _as_reals(parameter)[where]
+            batch.run_alone(rows.view(-1), _as_reals(gradient.values()).reshape(-1), self._number)
+            _as_reals(parameter)[where] = rows
+            return
+        parameter, gradient = _as_reals(parameter), _as_reals(gradient)
         p, g = _flatten(parameter, gradient)
+        if p.data_ptr() == parameter.data_ptr():
+            batch.add(p, g, self._number)
+        else:
+            batch.run_alone(p, g, self._number)
+            parameter.copy_(p.view_as(parameter))
+
+    # torch.compile ----------------------------------------------------------------------------------------------------
+
+    def _trace(self, p: Tensor, g: Tensor, amount: float | Tensor, maximize: bool) -> None:
+        work = torch.promote_types(p.dtype, torch.float32)
+        d = (-g if maximize else g).to(work)
+        size = amount.to(device=p.device, dtype=work) if isinstance(amount, Tensor) else _constant(amount, d)
+        push = size / torch.where(d >= 0, d + self.xi, d - self.xi)
+        push = torch.where((size == 0) | (d == 0) if self.rest else size == 0, 0.0, push)
+        if p.dtype in _NOISE_BITS:
+            places = torch.arange(p.numel(), device=p.device).view(p.shape)
+            p.copy_(_round(p.to(work) - push, places, self._key(self._number), p.dtype))
+        else:
+            p.sub_(push)
+
+    # torch's operators ------------------------------------------------------------------------------------------------
+
+    def _push_in_blocks(self, p: Tensor, g: Tensor, number: int, amount: float | Tensor, maximize: bool) -> None:
         work = torch.promote_types(p.dtype, torch.float32)
         if isinstance(amount, Tensor):
             amount = amount.to(device=p.device, dtype=work)
-        buffer = self._buffer(p.device, work)
-        noisy = p.dtype in _NOISE_BITS
-        for start in range(0, p.numel(), buffer.numel()):
-            block, grad = p[start : start + buffer.numel()], g[start : start + buffer.numel()]
+        buffer = self._buffer(p.device, work) if p.device.type == "cpu" else torch.empty_like(p, dtype=work)
+        size = buffer.numel()
+        if p.dtype in _NOISE_BITS:
+            size //= 4  # the noise needs room, too
+        for start in range(0, p.numel(), max(size, 1)):
+            block, grad = p[start : start + size], g[start : start + size]
             push = self._over_phi(amount, grad, maximize, buffer[: block.numel()])
-            if noisy:
-                torch.sub(block, push, out=push)
-                block.copy_(self._round_stochastically(push, p.dtype))
+            if p.dtype in _NOISE_BITS:
+                places = torch.arange(start, start + block.numel(), device=p.device)
+                block.copy_(_round(torch.sub(block, push, out=push), places, self._key(number), p.dtype))
             else:
                 block.sub_(push)
-        if p.data_ptr() != parameter.data_ptr():  # no flat view of the parameter exists: `p` is a copy
-            parameter.copy_(p.view_as(parameter))
 
     def _over_phi(self, amount: float | Tensor, g: Tensor, maximize: bool, out: Tensor) -> Tensor:
         """``amount / phi(g)``, or ``amount / phi(-g)`` to maximize, written to ``out``."""
         sign = -1 if maximize else 1
         torch.mul(g, sign, out=out).add_(0.0)  # -0.0 becomes 0.0, whose sign is +
-        phi = torch.copysign(self._constant(self.xi, out), out, out=out).add_(g, alpha=sign)
-        if isinstance(amount, Tensor):
-            torch.div(amount, phi, out=out)
-        else:
-            torch.div(self._constant(amount, out), phi, out=out)
+        phi = torch.copysign(_constant(self.xi, out), out, out=out).add_(g, alpha=sign)
+        torch.div(amount if isinstance(amount, Tensor) else _constant(amount, out), phi, out=out)
         if self.rest:
             out.mul_(g != 0)
+        if isinstance(amount, Tensor):
+            out.masked_fill_(amount == 0, 0.0)  # 0 / NaN is none
         return out
 
-    @staticmethod
-    def _constant(value: float, like: Tensor) -> Tensor:
-        return torch.full((), value, dtype=like.dtype, device=like.device)
+    def _push_lists(self, ps: Sequence[Tensor], gs: Sequence[Tensor], amount: float | Tensor, maximize: bool) -> None:
+        """An operator for many tensors at once: where each launch takes longer than the work of a small tensor."""
+        amount = amount.to(ps[0]) if isinstance(amount, Tensor) else amount
+        for some in _portions(ps, gs):
+            parameters, gradients = [p for p, _ in some], [g for _, g in some]
+            signs = torch._foreach_sign(gradients)
+            if maximize:
+                torch._foreach_neg_(signs)
+            if not self.rest:  # the sign of 0 is +
+                torch._foreach_add_(signs, 0.5)
+                torch._foreach_sign_(signs)
+            sizes = torch._foreach_abs(gradients)
+            torch._foreach_add_(sizes, self.xi)
+            torch._foreach_mul_(signs, amount)
+            torch._foreach_div_(signs, sizes)
+            if isinstance(amount, Tensor):
+                for push in signs:
+                    push.masked_fill_(amount == 0, 0.0)  # 0 / NaN is none
+            torch._foreach_sub_(parameters, signs)
 
     def _buffer(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        key = (device, dtype)
-        if key not in self._buffers:
-            size = _BLOCK_BYTES.get(device.type, _DEFAULT_BLOCK_BYTES) // dtype.itemsize
-            self._buffers[key] = torch.empty(size, dtype=dtype, device=device)
-        return self._buffers[key]
+        if dtype not in self._buffers:
+            self._buffers[dtype] = torch.empty(_BLOCK_BYTES // dtype.itemsize, dtype=dtype, device=device)
+        return self._buffers[dtype]
 
-    def _round_stochastically(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """Round float32 values to 16 bits, up or down at random, so that the mean is kept.
+    def _key(self, number: int) -> int | Tensor:
+        """The key of the noise of a tensor in this step."""
+        seed = self._seed.to(torch.int64) if isinstance(self._seed, Tensor) else self._seed
+        key: int | Tensor = _mixed((_mixed(seed & _MASK) + number * 0x9E3779B9) & _MASK)
+        return key
 
-        A push is mostly far below half a unit in the last place of the parameter; rounding to nearest would lose it.
-        """
-        if values.device not in self._generators:
-            self._generators[values.device] = torch.Generator(values.device).manual_seed(self._seed)
-        step = 1 << _NOISE_BITS[dtype]
-        bits = values.view(torch.int32)
-        noise = torch.randint(
-            step, bits.shape, dtype=torch.int32, device=bits.device, generator=self._generators[values.device]
-        )
-        return bits.add_(noise).bitwise_and_(-step).view(torch.float32).to(dtype)
+
+class _Batch:
+    """Pairs of flat dense tensors that are worked off together: one call for thousands of small ones."""
+
+    def __init__(self, correction: Correction, amount: float | Tensor, maximize: bool) -> None:
+        self._correction = correction
+        self._amount = amount
+        self._maximize = maximize
+        self._held: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor], list[int]]] = {}
+
+    def add(self, p: Tensor, g: Tensor, number: int) -> None:
+        """Take in contiguous tensors of equal shape; `run` moves the first in place."""
+        if g.dtype is not p.dtype or g.device != p.device:
+            self.run_alone(p, g, number)
+            return
+        key = (p.dtype, p.device)
+        if key not in self._held:
+            self._held[key] = ([], [], [])
+        parameters, gradients, numbers = self._held[key]
+        parameters.append(p)
+        gradients.append(g)
+        numbers.append(number)
+
+    def run_alone(self, p: Tensor, g: Tensor, number: int) -> None:
+        """Move one parameter now."""
+        self._correction._push_in_blocks(p.view(-1), g.view(-1), number, self._amount, self._maximize)
+
+    def run(self) -> None:
+        """Move all that was added."""
+        for (dtype, device), (parameters, gradients, numbers) in self._held.items():
+            noisy = dtype in _NOISE_BITS
+            if device.type == "cpu" and (library := native.library()) is not None and dtype in library.dtypes:
+                library.push(
+                    parameters,
+                    gradients,
+                    numbers,
+                    int(self._correction._seed) & _MASK if noisy else 0,
+                    float(self._amount),
+                    self._correction.xi,
+                    maximize=self._maximize,
+                    rest=self._correction.rest,
+                )
+            elif device.type == "cpu" or noisy:
+                for p, g, number in zip(parameters, gradients, numbers, strict=True):
+                    self.run_alone(p, g, number)
+            else:
+                self._correction._push_lists(parameters, gradients, self._amount, self._maximize)
+        self._held = {}
+
+
+def _mixed(x: Any) -> Any:
+    """A hash of 32 bits, of an int or an int64 tensor, that spreads every bit over all of the result."""
+    x = ((x ^ (x >> 16)) * 0x45D9F3B) & _MASK
+    x = ((x ^ (x >> 16)) * 0x45D9F3B) & _MASK
+    return x ^ (x >> 16)
+
+
+def _round(values: Tensor, places: Tensor, key: int | Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float32 values to 16 bits, up or down at random, so that the mean is kept.
+
+    Args:
+        values: What to round.
+        places: Their numbers in the tensor, as int64; the noise depends on them and the key alone.
+        key: From 0 to 2^32 - 1.
+        dtype: bfloat16 or float16.
+    """
+    if dtype == torch.float16:
+        # Below 2^-14 the spacing of float16 stays that of 2^-14; lifted there, all values round alike.
+        lift = torch.where(values.abs() < 2.0**-14, torch.copysign(_constant(2.0**-14, values), values), 0.0)
+        return (_round_bits(values + lift, places, key, dtype) - lift).to(dtype)
+    return _round_bits(values, places, key, dtype).to(dtype)
+
+
+def _round_bits(values: Tensor, places: Tensor, key: int | Tensor, dtype: torch.dtype) -> Tensor:
+    step = 1 << _NOISE_BITS[dtype]
+    noise = (_mixed((places + key) & _MASK) & (step - 1)).to(torch.int32)
+    rounded = ((values.view(torch.int32) + noise) & -step).view(torch.float32)
+    return torch.where(values.isnan(), values, rounded)  # the bits of NaN would run over
+
+
+def _constant(value: float, like: Tensor) -> Tensor:
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def _portions(ps: Sequence[Tensor], gs: Sequence[Tensor]) -> Iterable[list[Pair]]:
+    """The pairs, in parts whose gradients have up to `_LIST_BYTES` together; larger tensors are cut."""
+    portion: list[Pair] = []
+    room = _LIST_BYTES
+    for whole_p, whole_g in zip(ps, gs, strict=True):
+        size = _LIST_BYTES // whole_p.element_size()
+        for p, g in zip(torch.split(whole_p.view(-1), size), torch.split(whole_g.view(-1), size), strict=True):
+            bytes_needed = p.numel() * p.element_size()
+            if portion and bytes_needed > room:
+                yield portion
+                portion, room = [], _LIST_BYTES
+            portion.append((p, g))
+            room -= bytes_needed
+    if portion:
+        yield portion
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -126,12 +295,16 @@ def _local(tensor: Tensor) -> Tensor:
     return local.detach()
 
 
-def _flatten(parameter: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _as_reals(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _flatten(parameter: Tensor, gradient: Tensor) -> Pair:
     """Both as one-dimensional tensors in the same order; views wherever the memory allows it."""
     if parameter.is_contiguous() and gradient.is_contiguous():
         return parameter.view(-1), gradient.view(-1)
     # Memory formats such as channels_last are dense too, in another order of dimensions.
     order = sorted(range(parameter.dim()), key=parameter.stride, reverse=True)
     if parameter.permute(order).is_contiguous():
-        return parameter.permute(order).view(-1), gradient.permute(order).reshape(-1)
-    return parameter.reshape(-1), gradient.reshape(-1)
+        return parameter.permute(order).view(-1), gradient.permute(order).reshape(-1).contiguous()
+    return parameter.reshape(-1), gradient.reshape(-1).contiguous()

@@ -1,0 +1,185 @@
+/* The correction in one pass over parameters and gradients on a CPU; see native.py, and correction.py for the meaning.
+ *
+ * Plain loops that compilers turn into vector code. The arithmetic is that of the torch form, operation for operation,
+ * so that both give the same bits.
+ */
+
+#include <stdint.h>
+#include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
+
+typedef struct {
+    int64_t count;             /* tensors */
+    void *const *parameters;
+    const void *const *gradients;
+    const int64_t *sizes;      /* elements of each */
+    const uint32_t *numbers;   /* of each in the step; for 16 bits only */
+    int64_t total;             /* elements of all */
+    int64_t shares, next;      /* pieces of work, and the first that nobody has taken */
+    double amount, xi;
+    uint32_t seed;
+    int kind, maximize, rest;
+} Work;
+
+/* A hash of 32 bits that spreads every bit of its argument over all of the result. */
+static inline uint32_t mixed(uint32_t x) {
+    x = (x ^ (x >> 16)) * 0x45d9f3bu;
+    x = (x ^ (x >> 16)) * 0x45d9f3bu;
+    return x ^ (x >> 16);
+}
+
+/* Where the noise of a tensor in this step begins. */
+static inline uint32_t key_of(const Work *w, int64_t tensor) {
+    return mixed(mixed(w->seed) + w->numbers[tensor] * 0x9e3779b9u);
+}
+
+#define OVER_PHI(REAL)                                                                                                \
+    static inline REAL over_phi_##REAL(REAL g, REAL amount, REAL xi, int maximize, int rest) {                        \
+        REAL d = maximize ? -g : g;                                                                                   \
+        REAL push = amount / (d + (d >= 0 ? xi : -xi));                                                               \
+        return rest && d == 0 ? 0 : push;                                                                             \
+    }
+OVER_PHI(float)
+OVER_PHI(double)
+
+#define WIDE(REAL)                                                                                                    \
+    static inline void push_##REAL(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) { \
+        REAL *restrict p = w->parameters[tensor];                                                                     \
+        const REAL *restrict g = w->gradients[tensor];                                                                \
+        const REAL amount = (REAL)w->amount, xi = (REAL)w->xi;                                                        \
+        for (int64_t i = from; i < to; i++) p[i] -= over_phi_##REAL(g[i], amount, xi, maximize, rest);                \
+    }
+WIDE(float)
+WIDE(double)
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return bits;
+}
+
+/* Up or down at random to a multiple of 2^dropped units in the last place; NaN, whose bits would run over, stays. */
+static inline uint32_t rounded_bits(float value, uint32_t noise, int dropped) {
+    uint32_t mask = (1u << dropped) - 1, bits = as_bits(value);
+    return value != value ? bits : (bits + (noise & mask)) & ~mask;
+}
+
+static inline void push_bfloat16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {
+    uint16_t *restrict p = w->parameters[tensor];
+    const uint16_t *restrict g = w->gradients[tensor];
+    const float amount = (float)w->amount, xi = (float)w->xi;
+    const uint32_t key = key_of(w, tensor);
+    for (int64_t i = from; i < to; i++) {
+        float gradient = as_float((uint32_t)g[i] << 16), value = as_float((uint32_t)p[i] << 16);
+        value -= over_phi_float(gradient, amount, xi, maximize, rest);
+        p[i] = rounded_bits(value, mixed(key + (uint32_t)i), 16) >> 16;
+    }
+}
+
+#ifdef __FLT16_MAX__
+#define HAS_FLOAT16 1
+enum { BLOCK = 512 };
+
+/* Compilers convert float16 one by one unless told otherwise. */
+static inline void widen(const _Float16 *from, float *to, int64_t n) {
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#endif
+    for (; i < n; i++) to[i] = (float)from[i];
+}
+
+static inline void narrow(const float *from, _Float16 *to, int64_t n) {
+    int64_t i = 0;
+#ifdef __F16C__
+    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+    for (; i < n; i++) to[i] = (_Float16)from[i];
+}
+
+static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {
+    _Float16 *p = w->parameters[tensor];
+    const _Float16 *g = w->gradients[tensor];
+    const float amount = (float)w->amount, xi = (float)w->xi;
+    const uint32_t key = key_of(w, tensor);
+    float values[BLOCK], gradients[BLOCK];
+    for (; from < to; from += BLOCK) {
+        const int64_t n = to - from < BLOCK ? to - from : BLOCK;
+        widen(p + from, values, n);
+        widen(g + from, gradients, n);
+        for (int64_t i = 0; i < n; i++) {
+            float value = values[i] - over_phi_float(gradients[i], amount, xi, maximize, rest);
+            /* Below 2^-14 the spacing of float16 stays that of 2^-14; lifted there, all values round alike. */
+            float lift = __builtin_fabsf(value) < 0x1p-14f ? __builtin_copysignf(0x1p-14f, value) : 0;
+            values[i] = as_float(rounded_bits(value + lift, mixed(key + (uint32_t)(from + i)), 13)) - lift;
+        }
+        narrow(values, p + from, n);
+    }
+}
+#else
+#define HAS_FLOAT16 0
+static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {}
+#endif
+
+/* The switches are constants in each copy of the loop, so that none is tested within it. */
+#define SWITCHED(PUSH)                                                                                                \
+    do {                                                                                                              \
+        if (w->maximize && w->rest) PUSH(w, tensor, from, to, 1, 1);                                                  \
+        else if (w->maximize) PUSH(w, tensor, from, to, 1, 0);                                                        \
+        else if (w->rest) PUSH(w, tensor, from, to, 0, 1);                                                            \
+        else PUSH(w, tensor, from, to, 0, 0);                                                                         \
+    } while (0)
+
+static void push_part(const Work *w, int64_t tensor, int64_t from, int64_t to) {
+    switch (w->kind) {
+    case FLOAT32: SWITCHED(push_float); break;
+    case FLOAT64: SWITCHED(push_double); break;
+    case BFLOAT16: SWITCHED(push_bfloat16); break;
+    case FLOAT16: SWITCHED(push_float16); break;
+    }
+}
+
+/* Takes one share after the other, each an equal part of all elements laid end to end, until none is left. */
+static void work_on(void *argument) {
+    Work *w = argument;
+    const int64_t length = ((w->total + w->shares - 1) / w->shares + 63) & ~(int64_t)63;
+    int64_t share;
+    while ((share = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->shares) {
+        const int64_t from = share * length, to = from + length;
+        int64_t start = 0;
+        for (int64_t tensor = 0; tensor < w->count && start < to; start += w->sizes[tensor++]) {
+            const int64_t first = from > start ? from - start : 0;
+            const int64_t last = to - start < w->sizes[tensor] ? to - start : w->sizes[tensor];
+            if (first < last) push_part(w, tensor, first, last);
+        }
+    }
+}
+
+int lossaware_has_float16(void) { return HAS_FLOAT16; }
+
+/* `parallel` is GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads are used and no others are
+ * made; NULL where there is none. */
+void lossaware_push(int kind, int64_t count, void *const *parameters, const void *const *gradients,
+                    const int64_t *sizes, const uint32_t *numbers, uint32_t seed, double amount, double xi,
+                    int maximize, int rest, int threads,
+                    void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
+    const int64_t worthwhile = 1 << 15; /* elements below which waking a thread costs more than it saves */
+    Work work = {count, parameters, gradients, sizes, numbers, 0, 1, 0, amount, xi, seed, kind, maximize, rest};
+    for (int64_t tensor = 0; tensor < count; tensor++) work.total += sizes[tensor];
+    if (parallel && threads > 1 && work.total >= 2 * worthwhile) {
+        work.shares = 4 * threads < work.total / worthwhile ? 4 * threads : work.total / worthwhile;
+        parallel(work_on, &work, (unsigned)threads, 0);
+    } else {
+        work_on(&work);
+    }
+}
