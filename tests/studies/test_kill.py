@@ -1,6 +1,7 @@
 """Killing at random moments: no finished epoch is lost, no run is half written, the end is as if nothing had been."""
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import random
@@ -14,14 +15,14 @@ from pathlib import Path
 import killing
 import pytest
 
-from lossaware.studies.engine import EpochDone, RunDone
+from lossaware.studies.engine import EpochDone, RunDone, _quiet_start
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, RunSpec, options
 from lossaware.studies.store import Store
 
 KILLS = 20
 SPECS = [
-    RunSpec("digits", "sgd", 0.01, seed=seed, epochs=12, batch_size=32, lga=lga)
+    RunSpec("digits", "sgd", 0.01, seed=seed, epochs=8, batch_size=64, lga=lga)
     for seed in (0, 1)
     for lga in (None, options(gamma2=1e-6))
 ]
@@ -32,30 +33,30 @@ def exact(records):
     return [dataclasses.replace(record, seconds=0.0) for record in records]
 
 
-def everything(messages):
-    """All that a process had said when it died; the last word may be cut short."""
-    said = []
-    while True:
-        try:
-            said.append(messages.recv())
-        except (EOFError, OSError):
-            return said
+def killed(program, *arguments, words, seconds):
+    """Runs ``program`` in a process that is killed that many seconds after it has said that many words.
 
-
-def killed_after(seconds, program, *arguments):
-    """Runs ``program`` in a process that is killed, and returns what it had said and whether it was in time."""
+    Returns:
+        All it had said when it died, and whether it had ended by itself.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch", "torch._dynamo", "lossaware.studies.run", "lossaware.studies.tasks.digits"]
     )
-    mine, other = context.Pipe(duplex=False)
+    messages, other = context.Pipe(duplex=False)
     process = context.Process(target=program, args=(*arguments, other))
-    process.start()
+    with _quiet_start():  # the process need not execute the test program
+        process.start()
     other.close()
-    process.join(seconds)
-    process.kill()
-    said = everything(mine)
-    process.join()
+    said = []
+    try:
+        while True:
+            if len(said) == words:
+                time.sleep(seconds)
+                process.kill()
+            said.append(messages.recv())
+    except (EOFError, OSError):  # its last word may be cut short
+        process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return said, process.exitcode == 0
 
@@ -69,8 +70,9 @@ def test_a_study_that_is_killed_again_and_again(tmp_path):
         stored: set[tuple[RunSpec, int]] = set()
         done: set[RunSpec] = set()
         while True:
-            patience = chance.uniform(0.05, 1.0) if kills < KILLS else 60.0
-            said, ended = killed_after(patience, killing.carry_out_and_tell, path, SPECS, 2)
+            words = chance.randrange(24) if kills < KILLS else math.inf
+            seconds = chance.uniform(0, 0.1)
+            said, ended = killed(killing.carry_out_and_tell, path, SPECS, 2, words=words, seconds=seconds)
             kills += not ended
             stored |= {(event.spec, event.record.epoch) for event in said if isinstance(event, EpochDone)}
             done |= {event.spec for event in said if isinstance(event, RunDone)}
@@ -103,7 +105,8 @@ def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):
     most = 0
     for attempt in range(15):
         path = tmp_path / f"{attempt}.sqlite"
-        told, _ = killed_after(chance.uniform(0.02, 0.25), killing.write_and_tell, path, spec, records)
+        words, seconds = chance.randrange(20), chance.uniform(0, 0.05)
+        told, _ = killed(killing.write_and_tell, path, spec, records, words=words, seconds=seconds)
         most = max(most, len(told))
         if not path.exists():
             assert not told
