@@ -10,7 +10,6 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from lossaware.studies.spec import EpochRecord, RunSpec
@@ -20,6 +19,7 @@ from lossaware.studies.study import Cell, Coordinates, Overrides, Quantity, Stud
 Key = tuple[Coordinates, Coordinates]
 
 NOT_RUN = "not run"
+GAP = 2  # spaces between columns
 
 
 class Results(Protocol):
@@ -125,21 +125,21 @@ class StudyTable:
     def caption(self) -> str:
         """How to read the table."""
         shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
-        seeds = {len(m.cell.specs) for m in self.cells.values() if m.values}
-        parts = [f"{'; '.join(shown)}.".capitalize()]
-        if seeds:
-            most = max(seeds)
-            parts.append(
-                f"Mean over {most} seed{'s' * (most != 1)}"
-                + ("; ± is the half width of the 95 % t-interval." if most > 1 else "; one seed has no interval.")
-            )
+        parts = ["; ".join(shown).capitalize() + "."]
+        most = max((len(m.cell.specs) for m in self.cells.values() if m.values), default=0)
+        if most == 1:
+            parts.append("One seed, so no interval.")
+        elif most:
+            parts.append(f"Mean over {most} seeds; ± is the half width of the 95 % t-interval.")
         if any(measured.cell.derived for measured in self.cells.values()):
             parts.append("Means and deviations are computed from the figures shown, as in the paper.")
+        judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]
         if any(measured.cell.published is not None for measured in self.cells.values()):
             parts.append("Difference: measured minus published.")
-        missing = sum(not measured.there for measured in self.cells.values())
-        if missing:
-            parts.append(f"{NOT_RUN}: {missing} of {len(self.cells)} cells.")
+        if judged:
+            parts.append(f"The published figure lies in the interval in {sum(judged)} of {len(judged)} cells.")
+        if missing := sum(not measured.there for measured in self.cells.values()):
+            parts.append(f"Not run: {missing} of {len(self.cells)} cells.")
         return " ".join(parts)
 
 
@@ -318,32 +318,16 @@ def to_text(table: StudyTable, width: int) -> RenderableType:
     """The table for a terminal; columns that do not fit beside the others follow below them."""
     grid = _grid(table)
     axes = table.study.file.rows
+    lead = [max(len(axis), *(len(row[i]) for row, _ in grid.rows)) + 3 for i, axis in enumerate(axes)]
+    lead.append(max(len(name) for _, lines in grid.rows for name, _ in lines))
+    widths = [
+        GAP + max(len(head[-1]), *(len(cells[i]) for _, lines in grid.rows for _, cells in lines))
+        for i, head in enumerate(grid.heads)
+    ]
     parts: list[RenderableType] = [Text(table.study.title, style="bold")]
     parts += [Text(line, style="yellow") for line in table.head]
-    lead = [max(len(axis), *(len(row[i]) for row, _ in grid.rows)) + 2 for i, axis in enumerate(axes)]
-    room = width - sum(lead) - len("difference") - 3
-    widths = [
-        3 + max(*map(len, grid.heads[i]), *(len(cells[i]) for _, lines in grid.rows for _, cells in lines))
-        for i in range(len(grid.heads))
-    ]
-    for chosen in _blocks(grid.heads, widths, room):
-        block = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for axis in axes:
-            block.add_column(Text("\n" * (len(grid.heads[0]) - 1) + axis), no_wrap=True)
-        block.add_column("")
-        for i in chosen:
-            block.add_column(Text("\n".join(grid.heads[i]), justify="right"), justify="right", no_wrap=True)
-        for row, lines in grid.rows:
-            for number, (name, cells) in enumerate(lines):
-                first = number == 0
-                style = "" if first else "dim" if name == "published" else "italic dim"
-                block.add_row(
-                    *(Text(part if first else "") for part in row),
-                    Text(name, style="dim"),
-                    *(Text(cells[i], style=style) for i in chosen),
-                    end_section=number == len(lines) - 1,
-                )
-        parts += [Text(), block]
+    for chosen in _blocks(grid.heads, widths, width - sum(lead)):
+        parts += [Text(), *_block(grid, axes, chosen, lead, widths)]
     parts.append(Text())
     parts += [Text(line, style="yellow") for line in table.legend]
     parts.append(Text(table.caption, style="dim"))
@@ -351,19 +335,65 @@ def to_text(table: StudyTable, width: int) -> RenderableType:
     return Padding(Group(*parts), (1, 0, 0, 0), expand=False)
 
 
+def _block(
+    grid: _Grid, axes: Sequence[str], chosen: Sequence[int], lead: Sequence[int], widths: Sequence[int]
+) -> list[Text]:
+    """Some columns of the table, a text a line."""
+    widths = list(widths)
+    heads = [grid.heads[i] for i in chosen]
+    levels = len(heads[0])
+    # A name above several columns may be wider than they are together.
+    for level in range(levels - 1):
+        start = 0
+        for names, count in _spans([head[: level + 1] for head in heads]):
+            inside = chosen[start : start + count]
+            widths[inside[-1]] += max(0, GAP + len(names[-1]) + 4 - sum(widths[i] for i in inside))
+            start += count
+    lines = []
+    for level in range(levels):
+        last = level == levels - 1
+        text = "".join((axis if last else "").ljust(size) for axis, size in zip((*axes, ""), lead, strict=True))
+        start = 0
+        for names, count in _spans([head[: level + 1] for head in heads]):
+            size = sum(widths[i] for i in chosen[start : start + count])
+            text += names[-1].rjust(size) if last else " " * GAP + f" {names[-1]} ".center(size - GAP, "\u2500")
+            start += count
+        lines.append(Text(text, style="bold", no_wrap=True))
+    for row, texts in grid.rows:
+        for number, (name, cells) in enumerate(texts):
+            line = Text(no_wrap=True)
+            for part, size in zip(row, lead[:-1], strict=True):
+                line.append((part if number == 0 else "").ljust(size))
+            line.append(name.ljust(lead[-1]), style="dim")
+            line.append("".join(cells[i].rjust(widths[i]) for i in chosen), style="" if number == 0 else "dim")
+            lines.append(line)
+    return lines
+
+
 def _blocks(heads: Sequence[Coordinates], widths: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that go beside each other: all, or those that share their first name, or as many as fit."""
-    if sum(widths) <= room:
-        return [list(range(len(heads)))]
-    blocks: list[list[int]] = []
+    """Columns that go beside each other: as many groups of one first name as fit, or parts of a group that does not."""
+    groups: list[list[int]] = []
     for i, head in enumerate(heads):
-        last = blocks[-1] if blocks else None
-        together = last and (len(head) == 1 or heads[last[0]][0] == head[0])
-        if last and together and sum(widths[j] for j in last) + widths[i] <= room:
-            last.append(i)
+        if groups and len(head) > 1 and heads[groups[-1][0]][0] == head[0]:
+            groups[-1].append(i)
         else:
-            blocks.append([i])
-    return blocks
+            groups.append([i])
+
+    def size(columns: Sequence[int]) -> int:
+        return sum(widths[i] for i in columns)
+
+    blocks: list[list[int]] = [[]]
+    for group in groups:
+        if size(blocks[-1]) + size(group) <= room:
+            blocks[-1] += group
+        elif size(group) <= room:
+            blocks.append(list(group))
+        else:
+            for i in group:
+                if not blocks[-1] or size(blocks[-1]) + widths[i] > room or heads[blocks[-1][0]][0] != heads[i][0]:
+                    blocks.append([])
+                blocks[-1].append(i)
+    return [block for block in blocks if block]
 
 
 def print_text(table: StudyTable, console: Console) -> None:

@@ -1,0 +1,243 @@
+"""The thirteen published tables: every figure is there as it was printed, and stands at the runs it is said of."""
+
+import inspect
+from collections import Counter
+from decimal import Decimal
+
+import pytest
+
+from lossaware import LGA
+from lossaware.studies.compare import check
+from lossaware.studies.registry import load_task, tasks
+from lossaware.studies.study import LGA_DEFAULTS, Cell, Study, load_study, studies
+
+# Figures in each table, and their sum: counted and added up on the paper's page.
+TABLES = {
+    "table01": (42, "3161.18"),
+    "table02": (56, "4731.68"),
+    "table03": (63, "3171.71"),
+    "table04": (15, "430.49"),
+    "table05": (72, "6116.40"),
+    "table06": (42, "3187.54"),
+    "table07": (42, "3180.70"),
+    "table08": (56, "4072.88"),
+    "table09": (21, "4.519"),
+    "table10": (18, "140.13"),
+    "table11": (28, "93.772"),
+    "table12": (28, "9.999"),
+    "table13": (36, "11.0617"),
+}
+ALGORITHMS = ("SGD", "Momentum", "ASGD", "RMSprop", "Adam", "Adamax", "Adadelta")
+STRATEGIES = ("w/o LGA", "w/ LGA")
+
+
+def study(number: int) -> Study:
+    return load_study(f"table{number:02}")
+
+
+def published(number: int, row: tuple[str, ...], column: tuple[str, ...]) -> str:
+    return str(study(number).cells[row, column].published)
+
+
+def figures(name: str) -> list[Decimal]:
+    return [cell.published for cell in load_study(name).cells.values() if cell.published is not None]
+
+
+def test_the_package_has_the_thirteen_tables_and_the_readings() -> None:
+    assert list(studies()) == [*TABLES, "readings"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_no_figure_is_missing_or_changed(name: str) -> None:
+    count, total = TABLES[name]
+    assert len(figures(name)) == count
+    assert sum(figures(name)) == Decimal(total)
+
+
+def test_519_figures_in_all() -> None:
+    assert sum(len(figures(name)) for name in TABLES) == 519
+
+
+@pytest.mark.parametrize(
+    ("number", "row", "column", "figure"),
+    [
+        (1, "SGD", "MNIST, w/o LGA", "94.95"),
+        (1, "Adadelta", "CIFAR-100, w/ LGA", "23.07"),
+        (2, "SGD", "w/o LGA, 1e-4", "28.06"),
+        (2, "SGD", "w/ LGA, 1e-4", "86.44"),
+        (2, "Adadelta", "w/ LGA, 1e-1", "99.57"),
+        (3, "MNIST, Ratio", "ASGD", "0.9"),
+        (3, "CIFAR10, w/o LGA", "RMSprop", "85.57"),
+        (3, "CIFAR100, w/ LGA", "ASGD", "40.06"),
+        (4, "Ratio", "Momentum", "0.14"),
+        (4, "w/ LGA", "Adammax", "26.30"),
+        (5, "Adadelta", "ExponentialLR, w/ LGA", "99.44"),
+        (5, "σ", "StepLR, w/o LGA", "16.64"),  # noqa: RUF001
+        (6, "ASGD", "CIFAR-100, w/ LGA", "40.23"),
+        (7, "Adam", "CIFAR-100, w/ LGA", "47.98"),
+        (8, "Adam", "w/o LGA, 1e-4", "85.9"),
+        (8, "Momentum", "w/o LGA, 1e-2", "89.28"),
+        (9, "w/o LGA", "ASGD", "0.058"),
+        (10, "Ratio", "Adam", "0.96"),
+        (11, "loss_cls, w/o LGA", "Adadelta", "52.314"),
+        (11, "loss_rot, w/ LGA", "RMSprop", "0.046"),
+        (12, "CIFAR-10, w/ LGA", "Adamax", "0.560"),
+        (13, "Mnist, LGA(momentum)", "RMSprop", "0.1300"),
+        (13, "CIFAR-10, LGA", "Adadelta", "0.9633"),
+    ],
+)
+def test_figures_stand_where_the_paper_has_them(number: int, row: str, column: str, figure: str) -> None:
+    assert published(number, tuple(row.split(", ")), tuple(column.split(", "))) == figure
+
+
+def test_figures_printed_twice_agree_but_for_the_misprints_that_the_notes_name() -> None:
+    tables = {number: study(number) for number in (1, 2, 3, 5, 7, 8)}
+
+    def figure(number: int, row: tuple[str, ...], column: tuple[str, ...]) -> Decimal | None:
+        return tables[number].cells[row, column].published
+
+    differing = set()
+    for name in ALGORITHMS:
+        for strategy in STRATEGIES:
+            mnist = figure(1, (name,), ("MNIST", strategy))
+            if figure(2, (name,), (strategy, "1e-3")) != mnist:
+                differing.add((2, name, strategy))
+            if figure(5, (name,), ("ReduceLROnPlateau", strategy)) != mnist:
+                differing.add((5, name, strategy))
+            if figure(8, (name,), (strategy, "1e-3")) != figure(7, (name,), ("CIFAR-10", strategy)):
+                differing.add((8, name, strategy))
+        for here, there in (("MNIST", "MNIST"), ("CIFAR10", "CIFAR-10"), ("CIFAR100", "CIFAR-100")):
+            if figure(3, (here, "w/o LGA"), (name,)) != figure(7, (name,), (there, "w/o LGA")):
+                differing.add((3, name, here))
+    assert differing == {
+        (2, "SGD", "w/o LGA"),
+        (2, "Adam", "w/o LGA"),
+        (2, "Adam", "w/ LGA"),
+        (2, "Adamax", "w/o LGA"),
+        (2, "RMSprop", "w/ LGA"),
+        (3, "RMSprop", "CIFAR10"),
+        (5, "Momentum", "w/ LGA"),
+        (5, "RMSprop", "w/o LGA"),
+        (5, "Adam", "w/ LGA"),
+        (8, "Adadelta", "w/o LGA"),
+    }
+    for number, name, _ in differing:
+        assert any(name in note for note in tables[number].file.notes), (number, name)
+
+
+def test_table_5_has_the_mean_and_the_deviation_of_its_columns_but_for_one() -> None:
+    from statistics import fmean, pstdev
+
+    table = study(5)
+    wrong = []
+    for column in table.columns:
+        values = [float(table.cells[(name,), column].published or "nan") for name in ALGORITHMS]
+        for name, value in (("μ", fmean(values)), ("σ", pstdev(values))):  # noqa: RUF001
+            cell = table.cells[(name,), column]
+            assert cell.derived
+            assert len(cell.derived[1]) == len(ALGORITHMS)
+            if abs(float(cell.published or "nan") - value) > 0.0051:
+                wrong.append((column, name))
+    assert wrong == [(("ExponentialLR", "w/ LGA"), "μ"), (("ExponentialLR", "w/ LGA"), "σ")]  # noqa: RUF001
+
+
+def test_runs_that_several_tables_need_are_the_same_runs() -> None:
+    shared = [set(study(number).specs) for number in (1, 3, 6, 7)]
+    assert all(specs == shared[0] for specs in shared)
+    assert len(shared[0]) == 3 * 7 * 2 * 5
+    mnist = {spec for spec in shared[0] if spec.task == "mnist"}
+    assert mnist <= set(study(2).specs)
+    assert {spec for spec in study(13).specs if spec.task == "mnist" and spec in mnist}
+    assert {spec for spec in shared[0] if spec.task == "cifar10"} <= set(study(8).specs)
+    assert {spec for spec in load_study("readings").specs if spec.lga is None} <= set(study(2).specs)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "readings"])
+def test_runs_are_those_of_section_4(name: str) -> None:
+    found = load_study(name)
+    gamma2 = {"cifar100": 1e-9, "tinyimagenet": 1e-10}
+    batch = {"mnist": 64, "cifar10": 128, "cifar100": 128, "tinyimagenet": 16}
+    epochs = {"mnist": 20, "cifar10": 100, "cifar100": 100, "tinyimagenet": 100}
+    for cell in found.cells.values():
+        for spec in cell.specs:
+            assert spec.batch_size == batch.get(spec.task, spec.batch_size)
+            assert spec.epochs == epochs.get(spec.task, 50 if spec.task in FIFTY else spec.epochs)
+            if spec.lga is not None:
+                given = dict(spec.lga)
+                assert (given["eps"], given["xi"], given["backoff"]) == (0.1, 0.01, 0.1)
+                assert given["gamma2"] == gamma2.get(spec.task, 1e-8)
+            assert (spec.lga is None) == without(cell)
+            assert spec.lr == expected_lr(cell, spec.task)
+            assert spec.optimizer == optimizer(cell, spec.optimizer)
+        if cell.specs:
+            assert len(cell.specs) == {"table04": 1, "readings": 2}.get(name, 5)
+
+
+FIFTY = ("segmentation", "grounding", "autoeval")
+
+
+def without(cell: Cell) -> bool:
+    return bool({"w/o LGA", "without LGA"} & {*cell.row, *cell.column})
+
+
+def expected_lr(cell: Cell, task: str) -> float:
+    rates = [name for name in (*cell.row, *cell.column) if name.startswith("1e-")]
+    return float(rates[0]) if rates else 1e-2 if task == "tinyimagenet" else 1e-3
+
+
+def optimizer(cell: Cell, otherwise: str) -> str:
+    names = [name for name in (*cell.row, *cell.column) if name in (*ALGORITHMS, "Adammax")]
+    return names[0].lower().replace("adammax", "adamax") if names else otherwise
+
+
+def test_what_the_cells_show() -> None:
+    def shown(number: int) -> Counter[tuple[str, str, str, bool]]:
+        quantities = [cell.quantity for cell in study(number).cells.values()]
+        return Counter((q.set, q.name, q.at, q.percent) for q in quantities)
+
+    assert shown(1) == {("train", "accuracy", "final", True): 42}
+    assert shown(3) == {
+        ("test", "accuracy", "final", True): 21,
+        ("test", "accuracy", "reached", True): 21,
+        ("test", "accuracy", "ratio", False): 21,
+    }
+    assert shown(5) == {("train", "accuracy", "final", True): 72}
+    assert shown(6) == {("test", "accuracy", "best", True): 42}
+    assert shown(7) == {("test", "accuracy", "final", True): 42}
+    assert shown(8) == {("test", "accuracy", "final", True): 56}
+    assert shown(9) == {("train", "loss", "final", False): 14, ("train", "loss", "ratio", False): 7}
+    assert shown(10) == {("train", "loss", "final", False): 12, ("train", "loss", "ratio", False): 6}
+    assert {(set_, name) for set_, name, _, _ in shown(11)} == {
+        ("train", "loss_cls"),
+        ("train", "loss_rot"),
+        ("train", "accuracy"),
+        ("train", "accuracy_rot"),
+    }
+    assert not any(
+        cell.quantity.higher_is_better for number in (9, 10, 12, 13) for cell in study(number).cells.values()
+    )
+
+
+def test_the_other_estimates_of_the_lower_bound() -> None:
+    bounds = {
+        (cell.row[1], dict(spec.lga or ())["lower_bound"]) for cell in study(13).cells.values() for spec in cell.specs
+    }
+    assert bounds == {("LGA(average)", "average"), ("LGA(momentum)", "momentum"), ("LGA", "progressive")}
+
+
+@pytest.mark.parametrize("name", [*TABLES, "readings"])
+def test_every_run_can_be_set_up(name: str) -> None:
+    """Optimizer, scheduler and LGA of every kind of run exist and take their arguments, and so does the task."""
+    specs = load_study(name).specs
+    for task in {spec.task for spec in specs}:
+        assert task in tasks()
+        load_task(task)
+    # A small network stands in for the large ones: only what steps it is set up here.
+    check([spec for spec in specs if spec.seed == 0], load_task("digits"))
+
+
+def test_written_out_defaults_are_those_of_lga() -> None:
+    parameters = inspect.signature(LGA).parameters
+    assert {name: parameters[name].default for name in LGA_DEFAULTS} == dict(LGA_DEFAULTS)
+    numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    assert set(LGA_DEFAULTS) == numeric - {"process_group"}
