@@ -1,5 +1,6 @@
 """LGA as a companion of an optimizer, as a learning-rate scheduler is: it attaches by step hooks and wraps nothing."""
 
+import inspect
 import math
 import warnings
 import weakref
@@ -107,6 +108,8 @@ class LGA:
         self._gradients = StepGradients(optimizer)
         self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
+        # Other loss-aware optimizers, such as MoMo, have a step(loss=...) of their own.
+        self._base_takes_loss = "loss" in inspect.signature(type(optimizer).step).parameters
         self._meter: UpdateMeter | None = None
         self._backoff_notice = BackoffNotice()
         self._status_notice = StatusNotice(steps_per_epoch)
@@ -118,6 +121,13 @@ class LGA:
         ]
         # copy, deepcopy and pickle ask the instance for its state; what they make would lack the hooks.
         optimizer.__getstate__ = self._refuse_copy  # type: ignore[method-assign]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "LGA | None":
+        """The LGA that is attached to the optimizer; None where there is none."""
+        hooks = getattr(optimizer, "_optimizer_step_post_hooks", {}).values()
+        owners = (getattr(hook, "__self__", None) for hook in hooks)
+        return next((owner for owner in owners if isinstance(owner, cls)), None)
 
     # The loss ---------------------------------------------------------------------------------------------------------
 
@@ -163,9 +173,10 @@ class LGA:
             if given is None:
                 self._loss = self._observed.take()
             self._gradients.remember()
-            if "loss" not in kwargs:
+            if "loss" not in kwargs or self._base_takes_loss:
                 return None
-        kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
+        if not self._base_takes_loss:
+            kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
         if closure is not None:
             self._observed_in_closure = False
             watched = _Watched(closure, self._after_closure)
@@ -434,9 +445,8 @@ def _check_optimizer(optimizer: Any) -> None:
         raise ValueError(
             f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside{which}"
         )
-    for hook in optimizer._optimizer_step_post_hooks.values():
-        if isinstance(getattr(hook, "__self__", None), LGA):
-            raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+    if LGA.of(optimizer) is not None:
+        raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
 
 
 def _remedy(thing: Any) -> str:

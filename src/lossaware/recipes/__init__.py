@@ -1,0 +1,34 @@
+"""LGA in training frameworks: a few lines each, where a framework hides the loss from its optimizer's step."""
+
+import dataclasses
+import math
+
+from lossaware.companion import LGA
+
+
+def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
+    """What LGA is doing, as a flat dictionary that every logger takes.
+
+    Args:
+        lga: Its status is read, which may wait for the device.
+        prefix: Put before each name.
+
+    Returns:
+        The fields of `lossaware.Status`, and of the last `Measurement` where ``lga.measure_every`` asked for one. What
+        is not finite yet, such as the bounds before the first loss, is left out.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+        >>> metrics(LGA(optimizer, steps_per_epoch=100))["lga/gamma2"]
+        1e-08
+    """
+    found = dataclasses.asdict(lga.status)
+    measured = lga.measurement
+    if measured is not None:
+        found |= {
+            "update_norm": measured.update_norm,
+            "correction_norm": measured.correction_norm,
+            "correction_ratio": measured.ratio,
+        }
+    return {prefix + name: float(value) for name, value in found.items() if math.isfinite(value)}

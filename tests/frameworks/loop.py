@@ -1,0 +1,169 @@
+"""The plain training loop that every framework is compared with, and the network and data that they share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import reference
+from lossaware import LGA
+
+Batch = tuple[Tensor, Tensor]
+Trajectory = list[list[Tensor]]
+
+SETTINGS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "eps": 0.01, "backoff": 0.5}
+"""Of LGA: pushes that nobody can overlook, several statuses in a short run."""
+
+
+def net() -> nn.Sequential:
+    """Two small layers, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) / 3)
+    return module
+
+
+def batches(count: int, size: int = 8, seed: int = 0) -> list[Batch]:
+    """Regression batches whose losses go up and down."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        x = torch.randn(size, 6, generator=generator)
+        found.append((x, x.sum(1, keepdim=True) * (0.5 + torch.rand(1, generator=generator))))
+    return found
+
+
+def loss_of(module: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """The mean squared error."""
+    x, y = batch
+    return (module(x) - y).float().square().mean()
+
+
+def sgd(params: Any, **kwargs: Any) -> Any:
+    return torch.optim.SGD(params, **{"lr": 0.05, "momentum": 0.9, **kwargs})
+
+
+def record(optimizer: Any) -> Trajectory:
+    """A list that gets a copy of all parameters after each of the optimizer's steps, LGA's correction included."""
+    trajectory: Trajectory = []
+    optimizer.register_step_post_hook(
+        lambda *_: trajectory.append([p.detach().clone() for g in optimizer.param_groups for p in g["params"]])
+    )
+    return trajectory
+
+
+class Watched:
+    """An optimizer with LGA, whose gradients, losses and parameters are written down to be judged by the reference."""
+
+    def __init__(self, optimizer: Any, **settings: Any) -> None:
+        self.settings = {**SETTINGS, **settings}
+        self.optimizer = optimizer
+        self.params = [p for g in optimizer.param_groups for p in g["params"]]
+        self.start = self.flat()
+        self.gradients: list[reference.Array] = []
+        self.losses: list[float] = []
+        optimizer.register_step_pre_hook(self._before)
+        self.lga = LGA(optimizer, **self.settings)
+        self.trajectory = record(optimizer)
+
+    def flat(self) -> reference.Array:
+        return torch.cat([p.detach().double().reshape(-1) for p in self.params]).numpy()
+
+    def _before(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        scale = getattr(optimizer, "grad_scale", None)  # a fused step unscales by itself
+        flat = torch.cat([p.grad.double().reshape(-1) for p in self.params])
+        self.gradients.append((flat if scale is None else flat / scale).numpy().copy())
+
+    def judge(self, name: str, losses: Sequence[float | None], tolerance: float = 2e-6, **kwargs: Any) -> None:
+        """Hold the trajectory to the reference, and see that LGA took part in it.
+
+        Args:
+            name: Of the base optimizer in the reference.
+            losses: The true mean loss of each step that was made.
+            tolerance: On each parameter; the rounding of float32.
+            **kwargs: The base optimizer's arguments.
+        """
+        s = self.settings
+        law = reference.Law(s["steps_per_epoch"], s["gamma2"], s["eps"], backoff=s["backoff"])
+        ways = [
+            list(
+                reference.trajectory(reference.OPTIMIZERS[name](**kwargs), self.start, self.gradients, losses, lga=lga)
+            )
+            for lga in (law, None)
+        ]
+        ours = [torch.cat([p.double().reshape(-1) for p in point]).numpy() for point in self.trajectory]
+        assert len(ours) == len(losses) == self.lga.status.steps
+        np.testing.assert_allclose(ours, ways[0], rtol=0, atol=tolerance)
+        assert np.abs(np.array(ways[0][-1]) - ways[1][-1]).max() > 100 * tolerance
+        assert self.lga.status.lower_bound == law.lower > 0
+
+
+def train(
+    module: nn.Module,
+    optimizer: Any,
+    data: Sequence[Batch],
+    *,
+    accumulate: int = 1,
+    autocast: torch.dtype | None = None,
+    scaler: Any = None,
+    clip: float | None = None,
+) -> list[float]:
+    """The plain loop; its losses reach LGA by ``step(loss=...)``.
+
+    Args:
+        module: What is trained.
+        optimizer: It has LGA attached, or not.
+        data: One micro-batch each.
+        accumulate: Micro-batches that make a step.
+        autocast: The type of mixed precision.
+        scaler: A gradient scaler.
+        clip: The norm to clip gradients to.
+
+    Returns:
+        The mean loss of each step, whether the scaler skipped it or not.
+    """
+    with_lga = LGA.of(optimizer) is not None
+    losses = []
+    for start in range(0, len(data), accumulate):
+        optimizer.zero_grad()
+        micro = []
+        for batch in data[start : start + accumulate]:
+            casting = torch.autocast("cpu", autocast) if autocast else contextlib.nullcontext()
+            with casting:
+                loss = loss_of(module, batch)
+            micro.append(float(loss.detach()))
+            share = loss / accumulate
+            (share if scaler is None else scaler.scale(share)).backward()
+        losses.append(sum(micro) / len(micro))
+        if clip is not None:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(module.parameters(), clip)
+        kwargs = {"loss": losses[-1]} if with_lga else {}
+        if scaler is None:
+            optimizer.step(**kwargs)
+        else:
+            scaler.step(optimizer, **kwargs)
+            scaler.update()
+    return losses
+
+
+def assert_same(ours: Trajectory, plain: Trajectory) -> None:
+    """Bit for bit, at each step."""
+    assert len(ours) == len(plain) > 0
+    for step, (a, b) in enumerate(zip(ours, plain, strict=True)):
+        assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True)), f"they part at step {step}"
+
+
+def assert_matters(lga: LGA) -> None:
+    """LGA took part: the gate was open, and a status is complete."""
+    assert lga.status.open_share > 0
+    assert lga.status.statuses > 0
+    assert lga.status.steps_without_loss == 0
