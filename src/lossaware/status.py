@@ -39,7 +39,7 @@ def log(value: Scalar) -> Scalar:
         return value.log()
     import jax.numpy
 
-    return jax.numpy.log(value)
+    return jax.numpy.log(jax.numpy.asarray(value, float))  # the widest type that is on; a count may be int32
 
 
 class LowerBound(Protocol):
