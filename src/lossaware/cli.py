@@ -28,6 +28,7 @@ app = App(
     help="Make any optimizer loss-aware (LGA), and learn honestly whether that helps.",
     version=__version__,
     default_parameter=Parameter(negative=""),
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 
 

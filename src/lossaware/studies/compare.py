@@ -252,10 +252,7 @@ def summarize(
                 report.Section(f"Learning curves: {test.title}", band, figures=learning_curves(pairs, test)),
                 report.Section(
                     "How it depends on the learning rate",
-                    " ".join(
-                        [f"{test.title.capitalize()} after the last epoch: the line joins the means, a dot is a seed."]
-                        + remarks
-                    ),
+                    " ".join([f"{test.title.capitalize()}: the line joins the means, a dot is a seed.", *remarks]),
                     figures=sensitivity(pairs, test),
                 ),
                 report.Section(tables[1].title, tables[1].remark, table=tables[1]),

@@ -202,8 +202,9 @@ def deciding_p(pairs: Paired, *, higher_is_better: bool) -> float:
 def verdicts(comparisons: Sequence[Paired], *, higher_is_better: bool) -> list[Verdict]:
     """Give a verdict for each comparison, with Holm's correction over all of them."""
     ps = [deciding_p(pairs, higher_is_better=higher_is_better) for pairs in comparisons]
+    counted = sum(not math.isnan(p) for p in ps)
     return [
-        verdict(pairs, higher_is_better=higher_is_better, corrected_p=corrected, comparisons=len(comparisons))
+        verdict(pairs, higher_is_better=higher_is_better, corrected_p=corrected, comparisons=counted)
         for pairs, corrected in zip(comparisons, holm(ps), strict=True)
     ]
 

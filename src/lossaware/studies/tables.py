@@ -221,7 +221,7 @@ def how_to_read(table: Table) -> str:
         "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
         "brackets the same of the base itself, which may have passed it earlier.",
     ]
-    holm = f", with Holm's correction for the {len(table.rows)} rows of a table" if len(table.rows) > 1 else ""
+    holm = ", with Holm's correction over the rows of a table" if len(table.rows) > 1 else ""
     parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
     if seeds < FEW:
         parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")

@@ -1,0 +1,279 @@
+"""The comparison: which runs it makes, and that its table and report hold what those runs gave."""
+
+import dataclasses
+import json
+import math
+import sqlite3
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lossaware.errors import UsageError
+from lossaware.studies import compare as comparing
+from lossaware.studies.compare import Comparison, Outcome, Stopped, check, compare
+from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunStarted
+from lossaware.studies.registry import load_task
+from lossaware.studies.run import run
+from lossaware.studies.spec import EpochRecord, options
+from lossaware.studies.statistics import paired
+from lossaware.studies.store import Store
+
+LGA = options(eps=0.1, xi=0.01, lower_bound="progressive", backoff=0.1, zero_gradient="push")
+SMALL = Comparison(
+    task="digits",
+    task_options=options(hidden=8),
+    optimizers=["sgd", "adam"],
+    lrs=[1e-3, 1e-2],
+    gamma2s=[1e-6],
+    seeds=2,
+    epochs=2,
+    batch_size=200,
+    lga=LGA,
+)
+QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
+
+
+def carried_out(comparison: Comparison, out: Path, console: Console = QUIET) -> Outcome:
+    task = load_task(comparison.task, comparison.task_options)
+    return compare(comparison, task, data=None, jobs=2, out=out, console=console)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Outcome, Path]:
+    out = tmp_path_factory.mktemp("done")
+    return carried_out(SMALL, out), out
+
+
+class InProcess:
+    """An engine without processes; it can be told to fail or to be interrupted."""
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = jobs or 1
+
+    executed: list = []  # noqa: RUF012
+    stop_after = math.inf
+    broken_seed: int | None = None
+
+    def execute(self, specs, data_folder):
+        for count, spec in enumerate(specs):
+            if count >= self.stop_after:
+                raise KeyboardInterrupt
+            yield RunStarted(spec)
+            self.executed.append(spec)
+            if spec.seed == self.broken_seed and spec.lga is not None:
+                yield RunFailed(spec, "ValueError: broken on purpose (task.py, line 3)")
+                continue
+            for epoch in range(1, spec.epochs + 1):
+                lift = 0.1 * epoch + (0.05 if spec.lga else 0.0) + 0.001 * spec.seed
+                scores = {"loss": 1 - lift, "accuracy": lift}
+                status = {"gamma2": 1e-6, "open_share": 0.5, "steps": 8.0 * epoch, "upper_bound": 2.3}
+                yield EpochDone(spec, EpochRecord(epoch, scores, scores, status if spec.lga else None, 0.01))
+            yield RunDone(spec)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    fresh = type("Fresh", (InProcess,), {"executed": []})
+    monkeypatch.setattr(comparing, "LocalEngine", fresh)
+    return fresh
+
+
+# --- which runs -----------------------------------------------------------------------------------------------------
+
+
+def test_every_run_with_lga_has_its_twin_without():
+    specs = SMALL.specs()
+    assert len(specs) == len(set(specs)) == 2 * 2 * 2 * 2
+    for spec in specs:
+        assert dataclasses.replace(spec, lga=None) in specs
+        if spec.lga is not None:
+            assert dict(spec.lga) == {**dict(LGA), "gamma2": 1e-6}
+
+
+def test_several_gamma2_share_their_base():
+    several = dataclasses.replace(SMALL, gamma2s=[1e-8, 1e-7, 1e-6])
+    assert len(several.specs()) == 2 * 2 * 2 * (1 + 3)
+    assert set(SMALL.specs()) < set(several.specs())
+
+
+def test_more_seeds_keep_the_first_ones():
+    assert set(SMALL.specs()) < set(dataclasses.replace(SMALL, seeds=5).specs())
+    assert {spec.seed for spec in SMALL.specs()} == {0, 1}
+
+
+# --- what comes of them ---------------------------------------------------------------------------------------------
+
+
+def test_table_holds_what_the_runs_gave(done):
+    """Each run again, in this process: the same numbers, bit for bit, in the rows they belong to."""
+    outcome, _ = done
+    test, train = outcome.tables
+    for row, optimizer, lr in zip(test.rows, ["sgd"] * 2 + ["adam"] * 2, [1e-3, 1e-2] * 2, strict=True):
+        assert dict(row.pair.setting) == {"optimizer": optimizer, "lr": f"{lr:.0e}".replace("e-0", "e-")}
+        for arm, gamma2 in ((row.pair.base, None), (row.pair.variant, 1e-6)):
+            if optimizer == "adam" and gamma2 is None:
+                continue  # half of them are enough
+            for seed in (0, 1):
+                again = list(run(SMALL.spec(optimizer, lr, seed, gamma2), None))
+                assert [r.test for r in again] == [r.test for r in arm.runs[seed]]
+                assert [r.train for r in again] == [r.train for r in arm.runs[seed]]
+    without = [test.rows[0].pair.base.runs[seed][-1].test["accuracy"] for seed in (0, 1)]
+    with_ = [test.rows[0].pair.variant.runs[seed][-1].test["accuracy"] for seed in (0, 1)]
+    assert test.rows[0].difference == paired(without, with_)
+    assert train.rows[0].base.mean == pytest.approx(
+        sum(train.rows[0].pair.base.runs[seed][-1].train["accuracy"] for seed in (0, 1)) / 2
+    )
+
+
+def test_report_says_what_was_run(done):
+    outcome, out = done
+    page = (out / "report.html").read_text()
+    assert "Does LGA help on digits?" in page
+    assert page.count("<table>") == 2
+    assert page.count("<figure>") == 4 + 2 + 4
+    for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", "epoch (median)"):
+        assert fact in page
+    assert outcome.facts["Settings"]["batch size"] == "200"
+
+
+def test_same_command_again_runs_nothing(done, monkeypatch):
+    outcome, out = done
+
+    def refuse(self, specs, data_folder):
+        raise AssertionError(f"{len(specs)} runs were not kept")
+
+    monkeypatch.setattr(LocalEngine, "execute", refuse)
+    again = carried_out(SMALL, out)
+    assert again.to_json() == outcome.to_json()
+
+
+def test_json_is_strict_and_complete(done):
+    read = json.loads(done[0].to_json())
+    assert [table["measure"]["split"] for table in read["tables"]] == ["test", "train"]
+    assert len(read["tables"][0]["rows"]) == 4
+    assert read["failures"] == []
+    assert read["facts"]["Settings"]["optimizers"] == "sgd, adam"
+
+
+def test_more_seeds_run_only_what_is_missing(engine, tmp_path):
+    carried_out(SMALL, tmp_path)
+    assert len(engine.executed) == 16
+    carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path)
+    assert {spec.seed for spec in engine.executed[16:]} == {2}
+    assert len(engine.executed) == 24
+
+
+def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
+    engine.broken_seed = 1
+    outcome = carried_out(SMALL, tmp_path)
+    assert {spec.seed for spec, _ in outcome.failures} == {1}
+    assert len(outcome.failures) == 4
+    assert outcome.tables[0].rows[0].base.n == 1
+    assert "1 of 2 seeds left out" in (tmp_path / "report.html").read_text()
+    assert json.loads(outcome.to_json())["failures"][0]["message"].startswith("ValueError: broken on purpose")
+
+    engine.broken_seed = None
+    engine.executed.clear()
+    assert carried_out(SMALL, tmp_path).failures == []
+    assert len(engine.executed) == 4
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(engine, tmp_path):
+    engine.stop_after = 5
+    with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* The same command goes on"):
+        carried_out(SMALL, tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    engine.stop_after = math.inf
+    engine.executed.clear()
+    carried_out(SMALL, tmp_path)
+    assert len(engine.executed) == 11
+
+
+def test_best_learning_rates_are_compared(engine, tmp_path):
+    remarks = carried_out(SMALL, tmp_path).remarks
+    assert len(remarks) == 2
+    assert remarks[0].startswith(
+        "At its best learning rate tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
+    )
+    assert carried_out(dataclasses.replace(SMALL, lrs=[1e-3]), tmp_path).remarks == []
+
+
+def test_progress_in_plain_lines(engine, tmp_path):
+    with (tmp_path / "lines").open("w") as file:
+        carried_out(SMALL, tmp_path / "out", Console(file=file, width=100))
+        carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path / "out", Console(file=file, width=100))
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert lines[0].startswith("16 runs to do")
+    assert lines[1].startswith("16 runs done in")
+    assert lines[2].startswith("8 runs to do, 16 are there already")
+
+
+def test_a_diverging_run_is_told(tmp_path):
+    wild = dataclasses.replace(SMALL, optimizers=["sgd"], lrs=[1e30], seeds=1)
+    outcome = carried_out(wild, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "1 of 1 runs without diverged" in page
+    assert outcome.tables[0].rows[0].verdict.word == "too few seeds to tell"
+    json.loads(outcome.to_json())
+
+
+# --- wrong settings are found before the first run ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizers": ["sgd", "sdg"]}, "unknown optimizer 'sdg'; did you mean sgd"),
+        ({"scheduler": "StepLRR"}, "StepLR"),
+        ({"scheduler": "StepLR", "scheduler_options": options(step_sze=3)}, "step_size"),
+        ({"lga": options(**{**dict(LGA), "xi": 0.0})}, "xi must be above 0"),
+        ({"lga": options(lower_bound="averge")}, "did you mean average"),
+    ],
+)
+def test_wrong_setting(engine, tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        carried_out(dataclasses.replace(SMALL, **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert engine.executed == []
+
+
+def test_check_accepts_what_runs():
+    check(SMALL.specs(), load_task("digits"))
+
+
+# --- nothing is written over ----------------------------------------------------------------------------------------
+
+
+def foreign_text(path: Path) -> None:
+    path.write_text("my notes\n" * 30)
+
+
+def foreign_database(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE mine (a)")
+
+
+def other_version(path: Path) -> None:
+    with Store(path):
+        pass
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 999")
+        database.execute("PRAGMA journal_mode = DELETE")
+
+
+@pytest.mark.parametrize("make", [foreign_text, foreign_database, other_version])
+def test_foreign_results_are_left_alone(engine, tmp_path, make):
+    make(tmp_path / "results.sqlite")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="nothing was changed"):
+        carried_out(SMALL, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_foreign_report_is_left_alone(engine, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(UsageError, match="left alone"):
+        carried_out(SMALL, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "mine"
