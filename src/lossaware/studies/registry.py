@@ -1,6 +1,7 @@
 """Finding tasks: the built-in ones by name, a user's own by ``file.py:attribute`` or ``package.module:attribute``.
 
-A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``.
+A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``; its name is
+the file's, with hyphens for underscores.
 """
 
 import ast
@@ -24,7 +25,8 @@ _BUILT_IN = Path(__file__).with_name("tasks")
 
 def tasks() -> dict[str, str]:
     """The names of the built-in tasks, with one line on each. Imports none of them."""
-    return {path.stem: _summary(path) for path in sorted(_BUILT_IN.glob("*.py")) if path.stem != "__init__"}
+    paths = sorted(path for path in _BUILT_IN.glob("*.py") if path.stem != "__init__")
+    return {path.stem.replace("_", "-"): _summary(path) for path in paths}
 
 
 def load_task(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> "Task":
@@ -87,7 +89,7 @@ def source_digest(name: str) -> str | None:
 
 def built_in_module(name: str) -> str | None:
     """The module of a built-in task, for those who import it beforehand; None for a user's own."""
-    return f"lossaware.studies.tasks.{name}" if name in tasks() else None
+    return f"lossaware.studies.tasks.{name.replace('-', '_')}" if name in tasks() else None
 
 
 def _split(name: str) -> tuple[str, str]:

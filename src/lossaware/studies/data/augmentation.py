@@ -1,0 +1,82 @@
+"""Images changed at random: moved, mirrored, rotated. What is drawn does not depend on the device."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lossaware.studies.task import Batch
+
+
+def moved(images: Tensor, offsets: Tensor, pad: int) -> Tensor:
+    """A window of each image, of the image's size, in the image with ``pad`` zeros around.
+
+    Args:
+        images: (batch, channels, height, width).
+        offsets: (batch, 2), int64 from 0 to 2 ``pad``: row and column of the window's first corner. ``pad`` is the
+            image itself; less brings zeros in from the top or the left.
+        pad: Zeros on each side.
+    """
+    height, width = images.shape[-2:]
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    rows = (offsets[:, :1] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (offsets[:, 1:] + torch.arange(width, device=images.device))[:, None, None, :]
+    example = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return padded[example, channel, rows, columns]
+
+
+def mirrored(images: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen images mirrored left to right.
+
+    Args:
+        images: (batch, channels, height, width).
+        chosen: (batch), bool.
+    """
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def rotated(images: Tensor, degrees: Tensor) -> Tensor:
+    """Each image rotated counter-clockwise about its middle; each pixel is the nearest one, zero beyond the border.
+
+    Args:
+        images: (batch, channels, side, side), square.
+        degrees: (batch), floating.
+    """
+    angle = degrees.to(images.dtype).deg2rad()
+    zero = torch.zeros_like(angle)
+    # From where a pixel comes: rows run downwards, so this is the inverse of a counter-clockwise rotation.
+    origin = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1).reshape(-1, 2, 3)
+    grid = functional.affine_grid(origin, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def move_mirror_rotate(
+    pad: int, degrees: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[Batch, torch.Generator], Batch]:
+    """Moves by up to ``pad`` pixels, mirrors half of the images, rotates by up to ``degrees``, in this order.
+
+    What comes in from beyond the border is black, as where this is done before the images are standardised.
+
+    Args:
+        pad: Largest move, in pixels.
+        degrees: Largest rotation, in either direction.
+        mean: With what the images were standardised, a channel each.
+        std: Likewise.
+
+    Returns:
+        What `lossaware.studies.task.Data.augment` wants; it changes the first tensor of a batch.
+    """
+
+    def augment(batch: Batch, generator: torch.Generator) -> Batch:
+        images, *others = batch
+        count, device = len(images), images.device
+        offsets = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
+        mirror = (torch.rand(count, generator=generator) < 0.5).to(device)
+        angles = ((2 * torch.rand(count, generator=generator) - 1) * degrees).to(device)
+        black = (-torch.tensor(mean, device=device) / torch.tensor(std, device=device)).reshape(-1, 1, 1)
+        changed = rotated(mirrored(moved(images - black, offsets, pad), mirror), angles)
+        return (changed + black, *others)
+
+    return augment

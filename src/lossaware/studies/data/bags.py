@@ -1,0 +1,91 @@
+"""The bags of the paper's segmentation task (A.5): photographs and masks with equal names in two folders."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.images import read_image
+
+PLACE = "bag_data"
+SIDE = 224
+BACKGROUND = 255
+TEST_SHARE, SPLIT_SEED = 0.1, 0
+
+
+def list_bags(folder: Path) -> list[tuple[Path, Path]]:
+    """Photographs (``last/NAME``) and their masks (``last_msk/NAME``), by name. A mask without photograph is left out.
+
+    Raises:
+        UsageError: A folder is missing or empty, or a photograph has no mask or more than one.
+    """
+    photographs, masks = (_by_name(folder / name) for name in ("last", "last_msk"))
+    for name in photographs:
+        if name not in masks:
+            raise UsageError(f"there is no mask of {folder / 'last' / photographs[name].name} in {folder / 'last_msk'}")
+    return [(photographs[name], masks[name]) for name in sorted(photographs, key=lambda name: (len(name), name))]
+
+
+def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+    """The same nine tenths for training and one tenth for tests, whatever the run's seed.
+
+    There is no official split. One bag can be seen on several backgrounds: photographs that have the same mask, byte
+    for byte, stay together. Drawn with torch's generator of seed 0.
+
+    Returns:
+        Training and test pairs, each in the order in which they came.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, (_, mask) in enumerate(pairs):
+        groups.setdefault(hashlib.sha256(_bytes(mask)).hexdigest(), []).append(index)
+    members = list(groups.values())
+    order = torch.randperm(len(members), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    tests: set[int] = set()
+    for group in order.tolist():
+        if len(tests) >= TEST_SHARE * len(pairs):
+            break
+        tests.update(members[group])
+    train = [pair for index, pair in enumerate(pairs) if index not in tests]
+    return train, [pair for index, pair in enumerate(pairs) if index in tests]
+
+
+def read_bags(pairs: list[tuple[Path, Path]], side: int = SIDE) -> tuple[Tensor, Tensor]:
+    """The photographs, uint8 (N, 3, side, side), red first, and the masks, uint8 (N, side, side), 1 for bag.
+
+    Both are resized (bilinear) where they have another size. In a mask 255 is background, and anything less is bag, as
+    in the code that the paper names; that code keeps OpenCV's order of colours, blue first, which for a network that
+    starts at random is the same.
+
+    Raises:
+        UsageError: See `read_image`.
+    """
+    photographs = torch.empty(len(pairs), 3, side, side, dtype=torch.uint8)
+    bags = torch.empty(len(pairs), side, side, dtype=torch.uint8)
+    for index, (photograph, mask) in enumerate(pairs):
+        photographs[index] = read_image(photograph, side, resize=True)
+        bags[index] = read_image(mask, side, "L", resize=True)[0] < BACKGROUND
+    return photographs, bags
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise UsageError(f"{folder} holds both {found[path.stem].name} and {path.name}")
+        found[path.stem] = path
+    if not found:
+        raise UsageError(f"there is no image in {folder}")
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None

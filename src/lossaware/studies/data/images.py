@@ -1,0 +1,72 @@
+"""Images: read from files with Pillow, and kept as bytes until a batch needs numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from lossaware.errors import UsageError
+from lossaware.studies.task import Batch, InMemory
+
+
+@dataclass(frozen=True)
+class Images(InMemory):
+    """Images in memory as bytes, a quarter of what numbers would take; a batch of them is standardised when asked for.
+
+    Attributes:
+        tensors: uint8 images (examples, channels, height, width) first; the others are handed on as they are.
+        mean: What is taken from each channel, on a scale of 0 to 1.
+        std: What each channel is then divided by.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """See `lossaware.studies.task.Examples.batches`; the images are float32."""
+        for pixels, *others in super().batches(size, generator):
+            yield (standardised(pixels, self.mean, self.std), *others)
+
+
+def standardised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 images (..., channels, height, width) as float32: (pixel / 255 - mean) / std, channel by channel."""
+    shift, scale = (torch.tensor(values, device=pixels.device).reshape(-1, 1, 1) for values in (mean, std))
+    return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False) -> Tensor:
+    """The pixels of an image file; a grey image asked for in RGB has three equal channels.
+
+    Args:
+        path: The file, of any format that Pillow reads.
+        side: Width and height.
+        mode: ``"RGB"``, or ``"L"`` for grey.
+        resize: Whether an image of another size is resized (bilinear); otherwise it is refused.
+
+    Returns:
+        uint8 (3, side, side), or (1, side, side) for grey.
+
+    Raises:
+        UsageError: The file is missing, no image, damaged or of another size.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.size != (side, side):
+                if not resize:
+                    width, height = image.size
+                    raise UsageError(f"{path}: {width} x {height} pixels; {side} x {side} are expected")
+                pixels = np.array(image.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
+            else:
+                pixels = np.array(image.convert(mode))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise UsageError(f"{path}: this is no image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: the image cannot be read, it is damaged or cut short ({error})") from None
+    return torch.from_numpy(pixels).reshape(side, side, -1).permute(2, 0, 1).contiguous()

@@ -1,0 +1,87 @@
+"""Stand-in features for TACoS, whose real ones cannot be downloaded: noise that carries the annotated spans."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.tacos import FEATURE_SIZE, STAND_IN_MARK, Video, read_annotations, words_of
+
+FRAMES_A_ROW = 64
+SIGNAL = 0.25
+MARK = (
+    "The features in this folder are stand-ins: noise, in which the annotated spans can be found. They were not "
+    "computed from any video, and no result from them says anything about videos.\n"
+)
+
+
+def make_stand_in(tacos: Path, target: Path, seed: int = 0, report: Callable[[str], None] = lambda line: None) -> None:
+    """Writes one ``.npy`` a video of ``{train,val,test}.json`` in ``tacos``; the same seed gives the same values.
+
+    A row stands for 64 frames. It is standard normal noise plus, for each sentence whose span it lies in, the
+    sentence's vector: the mean of fixed random vectors, one a word, scaled to a root mean square of 0.25. So the words
+    of a sentence can be found in the rows of its span, and only there.
+
+    Args:
+        tacos: The folder of the annotations.
+        target: The folder to write; must not be there yet. It appears when it is whole.
+        seed: Decides all values, at least 0.
+        report: Gets a line on what is done.
+
+    Raises:
+        UsageError: The target is there, the annotations are missing or damaged, or the disk is full.
+    """
+    if target.exists():
+        raise UsageError(f"{target} is already there; remove it to have the stand-in features made anew")
+    videos: dict[str, Video] = {}
+    for part in ("train", "val", "test"):
+        videos |= read_annotations(tacos / f"{part}.json")
+    vectors: dict[str, npt.NDArray[np.float32]] = {}
+    try:
+        part_made = Path(tempfile.mkdtemp(prefix=".stand-in-", dir=target.parent))
+        try:
+            (part_made / STAND_IN_MARK).write_text(MARK, encoding="utf-8")
+            for name, video in videos.items():
+                np.save(part_made / f"{name}.npy", features_of(name, video, vectors, seed))
+            part_made.chmod(0o755)
+            part_made.rename(target)
+        finally:
+            shutil.rmtree(part_made, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written ({error.strerror or error})") from None
+    report(f"{len(videos)} videos in {target}")
+
+
+def features_of(
+    name: str, video: Video, vectors: dict[str, npt.NDArray[np.float32]], seed: int
+) -> npt.NDArray[np.float32]:
+    """The features of one video, float32 (ceil(frames / 64), 1024).
+
+    Args:
+        name: The video, which decides its noise.
+        video: Its annotations.
+        vectors: The words' vectors; those missing are added.
+        seed: See `make_stand_in`.
+    """
+    rows = -(-video.num_frames // FRAMES_A_ROW)
+    values = _normal(seed, f"video {name}", rows)
+    for (start, end), sentence in zip(video.timestamps, video.sentences, strict=True):
+        words = [word for word in words_of(sentence) if word[0].isalnum()] or words_of(sentence)
+        for word in words:
+            if word not in vectors:
+                vectors[word] = _normal(seed, f"word {word}", 1)[0]
+        vector = np.mean([vectors[word] for word in words], axis=0)
+        vector *= SIGNAL / np.sqrt(np.mean(vector**2))
+        values[start // FRAMES_A_ROW : -(-end // FRAMES_A_ROW)] += vector
+    return values
+
+
+def _normal(seed: int, purpose: str, rows: int) -> npt.NDArray[np.float32]:
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    return generator.standard_normal((rows, FEATURE_SIZE), dtype=np.float32)

@@ -1,0 +1,222 @@
+"""TACoS (Regneri et al., 2013): sentences and the parts of cooking videos that they tell of.
+
+Annotations are in the form of VSLNet's code: ``{train,val,test}.json``, a video's name with its frames a second, its
+number of frames, its sentences and, for each sentence, first and last frame. Features are one ``.npy`` a video,
+frames x 1024.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from lossaware.errors import UsageError
+from lossaware.studies.models.vslnet import PADDING
+from lossaware.studies.task import Batch, InMemory
+
+PLACE = "tacos"
+FEATURE_SIZE = 1024
+POSITIONS = 128
+WORDS = 2048
+UNKNOWN = 1
+# Marks a folder of made features, so that they can never pass for real ones.
+STAND_IN_MARK = "STAND-IN-FEATURES.txt"
+
+_Frame = Annotated[int, Field(ge=0)]
+
+
+class Video(BaseModel, extra="forbid"):
+    """The annotations of one video."""
+
+    timestamps: list[tuple[_Frame, _Frame]]
+    sentences: list[str]
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    num_frames: Annotated[int, Field(gt=0)]
+
+
+def read_annotations(path: Path) -> dict[str, Video]:
+    """The annotated videos of one file, by name without ``.avi``.
+
+    An annotation may end up to a second after its video, as some of TACoS do; it is then cut where the video ends.
+
+    Raises:
+        UsageError: The file cannot be read, is no JSON, or an annotation is not what it should be.
+    """
+    try:
+        videos = TypeAdapter(dict[str, Video]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
+    if not videos:
+        raise UsageError(f"{path}: it annotates no video")
+    for name, video in videos.items():
+        _check(f"{path}: {name}", name, video)
+    return {name.removesuffix(".avi"): video for name, video in videos.items()}
+
+
+def _check(where: str, name: str, video: Video) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"{where!r} is no name for a video: letters, digits, '.', '_' and '-' are")
+    if len(video.timestamps) != len(video.sentences):
+        raise UsageError(f"{where} has {len(video.timestamps)} timestamps and {len(video.sentences)} sentences")
+    for index, ((start, end), sentence) in enumerate(zip(video.timestamps, video.sentences, strict=True)):
+        if not words_of(sentence):
+            raise UsageError(f"{where}: sentence {index} is empty")
+        if not start < min(end, video.num_frames) or end > video.num_frames + video.fps:
+            span = f"frames {start} to {end} of {video.num_frames}"
+            raise UsageError(
+                f"{where}: timestamp {index} is {span}; it must lie within the video, the end after the start"
+            )
+        video.timestamps[index] = (start, min(end, video.num_frames))
+
+
+def words_of(sentence: str) -> list[str]:
+    """The words of a sentence in lower case; each mark is a word of its own."""
+    return re.findall(r"\w+(?:'\w+)?|[^\w\s]", sentence.lower())
+
+
+def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
+    """Numbers for words: 0 is padding, 1 an unknown word, then the words by how often they come (then by alphabet).
+
+    At most `WORDS` numbers, so that the network's size does not depend on the data; rarer words are unknown.
+    """
+    counts = Counter(word for sentence in sentences for word in words_of(sentence))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 2]
+    return {word: number for number, word in enumerate(ranked, UNKNOWN + 1)}
+
+
+def read_features(folder: Path, name: str, positions: int = POSITIONS) -> Tensor:
+    """A video's features, float32 (time, 1024), time at most ``positions``.
+
+    Longer ones are cut into ``positions`` stretches of equal length, up to rounding, of which the means are taken.
+
+    Args:
+        folder: Where ``NAME.npy`` or ``NAME.avi.npy`` lies.
+        name: The video.
+        positions: The longest that is wanted.
+
+    Raises:
+        UsageError: The file is missing, no array of numbers (time, 1024), or holds one that is not finite.
+    """
+    path = next((p for p in (folder / f"{name}.npy", folder / f"{name}.avi.npy") if p.is_file()), None)
+    if path is None:
+        raise UsageError(f"there is neither {name}.npy nor {name}.avi.npy in {folder}")
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{path}: no array that can be read ({error})") from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
+        raise UsageError(f"{path}: an array of floating-point numbers is expected")
+    if values.ndim != 2 or values.shape[1] != FEATURE_SIZE or not len(values):
+        raise UsageError(f"{path}: shape {values.shape}; (frames, {FEATURE_SIZE}) is expected")
+    pooled = pool(values.astype(np.float32), positions)
+    if not np.isfinite(pooled).all():
+        raise UsageError(f"{path}: it holds values that are not finite")
+    return torch.from_numpy(pooled)
+
+
+def pool(values: npt.NDArray[np.float32], positions: int) -> npt.NDArray[np.float32]:
+    """At most ``positions`` rows: means of stretches of equal length, up to rounding."""
+    if len(values) <= positions:
+        return values
+    borders = np.round(np.arange(positions + 1) / positions * len(values)).astype(np.int64)
+    sums: npt.NDArray[np.float32] = np.add.reduceat(values, borders[:-1], axis=0)
+    return (sums / np.diff(borders)[:, None]).astype(np.float32)
+
+
+def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last position whose stretch of the video overlaps most (intersection over union) with each moment.
+
+    Args:
+        moments: (N, 2), start and end as shares of the video, start < end.
+        lengths: (N), int64: positions of each video.
+
+    Returns:
+        Two tensors (N), int64, from 0 to length - 1.
+    """
+    start, end = (moments.double() * lengths.unsqueeze(1)).unbind(1)
+    best = torch.full_like(start, -1)
+    first, last = torch.zeros_like(lengths), torch.zeros_like(lengths)
+    # For a given end the overlap rises up to the moment's start and falls after it; likewise for a given start.
+    for a in (start.floor(), start.ceil()):
+        for b in (end.ceil(), end.floor()):
+            both = torch.minimum(b, end) - torch.maximum(a, start)
+            either = torch.maximum(b, end) - torch.minimum(a, start)
+            share = torch.where(b > a, both / either, -1.0)
+            better = share > best
+            best = torch.where(better, share, best)
+            first = torch.where(better, a.long(), first)
+            last = torch.where(better, b.long() - 1, last)
+    return first, last
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sentences and the moments that they tell of; the features of a video are kept once for all its sentences.
+
+    Attributes:
+        features: float32 (videos, `POSITIONS`, 1024).
+        queries: A video (an index), its length in positions, words (padded), first and last position, and the moment
+            as shares of the video (2), each example.
+    """
+
+    features: Tensor
+    queries: InMemory
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """Batches as `lossaware.studies.models.vslnet.grounding` wants them, no longer than their longest."""
+        for video, length, words, first, last, moment in self.queries.batches(size, generator):
+            time = int(length.max())
+            longest = int((words != PADDING).sum(dim=1).max())
+            yield self.features[video, :time], length, words[:, :longest], first, last, moment
+
+
+def read_moments(
+    folder: Path, features: Path, part: str, numbers: dict[str, int] | None = None
+) -> tuple[Moments, dict[str, int]]:
+    """The sentences of one file with the features of their videos.
+
+    Args:
+        folder: Where the annotations lie.
+        features: Where the features lie.
+        part: ``"train"``, ``"val"`` or ``"test"``.
+        numbers: The numbers of the words; None makes them from this file's sentences.
+
+    Returns:
+        The examples, in the file's order, and the numbers of the words.
+
+    Raises:
+        UsageError: See `read_annotations` and `read_features`.
+    """
+    videos = read_annotations(folder / f"{part}.json")
+    if numbers is None:
+        numbers = vocabulary(sentence for video in videos.values() for sentence in video.sentences)
+    table = torch.zeros(len(videos), POSITIONS, FEATURE_SIZE)
+    rows, sentences, moments = [], [], []
+    for index, (name, video) in enumerate(videos.items()):
+        found = read_features(features, name)
+        table[index, : len(found)] = found
+        for (start, end), sentence in zip(video.timestamps, video.sentences, strict=True):
+            rows.append((index, len(found)))
+            sentences.append(torch.tensor([numbers.get(word, UNKNOWN) for word in words_of(sentence)[:POSITIONS]]))
+            moments.append((start / video.num_frames, end / video.num_frames))
+    video_index, lengths = torch.tensor(rows).unbind(1)
+    spans = torch.tensor(moments)
+    words = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=PADDING)
+    return Moments(table, InMemory((video_index, lengths, words, *positions_of(spans, lengths), spans))), numbers

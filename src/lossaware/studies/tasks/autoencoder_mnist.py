@@ -1,0 +1,42 @@
+"""An autoencoder on MNIST (Table 12)."""
+
+from pathlib import Path
+
+from lossaware.studies.data.folder import downloadable, require
+from lossaware.studies.data.images import Images
+from lossaware.studies.data.mnist import PLACE, read_mnist
+from lossaware.studies.data.subset import check_counts, part_of
+from lossaware.studies.models.autoencoder import dense_autoencoder, reconstruction
+from lossaware.studies.task import Data, Task
+
+SUMMARY = "Handwritten digits given back by an autoencoder, fully connected (reads MNIST/raw in --data)"
+
+
+def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
+    """MNIST with an autoencoder 784-256-64-256-784. The paper states neither network nor epochs nor batch size.
+
+    Args:
+        train_examples: How many of the 60,000, always the same ones; all if left out.
+        test_examples: How many of the 10,000, likewise.
+    """
+    check_counts("autoencoder-mnist", train_examples=train_examples, test_examples=test_examples)
+
+    def load(folder: Path | None) -> Data:
+        raw = require(folder, PLACE, "autoencoder-mnist", downloadable("mnist"))
+        return Data(
+            train=Images(part_of(read_mnist(raw, "train"), train_examples, "train_examples")),
+            test=Images(part_of(read_mnist(raw, "t10k"), test_examples, "test_examples")),
+        )
+
+    return Task(
+        name="autoencoder-mnist",
+        summary=SUMMARY,
+        model=dense_autoencoder,
+        data=load,
+        measure=reconstruction,
+        score="loss",
+        higher_is_better=False,
+        percent=False,
+        epochs=20,
+        batch_size=64,
+    )

@@ -1,0 +1,45 @@
+"""Classes and turns of MNIST's digits, learned together (Table 11)."""
+
+from functools import partial
+from pathlib import Path
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.folder import downloadable, require
+from lossaware.studies.data.images import Images
+from lossaware.studies.data.mnist import MEAN, PLACE, STD, read_mnist
+from lossaware.studies.data.subset import check_counts, part_of
+from lossaware.studies.models.autoeval import AutoEval, autoeval, turn_at_random
+from lossaware.studies.task import Data, Task
+
+SUMMARY = "Handwritten digits and by how much they are turned, with LeNet-5 and two heads (reads MNIST/raw in --data)"
+
+
+def build(train_examples: int | None = None, test_examples: int | None = None, pad: int = 2) -> Task:
+    """MNIST with LeNet-5, a head for the class and one for the turn; their losses are added.
+
+    Args:
+        train_examples: How many of the 60,000, always the same ones; all if left out.
+        test_examples: How many of the 10,000, likewise.
+        pad: Zeros around the image, 2 or 0.
+    """
+    check_counts("autoeval", train_examples=train_examples, test_examples=test_examples)
+    if pad not in (0, 2):
+        raise UsageError(f"task 'autoeval': pad must be 0 or 2, got {pad!r}")
+
+    def load(folder: Path | None) -> Data:
+        raw = require(folder, PLACE, "autoeval", downloadable("mnist"))
+        return Data(
+            train=Images(part_of(read_mnist(raw, "train"), train_examples, "train_examples"), MEAN, STD),
+            test=Images(part_of(read_mnist(raw, "t10k"), test_examples, "test_examples"), MEAN, STD),
+            augment=turn_at_random,
+        )
+
+    return Task(
+        name="autoeval",
+        summary=SUMMARY,
+        model=partial(AutoEval, pad),
+        data=load,
+        measure=autoeval,
+        epochs=50,
+        batch_size=64,
+    )

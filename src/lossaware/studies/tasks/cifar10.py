@@ -1,0 +1,45 @@
+"""CIFAR-10 with DenseNet-40-12, without augmentation (Tables 1, 3, 6, 7, 8 and 13)."""
+
+from functools import partial
+from pathlib import Path
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.cifar import MEAN_10, PLACE_10, STD_10, read_cifar10
+from lossaware.studies.data.folder import downloadable, require
+from lossaware.studies.data.images import Images
+from lossaware.studies.data.subset import check_counts, part_of
+from lossaware.studies.models.classification import classification
+from lossaware.studies.models.densenet import densenet
+from lossaware.studies.task import Data, Task
+
+SUMMARY = "Photographs of 10 classes, 60,000 of 32 x 32, with DenseNet-40-12 (reads cifar-10-batches-bin in --data)"
+
+
+def build(train_examples: int | None = None, test_examples: int | None = None, dropout: float = 0.0) -> Task:
+    """CIFAR-10 with DenseNet-40-12. The paper's train accuracy is above its test accuracy, so nothing is augmented.
+
+    Args:
+        train_examples: How many of the 50,000, always the same ones; all if left out.
+        test_examples: How many of the 10,000, likewise.
+        dropout: Share of a dense layer's outputs that are dropped in training, from 0 to below 1.
+    """
+    check_counts("cifar10", train_examples=train_examples, test_examples=test_examples)
+    if not 0 <= dropout < 1:
+        raise UsageError(f"task 'cifar10': dropout must be from 0 to below 1, got {dropout!r}")
+
+    def load(folder: Path | None) -> Data:
+        train, test = read_cifar10(require(folder, PLACE_10, "cifar10", downloadable("cifar10")))
+        return Data(
+            train=Images(part_of(train, train_examples, "train_examples"), MEAN_10, STD_10),
+            test=Images(part_of(test, test_examples, "test_examples"), MEAN_10, STD_10),
+        )
+
+    return Task(
+        name="cifar10",
+        summary=SUMMARY,
+        model=partial(densenet, dropout=dropout),
+        data=load,
+        measure=classification,
+        epochs=100,
+        batch_size=128,
+    )

@@ -1,0 +1,47 @@
+"""Bags in photographs, found pixel by pixel (Table 9)."""
+
+from pathlib import Path
+
+from lossaware.studies.data.bags import PLACE, list_bags, read_bags, split_bags
+from lossaware.studies.data.folder import require
+from lossaware.studies.data.images import Images
+from lossaware.studies.data.subset import check_counts, spread
+from lossaware.studies.models.segmentation import encoder_decoder, segmentation
+from lossaware.studies.task import Data, Task
+
+SUMMARY = "Bags in photographs of 224 x 224, pixel by pixel, with an encoder and a decoder (reads bag_data in --data)"
+SOURCE = (
+    "it holds photographs in last/ and masks with the same names in last_msk/, of the set of "
+    "https://github.com/kenandaoerdect/Image-segmentation-using-pytorch"
+)
+# Of ImageNet, as the code that the paper names.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
+    """Segmentation of bags. The paper reports the training loss; there is no official test set, see `split_bags`.
+
+    Args:
+        train_examples: How many of the training images (nine tenths of all), always the same ones; all if left out.
+        test_examples: How many of the test images (one tenth), likewise.
+    """
+    check_counts("segmentation", train_examples=train_examples, test_examples=test_examples)
+
+    def load(folder: Path | None) -> Data:
+        train, test = split_bags(list_bags(require(folder, PLACE, "segmentation", SOURCE)))
+        sets = []
+        for pairs, count, option in ((train, train_examples, "train_examples"), (test, test_examples, "test_examples")):
+            chosen = [pairs[index] for index in spread(len(pairs), count, option).tolist()]
+            sets.append(Images(read_bags(chosen), MEAN, STD))
+        return Data(train=sets[0], test=sets[1])
+
+    return Task(
+        name="segmentation",
+        summary=SUMMARY,
+        model=encoder_decoder,
+        data=load,
+        measure=segmentation,
+        score="iou",
+        epochs=50,
+        batch_size=8,
+    )

@@ -1,0 +1,51 @@
+"""TinyImageNet with ResNet-50 (Table 4)."""
+
+from functools import partial
+from pathlib import Path
+
+from lossaware.studies.data.folder import downloadable, require
+from lossaware.studies.data.images import Images
+from lossaware.studies.data.subset import check_counts
+from lossaware.studies.data.tiny_imagenet import (
+    CLASSES,
+    MEAN,
+    PLACE,
+    STD,
+    list_train,
+    list_validation,
+    read_classes,
+    read_images,
+)
+from lossaware.studies.models.classification import classification
+from lossaware.studies.models.resnet import resnet50
+from lossaware.studies.task import Data, Task
+
+SUMMARY = "Photographs of 200 classes, 64 x 64, with ResNet-50 (reads tiny-imagenet-200 in --data)"
+
+
+def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
+    """TinyImageNet with ResNet-50, tested on the validation images. Nothing is augmented; the paper says nothing of it.
+
+    Args:
+        train_examples: How many of the training images, always the same ones; all there are if left out (the published
+            set has 500 a class).
+        test_examples: How many of the validation images, likewise (the published set has 50 a class).
+    """
+    check_counts("tinyimagenet", train_examples=train_examples, test_examples=test_examples)
+
+    def load(folder: Path | None) -> Data:
+        place = require(folder, PLACE, "tinyimagenet", downloadable("tinyimagenet"))
+        classes = read_classes(place)
+        train = read_images(list_train(place, classes), train_examples, "train_examples")
+        test = read_images(list_validation(place, classes), test_examples, "test_examples")
+        return Data(train=Images(train, MEAN, STD), test=Images(test, MEAN, STD))
+
+    return Task(
+        name="tinyimagenet",
+        summary=SUMMARY,
+        model=partial(resnet50, CLASSES),
+        data=load,
+        measure=classification,
+        epochs=100,
+        batch_size=16,
+    )

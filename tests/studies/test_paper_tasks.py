@@ -1,0 +1,222 @@
+"""Every task of the paper trains: a few steps through `run`, on made files always, on the real ones where they are."""
+
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lossaware.errors import UsageError
+from lossaware.studies.data import bags, cifar
+from lossaware.studies.data.stand_in import make_stand_in
+from lossaware.studies.registry import load_task, tasks
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.tasks import segmentation
+
+FOLDERS = {
+    "cifar10": "cifar-10-batches-bin",
+    "cifar100": "cifar-100-binary",
+    "tinyimagenet": "tiny-imagenet-200",
+    "segmentation": "bag_data",
+    "autoencoder-mnist": "MNIST/raw",
+    "autoencoder-cifar10": "cifar-10-batches-bin",
+    "autoeval": "MNIST/raw",
+    "grounding": "tacos",
+}
+MEASURES = {
+    "cifar10": {"loss", "accuracy"},
+    "cifar100": {"loss", "accuracy"},
+    "tinyimagenet": {"loss", "accuracy"},
+    "segmentation": {"loss", "accuracy", "iou"},
+    "autoencoder-mnist": {"loss"},
+    "autoencoder-cifar10": {"loss"},
+    "autoeval": {"loss", "loss_cls", "loss_rot", "accuracy", "accuracy_rot"},
+    "grounding": {"loss", "loss_span", "loss_highlight", "iou", "iou_50", "iou_70"},
+}
+# What the issue of the paper says of the protocol: epochs and examples a step.
+PROTOCOL = {
+    "cifar10": (100, 128),
+    "cifar100": (100, 128),
+    "tinyimagenet": (100, 16),
+    "segmentation": (50, 8),
+    "autoencoder-cifar10": (100, 16),
+    "autoeval": (50, 64),
+    "grounding": (50, 16),
+}
+
+
+@pytest.fixture
+def made(tmp_path, tiny_mnist, monkeypatch):
+    """A data folder with a handful of examples of every set, in the official layouts."""
+    folder = tiny_mnist
+    generator = np.random.default_rng(0)
+    for name, count in (("BATCH_10", 4), ("TRAIN_100", 8), ("TEST_100", 4)):
+        monkeypatch.setattr(cifar, name, count)
+
+    def records(path, classes, count):
+        path.parent.mkdir(exist_ok=True)
+        labels = [generator.integers(0, most, (count, 1), dtype=np.uint8) for most in classes]
+        np.hstack([*labels, generator.integers(0, 256, (count, 3072), dtype=np.uint8)]).tofile(path)
+
+    for number in range(1, 6):
+        records(folder / "cifar-10-batches-bin" / f"data_batch_{number}.bin", (10,), 4)
+    records(folder / "cifar-10-batches-bin" / "test_batch.bin", (10,), 4)
+    records(folder / "cifar-100-binary" / "train.bin", (20, 100), 8)
+    records(folder / "cifar-100-binary" / "test.bin", (20, 100), 4)
+
+    def picture(path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+    tiny = folder / "tiny-imagenet-200"
+    for label in range(200):
+        picture(tiny / "train" / f"n{label:03}" / "images" / f"n{label:03}_0.JPEG", np.full((64, 64, 3), label))
+    picture(tiny / "val" / "images" / "val_0.JPEG", np.full((64, 64), 3))
+    (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn003\t0\t0\t63\t63\n")
+    (tiny / "wnids.txt").write_text("".join(f"n{label:03}\n" for label in range(200)))
+
+    monkeypatch.setattr(segmentation, "read_bags", partial(bags.read_bags, side=64))
+    for number in range(5):
+        picture(folder / "bag_data" / "last" / f"{number}.png", generator.integers(0, 256, (64, 64, 3)))
+        mask = np.full((64, 64), 255)
+        mask[10:30, 10 : 20 + number] = 0
+        picture(folder / "bag_data" / "last_msk" / f"{number}.png", mask)
+
+    (folder / "tacos").mkdir()
+    for index, part in enumerate(("train", "val", "test")):
+        video = {"timestamps": [[0, 700], [800, 1300]], "sentences": ["He cuts.", "She eats it"], "fps": 29.4}
+        (folder / "tacos" / f"{part}.json").write_text(json.dumps({f"s{index}.avi": {**video, "num_frames": 2000}}))
+    make_stand_in(folder / "tacos", folder / "tacos" / "stand-in-features")
+    return folder
+
+
+def spec(name, *, train=4, test=1, lga=None, **more):
+    chosen = {"train_examples": train, "test_examples": test, **more}
+    if name == "grounding":
+        chosen["features"] = "stand-in"
+    return RunSpec(
+        task=name, task_options=options(**chosen), optimizer="sgd", lr=1e-3, seed=1, epochs=2, batch_size=2, lga=lga
+    )
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_a_run_of_made_data_without_and_with_lga(made, name):
+    size = {"train": 2, "test": 1}
+    plain = list(run(spec(name, **size), made))
+    again = list(run(spec(name, **size), made))
+    with_lga = list(run(spec(name, **size, lga=options(gamma2=1e-4, xi=0.01, eps=0.0)), made))
+    assert [record.epoch for record in plain] == [1, 2]
+    for record, repeated, aware in zip(plain, again, with_lga, strict=True):
+        assert set(record.train) == set(record.test) == MEASURES[name]
+        assert all(math.isfinite(value) for value in (*record.train.values(), *record.test.values()))
+        assert (record.train, record.test) == (repeated.train, repeated.test)
+        assert aware.lga is not None
+    # The first step sees the same parameters, the second ones that LGA has pushed.
+    assert plain[0].train == with_lga[0].train
+    assert plain[1].train["loss"] != with_lga[1].train["loss"]
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_real_data_trains_where_it_is(data_folder, tmp_path, name):
+    """With a few steps on the same examples, what is learned of them must show in the loss."""
+    folder = data_folder
+    if name == "grounding":
+        folder = tmp_path
+        (folder / "tacos").mkdir()
+        for part in ("train", "val", "test"):
+            (folder / "tacos" / f"{part}.json").write_bytes((data_folder / "tacos" / f"{part}.json").read_bytes())
+        make_stand_in(folder / "tacos", folder / "tacos" / "stand-in-features")
+    count = 2 if name == "segmentation" else 4
+    task = load_task(name, spec(name, train=count, test=2).task_options)
+    data = task.data(folder)
+    assert (len(data.train), len(data.test)) == (count, 2)
+    torch.manual_seed(0)
+    model = task.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    (batch,) = data.train.batches(4, None)
+    losses = []
+    for _ in range(4):
+        loss = task.measure(model, batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+
+
+def test_every_task_of_the_paper_is_listed():
+    assert set(FOLDERS) | {"mnist"} <= set(tasks())
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOL))
+def test_the_papers_protocol_is_the_default(name):
+    task = load_task(name)
+    assert (task.epochs, task.batch_size) == PROTOCOL[name]
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_where_data_is_missing_one_line_says_what_to_do(tmp_path, name):
+    task = load_task(name)
+    place = FOLDERS[name]
+    with pytest.raises(UsageError, match=f"task '{name}' needs --data DIR, with {place} in DIR; ") as nothing:
+        task.data(None)
+    with pytest.raises(UsageError, match=f"there is no folder .*{place}, which task '{name}' reads; ") as missing:
+        task.data(tmp_path)
+    for error in (nothing, missing):
+        assert "\n" not in str(error.value)
+        assert "lossaware data get" in str(error.value) or "it holds" in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_parts_are_as_large_as_asked_for_and_no_larger_than_the_whole(made, name):
+    data = load_task(name, spec(name, train=2, test=1).task_options).data(made)
+    assert (len(data.train), len(data.test)) == (2, 1)
+    with pytest.raises(UsageError, match="train_examples must be at most"):
+        load_task(name, spec(name, train=999).task_options).data(made)
+    with pytest.raises(UsageError, match=f"task '{name}': train_examples must be a whole number of at least 1, got 0"):
+        load_task(name, {"train_examples": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("cifar10", {"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        ("cifar100", {"augment": "no"}, "augment must be true or false, got 'no'"),
+        ("autoeval", {"pad": 1}, "pad must be 0 or 2, got 1"),
+        ("autoencoder_mnist", {}, "did you mean autoencoder-mnist"),
+    ],
+)
+def test_mistakes_in_options_are_told(name, option, message):
+    with pytest.raises(UsageError, match=message):
+        load_task(name, option)
+
+
+def test_cifar100_is_augmented_unless_told_otherwise(made):
+    augmented = load_task("cifar100").data(made)
+    assert augmented.augment is not None
+    assert load_task("cifar100", {"augment": False}).data(made).augment is None
+    (batch,) = augmented.train.batches(8, None)
+    changed = augmented.augment(batch, torch.Generator().manual_seed(0))
+    assert changed[0].shape == batch[0].shape
+    assert not torch.equal(changed[0], batch[0])
+    assert load_task("cifar10").data(made).augment is None
+
+
+def test_what_autoencoders_give_back_is_from_0_to_1(made):
+    for name in ("autoencoder-mnist", "autoencoder-cifar10"):
+        (batch,) = load_task(name, {"train_examples": 8}).data(made).train.batches(8, None)
+        assert batch[0].min() >= 0
+        assert 0.9 < batch[0].max() <= 1
+
+
+def test_autoeval_trains_on_random_turns_and_tests_on_all(made):
+    task = load_task("autoeval", {"train_examples": 6})
+    data = task.data(made)
+    (batch,) = data.train.batches(6, None)
+    assert len(batch) == 2
+    assert len(data.augment(batch, torch.Generator().manual_seed(0))) == 3
