@@ -246,7 +246,7 @@ def test_failed_write_leaves_the_old_report(report: Report, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lossaware.studies.report.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UsageError, match=r"the report cannot be written \(No space left"):
         write(dataclasses.replace(report, title="Second"), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -88,10 +88,17 @@ def write(report: Report, path: Path) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        UsageError: See `check_writable`.
+        UsageError: See `check_writable`; or the disk is full.
     """
     check_writable(path)
     page = render(report)
+    try:
+        _replace(path, page)
+    except OSError as error:
+        raise UsageError(f"{path}: the report cannot be written ({error.strerror or error})") from None
+
+
+def _replace(path: Path, page: str) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
