@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lossaware.companion import LGA
@@ -49,10 +50,15 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             )
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Observe the loss, which Lightning has divided by the number of micro-batches."""
-        if pl_module.automatic_optimization:
-            for lga in filter(None, _companions(trainer)):
-                lga.observe(loss.detach() * trainer.accumulate_grad_batches)
+        """Observe the loss, which Lightning has divided by the number of micro-batches, and scaled in float16."""
+        if not pl_module.automatic_optimization:
+            return
+        loss = loss.detach() * trainer.accumulate_grad_batches
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            loss = loss / scaler.scale(torch.ones_like(loss))  # unlike get_scale(), this does not wait for the device
+        for lga in filter(None, _companions(trainer)):
+            lga.observe(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Log the status."""
