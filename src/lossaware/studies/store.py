@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -123,17 +123,7 @@ class Store:
     def record(self, spec: RunSpec, record: EpochRecord) -> None:
         """An epoch of a run that has begun; with its last epoch the run is complete."""
         with self._transaction() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    spec.key,
-                    record.epoch,
-                    json.dumps(dict(record.train)),
-                    json.dumps(dict(record.test)),
-                    None if record.lga is None else json.dumps(dict(record.lga)),
-                    record.seconds,
-                ),
-            )
+            self._insert(database, spec, record)
             if record.epoch == spec.epochs:
                 database.execute("UPDATE runs SET state = 'complete', message = NULL WHERE key = ?", (spec.key,))
 
@@ -141,6 +131,26 @@ class Store:
         """A run ended without its last epoch; it counts as missing."""
         with self._transaction() as database:
             database.execute("UPDATE runs SET state = 'failed', message = ? WHERE key = ?", (message, spec.key))
+
+    def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], made_with: Mapping[str, str]) -> None:
+        """A complete run that was measured elsewhere takes the place of whatever is here of it.
+
+        Args:
+            spec: The run.
+            records: All its epochs, in order.
+            made_with: Its environment; see `environment`.
+        """
+        content = json.dumps(dict(made_with))
+        with self._transaction() as database:
+            row = database.execute("SELECT id FROM environments WHERE content = ?", (content,)).fetchone()
+            place = row or (database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid,)
+            database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
+            database.execute(
+                "INSERT OR REPLACE INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'complete', ?, ?)",
+                (spec.key, spec.to_json(), source_digest(spec.task), *place),
+            )
+            for record in records:
+                self._insert(database, spec, record)
 
     # Reading.
 
@@ -199,6 +209,20 @@ class Store:
             yield from self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise UsageError(f"{self.path}: the results cannot be read ({error})") from None
+
+    @staticmethod
+    def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:
+        database.execute(
+            "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                spec.key,
+                record.epoch,
+                json.dumps(dict(record.train)),
+                json.dumps(dict(record.test)),
+                None if record.lga is None else json.dumps(dict(record.lga)),
+                record.seconds,
+            ),
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import did_you_mean
@@ -87,11 +87,23 @@ class Settings(_Table):
     precision: Literal["fp32", "bf16"] | None = None
     seeds: int | list[int] | None = None
 
-    @model_validator(mode="after")
-    def _seeds_are_there(self) -> Self:
-        if self.seeds is not None and not self.all_seeds:
-            raise ValueError("seeds must be a number of at least 1, or a list of seeds")
-        return self
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _check_seeds(cls, seeds: Any) -> Any:
+        listed = seeds if isinstance(seeds, list) else [seeds]
+        least = 0 if isinstance(seeds, list) else 1
+        if not (listed and all(type(number) is int and number >= least for number in listed)):
+            raise ValueError("must be how many, at least 1, or a list of seeds of at least 0")
+        if len(set(listed)) < len(listed):
+            raise ValueError("must not name a seed twice")
+        return seeds
+
+    @field_validator("lga", mode="before")
+    @classmethod
+    def _check_lga(cls, lga: Any) -> Any:
+        if not (lga is False or isinstance(lga, dict)):
+            raise ValueError("must be false, or a table of LGA's arguments")
+        return lga
 
     @property
     def all_seeds(self) -> Sequence[int]:
@@ -382,7 +394,9 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
 
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:
-    """Settings as a command line gives them: ``{"epochs": 3, "batch_size": "32", "task_options.pad": "0"}``.
+    """Settings as a command line gives them: ``{"epochs": 3, "batch_size": "32", "lga.gamma2": "1e-7", "pad": "0"}``.
+
+    What is no setting is an option of the task, as for ``compare --set``.
 
     Raises:
         UsageError: A key is unknown, or a value is not what it must be.
@@ -393,14 +407,18 @@ def parse_settings(given: Mapping[str, Any]) -> Settings:
         if isinstance(value, str):
             with contextlib.suppress(tomllib.TOMLDecodeError):  # a bare word stays a text
                 value = tomllib.loads(f"value = {value}")["value"]
-        if dot:
-            nested.setdefault(name, {})[inner] = value
-        else:
+        if name not in Settings.model_fields:
+            name, dot, inner = "task_options", ".", key
+        if not dot:
             nested[name] = value
+        elif isinstance(nested.setdefault(name, {}), dict):
+            nested[name][inner] = value
+        else:
+            raise UsageError(f"--set {key}: {name} has no parts")
     try:
         return Settings.model_validate(nested)
     except ValidationError as error:
-        raise UsageError(f"--set {_explain(error, Settings.model_fields)}") from None
+        raise UsageError(f"--set {_explain(error)}") from None
 
 
 def _check_axes(what: str, file: StudyFile) -> None:
@@ -419,32 +437,32 @@ def _check_axes(what: str, file: StudyFile) -> None:
             raise UsageError(f"{what}: {min(both)!r} is a point and derived as well")
 
 
-def _explain(error: ValidationError, known: Iterable[str] = ()) -> str:
-    """The first mistake in a file, and how many more there are.
-
-    Args:
-        error: What was found.
-        known: The keys that are allowed; by default those of the place in a study's file.
-    """
-    problems = error.errors(include_url=False)
-    # A union complains once for each of its members; the place is what counts.
-    places = list(dict.fromkeys(_place(problem["loc"]) for problem in problems))
-    first = problems[0]
-    place = ".".join(places[0])
-    if first["type"] == "extra_forbidden":
-        said = f"unknown key {place!r}{did_you_mean(places[0][-1], known or _fields(places[0]))}"
-    elif first["type"] == "missing":
-        said = f"{place!r} is missing"
+def _explain(error: ValidationError) -> str:
+    """The first mistake in a file, and how many more there are."""
+    problems = {_place(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
+    # A union complains at its own place and further inside, where the mistake is.
+    places = [place for place in problems if not any(other[: len(place)] == place != other for other in problems)]
+    place = places[-1]
+    problem = problems[place]
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        said = f"unknown key {name!r}{did_you_mean(place[-1], _fields(place))}"
+    elif problem["type"] == "missing":
+        said = f"{name!r} is missing"
     else:
-        text = first["msg"].removeprefix("Value error, ")
-        said = f"{place}: {text[0].lower()}{text[1:]}, got {first['input']!r}" if place else text
+        text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
+        said = f"{name}: {text[0].lower()}{text[1:]}, got {problem['input']!r}" if name else text
     more = len(places) - 1
     return said + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
 
 
+_MEMBERS = ("bool", "int", "float", "str")
+_EXPECTED = dict.fromkeys(_MEMBERS, "must be a number, a text, true or false")
+
+
 def _place(location: Iterable[int | str]) -> tuple[str, ...]:
     """Where in the file: without the marks pydantic adds for the members of a union."""
-    return tuple(str(part) for part in location if not re.search(r"[\[\]]|^(bool|int|float|str)$", str(part)))
+    return tuple(str(part) for part in location if not re.search(r"[\[\]]", str(part)) and part not in _MEMBERS)
 
 
 def _fields(place: Sequence[str]) -> Iterable[str]:

@@ -1,7 +1,8 @@
 """`lossaware study`: the paper's tables, and any other grid of runs from a TOML file."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,8 @@ from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
     from lossaware.studies.study import Overrides, Study
+    from lossaware.studies.study_results import Launch, Sources
+    from lossaware.studies.study_table import StudyTable
 
 app = App(
     name="study",
@@ -19,6 +22,7 @@ app = App(
 )
 
 OUT = Path("lossaware-out")
+RESULTS = Path("results")
 
 
 @app.command(name="list")
@@ -41,21 +45,26 @@ def run(
     data: Path | None = None,
     jobs: int | None = None,
     out: Path = OUT,
+    results: Path = RESULTS,
+    fresh: bool = False,
 ) -> int:
     """Carry out the runs of a study that are missing, and show its table.
 
     Runs are kept by what they are: one that several studies need is computed once, and the same command again runs
-    only what is missing. What is overridden here is shown above the table.
+    only what is missing. Runs that others exported are taken over. What is overridden here is shown above the table.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
         only: Points of an axis to run, axis=point,point; may be given several times.
         seeds: How many seeds instead of those of the study.
         epochs: Passes over the training set instead of those of the study.
-        settings: Any other setting of all runs: batch_size=32, task_options.pad=0; may be given several times.
+        settings: Any other setting of all runs, such as batch_size=32, lga.gamma2=1e-7, optimizer_options.momentum=0.9,
+            or an option of the task, such as pad=0; may be given several times.
         data: Folder of the data, for tasks that need one.
         jobs: Runs at a time. Default: one a core.
-        out: Folder of the results.
+        out: Folder for the runs.
+        results: Folder of exported studies (`lossaware study export`), whose runs need not be computed again.
+        fresh: Compute all runs here, and take none from --results.
     """
     from lossaware.cli import console, say
     from lossaware.studies.study import load_study
@@ -63,8 +72,10 @@ def run(
 
     study = load_study(name)
     chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
-    failures = carry_out_study(chosen, data=data, jobs=jobs, out=out, console=console(sys.stderr))
-    _print(study, out, "text", prefer=chosen.overrides)
+    reused = None if fresh else results
+    failures = carry_out_study(chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr))
+    with _measured(study, out, reused, chosen.overrides) as (table, _, _):
+        _print(table)
     if failures:
         say(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
     return 1 if failures else 0
@@ -75,32 +86,95 @@ def show(
     name: str,
     *,
     out: Path = OUT,
+    results: Path = RESULTS,
     format: Literal["text", "markdown", "latex", "csv"] = "text",  # noqa: A002
 ) -> int:
     """Show the table of a study: measured, published and their difference.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
-        out: Folder of the results.
+        out: Folder of the runs.
+        results: Folder of exported studies.
         format: How to write it.
     """
+    from lossaware.studies import study_table
     from lossaware.studies.study import load_study
 
-    _print(load_study(name), out, format)
+    with _measured(load_study(name), out, results) as (table, _, _):
+        if format == "text":
+            _print(table)
+        else:
+            sys.stdout.write(study_table.FORMATS[format](table))
     return 0
 
 
-def _print(study: "Study", out: Path, form: str, prefer: "Overrides | None" = None) -> None:
-    from lossaware.cli import console
-    from lossaware.studies import study_results, study_table
+@app.command
+def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
+    """Write what is measured of a study as plain files, to be read and committed.
 
-    folder = study_results.Folder(out)
-    with folder.reading() as results:
-        table = study_results.show(study, results, folder.launches(study), prefer=prefer)
-    if form == "text":
-        study_table.print_text(table, console(sys.stdout))
-    else:
-        sys.stdout.write(study_table.FORMATS[form](table))
+    NAME.csv has the value of each cell and seed, NAME-epochs.csv every epoch of every run, NAME.study.json the
+    specification of each run, and command, commit, machine, date and overrides.
+
+    Args:
+        name: One of `lossaware study list`, or a FILE.toml of your own.
+        to: Folder to write to. What an earlier export has there stays in.
+        out: Folder of the runs.
+    """
+    from lossaware.studies import study_exchange
+    from lossaware.studies.study import load_study
+
+    with _measured(load_study(name), out, to) as (table, sources, launches):
+        for path in study_exchange.export(table, sources, launches, to):
+            print(path)
+    return 0
+
+
+@app.command(name="import")
+def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
+    """Take all runs of exported studies into the runs at hand, where they are missing.
+
+    Args:
+        results: Folder of exported studies.
+        out: Folder of the runs.
+    """
+    from lossaware.studies.store import Store
+    from lossaware.studies.study_exchange import Exported, adopt
+    from lossaware.studies.study_results import Folder
+
+    exported = Exported(results)
+    if not (specs := exported.specs()):
+        raise UsageError(f"there are no exported studies in {results}")
+    with Store(Folder(out).database) as store:
+        taken = adopt(specs, exported, store)
+        print(f"{taken} of {len(specs)} runs were missing and are taken from {results}.")
+    return 0
+
+
+@contextlib.contextmanager
+def _measured(
+    study: "Study", out: Path, results: Path | None, prefer: "Overrides | None" = None
+) -> "Iterator[tuple[StudyTable, Sources, list[Launch]]]":
+    """The table of a study, with where it is read from and how it was run."""
+    from lossaware.studies.study_exchange import Exported
+    from lossaware.studies.study_results import Folder, Sources, show
+
+    folder = Folder(out)
+    exported = [] if results is None else [Exported(results)]
+    launches = folder.launches(study)
+    for place in exported:
+        launches += [launch for launch in place.launches(study) if launch not in launches]
+    launches.sort(key=lambda launch: launch.environment.get("date", ""))
+    with folder.reading() as store:
+        sources = Sources([store, *exported])
+        yield show(study, sources, launches, prefer=prefer), sources, launches
+
+
+def _print(table: "StudyTable") -> None:
+    from lossaware.cli import console
+    from lossaware.studies.study_table import to_text
+
+    screen = console(sys.stdout)
+    screen.print(to_text(table, screen.width))
 
 
 def _overrides(

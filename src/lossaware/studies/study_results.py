@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Overrides, Study
 from lossaware.studies.study_table import Results, StudyTable, tabulate
+
+COMMANDS = 3
+"""How many commands are shown at most."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ class Folder:
 
 
 class Sources:
-    """Several places of results; a run is taken from the first that has most of it."""
+    """Several places of results, or none; a run is taken from the first that has most of it."""
 
     def __init__(self, places: Sequence[Results]) -> None:
         self._places = places
@@ -131,6 +134,11 @@ class Sources:
                 found = records
         return found
 
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        """See `Results.environment`."""
+        most = len(self.records(spec))
+        return next((place.environment(spec) for place in self._places if len(place.records(spec)) == most), {})
+
 
 def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: Overrides | None = None) -> StudyTable:
     """The table of a study as it was run; ``prefer`` as for `tabulate`."""
@@ -140,4 +148,26 @@ def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: 
             f"The study's file has changed since it was run on {launches[-1].environment.get('date', '?')[:10]}: "
             "shown is what still belongs to it; what does not is kept."
         )
-    return tabulate(study, results, [launch.overrides for launch in launches], remarks, prefer=prefer)
+    table = tabulate(study, results, [launch.overrides for launch in launches], remarks, prefer=prefer)
+    return replace(table, provenance=_provenance(table, results))
+
+
+def _provenance(table: StudyTable, results: Results) -> list[str]:
+    """When, where and by what commands the runs of a table were made."""
+    shown = {spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values}
+    found: dict[str, dict[str, None]] = {}
+    for spec in sorted(shown, key=lambda spec: spec.key):
+        for name, value in results.environment(spec).items():
+            found.setdefault(name, {})[value] = None
+    if not found:
+        return []
+    dates = sorted({date[:10] for date in found.get("date", {})})
+    parts = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
+    parts += [" / ".join(found[name]) for name in ("processor", "device") if name in found]
+    parts += [f"{name} {' / '.join(found[name])}" for name in ("lossaware", "commit", "torch") if name in found]
+    said = [f"{len(shown)} run{'s' * (len(shown) != 1)}: {', '.join(parts)}."]
+    commands = list(found.get("command", {}))
+    said += [f"Command: {command}" for command in commands[:COMMANDS]]
+    if len(commands) > COMMANDS:
+        said.append(f"... and {len(commands) - COMMANDS} more commands.")
+    return said

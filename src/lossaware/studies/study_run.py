@@ -13,18 +13,22 @@ from lossaware.studies.registry import load_task
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
+from lossaware.studies.study_exchange import Exported, adopt
 from lossaware.studies.study_results import Folder, Launch
 from lossaware.studies.task import Task
 
 
-def carry_out_study(study: Study, *, data: Path | None, jobs: int | None, out: Path, console: Console) -> int:
-    """Carry out the runs of a study that the results in ``out`` miss.
+def carry_out_study(
+    study: Study, *, data: Path | None, jobs: int | None, out: Path, results: Path | None, console: Console
+) -> int:
+    """Carry out the runs of a study that are neither in ``out`` nor in ``results``.
 
     Args:
         study: With its overrides.
         data: Folder of the data, for tasks that need one.
         jobs: Runs at a time; None takes one a core.
-        out: Folder of the results.
+        out: Folder of the store.
+        results: Folder of exported studies, whose runs are taken over; None takes none.
         console: Where progress is shown.
 
     Returns:
@@ -36,16 +40,23 @@ def carry_out_study(study: Study, *, data: Path | None, jobs: int | None, out: P
     """
     specs = study.specs
     engine = LocalEngine(jobs)
-    tasks = _tasks(study, specs)
+    exported = Exported(results) if results is not None else None
     folder = Folder(out)
     if not folder.database.exists():
-        _check_data(study, tasks, data)  # before anything is written
+        # Before anything is written.
+        _check(study, [spec for spec in specs if exported is None or not exported.records(spec)], data)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     with Store(folder.database) as store:
+        if exported is not None and (taken := adopt(specs, exported, store)):
+            say(f"{taken} of {len(specs)} runs are taken from {results}.")
         missing = store.missing(specs)
-        _check_data(study, {key: tasks[key] for key in map(_task_of, missing)}, data)
+        _check(study, missing, data)
         folder.note(Launch.now(study))
         if not missing:
-            console.print(f"All {len(specs)} runs are there already.", markup=False, highlight=False)
+            say(f"All {len(specs)} runs are there already.")
             return 0
         with RunProgress(missing, there=len(specs) - len(missing), jobs=engine.jobs, console=console) as progress:
             try:
@@ -59,18 +70,19 @@ def carry_out_study(study: Study, *, data: Path | None, jobs: int | None, out: P
         return len(progress.failures)
 
 
+def _check(study: Study, specs: Sequence[RunSpec], data: Path | None) -> None:
+    """Find out before the first run whether these can be run."""
+    _check_data(study, _tasks(study, specs), data)
+
+
 _TaskKey = tuple[str, str]
-
-
-def _task_of(spec: RunSpec) -> _TaskKey:
-    return spec.task, repr(spec.task_options)
 
 
 def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
     """The tasks of a study, each with all its kinds of runs set up once, so that a wrong setting is found here."""
     groups: dict[_TaskKey, list[RunSpec]] = {}
     for spec in specs:
-        groups.setdefault(_task_of(spec), []).append(spec)
+        groups.setdefault((spec.task, repr(spec.task_options)), []).append(spec)
     tasks = {}
     for key, group in groups.items():
         try:

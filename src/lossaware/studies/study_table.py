@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -27,6 +27,9 @@ class Results(Protocol):
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run."""
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        """What a run was made with (see `lossaware.studies.environment`); empty for an unknown run."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,13 @@ class StudyTable:
         study: As its file says it.
         cells: Each cell, measured as far as its runs are there.
         remarks: What a reader must know first: overrides, a changed file.
+        provenance: When, where and by what command it was measured.
     """
 
     study: Study
     cells: Mapping[Key, Measured]
     remarks: Sequence[str] = ()
+    provenance: Sequence[str] = ()
 
     @property
     def marks(self) -> Mapping[Key, str]:
@@ -330,9 +335,18 @@ def to_text(table: StudyTable, width: int) -> RenderableType:
         parts += [Text(), *_block(grid, axes, chosen, lead, widths)]
     parts.append(Text())
     parts += [Text(line, style="yellow") for line in table.legend]
-    parts.append(Text(table.caption, style="dim"))
-    parts += [Text(f"Note: {note}", style="dim") for note in table.study.file.notes]
+    parts += [Text(line, style="dim") for line in _tail(table)]
     return Padding(Group(*parts), (1, 0, 0, 0), expand=False)
+
+
+def _tail(table: StudyTable) -> list[str]:
+    """What is shown below the table."""
+    file = table.study.file
+    return [
+        " ".join(filter(None, [file.caption, table.caption])),
+        *(f"Note: {note}" for note in file.notes),
+        *table.provenance,
+    ]
 
 
 def _block(
@@ -396,11 +410,6 @@ def _blocks(heads: Sequence[Coordinates], widths: Sequence[int], room: int) -> l
     return [block for block in blocks if block]
 
 
-def print_text(table: StudyTable, console: Console) -> None:
-    """Show the table on a terminal."""
-    console.print(to_text(table, console.width))
-
-
 def to_markdown(table: StudyTable) -> str:
     """The table as Markdown."""
     grid = _grid(table)
@@ -413,8 +422,7 @@ def to_markdown(table: StudyTable) -> str:
     for row, lines in grid.rows:
         for number, (name, cells) in enumerate(lines):
             out.append(_pipes([*(row if number == 0 else [""] * len(row)), name, *cells]))
-    out += ["", *(f"{line}  " for line in table.legend), table.caption]
-    out += [f"\nNote: {note}" for note in table.study.file.notes]
+    out += ["", *(f"{line}  " for line in table.legend), "\n\n".join(_tail(table))]
     return "\n".join(out) + "\n"
 
 
@@ -427,10 +435,12 @@ def to_latex(table: StudyTable) -> str:
     grid = _grid(table)
     axes = table.study.file.rows
     lead = len(axes) + 1
+    file = table.study.file
+    caption = " ".join(filter(None, [f"{file.title}.", *table.head, file.caption, table.caption]))
     out = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(' '.join([table.study.title + '.', *table.head, table.caption]))}}}",
+        rf"\caption{{{_tex(caption)}}}",
     ]
     out += [rf"\begin{{tabular}}{{{'l' * lead}{'r' * len(grid.heads)}}}", r"\toprule"]
     for level in range(len(grid.heads[0])):

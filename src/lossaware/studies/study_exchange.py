@@ -1,0 +1,295 @@
+"""Results as plain files that can be committed, and the way back: what one person measured, the next need not.
+
+A study is three files in a folder: ``NAME.csv`` has the value of each cell and seed, ``NAME-epochs.csv`` every epoch of
+every run, ``NAME.study.json`` the specification of each run and with what it was made. Numbers are written so that
+reading them gives the same numbers, bit for bit.
+"""
+
+import csv
+import io
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.environment import environment
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.store import Store
+from lossaware.studies.study import Study
+from lossaware.studies.study_results import Launch, Sources
+from lossaware.studies.study_table import StudyTable
+
+FORMAT = 1
+_ENDING = ".study.json"
+_GROUPS = ("train", "test", "lga")
+
+
+class Exported:
+    """The results in a folder of exported studies; see `Results`.
+
+    Args:
+        folder: The folder; without any exported study, or not there at all, it is empty.
+
+    Raises:
+        UsageError: A file cannot be read, or is not what it says it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._studies = {
+            path.name.removesuffix(_ENDING): _read_study(path) for path in sorted(folder.glob(f"*{_ENDING}"))
+        }
+        self._epochs: dict[str, Mapping[str, list[EpochRecord]]] = {}
+
+    @cached_property
+    def _home(self) -> dict[str, str]:
+        """Which study a run is read from."""
+        return {key: name for name, study in reversed(self._studies.items()) for key in study["runs"]}
+
+    def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
+        """See `Results.records`."""
+        name = self._home.get(spec.key)
+        if name is None:
+            return ()
+        if name not in self._epochs:
+            self._epochs[name] = _read_epochs(self.folder / f"{name}-epochs.csv")
+        records = self._epochs[name].get(spec.key, [])
+        if [record.epoch for record in records] != list(range(1, spec.epochs + 1)):
+            path = self.folder / f"{name}-epochs.csv"
+            raise UsageError(f"{path}: run {spec.key} has {len(records)} of {spec.epochs} epochs: the file is damaged")
+        return records
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        """See `Results.environment`."""
+        name = self._home.get(spec.key)
+        if name is None:
+            return {}
+        study = self._studies[name]
+        found: Mapping[str, str] = study["environments"][study["runs"][spec.key]["environment"]]
+        return found
+
+    def specs(self, name: str | None = None) -> list[RunSpec]:
+        """All runs, or those of one study."""
+        studies = self._studies.values() if name is None else filter(None, [self._studies.get(name)])
+        found = {key: run["spec"] for study in studies for key, run in study["runs"].items()}
+        return [_spec(self.folder, key, spec) for key, spec in found.items()]
+
+    def launches(self, study: Study) -> list[Launch]:
+        """How the study was run, latest last."""
+        found = self._studies.get(study.name, {}).get("launches", [])
+        try:
+            return [Launch.from_plain(plain) for plain in found]
+        except ValueError as error:
+            raise UsageError(f"{self.folder / study.name}{_ENDING}: damaged ({error})") from None
+
+
+def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
+    """Take those runs into a store that it misses and that are there.
+
+    Runs of a user's own task are not taken: nothing says that the task is still what it was.
+
+    Returns:
+        How many were taken.
+    """
+    taken = 0
+    for spec in store.missing(specs):
+        if ":" not in spec.task and (records := exported.records(spec)):
+            store.adopt(spec, records, exported.environment(spec))
+            taken += 1
+    return taken
+
+
+def export(table: StudyTable, results: Sources, launches: Sequence[Launch], folder: Path) -> list[Path]:
+    """Write what is measured of a study. What an earlier export had stays in.
+
+    Args:
+        table: The study, measured.
+        results: Where its runs are.
+        launches: How it was run.
+        folder: Where to write; made if need be.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: Nothing is measured, or the folder cannot be written to.
+    """
+    study = table.study
+    earlier = Exported(folder)
+    specs = {spec.key: spec for spec in earlier.specs(study.name)}
+    for measured in table.cells.values():
+        specs |= {spec.key: spec for spec in measured.cell.needed if spec.seed in measured.values}
+    if not specs:
+        raise UsageError(
+            f"study {study.name}: nothing of it is measured yet; run it first: lossaware study run {study.name}"
+        )
+    places = Sources([results, earlier])
+    environments: list[Mapping[str, str]] = []
+    runs: dict[str, Any] = {}
+    for key, spec in sorted(specs.items()):
+        made_with = _shareable(places.environment(spec))
+        if made_with not in environments:
+            environments.append(made_with)
+        runs[key] = {"environment": environments.index(made_with), "spec": json.loads(spec.to_json())}
+    content = {
+        "format": FORMAT,
+        "study": study.name,
+        "title": study.title,
+        "digest": study.digest,
+        "exported": _shareable(environment()),
+        "launches": [{**launch.to_plain(), "environment": _shareable(launch.environment)} for launch in launches],
+        "environments": environments,
+    }
+    files = {
+        folder / f"{study.name}.csv": _final_csv(table),
+        folder / f"{study.name}-epochs.csv": _epochs_csv(specs.values(), places),
+        # Last, because it is what the others are found by.
+        folder / f"{study.name}{_ENDING}": _study_json(content, runs),
+    }
+    for path, text in files.items():
+        _write(path, text)
+    return list(files)
+
+
+def _study_json(content: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
+    """JSON with a line a run, so that a change of one is a change of one line."""
+    head = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run, ensure_ascii=False)}" for key, run in runs.items())
+    return f'{head},\n "runs": {{\n{lines}\n }}\n}}\n'
+
+
+def _final_csv(table: StudyTable) -> str:
+    """A line a cell and seed, in the units of the table."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    study = table.study
+    writer.writerow([*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "run"])
+    for (row, column), measured in table.cells.items():
+        keys = {spec.seed: spec.key for spec in measured.cell.specs}
+        published = "" if measured.cell.published is None else measured.cell.published
+        for seed, value in sorted(measured.values.items()):
+            shows = measured.cell.quantity.title
+            writer.writerow([*row, *column, shows, seed, repr(float(value)), published, keys[seed]])
+    return file.getvalue()
+
+
+def _epochs_csv(specs: Iterable[RunSpec], results: Sources) -> str:
+    """A line a run and epoch, with all that was measured then."""
+    rows = []
+    for spec in sorted(specs, key=lambda spec: spec.key):
+        for record in results.records(spec):
+            values = {"run": spec.key, "epoch": str(record.epoch), "seconds": repr(float(record.seconds))}
+            for group in _GROUPS:
+                measures: Mapping[str, float] = getattr(record, group) or {}
+                values |= {f"{group}.{name}": repr(float(value)) for name, value in measures.items()}
+            rows.append(values)
+    names = dict.fromkeys(name for row in rows for name in row)
+    heads = [*list(names)[:3], *(name for group in _GROUPS for name in names if name.startswith(f"{group}."))]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, heads, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
+    found: dict[str, list[EpochRecord]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, strict=True):
+                values = {
+                    group: {
+                        name.removeprefix(f"{group}."): float(value)
+                        for name, value in row.items()
+                        if name.startswith(f"{group}.") and value
+                    }
+                    for group in _GROUPS
+                }
+                found.setdefault(row["run"], []).append(
+                    EpochRecord(
+                        epoch=int(row["epoch"]),
+                        train=values["train"],
+                        test=values["test"],
+                        lga=values["lga"] or None,
+                        seconds=float(row["seconds"]),
+                    )
+                )
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise UsageError(f"{path}: not a file of epochs ({type(error).__name__}: {error})") from None
+    return found
+
+
+def _read_study(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise UsageError(f"{path}: written by another version of lossaware (format {content['format']})")
+        for run in content["runs"].values():
+            dict(content["environments"][run["environment"]])
+            dict(run["spec"])
+        return content
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
+
+
+def _spec(folder: Path, key: str, plain: Mapping[str, Any]) -> RunSpec:
+    try:
+        spec = RunSpec.from_json(json.dumps(plain))
+    except (TypeError, ValueError, KeyError) as error:
+        raise UsageError(f"{folder}: run {key} has no specification that can be read ({error})") from None
+    if spec.key != key:
+        raise UsageError(f"{folder}: run {key} is not the run that its specification says")
+    return spec
+
+
+def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
+    """What a run was made with, for others to read: folders of this machine are nobody's business."""
+    found = dict(made_with)
+    if "command" in found:
+        found["command"] = without_folders(found["command"])
+    return found
+
+
+def without_folders(command: str) -> str:
+    """A command in which absolute paths are reduced to a file's name, or to ``DIR``."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return shlex.join(_reduced(word) for word in words)
+
+
+def _reduced(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    for path in (PurePosixPath(value), PureWindowsPath(value)):
+        if path.is_absolute():
+            return option + equals + (path.name if path.suffix else "DIR")
+    return word
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
