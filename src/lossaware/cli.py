@@ -19,7 +19,6 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from lossaware.studies.spec import Options, Value
-    from lossaware.studies.task import Task
 
 T = TypeVar("T")
 
@@ -64,7 +63,7 @@ def compare(
         task: One of `lossaware tasks`, or your own: my_task.py:build or package.module:build.
         optimizers: Base optimizers (`lossaware optimizers`), separated by commas.
         lrs: Learning rates, separated by commas.
-        gamma2: Sizes of LGA's correction, separated by commas. Default: the task's, or 1e-8.
+        gamma2: Sizes of LGA's correction, separated by commas. Default: the task's.
         seeds: How many seeds; each runs without and with LGA. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
@@ -118,7 +117,7 @@ def compare(
         task_options=task_options,
         optimizers=names,
         lrs=lr_values,
-        gamma2s=gamma2_values or [_default_gamma2(found)],
+        gamma2s=gamma2_values or [found.gamma2],
         seeds=seeds,
         epochs=epochs or found.epochs,
         batch_size=batch_size or found.batch_size,
@@ -163,6 +162,7 @@ def list_optimizers() -> int:
 
 
 app.command("lossaware.studies.study_cli:app", name="study", help="Run the paper's experiments, or a grid of your own.")
+app.command("lossaware.studies.data_cli:app", name="data", help="Download the public data sets, or make stand-ins.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -211,12 +211,6 @@ def listing(entries: "dict[str, str]", more: str) -> int:
         print(f"{name:<{width}}  {summary}")
     print(f"\n{more}")
     return 0
-
-
-def _default_gamma2(task: "Task") -> float:
-    from lossaware.studies.compare import GAMMA2
-
-    return float(getattr(task, "gamma2", GAMMA2))
 
 
 # --- values as they are written on a command line -------------------------------------------------------------------

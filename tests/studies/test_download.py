@@ -1,0 +1,384 @@
+"""Downloads from a server on this machine: whole, wrong, cut, refused, already there; archives that do harm."""
+
+import gzip
+import hashlib
+import io
+import re
+import socket
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from lossaware import cli
+from lossaware.errors import UsageError
+from lossaware.studies.data import download
+from lossaware.studies.data.download import DATA_SETS, DataSet, Remote
+
+
+class Server:
+    """Serves bytes by name; a list of answers is served one after the other, the last one for ever after."""
+
+    def __init__(self):
+        self.answers = {}
+        self.requests = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                name = self.path.lstrip("/")
+                outer.requests.append(name)
+                answers = outer.answers.get(name, [404])
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
+                if isinstance(answer, int):
+                    self.send_error(answer)
+                    return
+                content, announced = answer
+                self.send_response(200)
+                self.send_header("Content-Length", str(announced))
+                self.end_headers()
+                self.wfile.write(content)
+                self.close_connection = True
+
+            def log_message(self, *what):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.http.serve_forever, daemon=True)
+        self.thread.start()
+
+    def url(self, name):
+        return f"http://127.0.0.1:{self.http.server_address[1]}/{name}"
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+def whole(content):
+    return (content, len(content))
+
+
+def cut(content):
+    return (content[: len(content) // 2], len(content))
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Server()
+    yield server
+    server.close()
+
+
+def packed_tar(members):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return made.getvalue()
+
+
+def packed_zip(members):
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return made.getvalue()
+
+
+MEMBERS = {"things/a.bin": b"first" * 5000, "things/more/b.txt": b"second", "readme.txt": b"is left out"}
+TAR, ZIP = packed_tar(MEMBERS), packed_zip(MEMBERS)
+
+
+def archive_set(server, content=TAR, name="things.tar.gz"):
+    return DataSet("Things", "things", (Remote(server.url(name), md5(content)),), 1)
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def get(data_set, folder, **more):
+    lines = []
+    place = download.get(data_set, folder, report=lines.append, pause=0.0, **more)
+    assert place == folder / data_set.place
+    return lines
+
+
+@pytest.mark.parametrize(("content", "name"), [(TAR, "things.tar.gz"), (ZIP, "things.zip")])
+def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, content, name):
+    server.answers[name] = [whole(content)]
+    lines = get(archive_set(server, content, name), tmp_path / "new")
+    assert names(tmp_path / "new") == sorted([name, "things/a.bin", "things/more/b.txt"])
+    assert (tmp_path / "new" / "things" / "a.bin").read_bytes() == MEMBERS["things/a.bin"]
+    assert (tmp_path / "new" / name).read_bytes() == content
+    assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o644
+    assert lines == [f"unpacking {name}", f"{tmp_path / 'new' / 'things'} is ready"]
+
+
+def test_what_is_there_is_left_and_not_asked_for(server, tmp_path):
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "mine.txt").write_text("mine")
+    assert get(archive_set(server), tmp_path) == [f"{tmp_path / 'things'} is already there"]
+    assert names(tmp_path) == ["things/mine.txt"]
+    assert server.requests == []
+
+
+def test_an_archive_that_is_there_is_unpacked_without_a_download(server, tmp_path):
+    (tmp_path / "things.tar.gz").write_bytes(TAR)
+    get(archive_set(server), tmp_path)
+    assert "things/a.bin" in names(tmp_path)
+    assert server.requests == []
+
+
+def test_a_foreign_archive_that_is_there_is_neither_used_nor_lost(server, tmp_path):
+    (tmp_path / "things.tar.gz").write_bytes(TAR[:-10])
+    server.answers["things.tar.gz"] = [whole(TAR)]
+    message = rf"things\.tar\.gz is there, but is not the published file: its MD5 is {md5(TAR[:-10])}; move it away"
+    with pytest.raises(UsageError, match=message):
+        get(archive_set(server), tmp_path)
+    assert (tmp_path / "things.tar.gz").read_bytes() == TAR[:-10]
+    assert names(tmp_path) == ["things.tar.gz"]
+    assert server.requests == []
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    server.answers["things.tar.gz"] = [whole(TAR[:-1] + b"!")]
+    with pytest.raises(
+        UsageError, match=r"things\.tar\.gz cannot be downloaded: .* not the published file, its MD5 diff"
+    ):
+        get(archive_set(server), tmp_path, attempts=2)
+    assert names(tmp_path) == []
+    assert len(server.requests) == 2
+
+
+def test_a_cut_connection_is_started_again(server, tmp_path):
+    server.answers["things.tar.gz"] = [cut(TAR), 503, whole(TAR)]
+    lines = get(archive_set(server), tmp_path)
+    assert lines[:2] == [
+        "things.tar.gz: the connection was cut; attempt 2 of 3",
+        "things.tar.gz: the server answers 503 Service Unavailable; attempt 3 of 3",
+    ]
+    assert (tmp_path / "things" / "a.bin").read_bytes() == MEMBERS["things/a.bin"]
+    assert not [name for name in names(tmp_path) if name.startswith(("tmp", "."))]
+
+
+def test_a_connection_that_is_always_cut_leaves_nothing(server, tmp_path):
+    server.answers["things.tar.gz"] = [cut(TAR)]
+    with pytest.raises(UsageError, match="the connection was cut; nothing of it was kept") as error:
+        get(archive_set(server), tmp_path, attempts=2)
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == []
+    assert not (tmp_path / "things").exists()
+
+
+def test_a_file_that_the_server_has_not_is_asked_for_once(server, tmp_path):
+    with pytest.raises(UsageError, match="the server answers 404 Not Found"):
+        get(archive_set(server), tmp_path)
+    assert server.requests == ["things.tar.gz"]
+
+
+def test_no_server_is_told(server, tmp_path, monkeypatch):
+    data_set = archive_set(server)
+    server.http.server_close()
+    with pytest.raises(UsageError, match="cannot be downloaded: there is no connection to its server"):
+        get(data_set, tmp_path, attempts=1)
+
+    def unknown(*what, **more):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(UsageError, match="cannot be downloaded: its server is not known here"):
+        get(data_set, tmp_path, attempts=1)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (packed_tar({"../evil.txt": b"out", "things/a": b"a"}), "things.tar.gz", "cannot be unpacked .*outside"),
+        (packed_tar({"other/a": b"a"}), "things.tar.gz", "does not hold the folder things"),
+        (packed_zip({"other/a": b"a"}), "things.zip", "does not hold the folder things"),
+        (TAR[: len(TAR) // 2], "things.tar.gz", "cannot be unpacked"),
+        (b"no archive at all", "things.tar.gz", "cannot be unpacked"),
+        (ZIP[:100], "things.zip", "cannot be unpacked"),
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_leaves_no_folder(server, tmp_path, content, name, message):
+    folder = tmp_path / "below"
+    server.answers[name] = [whole(content)]
+    with pytest.raises(UsageError, match=message):
+        get(archive_set(server, content, name), folder)
+    assert names(tmp_path) == [f"below/{name}"]
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_members_outside_of_a_zip_stay_inside(server, tmp_path):
+    content = packed_zip({"../evil.txt": b"out", "/evil2.txt": b"out", **MEMBERS})
+    server.answers["things.zip"] = [whole(content)]
+    get(archive_set(server, content, "things.zip"), tmp_path / "below")
+    assert names(tmp_path) == ["below/things.zip", "below/things/a.bin", "below/things/more/b.txt"]
+
+
+def test_a_killed_extraction_leaves_no_folder(server, tmp_path, monkeypatch):
+    server.answers["things.tar.gz"] = [whole(TAR)]
+
+    def stopped(self, *what, **more):
+        (tmp_path / next(tmp_path.glob(".things-*")) / "things").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        get(archive_set(server), tmp_path)
+    assert names(tmp_path) == ["things.tar.gz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["things.tar.gz"]
+
+
+# --- files that are no archives ---------------------------------------------------------------------------------------
+
+CONTENTS = {"a.gz": b"alpha" * 100, "b.gz": b"beta" * 100}
+ZIPPED = {name: gzip.compress(content, mtime=0) for name, content in CONTENTS.items()}
+
+
+@pytest.fixture
+def files(server):
+    for name, content in ZIPPED.items():
+        server.answers[name] = [whole(content)]
+    remotes = (Remote(server.url(name), md5(ZIPPED[name]), md5(CONTENTS[name])) for name in ZIPPED)
+    return DataSet("Files", "deep/raw", tuple(remotes), 1)
+
+
+def test_files_come_as_they_are(files, tmp_path):
+    get(files, tmp_path)
+    assert names(tmp_path) == ["deep/raw/a.gz", "deep/raw/b.gz"]
+    assert (tmp_path / "deep" / "raw" / "a.gz").read_bytes() == ZIPPED["a.gz"]
+
+
+def test_only_what_is_missing_is_fetched(files, server, tmp_path):
+    get(files, tmp_path)
+    (tmp_path / "deep" / "raw" / "b.gz").unlink()
+    server.requests.clear()
+    lines = get(files, tmp_path)
+    assert server.requests == ["b.gz"]
+    assert lines[0] == f"{tmp_path / 'deep' / 'raw' / 'a.gz'} is already there"
+
+
+def test_one_failure_keeps_the_files_that_came(files, server, tmp_path):
+    server.answers["b.gz"] = [404]
+    with pytest.raises(UsageError, match=r"b\.gz cannot be downloaded"):
+        get(files, tmp_path)
+    assert names(tmp_path) == ["deep/raw/a.gz"]
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a"])
+def test_the_same_content_packed_anew_or_unpacked_counts(files, server, tmp_path, name):
+    raw = tmp_path / "deep" / "raw"
+    raw.mkdir(parents=True)
+    anew = gzip.compress(CONTENTS["a.gz"], compresslevel=1, mtime=7) if name.endswith(".gz") else CONTENTS["a.gz"]
+    (raw / name).write_bytes(anew)
+    get(files, tmp_path)
+    assert server.requests == ["b.gz"]
+    assert (raw / name).read_bytes() == anew
+
+
+@pytest.mark.parametrize("content", [b"other", gzip.compress(b"other"), ZIPPED["a.gz"][:-9], b""])
+def test_other_content_is_told_and_kept(files, server, tmp_path, content):
+    raw = tmp_path / "deep" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "a.gz").write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.gz is there, but is not the published file"):
+        get(files, tmp_path)
+    assert (raw / "a.gz").read_bytes() == content
+    assert server.requests == []
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def test_the_command_downloads_and_says_so(server, tmp_path, monkeypatch, capsys):
+    server.answers["things.tar.gz"] = [whole(TAR)]
+    monkeypatch.setitem(DATA_SETS, "things", archive_set(server))
+    code, _, said = command(capsys, "get", "things", "--data", tmp_path)
+    assert code == 0
+    assert said.splitlines() == ["unpacking things.tar.gz", f"{tmp_path / 'things'} is ready"]
+    assert (tmp_path / "things" / "a.bin").is_file()
+
+
+def test_the_command_shows_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
+    from rich.console import Console
+
+    from lossaware.studies import data_cli
+
+    server.answers["things.tar.gz"] = [cut(TAR), whole(TAR)]
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with data_cli._bars(console) as bar:
+        get(archive_set(server), tmp_path, bar=bar)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert "things.tar.gz" in shown
+    assert f"{len(TAR)}/{len(TAR)} bytes" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("get", "cifar", "--data", "d"), "unknown data set 'cifar'; did you mean cifar10"),
+        (("get", "tacos", "--data", "d"), "tacos is no public download: train.json"),
+        (("get", "segmentation", "--data", "d"), "segmentation is no public download: .*bag_data"),
+        (("stand-in", "tacos", "--data", "no-such-folder"), "there is no folder no-such-folder/tacos"),
+        (("stand-in", "tacos", "--data", "d", "--seed", "-1"), "--seed must be at least 0, got -1"),
+        (("get", "mnist"), "--data"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = command(capsys, *arguments)
+    assert code == 2
+    assert re.search(message, said)
+    assert said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_says_what_is_there(capsys, tmp_path):
+    (tmp_path / "cifar-100-binary").mkdir()
+    code, out, _ = command(capsys, "list", "--data", tmp_path)
+    assert code == 0
+    there = {line.split()[0]: line.split()[1] for line in out.splitlines()[:6]}
+    expected = dict.fromkeys((*DATA_SETS, "segmentation", "tacos"), "missing")
+    assert there == {**expected, "cifar100": "there"}
+
+
+def test_stand_ins_by_the_command(capsys, tmp_path):
+    (tmp_path / "tacos").mkdir()
+    for part in ("train", "val", "test"):
+        (tmp_path / "tacos" / f"{part}.json").write_text(
+            f'{{"{part}.avi": {{"timestamps": [[0, 9]], "sentences": ["x"], "fps": 29.4, "num_frames": 100}}}}'
+        )
+    code, _, said = command(capsys, "stand-in", "tacos", "--data", tmp_path)
+    assert (code, said.split()[:2]) == (0, ["3", "videos"])
+    assert len(list((tmp_path / "tacos" / "stand-in-features").glob("*.npy"))) == 3
+
+
+def test_the_real_mnist_is_known(data_folder):
+    """Three of the four files are byte for byte the published ones, the fourth has the published content."""
+    raw = data_folder / "MNIST" / "raw"
+    packed = [md5((raw / remote.name).read_bytes()) == remote.md5 for remote in DATA_SETS["mnist"].files]
+    assert packed.count(True) >= 3
+    assert get(DATA_SETS["mnist"], data_folder)[-1] == f"{raw} is ready"
