@@ -1,8 +1,26 @@
 """Make any optimizer loss-aware (LGA), and learn honestly whether that helps."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lossaware._version import __version__
-from lossaware.companion import LGA
 from lossaware.errors import UsageError
-from lossaware.status import Average, LowerBound, Momentum, Progressive, Status
+
+if TYPE_CHECKING:
+    from lossaware.companion import LGA
+    from lossaware.status import Average, LowerBound, Momentum, Progressive, Status
 
 __all__ = ["LGA", "Average", "LowerBound", "Momentum", "Progressive", "Status", "UsageError", "__version__"]
+
+_HOME = {"LGA": "companion"} | dict.fromkeys(("Average", "LowerBound", "Momentum", "Progressive", "Status"), "status")
+
+
+def __getattr__(name: str) -> Any:
+    # Names are loaded when they are used: neither the command line's help nor JAX users wait for torch.
+    if name in _HOME:
+        return getattr(importlib.import_module(f"lossaware.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'lossaware' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

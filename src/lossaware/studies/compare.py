@@ -33,9 +33,6 @@ from lossaware.studies.tables import (
 )
 from lossaware.studies.task import Task
 
-GAMMA2 = 1e-8
-"""The paper's gamma2 for ten classes; a task may name its own default as ``gamma2``."""
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -205,11 +202,11 @@ def check(specs: Sequence[RunSpec], task: Task) -> None:
 
 def rehearse(spec: RunSpec, task: Task) -> None:
     """Make the optimizer, its scheduler and LGA as a run would."""
-    run._check(spec)
+    run.check_spec(spec)
     optimizer = make_optimizer(spec.optimizer, task.model().parameters(), spec.lr, spec.optimizer_options)
-    run._scheduler(spec, optimizer)
+    run.make_scheduler(spec, optimizer)
     if spec.lga is not None:
-        run._attach(optimizer, spec.lga, steps=1)
+        run.attach_lga(optimizer, spec.lga, steps=1)
 
 
 def summarize(

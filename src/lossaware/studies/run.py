@@ -48,7 +48,7 @@ def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | 
         UsageError: The specification names what there is not or holds a value that is not allowed, the data is
             missing or damaged, or the task measures no loss.
     """
-    _check(spec)
+    check_spec(spec)
     with _reproducible():
         task = load_task(spec.task, spec.task_options)
         data = task.data(data_folder)
@@ -56,8 +56,8 @@ def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | 
         torch.manual_seed(spec.seed)
         model = task.model()
         optimizer = make_optimizer(spec.optimizer, model.parameters(), spec.lr, spec.optimizer_options)
-        scheduler = _scheduler(spec, optimizer)
-        lga = None if spec.lga is None else _attach(optimizer, spec.lga, steps)
+        scheduler = make_scheduler(spec, optimizer)
+        lga = None if spec.lga is None else attach_lga(optimizer, spec.lga, steps)
         # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
         torch.manual_seed(_derived(spec.seed, "training"))
         batches = _Batches(spec, data)
@@ -188,7 +188,8 @@ def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> C
     return report
 
 
-def _scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
+def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
+    """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
     if spec.scheduler is None:
         return None
     known = {
@@ -205,7 +206,7 @@ def _scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     return found
 
 
-def _attach(optimizer: Optimizer, options: Options, steps: int) -> Any:
+def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     """`lossaware.LGA` with ``options``, of which ``lower_bound.<name>`` go to the lower bound."""
     from lossaware import LGA
     from lossaware.status import LOWER_BOUNDS
@@ -220,7 +221,8 @@ def _attach(optimizer: Optimizer, options: Options, steps: int) -> Any:
     return call("LGA", LGA, optimizer, options=chosen)
 
 
-def _check(spec: RunSpec) -> None:
+def check_spec(spec: RunSpec) -> None:
+    """Raise `UsageError` where a value of ``spec`` itself is out of its range."""
     if spec.epochs < 1:
         raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
     if spec.batch_size < 1:

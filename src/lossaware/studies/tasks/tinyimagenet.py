@@ -48,4 +48,5 @@ def build(train_examples: int | None = None, test_examples: int | None = None) -
         measure=classification,
         epochs=100,
         batch_size=16,
+        gamma2=1e-10,
     )
