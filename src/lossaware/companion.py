@@ -101,7 +101,6 @@ class LGA:
         self._state = State()
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
         self._steps_without_loss = 0
-        self._corrections = 0  # applied so far; seeds their rounding
         self._correction = Correction(self.xi, zero_gradient)
         self._observed = ObservedLosses([p for group in optimizer.param_groups for p in group["params"]])
         self._loss: LossValue | None = None  # of the step in progress
@@ -209,7 +208,6 @@ class LGA:
 
     # The step ---------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._depth -= 1
         if self._depth > 0:
@@ -218,13 +216,12 @@ class LGA:
             self._meter.after_base()
         push = self._push()
         if not (isinstance(push, float) and push == 0.0):
-            self._correction.reseed(self._corrections)
-            self._corrections += 1
+            self._correction.reseed(self._seed())
             gradient_of = self._gradients.after_step()
             for group in optimizer.param_groups:
                 gamma2 = group.get("gamma2", self.gamma2)
                 if gamma2 != 0:
-                    self._correct(group, push * gamma2, gradient_of)
+                    self._correct(self._correction, group, push * gamma2, gradient_of)
         self._gradients.forget()
         if self._meter is not None:
             self._meter.after_correction()
@@ -244,12 +241,21 @@ class LGA:
         mean = mean_over_ranks(math.nan, self.process_group)
         return torch.zeros_like(mean) if isinstance(mean, Tensor) else 0.0
 
+    def _seed(self) -> int | Tensor:
+        """A whole number that is another each step, and the same on every rank."""
+        return int(self._state.steps) if self._device_state is None else State(*self._device_state.unbind()).steps
+
+    @torch.no_grad()
     def _correct(
-        self, group: dict[str, Any], amount: LossValue, gradient_of: Callable[[Tensor], Tensor | None]
+        self,
+        correction: Correction,
+        group: dict[str, Any],
+        amount: LossValue,
+        gradient_of: Callable[[Tensor], Tensor | None],
     ) -> None:
         pairs = [(p, g) for p in group["params"] if (g := gradient_of(p)) is not None]
         maximize = bool(group.get("maximize", False))
-        self._correction.apply(pairs, amount, maximize=maximize)
+        correction.apply(pairs, amount, maximize=maximize)
         if isinstance(self.optimizer, ASGD):
             # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
             # state holds the next step's already.
@@ -257,7 +263,7 @@ class LGA:
                 state = self.optimizer.state[p]
                 mu = 1 / (state["step"] - 1 - group["t0"]).clamp(min=1)
                 share = mu * amount if isinstance(amount, Tensor) or mu.device.type != "cpu" else float(mu) * amount
-                self._correction.apply([(state["ax"], g)], share, maximize=maximize)
+                correction.apply([(state["ax"], g)], share, maximize=maximize)
 
     def _advance(self, loss: LossValue, found_inf: Tensor | None) -> LossValue:
         """Move the law on by one step.
@@ -274,11 +280,8 @@ class LGA:
             self._backoff_notice.look(self._state, self.gamma2)
             return float(self._state.decay * self._state.omega)
 
-        if self._device_state is None:
-            like = loss if isinstance(loss, Tensor) else found_inf
-            assert like is not None
-            self._device_state = torch.tensor(self._state, dtype=wide(like.device), device=like.device)
-        held = self._device_state
+        like = loss if isinstance(loss, Tensor) else found_inf
+        held = self._state_on(torch.device("cpu") if like is None else like.device)
         value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
         state = self.law.advance(State(*held.unbind()), value, torch)
         moved: Tensor = torch.stack(state)
@@ -288,6 +291,12 @@ class LGA:
             moved, push = torch.where(skipped, held, moved), torch.where(skipped, 0.0, push)
         held.copy_(moved)  # in place, so that a captured graph finds it again
         return push
+
+    def _state_on(self, device: torch.device) -> Tensor:
+        """The state as a tensor, which holds it from then on; on that device unless it is on another already."""
+        if self._device_state is None:
+            self._device_state = torch.tensor(self._state, dtype=wide(device), device=device)
+        return self._device_state
 
     def _warn_of_missing_loss(self) -> None:
         if not self._steps_without_loss:
@@ -351,7 +360,6 @@ class LGA:
             "hyperparameters": self._hyperparameters(),
             "state": self._host_state()._asdict(),
             "steps_without_loss": self._steps_without_loss,
-            "corrections": self._corrections,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -371,7 +379,7 @@ class LGA:
                     f"make LGA with the value that the state belongs to"
                 )
         _check_keys("the state in LGA's state_dict", state_dict["state"], State()._asdict())
-        numbers = {**state_dict["state"], **{name: state_dict[name] for name in ("steps_without_loss", "corrections")}}
+        numbers = {**state_dict["state"], "steps_without_loss": state_dict["steps_without_loss"]}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
@@ -382,7 +390,6 @@ class LGA:
         if self._device_state is not None:
             self._device_state.copy_(torch.tensor(self._state, dtype=self._device_state.dtype))
         self._steps_without_loss = int(state_dict["steps_without_loss"])
-        self._corrections = int(state_dict["corrections"])
         self._observed.clear()
 
     # Coming and going -------------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ def read_loss(loss: Any) -> LossValue:
         TypeError: Anything else.
     """
     if isinstance(loss, Tensor):
+        usual = type(loss) is Tensor and loss.is_cpu and loss.numel() == 1 and loss.is_floating_point()
+        if usual and not torch.compiler.is_compiling():
+            return float(loss.item())  # without what the others need; it runs at every step
         if loss.numel() != 1 or loss.is_complex():
             raise ValueError(
                 f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "

@@ -185,6 +185,9 @@ class Law:
 
         A loss that is NaN or infinite closes the gate and is counted; nothing else changes.
         """
+        if ops is HOST and not math.isfinite(loss):
+            return state._replace(omega=0.0, steps=state.steps + 1, nonfinite=state.nonfinite + 1)
+
         # The first finite loss is the upper bound. Counters say what is known, so that no NaN is ever read.
         upper = ops.where(state.steps == state.nonfinite, loss, state.upper)
         total, count = state.total + loss, state.count + 1
@@ -213,6 +216,8 @@ class Law:
             steps=state.steps + 1,
             nonfinite=state.nonfinite,
         )
+        if ops is HOST:  # the choice is made already
+            return moved
         stayed = state._replace(omega=0.0, steps=state.steps + 1, nonfinite=state.nonfinite + 1)
         finite = ops.isfinite(loss)
         return State(*(ops.where(finite, new, old) for new, old in zip(moved, stayed, strict=True)))
