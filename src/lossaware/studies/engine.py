@@ -124,8 +124,9 @@ class LocalEngine:
             while waiting or workers:
                 while waiting and len(workers) < self.jobs:
                     spec, attempt = waiting.popleft()
-                    worker = _Worker(context, spec, attempt, data_folder)
-                    workers[worker.messages] = worker
+                    with _quiet_start():
+                        worker = _Worker(context, spec, attempt, data_folder)
+                        workers[worker.messages] = worker
                     yield RunStarted(spec)
                 for messages in connection.wait(list(workers)):
                     assert isinstance(messages, Connection)
@@ -171,8 +172,7 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(other_end, spec, data_folder, os.getcwd()), daemon=True
         )
-        with _quiet_start():
-            self._process.start()
+        self._process.start()
         # With this copy closed, the end of the process is the end of its messages.
         other_end.close()
 
