@@ -248,12 +248,14 @@ class Study:
         name: The file's name without its ending.
         file: What the file says.
         digest: 16 hexadecimal digits that change with whatever decides its runs or cells.
+        what: How messages name it.
         overrides: What differs from the file.
     """
 
     name: str
     file: StudyFile
     digest: str
+    what: str
     overrides: Overrides = field(default_factory=Overrides)
 
     @property
@@ -269,8 +271,8 @@ class Study:
         """
         only = {}
         for axis, names in overrides.only.items():
-            found = _match(f"study {self.name}: axis", axis, self.file.axes)
-            what = f"study {self.name}: point of axis {found!r}"
+            found = _match(f"{self.what}: axis", axis, self.file.axes)
+            what = f"{self.what}: point of axis {found!r}"
             only[found] = tuple(_match(what, name, self.file.axes[found]) for name in names)
         changed = replace(self, overrides=Overrides(only, overrides.settings))
         assert changed.cells  # settings that do not go together are an error here, not later
@@ -329,7 +331,7 @@ class Study:
             point = points[place[axis]]
             settings, shown = point.over(settings), point.measure.over(shown)
         settings = self.overrides.settings.over(settings)
-        what = f"study {self.name}: {', '.join(place.values())}"
+        what = f"{self.what}: {', '.join(place.values())}"
         return Cell(row, column, _quantity(what, shown), _specs(what, settings), published)
 
     def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:
@@ -388,7 +390,7 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
         raise UsageError(f"{what}: {_explain(error)}") from None
     _check_axes(what, file)
     decisive = file.model_dump_json(include={"rows", "columns", "base", "measure", "axes", "derived"})
-    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16])
+    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what)
     assert study.cells
     return study
 
@@ -548,19 +550,19 @@ def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
         place = ".".join(("published", *row))
         if len(row) < len(study.file.rows):
             if not isinstance(part, dict):
-                raise UsageError(f"study {study.name}: {place} must be a table with a key a row")
+                raise UsageError(f"{study.what}: {place} must be a table with a key a row")
             known = list(dict.fromkeys(line[len(row)] for line in study.rows if line[: len(row)] == row))
             for name, inner in part.items():
                 if name not in known:
-                    raise UsageError(f"study {study.name}: {place} has no row {name!r}{did_you_mean(name, known)}")
+                    raise UsageError(f"{study.what}: {place} has no row {name!r}{did_you_mean(name, known)}")
                 read(inner, (*row, name))
             return
         if not isinstance(part, list) or len(part) != len(study.columns):
             count = len(part) if isinstance(part, list) else "none"
-            raise UsageError(f"study {study.name}: {place} must list {len(study.columns)} figures, got {count}")
+            raise UsageError(f"{study.what}: {place} must list {len(study.columns)} figures, got {count}")
         for column, value in zip(study.columns, part, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
-                raise UsageError(f"study {study.name}: {place} must list numbers, got {value!r}")
+                raise UsageError(f"{study.what}: {place} must list numbers, got {value!r}")
             if not (figure := Decimal(value)).is_nan():
                 figures[row, column] = figure
 

@@ -1,6 +1,8 @@
 """Carrying out a study: what is missing of it, after everything that could go wrong has been looked at."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -87,9 +89,9 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
     for key, group in groups.items():
         try:
             tasks[key] = load_task(group[0].task, group[0].task_options)
-            check(group, tasks[key])
+            check(group, replace(tasks[key], model=cache(tasks[key].model)))  # one model serves all: it is not trained
         except UsageError as error:
-            raise UsageError(f"study {study.name}: {error}") from None
+            raise UsageError(f"{study.what}: {error}") from None
     return tasks
 
 
@@ -112,4 +114,4 @@ def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) 
         named = [name for name, point in points.items() if point.task in there]
         if named and study.overrides.only.get(axis) != tuple(named):
             hint = f" (its data is there for --only {axis}={','.join(named)})"
-    raise UsageError(f"study {study.name}: {errors[0]}{hint}")
+    raise UsageError(f"{study.what}: {errors[0]}{hint}")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from lossaware.studies.spec import EpochRecord, RunSpec
@@ -329,14 +328,14 @@ def to_text(table: StudyTable, width: int) -> RenderableType:
         GAP + max(len(head[-1]), *(len(cells[i]) for _, lines in grid.rows for _, cells in lines))
         for i, head in enumerate(grid.heads)
     ]
-    parts: list[RenderableType] = [Text(table.study.title, style="bold")]
+    parts: list[RenderableType] = [Text(), Text(table.study.title, style="bold")]
     parts += [Text(line, style="yellow") for line in table.head]
     for chosen in _blocks(grid.heads, widths, width - sum(lead)):
         parts += [Text(), *_block(grid, axes, chosen, lead, widths)]
     parts.append(Text())
     parts += [Text(line, style="yellow") for line in table.legend]
     parts += [Text(line, style="dim") for line in _tail(table)]
-    return Padding(Group(*parts), (1, 0, 0, 0), expand=False)
+    return Group(*parts)
 
 
 def _tail(table: StudyTable) -> list[str]:
