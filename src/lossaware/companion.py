@@ -5,7 +5,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from lossaware.losses import LossValue, ObservedLosses, is_shared, mean_over_ran
 from lossaware.meter import Measurement, UpdateMeter
 from lossaware.notices import BackoffNotice, StatusNotice
 from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
+
+if TYPE_CHECKING:
+    from lossaware.compiled import CompiledStep
 
 _ZERO_GRADIENT = ("push", "rest")
 
@@ -200,10 +203,10 @@ class LGA:
             self._loss = read_loss(loss)
         self._gradients.remember()
 
-    @staticmethod
-    def _refuse_two(arrives: dict[str, bool]) -> None:
+    def _refuse_two(self, arrives: dict[str, bool]) -> None:
         channels = [name for name, used in arrives.items() if used]
         if len(channels) > 1:
+            self._observed.clear()  # so that the step can be tried again
             raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
 
     # The step ---------------------------------------------------------------------------------------------------------
@@ -221,7 +224,8 @@ class LGA:
             for group in optimizer.param_groups:
                 gamma2 = group.get("gamma2", self.gamma2)
                 if gamma2 != 0:
-                    self._correct(self._correction, group, push * gamma2, gradient_of)
+                    pairs = [(p, g) for p in group["params"] if (g := gradient_of(p)) is not None]
+                    self._correct(self._correction, group, pairs, push * gamma2)
         self._gradients.forget()
         if self._meter is not None:
             self._meter.after_correction()
@@ -250,10 +254,9 @@ class LGA:
         self,
         correction: Correction,
         group: dict[str, Any],
+        pairs: list[tuple[Tensor, Tensor]],
         amount: LossValue,
-        gradient_of: Callable[[Tensor], Tensor | None],
     ) -> None:
-        pairs = [(p, g) for p in group["params"] if (g := gradient_of(p)) is not None]
         maximize = bool(group.get("maximize", False))
         correction.apply(pairs, amount, maximize=maximize)
         if isinstance(self.optimizer, ASGD):
@@ -291,6 +294,27 @@ class LGA:
             moved, push = torch.where(skipped, held, moved), torch.where(skipped, 0.0, push)
         held.copy_(moved)  # in place, so that a captured graph finds it again
         return push
+
+    def compile(self, **options: Any) -> "CompiledStep":
+        """A step that runs base step, law and correction as one compiled graph, in which LGA adds next to nothing.
+
+        Call it with the loss in place of ``optimizer.step(loss=loss)``. Both steps may be mixed, and all else stays as
+        it was: schedulers, checkpoints, `status`. See `lossaware.compiled.CompiledStep` for what it does when.
+
+        Args:
+            options: Keyword arguments of ``torch.compile``, for example ``mode="reduce-overhead"``.
+
+        Raises:
+            UsageError: The optimizer has other step hooks; or, at the first steps, it cannot be traced.
+
+        Example:
+            >>> step = lga.compile()  # doctest: +SKIP
+            >>> loss.backward()
+            >>> step(loss)  # with a gradient scaler: step(loss, scaler=scaler)
+        """
+        from lossaware.compiled import CompiledStep
+
+        return CompiledStep(self, options)
 
     def _state_on(self, device: torch.device) -> Tensor:
         """The state as a tensor, which holds it from then on; on that device unless it is on another already."""

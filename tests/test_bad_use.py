@@ -1,0 +1,218 @@
+"""Bad use gets help: one clear line that names the remedy (for losses of other types see `test_channels`)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from lossaware import LGA
+
+
+def sgd() -> Any:
+    return torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
+
+
+def step(optimizer: Any, **kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.ones_like(p)
+    optimizer.step(**kwargs)
+
+
+def error_of(call: Any) -> str:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_forgetting_the_loss() -> None:
+    optimizer = sgd()
+    LGA(optimizer, steps_per_epoch=10)
+    with pytest.warns(UserWarning, match="no loss") as caught:
+        step(optimizer)
+    message = str(caught[0].message)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__  # it points to the caller's own line
+    for remedy in ("optimizer.step(loss=loss)", "optimizer.step(closure)", "lga.observe(loss)"):
+        assert remedy in message
+
+
+def test_passing_the_loss_twice() -> None:
+    optimizer = sgd()
+    lga = LGA(optimizer, steps_per_epoch=10)
+    lga.observe(1.0)
+    assert error_of(lambda: step(optimizer, loss=1.0)) == (
+        "the loss of a step must arrive in one way: got it by step(loss=...) and by observe(loss)"
+    )
+    step(optimizer, loss=1.0)
+
+
+def test_a_loss_that_is_a_vector() -> None:
+    optimizer = sgd()
+    lga = LGA(optimizer, steps_per_epoch=10)
+    for call in (lambda: step(optimizer, loss=torch.ones(4)), lambda: lga.observe(torch.ones(4))):
+        message = error_of(call)
+        assert "(4,)" in message
+        assert "loss.mean()" in message
+
+
+@pytest.mark.parametrize("name", ["StepLR", "ReduceLROnPlateau", "SequentialLR"])
+def test_a_scheduler_as_optimizer(name: str) -> None:
+    from torch.optim import lr_scheduler
+
+    optimizer = sgd()
+    step_lr = lr_scheduler.StepLR(optimizer, 1)
+    made = {
+        "StepLR": lambda: step_lr,
+        "ReduceLROnPlateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer),
+        "SequentialLR": lambda: lr_scheduler.SequentialLR(optimizer, [step_lr], []),
+    }[name]()
+    message = error_of(lambda: LGA(made, steps_per_epoch=10))  # type: ignore[arg-type]
+    assert message == (
+        f"LGA attaches to a torch.optim.Optimizer: got {name}, which holds one; attach LGA to its .optimizer"
+    )
+
+
+def test_other_things_as_optimizer() -> None:
+    assert "make one of it, Adam(model.parameters(), ...)" in error_of(
+        lambda: LGA(torch.optim.Adam, steps_per_epoch=10)  # type: ignore[arg-type]
+    )
+    assert "attach one LGA to each optimizer" in error_of(
+        lambda: LGA([sgd(), sgd()], steps_per_epoch=10)  # type: ignore[arg-type]
+    )
+
+
+# Wrappers that hide the step hooks ----------------------------------------------------------------------------------
+
+
+def accelerates() -> Any:
+    accelerate = pytest.importorskip("accelerate")
+    try:
+        return accelerate.Accelerator(cpu=True).prepare(sgd())
+    finally:
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        accelerate.state.GradientState._reset_state()
+
+
+def fabrics() -> Any:
+    fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    return fabric.setup(torch.nn.Linear(2, 1), sgd())[1]
+
+
+def lightnings() -> Any:
+    return pytest.importorskip("lightning.pytorch.core.optimizer").LightningOptimizer(sgd())
+
+
+def schedule_frees() -> Any:
+    return pytest.importorskip("schedulefree").ScheduleFreeWrapper(sgd())
+
+
+class WithoutInit(torch.optim.Optimizer):
+    """As SAM and its like do it that skip Optimizer.__init__."""
+
+    def __init__(self, base: Any) -> None:
+        self.base_optimizer = base
+        self.param_groups = base.param_groups
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.base_optimizer.step()
+
+
+WRAPPERS = {
+    "Accelerate": (accelerates, "optimizer"),
+    "Fabric": (fabrics, "optimizer"),
+    "Lightning": (lightnings, "optimizer"),
+    "schedulefree": (schedule_frees, "base"),
+    "SAM-like": (lambda: WithoutInit(sgd()), "base_optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapper_that_hides_its_hooks(name: str) -> None:
+    make, inside = WRAPPERS[name]
+    wrapper = make()
+    message = error_of(lambda: LGA(wrapper, steps_per_epoch=10))
+    assert message.startswith(("LGA attaches to a", type(wrapper).__name__))
+    assert f"its .{inside}" in message
+    LGA(getattr(wrapper, inside), steps_per_epoch=10)  # and the remedy works
+
+
+# steps_per_epoch ----------------------------------------------------------------------------------------------------
+
+
+def run(steps: int, steps_per_epoch: int, loss: Any = 1.0) -> LGA:
+    optimizer = sgd()
+    lga = LGA(optimizer, steps_per_epoch=steps_per_epoch)
+    for _ in range(steps):
+        step(optimizer, loss=loss)
+    return lga
+
+
+@pytest.mark.parametrize("end", ["detach", "out of scope"])
+def test_a_status_that_never_completes(end: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As when the examples of an epoch are given in place of its batches."""
+    lga = run(120, 60_000)
+    assert not caplog.records
+    if end == "detach":
+        lga.detach()
+        lga.detach()
+    del lga
+    gc.collect()
+    (found,) = caplog.records
+    assert (found.name, found.levelno) == ("lossaware", logging.WARNING)
+    assert "LGA made 120 steps, but steps_per_epoch=60000" in found.message
+    assert "set steps_per_epoch to the optimizer steps of one epoch" in found.message
+
+
+@pytest.mark.parametrize(("steps", "steps_per_epoch"), [(120, 120), (130, 120), (20, 120)])
+def test_nothing_is_said_of_runs_that_fit_or_were_trials(
+    steps: int, steps_per_epoch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(steps, steps_per_epoch).detach()
+    assert not caplog.records
+
+
+def test_a_resumed_run_counts_what_was_before(caplog: pytest.LogCaptureFixture) -> None:
+    state = run(90, 100).state_dict()
+    lga = run(0, 100)
+    lga.load_state_dict(state)
+    for _ in range(12):
+        step(lga.optimizer, loss=1.0)
+    lga.detach()
+    assert not caplog.records
+    assert lga.status.statuses == 1
+
+
+# The log ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_back_off_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lossaware")
+    optimizer = sgd()
+    lga = LGA(optimizer, steps_per_epoch=2, gamma2=1e-6)
+    for loss in (2.0, 2.0, 3.0, 3.0, 1.0, 1.0, 1.5, 2.0):
+        step(optimizer, loss=loss)
+    assert [record.message for record in caplog.records] == [
+        "gamma2 backed off to 1e-07 at step 4: the mean loss of status 2, 3, was above the one before",
+        "gamma2 backed off to 1e-08 at step 8: the mean loss of status 4, 1.75, was above the one before",
+    ]
+    again = LGA(sgd(), steps_per_epoch=2, gamma2=1e-6)
+    again.load_state_dict(lga.state_dict())
+    step(again.optimizer, loss=1.0)
+    assert len(caplog.records) == 2  # old ones are not reported again
+
+
+def test_the_log_is_silent_by_default(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = sgd()
+        LGA(optimizer, steps_per_epoch=1)
+        for loss in (1.0, 2.0):
+            step(optimizer, loss=loss)
+    assert capfd.readouterr().err == ""
