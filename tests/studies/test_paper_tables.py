@@ -229,9 +229,12 @@ def test_the_other_estimates_of_the_lower_bound() -> None:
 def test_every_run_can_be_set_up(name: str) -> None:
     """Optimizer, scheduler and LGA of every kind of run exist and take their arguments, and so does the task."""
     specs = load_study(name).specs
-    for task in {spec.task for spec in specs}:
-        assert task in tasks()
-        load_task(task)
+    for name_of_task in {spec.task for spec in specs}:
+        assert name_of_task in tasks()
+        task = load_task(name_of_task)
+        its = [spec for spec in specs if spec.task == name_of_task]
+        assert {(spec.epochs, spec.batch_size) for spec in its} == {(task.epochs, task.batch_size)}
+        assert {dict(spec.lga)["gamma2"] for spec in its if spec.lga is not None} == {task.gamma2}
     # A small network stands in for the large ones: only what steps it is set up here.
     check([spec for spec in specs if spec.seed == 0], load_task("digits"))
 

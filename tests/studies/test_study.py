@@ -28,8 +28,8 @@ from lossaware.studies.study import (
     parse_study,
     without_lga,
 )
-from lossaware.studies.study_exchange import Exported, adopt, export, without_folders
-from lossaware.studies.study_results import Folder, Launch, Sources, show
+from lossaware.studies.study_exchange import Exported, adopt, export
+from lossaware.studies.study_results import Folder, Launch, Sources, show, without_folders
 from lossaware.studies.study_table import FORMATS, StudyTable, tabulate, to_text
 
 TEXT = """
@@ -247,6 +247,14 @@ def test_overrides_go_over_everything(grid):
     assert any(spec.lga is None for spec in smaller.specs)
 
 
+def test_arguments_of_lga_do_not_bring_lga_to_where_there_is_none():
+    text = TEXT.replace("lga = { gamma2 = 1e-5 }", "").replace(", lga = { gamma2 = 1e-6 }", "")
+    text = text.replace("{ lga = false }", "{}").replace('"w/ LGA" = {}', '"w/ LGA" = { lga = {} }')
+    study = parse_study(text, "grid").overridden(Overrides({}, parse_settings({"lga.gamma2": "1e-3"})))
+    assert all(spec.lga is None for spec in study.cells[at(study, "SGD", "w/o LGA, 1e-3")].specs)
+    assert all(dict(spec.lga)["gamma2"] == 1e-3 for spec in study.cells[at(study, "SGD", "w/ LGA, 1e-3")].specs)
+
+
 @pytest.mark.parametrize("name", ["w/ LGA", "W/ lga", "w lga"])
 def test_points_are_found_however_they_are_written(grid, name):
     smaller = grid.overridden(Overrides({"Strategy": (name,)}))
@@ -377,6 +385,15 @@ def test_means_intervals_differences_and_derived_rows(grid):
     assert mean.summary.mean == pytest.approx((52 + 62) / 2)
     assert mean.difference == pytest.approx(57 - 80)
     assert spread.summary.mean == pytest.approx(5.0)  # of the population: half the distance of two
+
+
+def test_derived_columns():
+    text = TEXT.split("[derived]")[0].replace('measure = { at = "ratio" }', "")
+    study = parse_study(text + '[derived]\naxis = "lr"\npoints = { mean = "mean" }', "grid")
+    assert study.columns[-3:] == [("w/o LGA", "mean"), ("w/ LGA", "mean"), ("Ratio", "mean")]
+    known = Known()
+    fill(study, known)
+    assert tabulate(study, known).cells[at(study, "SGD", "w/o LGA, mean")].summary.mean == pytest.approx((52 + 61) / 2)
 
 
 def test_a_derived_cell_needs_all_its_cells(grid):
@@ -589,6 +606,7 @@ def test_the_file_of_final_values(grid, tmp_path):
         "seed": "0",
         "value": repr(100 * 0.51),
         "published": "90.0",
+        "overridden": "",
         "run": grid.cells[at(grid, "SGD", "w/o LGA, 1e-3")].specs[0].key,
     }
 

@@ -330,9 +330,11 @@ class Study:
         for axis, points in self.file.axes.items():
             point = points[place[axis]]
             settings, shown = point.over(settings), point.measure.over(shown)
-        settings = self.overrides.settings.over(settings)
+        changed = self.overrides.settings.over(settings)
+        if not isinstance(settings.lga, dict):  # arguments of LGA do not bring LGA to where there is none
+            changed = changed.model_copy(update={"lga": settings.lga})
         what = f"{self.what}: {', '.join(place.values())}"
-        return Cell(row, column, _quantity(what, shown), _specs(what, settings), published)
+        return Cell(row, column, _quantity(what, shown), _specs(what, changed), published)
 
     def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:
         return tuple(place[axis] for axis in self.file.rows), tuple(place[axis] for axis in self.file.columns)

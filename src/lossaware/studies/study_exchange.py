@@ -9,11 +9,10 @@ import csv
 import io
 import json
 import os
-import shlex
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
@@ -21,8 +20,8 @@ from lossaware.studies.environment import environment
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
-from lossaware.studies.study_results import Launch, Sources
-from lossaware.studies.study_table import StudyTable
+from lossaware.studies.study_results import Launch, Sources, without_folders
+from lossaware.studies.study_table import StudyTable, describe
 
 FORMAT = 1
 _ENDING = ".study.json"
@@ -168,13 +167,13 @@ def _final_csv(table: StudyTable) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     study = table.study
-    writer.writerow([*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "run"])
+    writer.writerow([*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "overridden", "run"])
     for (row, column), measured in table.cells.items():
         keys = {spec.seed: spec.key for spec in measured.cell.specs}
         published = "" if measured.cell.published is None else measured.cell.published
         for seed, value in sorted(measured.values.items()):
-            shows = measured.cell.quantity.title
-            writer.writerow([*row, *column, shows, seed, repr(float(value)), published, keys[seed]])
+            said = measured.cell.quantity.title, seed, repr(float(value)), published, describe(measured.overrides)
+            writer.writerow([*row, *column, *said, keys[seed]])
     return file.getvalue()
 
 
@@ -257,23 +256,6 @@ def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
     if "command" in found:
         found["command"] = without_folders(found["command"])
     return found
-
-
-def without_folders(command: str) -> str:
-    """A command in which absolute paths are reduced to a file's name, or to ``DIR``."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return command
-    return shlex.join(_reduced(word) for word in words)
-
-
-def _reduced(word: str) -> str:
-    option, equals, value = word.rpartition("=")
-    for path in (PurePosixPath(value), PureWindowsPath(value)):
-        if path.is_absolute():
-            return option + equals + (path.name if path.suffix else "DIR")
-    return word
 
 
 def _write(path: Path, text: str) -> None:

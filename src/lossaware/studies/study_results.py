@@ -3,9 +3,10 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from pydantic import ValidationError
@@ -166,8 +167,25 @@ def _provenance(table: StudyTable, results: Results) -> list[str]:
     parts += [" / ".join(found[name]) for name in ("processor", "device") if name in found]
     parts += [f"{name} {' / '.join(found[name])}" for name in ("lossaware", "commit", "torch") if name in found]
     said = [f"{len(shown)} run{'s' * (len(shown) != 1)}: {', '.join(parts)}."]
-    commands = list(found.get("command", {}))
+    commands = list(dict.fromkeys(map(without_folders, found.get("command", {}))))
     said += [f"Command: {command}" for command in commands[:COMMANDS]]
     if len(commands) > COMMANDS:
         said.append(f"... and {len(commands) - COMMANDS} more commands.")
     return said
+
+
+def without_folders(command: str) -> str:
+    """A command in which absolute paths are reduced to a file's name, or to ``DIR``."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return shlex.join(_reduced(word) for word in words)
+
+
+def _reduced(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    for path in (PurePosixPath(value), PureWindowsPath(value)):
+        if path.is_absolute():
+            return option + equals + (path.name if path.suffix else "DIR")
+    return word

@@ -105,7 +105,7 @@ class StudyTable:
     def _peculiarity(self, measured: Measured) -> str:
         """What sets a cell apart from the others."""
         parts = []
-        if measured.there and (said := _describe(measured.overrides)) and not self._common_overrides:
+        if measured.there and (said := describe(measured.overrides)) and not self._common_overrides:
             parts.append(said)
         if measured.partial:
             parts.append(f"{len(measured.values)} of {len(measured.cell.specs)} seeds")
@@ -116,7 +116,7 @@ class StudyTable:
     @property
     def _common_overrides(self) -> str:
         """Overrides that all measured cells share."""
-        said = {_describe(measured.overrides) for measured in self.cells.values() if measured.values}
+        said = {describe(measured.overrides) for measured in self.cells.values() if measured.values}
         return said.pop() if len(said) == 1 else ""
 
     @property
@@ -232,13 +232,13 @@ def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
     if not all(map(math.isfinite, means)):
         return Measured(cell, {}, summary([]))
     value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
-    shared = {_describe(cells[key].overrides): cells[key].overrides for key in sources}
+    shared = {describe(cells[key].overrides): cells[key].overrides for key in sources}
     overrides = next(iter(shared.values())) if len(shared) == 1 else Overrides()
     return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides)
 
 
-def _describe(overrides: Overrides) -> str:
-    """``epochs = 2, seeds = 1``."""
+def describe(overrides: Overrides) -> str:
+    """What was overridden in a line: ``epochs = 2, seeds = 1``."""
     parts = []
     for name, value in overrides.to_plain().items():
         if name == "only":
@@ -515,7 +515,7 @@ def to_csv(table: StudyTable) -> str:
                 len(measured.cell.specs),
                 "" if measured.cell.published is None else measured.cell.published,
                 _plain(measured.difference),
-                _describe(measured.overrides) if measured.there else "",
+                describe(measured.overrides) if measured.there else "",
             ]
         )
     return file.getvalue()
