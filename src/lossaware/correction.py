@@ -60,7 +60,6 @@ class Correction:
         """
         self._seed, self._number = seed, 0
 
-    @torch.no_grad()
     def apply(self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False) -> None:
         """Push each parameter along its gradient.
 
@@ -78,22 +77,23 @@ class Correction:
         if isinstance(amount, float) and amount == 0.0:
             return
         batch = _Batch(self, amount, maximize)
-        for parameter, gradient in pairs:
-            self._number += 1
-            if tracing and not gradient.is_sparse:
-                self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
-            elif (
-                parameter.__class__ in _PLAIN
-                and gradient.__class__ in _PLAIN
-                and gradient.layout is torch.strided
-                and parameter.is_contiguous()
-                and gradient.is_contiguous()
-                and not parameter.is_complex()
-            ):
-                batch.add(parameter, gradient, self._number)
-            else:
-                self._apply_to_views(batch, _local(parameter), _local(gradient))
-        batch.run()
+        with torch.no_grad():
+            for parameter, gradient in pairs:
+                self._number += 1
+                if tracing and not gradient.is_sparse:
+                    self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
+                elif (
+                    parameter.__class__ in _PLAIN
+                    and gradient.__class__ in _PLAIN
+                    and gradient.layout is torch.strided
+                    and parameter.is_contiguous()
+                    and gradient.is_contiguous()
+                    and not parameter.is_complex()
+                ):
+                    batch.add(parameter, gradient, self._number)
+                else:
+                    self._apply_to_views(batch, _local(parameter), _local(gradient))
+            batch.run()
 
     def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
         """What is no plain dense tensor: by views where there are any, else by copies."""

@@ -1,0 +1,167 @@
+"""A compiled step: base step, law and correction as one graph.
+
+torch's own ``step`` breaks the graph before and after itself, on purpose, so what hangs on its hooks is a pass of its
+own even when all is compiled. Here the undecorated step is traced together with the law and the correction, so that
+the compiler fuses them: parameters and gradients are read once and written once, and LGA adds no memory traffic.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lossaware.correction import Correction
+from lossaware.errors import UsageError
+from lossaware.losses import mean_over_ranks, read_loss
+from lossaware.status import State
+
+if TYPE_CHECKING:
+    from lossaware.companion import LGA
+
+
+class CompiledStep:
+    """The step that `LGA.compile` gives; called with the loss in place of ``optimizer.step(loss=loss)``.
+
+    Each call is one step of the optimizer and of LGA, from whichever of the two steps came before: both go on from the
+    same state, so checkpoints, schedulers and the status are as they were. The first call runs uncompiled, which makes
+    the optimizer's state; the second compiles. What changes from step to step (learning rates, the loss, gamma2, the
+    gate) is data of the graph, so nothing is compiled anew. A step without a loss, a step that is measured
+    (`LGA.measure_every`), and a fused base under a gradient scaler run uncompiled.
+
+    Args:
+        lga: Whose step it is.
+        options: Keyword arguments of ``torch.compile``.
+
+    Raises:
+        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run.
+    """
+
+    def __init__(self, lga: "LGA", options: dict[str, Any]) -> None:
+        self._lga = lga
+        self._optimizer: Any = lga.optimizer
+        hooks = (
+            *self._optimizer._optimizer_step_pre_hooks.values(),
+            *self._optimizer._optimizer_step_post_hooks.values(),
+        )
+        others = [hook for hook in hooks if getattr(hook, "__self__", None) is not lga]
+        if others:
+            name = getattr(others[0], "__qualname__", repr(others[0]))
+            raise UsageError(
+                f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
+            )
+        self._graph = torch.compile(_own_code(_graph(lga)), **{"fullgraph": True, "dynamic": False, **options})
+        self._numbers: list[dict[str, Tensor]] = []
+        self._begun = False
+
+    def __call__(self, loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
+        """One step.
+
+        Args:
+            loss: The loss of the step, as for `LGA.observe`; None where that was called.
+            scaler: The gradient scaler, if there is one; the step is then made by its ``step``, which unscales the
+                gradients unless that is done already, and skips the step where they overflow. Call its ``update``
+                afterwards, as ever.
+
+        Raises:
+            UsageError: The base optimizer cannot be traced, or changes numbers besides its learning rate all the time.
+            ValueError: The loss is none, or arrives in two ways.
+        """
+        if scaler is None:
+            self._step(loss=loss)
+            return
+        # The scaler calls the step of the optimizer whose gradients it knows.
+        own = vars(self._optimizer).get("step")
+        self._optimizer.step = self._step
+        try:
+            scaler.step(self._optimizer, loss=loss)
+        finally:
+            if own is None:
+                del self._optimizer.step
+            else:
+                self._optimizer.step = own
+
+    @property
+    def _name(self) -> str:
+        return type(self._optimizer).__name__
+
+    def _step(self, loss: float | Tensor | None) -> None:
+        lga, optimizer = self._lga, self._optimizer
+        scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
+        has_loss = loss is not None or len(lga._observed) > 0
+        if not self._begun or not has_loss or scaled or lga._meter is not None:
+            type(optimizer).step(optimizer, loss=loss)
+            self._begun = True
+        else:
+            self._compiled_step(loss)
+        optimizer._opt_called = True  # what schedulers look at
+
+    def _compiled_step(self, loss: float | Tensor | None) -> None:
+        lga = self._lga
+        lga._refuse_two({"step(loss)": loss is not None, "observe(loss)": len(lga._observed) > 0})
+        own = lga._observed.take() if loss is None else read_loss(loss)
+        assert own is not None
+        value = mean_over_ranks(own, lga.process_group)
+        held = lga._state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
+        value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
+        lga._status_notice.step()
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        gammas = [float(group.get("gamma2", lga.gamma2)) for group in groups]
+        numbers = self._as_tensors(rates, gammas)
+        try:
+            for group, tensors in zip(groups, numbers, strict=True):
+                group["lr"] = tensors["lr"]
+            self._graph(held, value, [tensors["gamma2"] for tensors in numbers])
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"{self._name} cannot be compiled together with LGA: {_INSTEAD} ({reason})") from error
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _as_tensors(self, rates: list[Any], gammas: list[float]) -> list[dict[str, Tensor]]:
+        """Numbers that may change, as tensors: a graph takes Python's for constants."""
+        if len(self._numbers) != len(rates):
+            self._numbers = [{name: torch.zeros((), dtype=torch.float64) for name in ("lr", "gamma2")} for _ in rates]
+        for tensors, rate, gamma2 in zip(self._numbers, rates, gammas, strict=True):
+            if isinstance(rate, Tensor):
+                tensors["lr"] = rate
+            else:
+                tensors["lr"].fill_(rate)
+            tensors["gamma2"].fill_(gamma2)
+        return self._numbers
+
+
+_INSTEAD = "use optimizer.step(loss=loss), whose correction is a pass of its own but a fast one"
+
+
+def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
+    """The function that is traced. It moves the optimizer, and the state in ``held``, on by one step."""
+    optimizer, law = lga.optimizer, lga.law
+    base_step = inspect.unwrap(type(optimizer).step)
+
+    def step(held: Tensor, loss: Tensor, gamma2s: list[Tensor]) -> None:
+        with torch.no_grad():
+            # The gradients as they are now: a base may write into them. Where it does not, the copy is compiled away.
+            gradients = [
+                [None if p.grad is None else p.grad.clone() for p in g["params"]] for g in optimizer.param_groups
+            ]
+            base_step(optimizer)
+            state = law.advance(State(*held.unbind()), loss[0], torch)
+            push = state.decay * state.omega
+            correction = Correction(lga.xi, lga.zero_gradient)
+            correction.reseed(state.steps)
+            for group, gamma2, of_group in zip(optimizer.param_groups, gamma2s, gradients, strict=True):
+                pairs = [(p, g) for p, g in zip(group["params"], of_group, strict=True) if g is not None]
+                lga._correct(correction, group, pairs, push * gamma2)
+            held.copy_(torch.stack(state))
+
+    return step
+
+
+def _own_code(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with a code object of its own, since what is compiled, and its limit, belong to the code."""
+    function.__code__ = function.__code__.replace()
+    return function
