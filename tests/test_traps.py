@@ -374,7 +374,6 @@ def test_5_torchs_own_nesterov_writes_into_gradients() -> None:
     np.testing.assert_allclose(flat(params), X - 0.19 * GRADIENTS[0] - push(2.0, GRADIENTS[0]), rtol=1e-12)
 
 
-@pytest.mark.xfail(strict=True, reason="lossaware.gradients looks for Nesterov momentum only when LGA is attached")
 def test_5_also_in_a_group_that_is_added_later() -> None:
     """Unguarded: what the groups looked like when LGA was attached would be believed for ever."""
     first, second = parameters(X, (6,), (6,))

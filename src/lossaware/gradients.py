@@ -19,12 +19,15 @@ class StepGradients:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        # SGD with Nesterov momentum adds the momentum buffer into the gradients in its foreach form.
-        self._trusted = type(optimizer).__module__.startswith("torch.optim") and not any(
-            group.get("nesterov") for group in optimizer.param_groups
-        )
+        self._is_torchs = type(optimizer).__module__.startswith("torch.optim")
         self._writes: bool | None = None  # not known before the first step
         self._kept: list[tuple[Tensor, Tensor, int, Tensor | None]] = []
+
+    @property
+    def _trusted(self) -> bool:
+        # SGD with Nesterov momentum adds the momentum buffer into the gradients in its foreach form; a group that does
+        # so may come at any time.
+        return self._is_torchs and not any(group.get("nesterov") for group in self._optimizer.param_groups)
 
     def remember(self) -> None:
         """Look at the gradients; to be called when they are there and the base optimizer has not stepped yet."""
