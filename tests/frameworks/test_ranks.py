@@ -1,0 +1,372 @@
+"""DDP, FSDP2 and the frameworks on two ranks; checkpoints that go on on another number of ranks; ranks that disagree.
+
+All scenarios of a world run in one set of processes, which write what they found to files; the tests read those. What
+each rank's batch is in these runs, one process alone sees as one of two micro-batches: its mean loss and gradients are
+theirs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from loop import SETTINGS, Trajectory, assert_same, batches, loss_of, net, record, sgd, train
+
+from lossaware import LGA
+
+STEPS = 10
+Found = dict[str, Any]
+
+
+def shard(step: int, rank: int, world: int) -> Any:
+    """The rank's share of the step's 8 examples, the same for every number of ranks."""
+    x, y = batches(STEPS)[step]
+    size = len(x) // world
+    return x[rank * size : (rank + 1) * size], y[rank * size : (rank + 1) * size]
+
+
+def plain() -> tuple[Trajectory, LGA]:
+    """The run of one process on whole batches."""
+    module = net()
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    trajectory = record(optimizer)
+    train(module, optimizer, batches(STEPS))
+    return trajectory, lga
+
+
+def whole(optimizer: Any) -> list[torch.Tensor]:
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    return [(p.full_tensor() if hasattr(p, "full_tensor") else p).clone() for p in parameters]
+
+
+# The scenarios ------------------------------------------------------------------------------------------------------
+
+
+def run(module: Any, optimizer: Any, lga: LGA, steps: range) -> Trajectory:
+    trajectory = []
+    for step in steps:
+        optimizer.zero_grad()
+        loss: Any = loss_of(module, shard(step, dist.get_rank(), dist.get_world_size()))
+        loss.backward()
+        optimizer.step(loss=loss.detach())
+        trajectory.append(whole(optimizer))
+    return trajectory
+
+
+def sharded() -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    module = net()
+    fully_shard(module, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    return module
+
+
+def ddp_accumulating() -> Found:
+    """Two micro-batches a step, the first under no_sync."""
+    module = torch.nn.parallel.DistributedDataParallel(net())
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    trajectory = record(optimizer)
+    for step in range(STEPS):
+        x, y = shard(step, dist.get_rank(), dist.get_world_size())
+        half = len(x) // 2
+        with module.no_sync():
+            loss = loss_of(module, (x[:half], y[:half]))
+            lga.observe(loss)
+            (loss / 2).backward()
+        loss = loss_of(module, (x[half:], y[half:]))
+        lga.observe(loss)
+        (loss / 2).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 100.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"trajectory": trajectory, "state": lga.state_dict()}
+
+
+def fsdp(folder: Path) -> Found:
+    """Six steps, a checkpoint, the other steps."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    module = sharded()
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    trajectory = run(module, optimizer, lga, range(6))
+    model_state, optimizer_state = get_state_dict(module, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
+    dcp.save(state, checkpoint_id=folder / f"sharded-{dist.get_world_size()}")
+    trajectory += run(module, optimizer, lga, range(6, STEPS))
+    return {"trajectory": trajectory, "state": lga.state_dict()}
+
+
+def fsdp_resumed(folder: Path, saved_by: int) -> Found:
+    """The other steps, from the checkpoint that another number of ranks saved."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    module = sharded()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()  # nothing may be left of it
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LGA got no loss")  # torch steps to see what state there is
+        model_state, optimizer_state = get_state_dict(module, optimizer)
+    state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
+    dcp.load(state, checkpoint_id=folder / f"sharded-{saved_by}")
+    set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    lga.load_state_dict(state["lga"])
+    return {"trajectory": run(module, optimizer, lga, range(6, STEPS)), "state": lga.state_dict()}
+
+
+def no_loss_on_one_rank() -> Found:
+    """The last rank hands over no loss at step 3; nobody waits for it, and nobody makes a correction."""
+    module = torch.nn.parallel.DistributedDataParallel(net())
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    trajectory, messages = record(optimizer), []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_of(module, shard(step, dist.get_rank(), dist.get_world_size()))
+        loss.backward()
+        last = dist.get_rank() == dist.get_world_size() - 1
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step(**({} if step == 3 and last else {"loss": loss.detach()}))
+        messages += [str(w.message) for w in caught if "LGA" in str(w.message)]
+    return {"trajectory": trajectory, "status": vars(lga.status), "messages": messages}
+
+
+def checkpoint_on_one_rank() -> Found:
+    """Torch's checkpointing steps with nothing to step by; one rank that asks for it alone must not wait for others."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    module = net()
+    optimizer = torch.optim.Adam(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    if dist.get_rank() == 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            get_optimizer_state_dict(module, optimizer)
+    return {"trajectory": [[p.detach() for p in module.parameters()]], "steps": lga.status.steps}
+
+
+def with_accelerate() -> Found:
+    accelerate: Any = pytest.importorskip("accelerate")
+    from lossaware.recipes.accelerate import attach, backward
+
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    module = net()
+    optimizer = sgd(module.parameters())
+    lga = attach(accelerator, optimizer, **SETTINGS)
+    trajectory = record(optimizer)
+    wrapped, stepper = accelerator.prepare(module, optimizer)
+    assert isinstance(wrapped, torch.nn.parallel.DistributedDataParallel)
+    for step in range(STEPS):
+        x, y = shard(step, dist.get_rank(), dist.get_world_size())
+        for part in (slice(0, len(x) // 2), slice(len(x) // 2, None)):
+            with accelerator.accumulate(wrapped):
+                backward(accelerator, lga, loss_of(wrapped, (x[part], y[part])))
+                stepper.step()
+                stepper.zero_grad()
+    return {"trajectory": trajectory, "state": lga.state_dict()}
+
+
+def with_fabric() -> Found:
+    fabric_of: Any = pytest.importorskip("lightning.fabric").Fabric
+    fabric = fabric_of(accelerator="cpu", devices=dist.get_world_size(), strategy="ddp")
+    fabric.launch()
+    module = net()
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **SETTINGS)
+    trajectory = record(optimizer)
+    wrapped, stepper = fabric.setup(module, optimizer)
+    for step in range(STEPS):
+        loss = loss_of(wrapped, shard(step, dist.get_rank(), dist.get_world_size()))
+        lga.observe(loss)
+        fabric.backward(loss)
+        stepper.step()
+        stepper.zero_grad()
+    return {"trajectory": trajectory, "state": lga.state_dict()}
+
+
+def with_lightning() -> Found:
+    pl: Any = pytest.importorskip("lightning.pytorch")
+    from lossaware.recipes.lightning import LossAware
+
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return loss_of(self.net, batch)
+
+        def configure_optimizers(self) -> Any:
+            optimizer = sgd(self.parameters())
+            self.lga = LGA(optimizer, **SETTINGS)
+            self.trajectory = record(optimizer)
+            return optimizer
+
+    module = Module()
+    pl.Trainer(
+        accelerator="cpu",
+        devices=dist.get_world_size(),
+        strategy="ddp",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[LossAware()],
+    ).fit(
+        module,
+        torch.utils.data.DataLoader(
+            [shard(step, dist.get_rank(), dist.get_world_size()) for step in range(STEPS)],  # type: ignore[arg-type]
+            batch_size=None,
+        ),
+    )
+    return {"trajectory": module.trajectory, "state": module.lga.state_dict()}
+
+
+def vector_on_one_rank() -> Found:
+    """The last one, for the process group does not survive it: one rank stops, the others hear of it."""
+    module = net()
+    optimizer: Any = sgd(module.parameters())
+    LGA(optimizer, **SETTINGS)
+    loss_of(module, shard(0, 0, 1)).backward()
+    last = dist.get_rank() == dist.get_world_size() - 1
+    try:
+        optimizer.step(loss=torch.ones(3) if last else 1.0)
+    except (ValueError, RuntimeError) as error:
+        return {"error": str(error)}
+    return {"error": None}
+
+
+# Where they run -----------------------------------------------------------------------------------------------------
+
+
+def work(rank: int, world: int, port: int, folder: Path, names: list[str]) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    scenarios: dict[str, Callable[[], Found]] = {
+        "ddp": ddp_accumulating,
+        "fsdp": lambda: fsdp(folder),
+        "fsdp resumed": lambda: fsdp_resumed(folder, saved_by=3 - world),
+        "no loss on one rank": no_loss_on_one_rank,
+        "checkpoint on one rank": checkpoint_on_one_rank,
+        "accelerate": with_accelerate,
+        "fabric": with_fabric,
+        "lightning": with_lightning,
+        "vector on one rank": vector_on_one_rank,
+    }
+    found = {name: scenarios[name]() for name in names}
+    torch.save(found, folder / f"{world}-{rank}.pt")
+    if "vector on one rank" not in names and dist.is_initialized():
+        dist.destroy_process_group()
+    os._exit(0)  # what a broken process group leaves behind could wait for ever
+
+
+def launch(world: int, folder: Path, names: list[str]) -> list[Found]:
+    context = multiprocessing.get_context("spawn")
+    port = 29600 + os.getpid() % 2000 + world
+    ranks = [context.Process(target=work, args=(rank, world, port, folder, names)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(240)
+    if any(process.is_alive() for process in ranks):
+        for process in ranks:
+            process.kill()
+        pytest.fail("the ranks wait for each other")
+    assert [process.exitcode for process in ranks] == [0] * world
+    return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, list[Found]]:
+    """What each scenario found on each rank."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        one = launch(1, folder, ["fsdp"])
+        names = ["ddp", "fsdp", "fsdp resumed", "no loss on one rank", "checkpoint on one rank"]
+        names += ["fabric", "lightning", "accelerate", "vector on one rank"]
+        two = launch(2, folder, names)
+        again = launch(1, folder, ["fsdp resumed"])
+        return {
+            "fsdp on 1": [rank["fsdp"] for rank in one],
+            "fsdp from 2 to 1": [rank["fsdp resumed"] for rank in again],
+            "fsdp from 1 to 2": [rank["fsdp resumed"] for rank in two],
+            **{name: [rank[name] for rank in two] for name in two[0] if name != "fsdp resumed"},
+        }
+
+
+def assert_close(ours: Trajectory, theirs: Trajectory) -> None:
+    """Sums in another order differ in their last bits."""
+    assert len(ours) == len(theirs) > 0
+    for step, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        for p, q in zip(a, b, strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=5e-6, msg=f"they part at step {step}")
+
+
+@pytest.mark.parametrize("scenario", ["ddp", "fsdp", "accelerate", "fabric", "lightning"])
+def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Found]], scenario: str) -> None:
+    expected, lga = plain()
+    for rank in found[scenario]:
+        assert_close(rank["trajectory"], expected)
+        assert_same(rank["trajectory"], found[scenario][0]["trajectory"])  # replicas agree bit for bit
+        assert rank["state"] == found[scenario][0]["state"]
+        assert rank["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
+    assert lga.status.open_share > 0
+    assert lga.status.statuses == 2
+
+
+@pytest.mark.parametrize(("scenario", "saved"), [("fsdp from 2 to 1", "fsdp"), ("fsdp from 1 to 2", "fsdp on 1")])
+def test_a_checkpoint_goes_on_on_another_number_of_ranks(
+    found: dict[str, list[Found]], scenario: str, saved: str
+) -> None:
+    for rank in found[scenario]:
+        assert_close(rank["trajectory"], found[saved][0]["trajectory"][6:])
+        kept, whole_run = rank["state"]["state"], found[saved][0]["state"]["state"]
+        assert kept == pytest.approx(whole_run, rel=1e-5, nan_ok=True)
+
+
+def test_a_rank_without_a_loss_is_waited_for_by_nobody(found: dict[str, list[Found]]) -> None:
+    first, last = found["no loss on one rank"]
+    assert_same(first["trajectory"], last["trajectory"])
+    assert first["status"]["nonfinite_losses"] == last["status"]["steps_without_loss"] == 1
+    assert first["status"]["steps"] == last["status"]["steps"] == STEPS
+    for name in ("loss", "lower_bound", "gamma2", "omega", "statuses", "open_share"):
+        assert first["status"][name] == last["status"][name]
+    assert first["messages"] == []
+    (message,) = last["messages"]
+    assert "no loss for this step on rank 1" in message
+
+
+def test_a_checkpoint_that_one_rank_asks_for_waits_for_nobody(found: dict[str, list[Found]]) -> None:
+    first, last = found["checkpoint on one rank"]
+    assert (first["steps"], last["steps"]) == (1, 0)
+    assert_same(first["trajectory"], last["trajectory"])
+
+
+def test_a_vector_on_one_rank_is_named_there(found: dict[str, list[Found]]) -> None:
+    first, last = found["vector on one rank"]
+    assert "(3,)" in last["error"]
+    assert "loss.mean()" in last["error"]
+    assert first["error"]  # the connection was closed; nobody waits for ever
