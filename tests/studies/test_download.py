@@ -5,11 +5,14 @@ import hashlib
 import io
 import re
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pooch
 import pytest
 
 from lossaware import cli
@@ -24,6 +27,7 @@ class Server:
     def __init__(self):
         self.answers = {}
         self.requests = []
+        self.stalled, self.go_on = threading.Event(), threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,11 +39,14 @@ class Server:
                 if isinstance(answer, int):
                     self.send_error(answer)
                     return
-                content, announced = answer
+                content, announced = answer[:2]
                 self.send_response(200)
                 self.send_header("Content-Length", str(announced))
                 self.end_headers()
                 self.wfile.write(content)
+                if len(answer) > 2:
+                    outer.stalled.set()
+                    outer.go_on.wait()
                 self.close_connection = True
 
             def log_message(self, *what):
@@ -53,6 +60,7 @@ class Server:
         return f"http://127.0.0.1:{self.http.server_address[1]}/{name}"
 
     def close(self):
+        self.go_on.set()
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()
@@ -64,6 +72,11 @@ def whole(content):
 
 def cut(content):
     return (content[: len(content) // 2], len(content))
+
+
+def stalled(content):
+    """Half of it, and then nothing."""
+    return (*cut(content), "stalled")
 
 
 def md5(content):
@@ -181,6 +194,32 @@ def test_a_connection_that_is_always_cut_leaves_nothing(server, tmp_path):
     assert "\n" not in str(error.value)
     assert names(tmp_path) == []
     assert not (tmp_path / "things").exists()
+
+
+def test_a_killed_download_leaves_nothing_under_the_names_and_can_be_started_again(server, tmp_path):
+    """Killed while half of the file is there: no cleaning up is possible."""
+    server.answers["things.tar.gz"] = [stalled(TAR), whole(TAR)]
+    code = (
+        "from pathlib import Path; from lossaware.studies.data.download import *;"
+        f"get({archive_set(server)!r}, Path({str(tmp_path)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    assert server.stalled.wait(120)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "things.tar.gz").exists()
+    assert not (tmp_path / "things").exists()
+    get(archive_set(server), tmp_path)
+    assert (tmp_path / "things" / "a.bin").read_bytes() == MEMBERS["things/a.bin"]
+
+
+def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
+    def full(*what, **more):
+        raise OSError(28, "No space left on device", str(tmp_path / "tmp123"))
+
+    monkeypatch.setattr(pooch, "retrieve", full)
+    with pytest.raises(UsageError, match="tmp123: No space left on device"):
+        get(archive_set(server), tmp_path)
 
 
 def test_a_file_that_the_server_has_not_is_asked_for_once(server, tmp_path):

@@ -304,6 +304,17 @@ def test_vslnet_sees_no_padding():
     assert torch.isfinite(together[1][1]).all()
 
 
+def test_the_end_is_looked_for_in_what_the_search_for_the_start_has_seen():
+    torch.manual_seed(0)
+    net = VSLNet().eval()
+    _, start, end = net(*vslnet_batch())
+    end[1].sum().backward(retain_graph=True)
+    assert net.start.weight_hh_l0.grad.abs().max() > 0
+    net.end.zero_grad()
+    start[1].sum().backward()
+    assert net.end.weight_hh_l0.grad is None
+
+
 def test_vslnet_hears_the_sentence_and_trains_every_part():
     torch.manual_seed(0)
     net = VSLNet()
