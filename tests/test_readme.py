@@ -1,0 +1,60 @@
+"""What the README shows works as it stands there."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_short_script_trains_and_shows_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(next(code for code in PYTHON if "loader = " in code))
+    found = runpy.run_path(str(script))
+    assert found["lga"].status.steps == 24
+    assert set(found["checkpoint"]) == {"optimizer", "lga"}
+    assert capsys.readouterr().out.startswith("Status(loss=")
+
+
+def test_the_first_lines_are_those_of_the_script() -> None:
+    """They are an excerpt, so they cannot run; what they say is in the script that does."""
+    excerpt = PYTHON[0]
+    assert "LGA(optimizer, steps_per_epoch=len(loader))" in excerpt
+    assert "optimizer.step(loss=loss)" in PYTHON[1]
+
+
+def test_a_task_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lossaware.cli import main
+
+    command = next(line for block in SHELL for line in block.splitlines() if "my_task.py:build" in line)
+    (tmp_path / "my_task.py").write_text(next(code for code in PYTHON if "def build()" in code))
+    monkeypatch.chdir(tmp_path)
+    smaller = {"--seeds": "2", "--lrs": "1e-2", "--optimizers": "sgd"}
+    words = command.split()
+    for option, value in smaller.items():
+        words[words.index(option) + 1] = value
+    with pytest.raises(SystemExit) as stopped:
+        main([*words[1:], "--epochs", "2"])
+    assert not stopped.value.code
+    shown = capsys.readouterr().out
+    assert re.search(r"^sgd +1e-2 .*(no difference shown|too few seeds to tell)$", shown, re.MULTILINE)
+    assert (tmp_path / "lossaware-out" / "report.html").is_file()
+
+
+def test_ci_runs_the_two_commands_of_the_readme() -> None:
+    set_up, tests = next(block for block in SHELL if "venv" in block).strip().splitlines()
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert tests in ci
+    for part in set_up.split(" && "):
+        command, _, arguments = part.partition(" ")
+        assert command in ci
+        assert all(
+            word in ci for word in arguments.split() if word.startswith(("-c", "compare", "digits", "constraints"))
+        )
