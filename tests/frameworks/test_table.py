@@ -20,12 +20,11 @@ def test_every_named_test_exists(file: str, test: str) -> None:
 
 
 def test_every_row_names_a_test() -> None:
-    rows = [line for line in TABLE.splitlines() if line.startswith("| ")][1:]
+    table = TABLE[TABLE.index("| Shown by |") :]
+    rows = [line for line in table.splitlines()[2:] if line.startswith("| ")]
     assert len(rows) == len(NAMED) >= 25
 
 
-def test_every_framework_has_a_row_and_a_page() -> None:
+def test_every_test_file_has_a_row() -> None:
     here = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {"test_table.py"}
     assert here <= {Path(file).name for file, _ in NAMED}
-    pages = {path.stem for path in (ROOT / "docs" / "frameworks").glob("*.md")} - {"index"}
-    assert pages == set(re.search(r"\{toctree\}\n:hidden:\n\n([\w\n]+)", TABLE)[1].split())  # type: ignore[index]
