@@ -21,6 +21,7 @@ from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, s
 
 if TYPE_CHECKING:
     from lossaware.compiled import CompiledStep
+    from lossaware.kernels import Launcher
 
 _ZERO_GRADIENT = ("push", "rest")
 
@@ -103,6 +104,7 @@ class LGA:
 
         self._state = State()
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
+        self._launcher: Launcher | None = None
         self._steps_without_loss = 0
         self._correction = Correction(self.xi, zero_gradient)
         self._observed = ObservedLosses([p for group in optimizer.param_groups for p in group["params"]])
@@ -286,6 +288,8 @@ class LGA:
         like = loss if isinstance(loss, Tensor) else found_inf
         held = self._state_on(torch.device("cpu") if like is None else like.device)
         value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
+        if self._launcher is not None and self._launched(self._launcher, value, found_inf):
+            return 0.0  # nothing is left to do
         state = self.law.advance(State(*held.unbind()), value, torch)
         moved: Tensor = torch.stack(state)
         push: Tensor = state.decay * state.omega
@@ -320,7 +324,37 @@ class LGA:
         """The state as a tensor, which holds it from then on; on that device unless it is on another already."""
         if self._device_state is None:
             self._device_state = torch.tensor(self._state, dtype=wide(device), device=device)
+            self._launcher = self._make_launcher(self._device_state)
         return self._device_state
+
+    def _make_launcher(self, held: Tensor) -> "Launcher | None":
+        """Law and correction as one launch, where Triton is there and knows the law."""
+        if held.device.type != "cuda" or isinstance(self.optimizer, ASGD):
+            return None
+        try:
+            from lossaware.kernels import Launcher
+        except ImportError:
+            return None
+        return Launcher(self.law, self.xi, self.zero_gradient == "rest", held) if Launcher.knows(self.law) else None
+
+    def _launched(self, launcher: "Launcher", loss: Tensor, found_inf: Tensor | None) -> bool:
+        """Make the step by one launch, unless there are gradients that the kernel does not take."""
+        if torch.compiler.is_compiling():
+            return False
+        gradient_of = self._gradients.after_step()
+        groups = [
+            (
+                [(p.detach(), g) for p in group["params"] if (g := gradient_of(p)) is not None],
+                float(group.get("gamma2", self.gamma2)),
+                bool(group.get("maximize", False)),
+            )
+            for group in self.optimizer.param_groups
+        ]
+        groups = [(pairs, gamma2, maximize) for pairs, gamma2, maximize in groups if gamma2 != 0]
+        if not all(launcher.takes(p, g) for pairs, _, _ in groups for p, g in pairs):
+            return False
+        launcher.step(groups, loss, found_inf)
+        return True
 
     def _warn_of_missing_loss(self) -> None:
         if not self._steps_without_loss:

@@ -21,7 +21,7 @@ _BLOCK_BYTES = 1 << 18
 _LIST_BYTES = 1 << 26
 """Size of the temporaries on an accelerator."""
 
-_NOISE_BITS = {torch.bfloat16: 16, torch.float16: 13}
+NOISE_BITS = {torch.bfloat16: 16, torch.float16: 13}
 """Mantissa bits of float32 that the type lacks."""
 _MASK = (1 << 32) - 1
 
@@ -120,7 +120,7 @@ class Correction:
         size = amount.to(device=p.device, dtype=work) if isinstance(amount, Tensor) else _constant(amount, d)
         push = size / torch.where(d >= 0, d + self.xi, d - self.xi)
         push = torch.where((size == 0) | (d == 0) if self.rest else size == 0, 0.0, push)
-        if p.dtype in _NOISE_BITS:
+        if p.dtype in NOISE_BITS:
             places = torch.arange(p.numel(), device=p.device).view(p.shape)
             p.copy_(_round(p.to(work) - push, places, self._key(self._number), p.dtype))
         else:
@@ -134,12 +134,12 @@ class Correction:
             amount = amount.to(device=p.device, dtype=work)
         buffer = self._buffer(p.device, work) if p.device.type == "cpu" else torch.empty_like(p, dtype=work)
         size = buffer.numel()
-        if p.dtype in _NOISE_BITS:
+        if p.dtype in NOISE_BITS:
             size //= 4  # the noise needs room, too
         for start in range(0, p.numel(), max(size, 1)):
             block, grad = p[start : start + size], g[start : start + size]
             push = self._over_phi(amount, grad, maximize, buffer[: block.numel()])
-            if p.dtype in _NOISE_BITS:
+            if p.dtype in NOISE_BITS:
                 places = torch.arange(start, start + block.numel(), device=p.device)
                 block.copy_(_round(torch.sub(block, push, out=push), places, self._key(number), p.dtype))
             else:
@@ -218,7 +218,7 @@ class _Batch:
     def run(self) -> None:
         """Move all that was added."""
         for (dtype, device), (parameters, gradients, numbers) in self._held.items():
-            noisy = dtype in _NOISE_BITS
+            noisy = dtype in NOISE_BITS
             if device.type == "cpu" and (library := native.library()) is not None and dtype in library.dtypes:
                 library.push(
                     parameters,
@@ -262,7 +262,7 @@ def _round(values: Tensor, places: Tensor, key: int | Tensor, dtype: torch.dtype
 
 
 def _round_bits(values: Tensor, places: Tensor, key: int | Tensor, dtype: torch.dtype) -> Tensor:
-    step = 1 << _NOISE_BITS[dtype]
+    step = 1 << NOISE_BITS[dtype]
     noise = (_mixed((places + key) & _MASK) & (step - 1)).to(torch.int32)
     rounded = ((values.view(torch.int32) + noise) & -step).view(torch.float32)
     return torch.where(values.isnan(), values, rounded)  # the bits of NaN would run over

@@ -1,0 +1,309 @@
+"""Law and correction for all parameters on a GPU, in one launch (Triton).
+
+Every program computes the law for itself from the state before the step, which takes no time; the last one to have read
+it writes the state after the step. So one launch does for what the host would need forty, the host reads nothing, and a
+captured CUDA graph may replay it. Where Omega is 0, each program leaves after the law.
+
+This module needs Triton, and is imported only where losses come from a GPU. Its arithmetic is that of `status.Law` and
+of `correction.Correction`, whose noise it shares to the bit.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from lossaware.correction import NOISE_BITS
+from lossaware.status import Average, Law, LowerBound, Momentum, Progressive, State
+
+Group = tuple[Sequence[tuple[Tensor, Tensor]], float, bool]
+"""Parameters with their gradients, their gamma2, and whether the base maximizes."""
+
+_BLOCK = 8192
+"""Elements that a program takes at a time."""
+_PROGRAMS_A_PROCESSOR = 8
+
+_GOLDEN = 0x9E3779B9
+_FIELDS = len(State._fields)
+_BOUNDS: dict[type[LowerBound], tuple[int, str]] = {
+    Progressive: (0, "log_base"),
+    Average: (1, ""),
+    Momentum: (2, "beta"),
+}
+_WORK = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.float32, torch.float16: tl.float32}
+_STORED = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.uint16, torch.float16: tl.float16}
+
+
+class Launcher:
+    """Makes the steps of one LGA on one GPU.
+
+    Args:
+        law: Its lower bound must be one that the kernel knows; see `knows`.
+        xi: The stability constant of Eq. 5.
+        rest: Whether elements with a gradient of exactly 0 stay where they are.
+        held: The state, `State` as float64 on the device; written in place.
+    """
+
+    def __init__(self, law: Law, xi: float, rest: bool, held: Tensor) -> None:
+        bound = law.lower_bound
+        self._kind, name = _BOUNDS[type(bound)]
+        number = getattr(bound, name) if name else 0.0
+        number = math.log(number) if isinstance(bound, Progressive) else number
+        self._held = held
+        self._rest = rest
+        constants = [float(law.steps_per_status), law.eps, law.backoff, number, xi]
+        self._constants = torch.tensor(constants, dtype=torch.float64, device=held.device)
+        self._push = torch.zeros(2, dtype=torch.float64, device=held.device)  # Omega times back-offs; the seed
+        self._arrived = torch.zeros((), dtype=torch.int32, device=held.device)
+        self._programs = _PROGRAMS_A_PROCESSOR * _processors(held.device)
+        self._tables: dict[torch.dtype, _Table] = {}
+
+    @staticmethod
+    def knows(law: Law) -> bool:
+        """Whether the kernel has this law's lower bound; any other object with ``update`` runs as torch operators."""
+        return type(law.lower_bound) in _BOUNDS
+
+    def takes(self, parameter: Tensor, gradient: Tensor) -> bool:
+        """Whether both are plain tensors, flat in the same order, on one device and of one type that the kernel knows."""
+        return (
+            type(parameter) is type(gradient) is Tensor
+            and parameter.dtype in _WORK
+            and gradient.dtype == parameter.dtype
+            and parameter.device == gradient.device == self._held.device
+            and gradient.layout is torch.strided
+            and parameter.is_contiguous()
+            and gradient.is_contiguous()
+        )
+
+    def step(self, groups: Iterable[Group], loss: Tensor, found_inf: Tensor | None) -> None:
+        """One step of law and correction.
+
+        Args:
+            groups: What to push; `takes` must hold for each pair.
+            loss: A float64 tensor with one element, on the device.
+            found_inf: Of a gradient scaler: where it is above 0, nothing moves, the state included.
+        """
+        rows: dict[torch.dtype, list[tuple[Tensor, Tensor, int, float, bool]]] = {}
+        number = 0
+        for pairs, gamma2, maximize in groups:
+            for p, g in pairs:
+                number += 1
+                rows.setdefault(p.dtype, []).append((p, g, number, gamma2, maximize))
+        with_law = True
+        for dtype, some in rows.items() or [(torch.float32, [])]:
+            table = self._tables.setdefault(dtype, _Table(self._held.device))
+            table.fill(some)
+            programs = max(1, min(self._programs, table.length))
+            _step_kernel[(programs,)](
+                table.rows,
+                table.gammas,
+                table.length,
+                self._held,
+                loss,
+                self._held if found_inf is None else found_inf,
+                self._push,
+                self._arrived,
+                self._constants,
+                LAW=with_law,
+                BOUND=self._kind,
+                SCALER=found_inf is not None,
+                REST=self._rest,
+                WORK=_WORK[dtype],
+                STORED=_STORED[dtype],
+                NOISE=NOISE_BITS.get(dtype, 0),
+                ALIGNED=table.aligned,
+                FIELDS=_FIELDS,
+                BLOCK=_BLOCK,
+                num_warps=8,
+            )
+            with_law = False
+
+
+class _Table:
+    """Where the pieces of all tensors lie, on the device; written anew only when something has moved."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: list[tuple[int, int, int, int, float, bool]] | None = None
+        self._staging: list[Tensor] = []
+        self.rows = torch.zeros(6, dtype=torch.int64, device=device)
+        self.gammas = torch.zeros(1, dtype=torch.float64, device=device)
+        self.length = 0
+        self.aligned = True
+
+    def fill(self, pairs: list[tuple[Tensor, Tensor, int, float, bool]]) -> None:
+        known = [(p.data_ptr(), g.data_ptr(), p.numel(), number, gamma2, m) for p, g, number, gamma2, m in pairs]
+        if known == self._known:
+            return
+        self._known = known
+        self.aligned = all(p % 16 == 0 and g % 16 == 0 for p, g, *_ in known)
+        parts, gammas = [], []
+        for (p, g, size, number, gamma2, maximize), (tensor, *_) in zip(known, pairs, strict=True):
+            start = torch.arange(0, size, _BLOCK)
+            part = torch.empty(len(start), 6, dtype=torch.int64)
+            part[:, 0] = p + start * tensor.element_size()
+            part[:, 1] = g + start * tensor.element_size()
+            part[:, 2] = (size - start).clamp(max=_BLOCK)
+            part[:, 3] = start
+            part[:, 4] = number * _GOLDEN & 0xFFFFFFFF
+            part[:, 5] = int(maximize)
+            parts.append(part)
+            gammas.append(torch.full((len(start),), gamma2, dtype=torch.float64))
+        self.length = sum(map(len, parts))
+        if self.length:
+            self.rows, self.gammas = self._moved(torch.cat(parts)), self._moved(torch.cat(gammas))
+
+    def _moved(self, table: Tensor) -> Tensor:
+        """On the device, without waiting for it. What a captured graph copies from must stay."""
+        if self._device.type == "cpu":
+            return table
+        self._staging = [*self._staging[-1:], table.pin_memory()]
+        return self._staging[-1].to(self._device, non_blocking=True)
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@triton.jit
+def _mixed(x):  # type: ignore[no-untyped-def]
+    x = (x ^ (x >> 16)) * 0x45D9F3B
+    x = (x ^ (x >> 16)) * 0x45D9F3B
+    return x ^ (x >> 16)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _step_kernel(  # type: ignore[no-untyped-def]
+    rows,
+    gammas,
+    length,
+    held,
+    loss_pointer,
+    found_inf,
+    push_pointer,
+    arrived,
+    constants,
+    LAW: tl.constexpr,
+    BOUND: tl.constexpr,
+    SCALER: tl.constexpr,
+    REST: tl.constexpr,
+    WORK: tl.constexpr,
+    STORED: tl.constexpr,
+    NOISE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    FIELDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    program = tl.program_id(0)
+    if LAW:
+        # State: loss, upper, lower, omega, decay, mean, total, count, statuses, opened, steps, nonfinite.
+        loss = tl.load(loss_pointer)
+        old_loss = tl.load(held)
+        old_upper = tl.load(held + 1)
+        old_lower = tl.load(held + 2)
+        old_decay = tl.load(held + 4)
+        old_mean = tl.load(held + 5)
+        old_total = tl.load(held + 6)
+        old_count = tl.load(held + 7)
+        old_statuses = tl.load(held + 8)
+        old_opened = tl.load(held + 9)
+        old_steps = tl.load(held + 10)
+        old_nonfinite = tl.load(held + 11)
+        steps_per_status = tl.load(constants)
+        eps = tl.load(constants + 1)
+        backoff = tl.load(constants + 2)
+        number = tl.load(constants + 3)
+
+        finite = (loss - loss) == 0.0
+        skipped = False
+        if SCALER:
+            skipped = tl.load(found_inf) > 0
+        upper = tl.where(old_steps == old_nonfinite, loss, old_upper)
+        total = old_total + loss
+        count = old_count + 1.0
+        complete = count >= steps_per_status
+        mean = total / count
+        rose = complete & (old_statuses > 0.0) & (mean > old_mean)
+        decay = tl.where(rose, old_decay * backoff, old_decay)
+        statuses = old_statuses + 1.0
+        if BOUND == 0:  # Eq. 3
+            weight = number / tl.log(statuses + 10.0)
+            bound = weight * old_lower + (1.0 - weight) * mean
+        elif BOUND == 1:
+            bound = old_lower + (mean - old_lower) / statuses
+        else:
+            bound = number * old_lower + (1.0 - number) * mean
+        lower = tl.where(complete, bound, old_lower)
+        gap = loss - lower  # Eq. 4
+        opened = (gap >= eps) & (loss <= upper) & finite
+        omega = tl.where(opened, gap, 0.0)
+        decay = tl.where(finite, decay, old_decay)
+        push = tl.where(skipped, 0.0, decay * omega)
+        steps = tl.where(skipped, old_steps, old_steps + 1.0)
+
+        # All programs read the state before any writes it.
+        if tl.atomic_add(arrived, 1) == tl.num_programs(0) - 1:
+            tl.store(arrived, 0)
+            tl.store(push_pointer, push)
+            tl.store(push_pointer + 1, steps)
+            if skipped:
+                tl.store(held, old_loss)
+            else:
+                tl.store(held, tl.where(finite, loss, old_loss))
+                tl.store(held + 1, tl.where(finite, upper, old_upper))
+                tl.store(held + 2, tl.where(finite, lower, old_lower))
+                tl.store(held + 3, omega)
+                tl.store(held + 4, decay)
+                tl.store(held + 5, tl.where(finite & complete, mean, old_mean))
+                tl.store(held + 6, tl.where(finite, tl.where(complete, 0.0, total), old_total))
+                tl.store(held + 7, tl.where(finite, tl.where(complete, 0.0, count), old_count))
+                tl.store(held + 8, tl.where(finite & complete, statuses, old_statuses))
+                tl.store(held + 9, tl.where(opened, old_opened + 1.0, old_opened))
+                tl.store(held + 10, steps)
+                tl.store(held + 11, tl.where(finite, old_nonfinite, old_nonfinite + 1.0))
+    else:
+        push = tl.load(push_pointer)
+        steps = tl.load(push_pointer + 1)
+
+    if push != 0.0:
+        xi = tl.load(constants + 4).to(WORK)
+        places = tl.arange(0, BLOCK)
+        for row in range(program, length, tl.num_programs(0)):
+            record = rows + tl.cast(row, tl.int64) * 6
+            size = tl.load(record + 2)
+            p_pointer = tl.load(record).to(tl.pointer_type(STORED))
+            g_pointer = tl.load(record + 1).to(tl.pointer_type(STORED))
+            if ALIGNED:
+                p_pointer = tl.multiple_of(p_pointer, 16)
+                g_pointer = tl.multiple_of(g_pointer, 16)
+            amount = (push * tl.load(gammas + row)).to(WORK)
+            mask = places < size
+            p = tl.load(p_pointer + places, mask=mask, other=0)
+            g = tl.load(g_pointer + places, mask=mask, other=0)
+            if NOISE == 16:  # bfloat16 is the upper half of float32
+                p = (p.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+                g = (g.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+            p = p.to(WORK)
+            g = g.to(WORK)
+            g = tl.where(tl.load(record + 5) != 0, -g, g)
+            pushed = amount / tl.where(g >= 0, g + xi, g - xi)  # Eq. 5
+            if REST:
+                pushed = tl.where(g == 0, 0.0, pushed)
+            p = p - pushed
+            if NOISE != 0:
+                key = _mixed(_mixed(steps.to(tl.int64).to(tl.uint32)) + tl.load(record + 4).to(tl.uint32))
+                noise = _mixed(key + (tl.load(record + 3) + places).to(tl.uint32))
+                lift = tl.where(mask, 0.0, 0.0)
+                if NOISE == 13:  # float16 has subnormals
+                    small = tl.where(p >= 0, 6.103515625e-05, -6.103515625e-05)
+                    lift = tl.where(tl.abs(p) < 6.103515625e-05, small, 0.0)
+                lifted = p + lift
+                bits = lifted.to(tl.uint32, bitcast=True)
+                bits = ((bits + (noise & ((1 << NOISE) - 1))) >> NOISE) << NOISE
+                p = tl.where(p != p, p, bits.to(tl.float32, bitcast=True) - lift)
+            if NOISE == 16:
+                p = p.to(tl.uint32, bitcast=True) >> 16
+            tl.store(p_pointer + places, p.to(STORED), mask=mask)

@@ -1,0 +1,231 @@
+"""The GPU kernel's arithmetic, through Triton's interpreter: what the law and the correction are elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import reference
+from lossaware import LGA, Average, Momentum, Progressive
+from lossaware.correction import Correction
+from lossaware.status import Law, LowerBound, State
+
+pytest.importorskip("triton")
+
+XI = 0.01
+GAMMA2 = 1e-3
+BOUNDS: dict[str, tuple[LowerBound, reference.LowerBound]] = {
+    "progressive": (Progressive(), reference.progressive()),
+    "progressive-e": (Progressive(log_base=math.e), reference.progressive(math.e)),
+    "average": (Average(), reference.average()),
+    "momentum": (Momentum(0.8), reference.momentum(0.8)),
+}
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[Any]:
+    if torch.cuda.is_available():
+        pytest.skip("here the kernel itself is tested, by benchmarks/gpu.py")
+    before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        module = importlib.reload(importlib.import_module("lossaware.kernels"))
+        yield module
+    finally:
+        if before is None:
+            del os.environ["TRITON_INTERPRET"]
+        else:
+            os.environ["TRITON_INTERPRET"] = before
+
+
+def launcher(
+    kernels: Any, *, bound: LowerBound | None = None, rest: bool = False, programs: int = 3
+) -> tuple[Any, Tensor]:
+    held = torch.tensor(State(), dtype=torch.float64)
+    law = Law(3, bound or Progressive(), 0.1, 0.5)
+    made = kernels.Launcher(law, XI, rest, held)
+    made._programs = programs
+    return made, held
+
+
+def losses() -> list[float]:
+    rng = np.random.default_rng(1)
+    values = rng.uniform(0.02, 2.6, size=24)
+    values[0] = 2.2
+    values[[5, 11]] = math.nan, math.inf
+    return [float(v) for v in values]
+
+
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rest", [False, True], ids=["push", "rest"])
+@pytest.mark.parametrize("maximize", [False, True], ids=["down", "up"])
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximize: bool, rest: bool) -> None:
+    ours, theirs = BOUNDS[bound]
+    made, held = launcher(kernels, bound=ours, rest=rest)
+    law = reference.Law(3, GAMMA2, xi=XI, lower_bound=theirs, backoff=0.5, zero_gradient="rest" if rest else "push")
+    rng = np.random.default_rng(0)
+    shapes = ((5, 3), (7,), (20_000,))  # the last takes several rows
+    expected = [rng.normal(size=shape) for shape in shapes]
+    params = [torch.tensor(x) for x in expected]
+    opened = 0
+    for loss in losses():
+        grads = [rng.normal(size=shape) * (rng.random(size=shape) > 0.1) for shape in shapes]
+        made.step([(list(zip(params, map(torch.tensor, grads), strict=True)), GAMMA2, maximize)], scalar(loss), None)
+        omega = law.omega(loss)
+        opened += omega > 0
+        expected = [x - law.correction(omega, -g if maximize else g) for x, g in zip(expected, grads, strict=True)]
+        for p, x in zip(params, expected, strict=True):
+            np.testing.assert_allclose(p.numpy(), x, rtol=1e-12)
+        state = State(*held.tolist())
+        assert state.lower == pytest.approx(law.lower, rel=1e-12)
+        assert state.decay == pytest.approx(law.factor, rel=1e-12)
+        assert state.omega == pytest.approx(omega, rel=1e-12)
+    assert 4 < opened < 20
+    assert law.factor < 1
+
+
+def test_state_is_the_laws_in_every_field(kernels: Any) -> None:
+    made, held = launcher(kernels)
+    law, state = Law(3, Progressive(), 0.1, 0.5), State()
+    for loss in losses():
+        made.step([], scalar(loss), None)
+        state = law.advance(state, loss)
+        np.testing.assert_allclose(held.numpy(), np.array(state), rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype) -> None:
+    """Also the noise, so that ranks with and without Triton would not drift apart."""
+    generator = torch.Generator().manual_seed(0)
+    size = 20_000
+    p = (torch.randn(size, generator=generator) * torch.logspace(-7, 0, size)).to(dtype)
+    g = (torch.randn(size, generator=generator) * 10.0 ** torch.randint(-6, 1, (size,), generator=generator)).to(dtype)
+    g[::7], g[1::7] = 0.0, -0.0
+    p[5], p[17], g[6], g[19] = torch.nan, torch.inf, torch.inf, torch.nan
+    parts = [p[:3].clone(), p[3:].clone()]
+    made, _ = launcher(kernels)
+    made.step([([(parts[0], g[:3]), (parts[1], g[3:])], 1e-3, False)], scalar(2.0), None)
+    expected = [p[:3].clone(), p[3:].clone()]
+    correction = Correction(XI, "push")
+    correction.reseed(1)  # the number of the step
+    correction.apply([(expected[0], g[:3]), (expected[1], g[3:])], 1e-3 * 2.0)
+    for a, b in zip(parts, expected, strict=True):
+        assert torch.equal(a.isnan(), b.isnan())
+        assert torch.equal(a.nan_to_num(nan=0.0), b.nan_to_num(nan=0.0))
+    assert not torch.equal(parts[1], p[3:])
+
+
+def test_groups_and_types_go_together(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One launch a type, of which the first alone moves the law."""
+    made, held = launcher(kernels)
+    launches: list[bool] = []
+    kernel = kernels._step_kernel
+
+    class Counting:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            def launch(*args: Any, **kwargs: Any) -> None:
+                launches.append(kwargs["LAW"])
+                kernel[grid](*args, **kwargs)
+
+            return launch
+
+    monkeypatch.setattr(kernels, "_step_kernel", Counting())
+    one, two, three = torch.zeros(4), torch.zeros(4), torch.zeros(4, dtype=torch.float64)
+    ones = torch.ones(4)
+    groups = [([(one, ones), (three, ones.double())], 1e-3, False), ([(two, ones)], 2e-3, True)]
+    made.step(groups, scalar(2.0), None)
+    assert launches == [True, False]
+    assert State(*held.tolist()).steps == 1
+    push = 1e-3 * 2.0 / (1 + XI)
+    torch.testing.assert_close(one, torch.full((4,), -push))
+    torch.testing.assert_close(two, torch.full((4,), 2 * push))
+    torch.testing.assert_close(three, torch.full((4,), -push, dtype=torch.float64))
+
+
+def test_where_a_scaler_skips_nothing_moves(kernels: Any) -> None:
+    made, held = launcher(kernels)
+    p, g = torch.ones(4), torch.tensor([math.nan, math.inf, 1.0, 0.0])
+    made.step([([(p, g)], 1e-3, False)], scalar(math.nan), torch.ones(1))
+    assert torch.equal(p, torch.ones(4))
+    np.testing.assert_array_equal(held.numpy(), np.array(State()))
+    made.step([([(p, torch.ones(4))], 1e-3, False)], scalar(2.0), torch.zeros(1))
+    assert (p < 1).all()
+    assert State(*held.tolist()).steps == 1
+
+
+def test_a_closed_gate_reads_no_gradient(kernels: Any) -> None:
+    made, _ = launcher(kernels)
+    p, g = torch.ones(4), torch.full((4,), math.nan)
+    made.step([([(p, g)], 1e-3, False)], scalar(0.05), None)
+    assert torch.equal(p, torch.ones(4))
+
+
+def test_table_is_written_anew_only_when_something_moved(kernels: Any) -> None:
+    made, _ = launcher(kernels)
+    p, g = torch.ones(9000), torch.ones(9000)
+    made.step([([(p, g)], 1e-3, False)], scalar(2.0), None)
+    first = made._tables[torch.float32].rows
+    made.step([([(p, g)], 1e-3, False)], scalar(2.0), None)
+    assert made._tables[torch.float32].rows is first
+    other = torch.ones(9001)[1:]
+    made.step([([(p, other)], 1e-3, False)], scalar(2.0), None)
+    assert made._tables[torch.float32].rows is not first
+    assert not made._tables[torch.float32].aligned
+    torch.testing.assert_close(p, torch.full((9000,), 1 - 3 * 1e-3 * 2.0 / (1 + XI)), rtol=1e-4, atol=0)
+
+
+def test_what_the_kernel_does_not_take(kernels: Any) -> None:
+    class Own:
+        def update(self, lower: Any, loss: Any, count: Any) -> Any:
+            return lower
+
+    assert not kernels.Launcher.knows(Law(1, Own(), 0.1, 0.1))
+    assert kernels.Launcher.knows(Law(1, Average(), 0.1, 0.1))
+    takes = launcher(kernels)[0].takes
+    assert takes(torch.ones(3), torch.ones(3))
+    assert not takes(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))
+    assert not takes(torch.ones(3, 2).t(), torch.ones(2, 3))
+    assert not takes(torch.ones(3), torch.ones(3).to_sparse())
+    assert not takes(torch.ones(3), torch.ones(3, dtype=torch.float64))
+
+
+def test_the_companion_steps_by_it(kernels: Any) -> None:
+    """Hooks, groups and checkpoint around it; two types, one group without LGA."""
+    runs = []
+    for with_kernel in (False, True):
+        torch.manual_seed(0)
+        params = [
+            torch.nn.Parameter(torch.randn(n, dtype=d))
+            for n, d in ((5, torch.float32), (7, torch.float64), (3, torch.float32))
+        ]
+        groups = [{"params": params[:2]}, {"params": params[2:], "gamma2": 0.0}]
+        optimizer: Any = torch.optim.SGD(groups, lr=0.1)
+        lga = LGA(optimizer, steps_per_epoch=3, gamma2=GAMMA2)
+        if with_kernel:
+            held = lga._state_on(torch.device("cpu"))
+            lga._launcher = kernels.Launcher(lga.law, lga.xi, False, held)
+        for i, loss in enumerate(losses()):
+            for p in params:
+                p.grad = torch.full_like(p, (-1.0) ** i)
+            optimizer.step(loss=loss)
+            if i == 9:
+                lga.load_state_dict(lga.state_dict())
+        runs.append((params, lga))
+    (expected, eager), (found, kernel) = runs
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert kernel.status.statuses == eager.status.statuses > 3
+    assert kernel.status.lower_bound == pytest.approx(eager.status.lower_bound, rel=1e-12)
+    assert kernel.status.open_share == eager.status.open_share > 0
