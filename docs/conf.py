@@ -1,0 +1,44 @@
+"""How the site is built: ``sphinx-build -W -n docs OUT``. Nothing is fetched, not here nor by a reader's browser."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from lossaware import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+project = "lossaware"
+author = "the lossaware authors"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "measured", "names"]
+exclude_patterns = ["_build", "extensions"]
+html_theme = "furo"
+html_title = f"lossaware {__version__}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"  # by the browser itself: MathJax would come from somebody else's server
+pygments_style = "friendly"
+pygments_dark_style = "native"
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_ambiguous"]
+
+# Docstrings name things in single backticks.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_default_options = {"members": True}
+# Extras that are not installed need no documentation of their own, but the modules that import them do.
+autodoc_mock_imports = [name for name in ("jax", "optax", "lightning", "transformers") if find_spec(name) is None]
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# Names of other projects: their inventories would have to be downloaded at each build.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|jax|optax|collections|typing|pathlib|transformers|lightning|accelerate)\..*"),
+    (r"py:.*", r"(Any|Callable|Iterator|Mapping|Path|Protocol|Self|Tensor|Optimizer|nn\.Module|dist\.ProcessGroup)"),
+]

@@ -1,0 +1,193 @@
+"""Directives that show what was measured, from the files in ``results/``, so that no page states a figure of its own.
+
+``study NAME`` is the table of a study, ``study-curves NAME`` its learning curves, ``all-studies`` a section for each
+study that was measured and a list of those that were not, and ``measured-files FOLDER`` what benchmarks wrote there.
+Where there is nothing, the page says by which command it comes about.
+"""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from lossaware.studies import figures
+from lossaware.studies.study import Study, load_study, studies, without_lga
+from lossaware.studies.study_exchange import Exported
+from lossaware.studies.study_results import Sources, show
+from lossaware.studies.study_table import StudyTable, to_markdown
+from lossaware.studies.tables import Arm, Measure, Pair, number
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives."""
+    app.add_config_value("results_folder", str(RESULTS), "env")
+    app.add_directive("study", StudyDirective)
+    app.add_directive("study-curves", StudyCurvesDirective)
+    app.add_directive("all-studies", AllStudiesDirective)
+    app.add_directive("measured-files", MeasuredFilesDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class _Measured(SphinxDirective):
+    @property
+    def folder(self) -> Path:
+        """Where results lie."""
+        return Path(self.config.results_folder)
+
+    def table(self, name: str) -> StudyTable | None:
+        """A study as it was measured; None where it was not."""
+        study = load_study(name)
+        self.env.note_dependency(str(self.folder / f"{name}.study.json"))
+        if not (self.folder / f"{name}.study.json").exists():
+            return None
+        exported = Exported(self.folder)
+        return show(study, Sources([exported]), exported.launches(study))
+
+    def markdown(self, text: str) -> list[nodes.Node]:
+        """Markdown as a part of the page."""
+        return self.parse_text_to_nodes(text)
+
+    def missing(self, name: str) -> list[nodes.Node]:
+        """What is shown in place of a study that was not measured."""
+        study = load_study(name)
+        task = study.specs[0].task
+        folder = "" if task == "digits" else " --data DIR"
+        return self.markdown(
+            f":::{{admonition}} Not measured yet\n{study.title}. To measure it:\n\n"
+            f"```sh\nlossaware study run {name}{folder}\nlossaware study export {name}\n```\n:::\n"
+        )
+
+
+class StudyDirective(_Measured):
+    """The table of a study."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """See the module."""
+        table = self.table(self.arguments[0])
+        if table is None:
+            return self.missing(self.arguments[0])
+        return [nodes.container("", *self.markdown(to_markdown(table)), classes=["measured"])]
+
+
+class StudyCurvesDirective(_Measured):
+    """The learning curves of a study."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """See the module."""
+        name = self.arguments[0]
+        return [] if self.table(name) is None else curves(load_study(name), Exported(self.folder))
+
+
+class AllStudiesDirective(_Measured):
+    """All studies, those that were measured with table and curves."""
+
+    def run(self) -> list[nodes.Node]:
+        """See the module."""
+        found: list[nodes.Node] = []
+        missing = []
+        for name in studies():
+            table = self.table(name)
+            if table is None:
+                missing.append(name)
+                continue
+            section = nodes.section(ids=[f"study-{name}"], names=[f"study-{name}"])
+            section += nodes.title("", load_study(name).title)
+            section += nodes.container("", *self.markdown(to_markdown(table)), classes=["measured"])
+            section += curves(load_study(name), Exported(self.folder))
+            found.append(section)
+        if missing:
+            section = nodes.section(ids=["not-measured-yet"], names=["not measured yet"])
+            section += nodes.title("", "Not measured yet")
+            lines = [f"- `{name}`: {load_study(name).title}" for name in missing]
+            section += self.markdown("\n".join(lines))
+            found.append(section)
+        return found
+
+
+class MeasuredFilesDirective(_Measured):
+    """What benchmarks wrote: Markdown as it is, text as text, SVG as an image."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """See the module."""
+        folder = self.folder / self.arguments[0]
+        found: list[nodes.Node] = []
+        for path in sorted(folder.glob("*")):
+            self.env.note_dependency(str(path))
+            match path.suffix:
+                case ".md":
+                    found += self.markdown(path.read_text(encoding="utf-8"))
+                case ".txt":
+                    found.append(nodes.literal_block("", path.read_text(encoding="utf-8"), language="text"))
+                case ".svg":
+                    found.append(_figure(path.read_text(encoding="utf-8"), path.stem))
+        return found or self.markdown(":::{admonition} Not measured yet\n" + "\n".join(self.content) + "\n:::\n")
+
+
+def curves(study: Study, exported: Exported) -> list[nodes.Node]:
+    """A figure for each base that was measured, with every variant of LGA that the study has of it."""
+    arms: dict[Any, Arm] = {}
+    pairs: dict[str, Pair] = {}
+    measures: dict[Measure, list[Pair]] = {}
+    for cell in study.cells.values():
+        for spec in cell.specs[:1]:
+            if spec.lga is None:
+                continue
+            runs = {s.seed: exported.records(s) for s in cell.specs}
+            bases = {s.seed: exported.records(without_lga(s)) for s in cell.specs}
+            complete = [seed for seed in runs if len(runs[seed]) == len(bases[seed]) == spec.epochs]
+            if not complete:
+                continue
+            base = arms.setdefault(without_lga(spec), Arm("without LGA", {seed: bases[seed] for seed in complete}))
+            setting = {"task": spec.task, "optimizer": spec.optimizer, "lr": number(spec.lr)}
+            if spec.scheduler:
+                setting["scheduler"] = spec.scheduler
+            label = _label(study, cell.row, cell.column)
+            pair = Pair(setting, base, Arm(label, {seed: runs[seed] for seed in complete}, dict(spec.lga)), spec.epochs)
+            quantity = cell.quantity
+            measure = Measure(quantity.name, quantity.set, quantity.higher_is_better, quantity.percent)
+            if pairs.setdefault(f"{measure}{spec}", pair) is pair:  # a table may show one run several times
+                measures.setdefault(measure, []).append(pair)
+    return [_gallery(measure, found) for measure, found in measures.items()]
+
+
+def _label(study: Study, row: Sequence[str], column: Sequence[str]) -> str:
+    """Those names of a cell that say which LGA it is, and not which base."""
+    places = zip((*study.file.rows, *study.file.columns), (*row, *column), strict=True)
+    settings = {axis: [point.lga for point in points.values()] for axis, points in study.file.axes.items()}
+    switching = {axis for axis, of in settings.items() if False in of}
+    changing = {axis for axis, of in settings.items() if any(of)}
+    return ", ".join(point for axis, point in places if axis in (switching or changing)) or "with LGA"
+
+
+def _gallery(measure: Measure, pairs: list[Pair]) -> nodes.Node:
+    labels = figures.series_labels(pairs)
+    keys = "".join(
+        f'<li style="--color: var(--series-{index % figures.COLORS})">{html.escape(label)}</li>'
+        for index, label in enumerate(labels)
+    )
+    drawn = "".join(
+        f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{figure.svg}</figure>"
+        for figure in figures.learning_curves(pairs, measure)
+    )
+    said = f"{measure.title.capitalize()} by epoch: mean over seeds, and their range as a band."
+    text = f'<div class="curves"><p>{said}</p><ul class="series">{keys}</ul><div class="grid">{drawn}</div></div>'
+    return nodes.raw("", text, format="html")
+
+
+def _figure(svg: str, name: str) -> nodes.Node:
+    return nodes.raw(
+        "", f'<div class="curves" aria-label="{html.escape(name)}">{svg[svg.index("<svg") :]}</div>', format="html"
+    )

@@ -1,0 +1,210 @@
+"""The documentation: the site builds without a warning, code blocks run, commands exist, links lead somewhere.
+
+A Python block with a line ``...`` is an excerpt, of which the syntax is checked; so is one below ``% skip: next``. All
+other blocks of a page run one after another, as a reader would run them.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import urllib.parse
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES_OF_EXTRAS = {
+    *(
+        "jax",
+        "optax",
+        "flax",
+        "lightning",
+        "accelerate",
+        "transformers",
+        "schedulefree",
+        "tensorboard",
+        "wandb",
+        "mlflow",
+    )
+}
+"""What a page may need that is not installed for all."""
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
+    """The code blocks of a page in these languages: first line and text, without the fences."""
+    found = []
+    for match in re.finditer(r"^```(\S+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        if match[1] in languages:
+            found.append((match.string.count("\n", 0, match.start(2)) + 1, match[2]))
+    return found
+
+
+def prose(page: Path) -> str:
+    """A page without its code, of whatever kind."""
+    text = re.sub(r"^(```|:::)(\S+)\n.*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", text)
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page.name != "README.md"]  # see test_readme
+
+# The site ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'lossaware[docs]'")
+    command = ["-m", "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--fresh-env"]
+    done = subprocess.run(
+        [sys.executable, *command, "--builder", "html", ROOT / "docs", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pages = sorted(path.relative_to(tmp_path).with_suffix(".md").as_posix() for path in tmp_path.glob("**/*.html"))
+    assert {name_of(page).removeprefix("docs/") for page in PAGES if "docs" in page.parts} <= set(pages)
+    for page in tmp_path.glob("**/*.html"):
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)", text)
+        assert not fetched, f"{page.name} lets the reader's browser fetch {fetched}"
+
+
+# Python -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sybil = pytest.importorskip("sybil")
+    myst = pytest.importorskip("sybil.parsers.myst", reason="sybil's MyST parsers need myst-parser or docutils")
+    used = {name for _, text in blocks(page, "python") for name in imported(text)}
+    if missing := sorted(name for name in used & PACKAGES_OF_EXTRAS if find_spec(name) is None):
+        pytest.skip(f"{name_of(page)} needs {', '.join(missing)}")
+    monkeypatch.chdir(tmp_path)  # whatever is written is not written to the checkout
+    document = sybil.Sybil(parsers=[myst.PythonCodeBlockParser(), myst.SkipParser()]).parse(page)
+    document.namespace["__name__"] = "__main__"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of frameworks, which are not ours
+        for example in document.examples():
+            if not is_excerpt(str(example.parsed)):
+                example.evaluate()
+
+
+def is_excerpt(text: str) -> bool:
+    return "..." in text.splitlines()
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
+def test_python_blocks_can_be_read(page: Path) -> None:
+    for line, text in blocks(page, "python"):
+        ast.parse("\n" * (line - 1) + text, filename=str(page))
+
+
+def imported(text: str) -> Iterator[str]:
+    """The top-level packages that a block imports, ours read as what they need."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                found = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(module)):
+                found = [module]
+            case _:
+                continue
+        for name in found:
+            parts = name.split(".")
+            if parts[:3] == ["torch", "utils", "tensorboard"]:
+                yield "tensorboard"
+            elif parts[0] == "lossaware" and parts[1:2] in (["optax"], ["recipes"]):
+                yield parts[-1]
+            else:
+                yield parts[0]
+
+
+# Shell ------------------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every command of every page, as words, with its place."""
+    found = []
+    for page in PAGES:
+        for line, text in blocks(page, "sh", "console"):
+            for offset, said in enumerate(text.splitlines()):
+                for command in said.removeprefix("$ ").split("&&"):
+                    if words := shlex.split(command, comments=True):
+                        found.append((f"{name_of(page)}, line {line + offset}", words))
+    return found
+
+
+def test_commands_exist() -> None:
+    pytest.importorskip("cyclopts")
+    from lossaware.cli import app
+    from lossaware.studies.optimizers import optimizers
+    from lossaware.studies.registry import tasks
+    from lossaware.studies.study import load_study
+
+    kinds = set()
+    for place, words in commands():
+        program = Path(words[0]).name
+        kinds.add(program)
+        if program == "pip":
+            check_extras(place, words)
+            continue
+        if program != "lossaware":
+            assert program in ("python3", "python", ".ci/run", "run", "sphinx-build"), f"{place}: what is {program}?"
+            continue
+        command, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+        said = bound.arguments
+        if command.__name__ == "compare":
+            assert ":" in said["task"] or said["task"] in tasks(), place
+            assert set(said.get("optimizers", "sgd").split(",")) <= set(optimizers()), place
+        elif words[1] == "study" and "name" in said and not said["name"].endswith(".toml"):
+            study = load_study(said["name"])
+            from lossaware.studies.study_cli import _overrides
+
+            if command.__name__ == "run":
+                chosen = (said.get(option) for option in ("seeds", "epochs"))
+                study.overridden(_overrides(study, said.get("only", ()), *chosen, said.get("settings", ())))
+    assert {"pip", "lossaware"} <= kinds
+
+
+def check_extras(place: str, words: list[str]) -> None:
+    """That what is installed by name is an extra of ours."""
+    for word in words:
+        if match := re.search(r"\[(.+)\]$", word):
+            unknown = set(match[1].split(",")) - set(PROJECT["optional-dependencies"])
+            assert not unknown, f"{place}: there is no extra {', '.join(unknown)}"
+
+
+# Links ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        url = urllib.parse.urlsplit(target)
+        if url.scheme:
+            assert target.startswith("https://"), f"{name_of(page)}: {target}"
+            continue
+        file = (page.parent / url.path) if url.path else page
+        assert file.exists(), f"{name_of(page)}: there is no {target}"
+        if url.fragment and not url.fragment.startswith("lossaware."):  # Sphinx knows the places of the API
+            assert url.fragment in anchors(file), f"{name_of(page)}: {file.name} has no section #{url.fragment}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names of a page's sections, as GitHub and MyST make them, and those that are given."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r"^\((\S+)\)=$", text, re.MULTILINE))
