@@ -1,0 +1,143 @@
+"""What is built and installed: the files in the wheel, what an import costs, and the types that users see."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import lossaware
+
+ROOT = Path(__file__).parents[1]
+BUILD = "import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.argv[1]))"
+
+
+def build(kind: str, folder: Path) -> Path:
+    pytest.importorskip("hatchling")
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD.format(kind=kind), str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return folder / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
+
+
+def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    package = ROOT / "src"
+    expected = {
+        str(path.relative_to(package))
+        for path in (package / "lossaware").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert expected <= names
+    assert "lossaware/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def needed_by(name: str) -> set[str]:
+    """The installed distributions that one needs, itself included, without extras."""
+    waiting, found = [name], set[str]()
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name not in found:
+            try:
+                requirements = metadata.requires(name) or []
+            except metadata.PackageNotFoundError:
+                continue  # for another system
+            found.add(name)
+            waiting += [re.split(r"[^\w.-]", one)[0] for one in requirements if "extra ==" not in one]
+    return found
+
+
+def test_the_core_from_the_wheel_needs_torch_alone(wheel: Path, tmp_path: Path) -> None:
+    """Where nothing lies but torch, what it needs itself, and the wheel, a loss-aware step runs."""
+    for name in needed_by("torch"):
+        for file in metadata.files(name) or []:
+            top = file.parts[0]
+            if top not in ("..", "__pycache__") and not (tmp_path / top).exists():
+                (tmp_path / top).symlink_to(Path(str(metadata.distribution(name).locate_file(top))))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = """
+import sys, warnings
+sys.path.append(sys.argv[1])
+warnings.simplefilter("ignore")  # torch says that it has no NumPy
+import lossaware
+assert "torch" not in sys.modules
+import torch
+p = torch.nn.Parameter(torch.ones(3))
+p.grad = torch.ones(3)
+optimizer = torch.optim.SGD([p], lr=0.0)
+lossaware.LGA(optimizer, steps_per_epoch=1, gamma2=0.1)
+optimizer.step(loss=1.0)
+assert (p < 1).all()
+print(lossaware.__file__, "numpy" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"{tmp_path / 'lossaware' / '__init__.py'} False\n", done.stderr
+
+
+def test_the_source_archive_builds(tmp_path: Path) -> None:
+    archive = build("sdist", tmp_path)
+    assert re.fullmatch(rf"lossaware-{re.escape(lossaware.__version__)}\.tar\.gz", archive.name)
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert f"\nversion: {lossaware.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_a_typed_program_of_a_user(tmp_path: Path) -> None:
+    """The public names have types that a strict checker accepts, and wrong uses that it finds."""
+    pytest.importorskip("mypy")
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import torch
+from lossaware import LGA, Average, Progressive, Status
+
+optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(3))])
+with LGA(optimizer, steps_per_epoch=10, lower_bound=Progressive(log_base=2.0)) as lga:
+    lga.observe(torch.ones(()))
+    optimizer.step()
+    status: Status = lga.status
+    share: float = status.open_share
+    count: int = status.statuses
+    kept: dict[str, object] = lga.state_dict()
+
+
+class Zero:
+    def update(self, lower: float, loss: float, count: float) -> float:
+        return 0.0
+
+
+LGA(optimizer, steps_per_epoch=10, lower_bound=Zero())
+LGA(optimizer, steps_per_epoch=10, lower_bound=Average())
+LGA(optimizer, steps_per_epoch="ten")  # E
+LGA(optimizer)  # E
+lga.status.omega = 1.0  # E
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
+    expected = {number for number, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# E")}
+    assert found == expected, done.stdout
