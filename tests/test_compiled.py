@@ -1,0 +1,258 @@
+"""The compiled step: one graph, never compiled anew, the numbers of the eager step; and hooks within a user's graph."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from lossaware import LGA, UsageError
+from support import torch_optimizer
+
+GAMMA2 = 1e-2
+STEPS = 24
+BASES: list[tuple[str, dict[str, Any]]] = [
+    ("sgd", {}),
+    ("momentum", {"nesterov": True, "weight_decay": 0.1}),
+    ("asgd", {"t0": 4}),
+    ("rmsprop", {}),
+    ("adam", {"maximize": True}),
+    ("adamax", {}),
+    ("adadelta", {}),
+    ("adamw", {"amsgrad": True}),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(n, generator=generator).to(dtype)) for n in (15, 7, 1)]
+
+
+def made(name: str, dtype: torch.dtype = torch.float32, **arguments: Any) -> tuple[list[torch.nn.Parameter], Any, LGA]:
+    params = parameters(dtype)
+    groups = [{"params": params[:2]}, {"params": params[2:], "gamma2": 3 * GAMMA2}]
+    optimizer = torch_optimizer(name, groups, lr=0.01, **arguments)
+    return params, optimizer, LGA(optimizer, steps_per_epoch=3, gamma2=GAMMA2, backoff=0.7)
+
+
+def set_gradients(params: list[torch.nn.Parameter], step: int, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for p in params:
+        g = torch.randn(p.shape, generator=generator)
+        g[0] = 0.0
+        p.grad = (g * scale).to(p.dtype)
+
+
+def loss_of(step: int) -> torch.Tensor:
+    return torch.tensor([2.2, 0.5, 3.0, 1.0, math.nan, 1.7, 0.2][step % 7])
+
+
+def compiled(lga: LGA, **options: Any) -> Any:
+    return lga.compile(**{"backend": "aot_eager", **options})
+
+
+def assert_alike(found: LGA, expected: LGA, params: list[Any], judge: list[Any], tolerance: float = 1e-5) -> None:
+    for p, q in zip(params, judge, strict=True):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+    a, b = found.state_dict()["state"], expected.state_dict()["state"]
+    for name, value in b.items():
+        assert a[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
+
+
+@pytest.mark.parametrize(("name", "arguments"), BASES, ids=[name for name, _ in BASES])
+def test_one_graph_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -> None:
+    """While a scheduler moves the learning rate, the gate opens and closes, gamma2 backs off and a loss is NaN."""
+    params, optimizer, lga = made(name, **arguments)
+    judge, eager_optimizer, eager = made(name, **arguments)
+    step = compiled(lga)
+    schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS) for o in (optimizer, eager_optimizer)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # a scheduler that misses the optimizer's step would warn
+        for i in range(STEPS):
+            set_gradients(params, i)
+            set_gradients(judge, i)
+            step(loss_of(i))
+            eager_optimizer.step(loss=loss_of(i))
+            for scheduler in schedulers:
+                scheduler.step()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert_alike(lga, eager, params, judge, tolerance=2e-5)
+    assert 0.2 < lga.status.open_share < 0.9
+    assert lga.status.gamma2 < GAMMA2
+    assert optimizer.param_groups[0]["lr"] == eager_optimizer.param_groups[0]["lr"]
+    assert isinstance(optimizer.param_groups[0]["lr"], float)
+
+
+def test_a_hundred_steps_compile_once_in_the_default_compiler() -> None:
+    params, optimizer, lga = made("sgd")
+    judge, eager_optimizer, eager = made("sgd")
+    step = lga.compile()
+    for i in range(100):
+        for o in (optimizer, eager_optimizer):
+            o.param_groups[0]["lr"] = 0.1 / (i + 1)
+        set_gradients(params, i)
+        set_gradients(judge, i)
+        step(loss_of(i))
+        eager_optimizer.step(loss=loss_of(i))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert_alike(lga, eager, params, judge)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_types(dtype: torch.dtype) -> None:
+    """The noise of 16 bits is the eager one."""
+    params, _, lga = made("sgd", dtype)
+    judge, eager_optimizer, eager = made("sgd", dtype)
+    step = compiled(lga)
+    for i in range(6):
+        set_gradients(params, i)
+        set_gradients(judge, i)
+        step(loss_of(i))
+        eager_optimizer.step(loss=loss_of(i))
+    assert_alike(lga, eager, params, judge, tolerance=1e-12 if dtype == torch.float64 else 0.02)
+
+
+def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
+    params, optimizer, lga = made("adam")
+    judge, eager_optimizer, eager = made("adam")
+    step = compiled(lga)
+    for i in range(12):
+        set_gradients(params, i)
+        set_gradients(judge, i)
+        eager_optimizer.step(loss=loss_of(i))
+        if i % 4 == 3:
+            optimizer.step(loss=loss_of(i))
+        elif i == 6:
+            lga.observe(loss_of(i))
+            step()
+        else:
+            step(loss_of(i))
+        if i == 7:  # go on in new objects
+            saved = [p.detach().clone() for p in params], optimizer.state_dict(), lga.state_dict()
+            params, optimizer, lga = made("adam")
+            for p, kept in zip(params, saved[0], strict=True):
+                p.data.copy_(kept)
+            optimizer.load_state_dict(saved[1])
+            lga.load_state_dict(saved[2])
+            step = compiled(lga)
+    assert_alike(lga, eager, params, judge)
+
+
+@pytest.mark.parametrize("unscaled", [False, True], ids=["by the scaler", "by hand"])
+@pytest.mark.parametrize("arguments", [{}, {"fused": True}], ids=["loop", "fused"])
+def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:
+    """Gradients are unscaled once, and where they overflow nothing moves."""
+    params, optimizer, lga = made("adam", **arguments)
+    judge, eager_optimizer, eager = made("adam", **arguments)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
+    step = compiled(lga)
+    for i in range(8):
+        set_gradients(params, i, scale=scaler.scale(torch.ones(())).item())
+        if i == 4:
+            assert params[0].grad is not None
+            params[0].grad[3] = math.inf
+        if unscaled:
+            scaler.unscale_(optimizer)
+        step(loss_of(i), scaler=scaler)
+        scaler.update()
+        if i != 4:
+            set_gradients(judge, i)
+            eager_optimizer.step(loss=loss_of(i))
+    assert lga.status.steps == 7
+    assert "step" not in vars(optimizer)
+    assert_alike(lga, eager, params, judge)
+
+
+def test_without_a_loss_it_is_the_base_step() -> None:
+    params, _, lga = made("sgd")
+    judge = parameters()
+    plain = torch.optim.SGD(judge, lr=0.01)
+    step = compiled(lga)
+    for i in range(3):
+        set_gradients(params, i)
+        set_gradients(judge, i)
+        if i == 0:
+            with pytest.warns(UserWarning, match="got no loss"):
+                step()
+        else:
+            step()
+        plain.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, judge, strict=True))
+    assert lga.status.steps_without_loss == 3
+
+
+def test_a_base_that_cannot_be_traced_says_what_to_use() -> None:
+    params = [torch.nn.Parameter(torch.ones(3, 3))]
+    optimizer = torch.optim.Adafactor(params, lr=0.01)
+    lga = LGA(optimizer, steps_per_epoch=3)
+    step = compiled(lga)
+    set_gradients(params, 0)
+    step(2.0)
+    before = params[0].detach().clone()
+    with pytest.raises(UsageError, match=r"^Adafactor cannot be compiled .*: use optimizer\.step\(loss=loss\)"):
+        step(2.0)
+    assert torch.equal(params[0], before)
+    assert isinstance(optimizer.param_groups[0]["lr"], float)
+    optimizer.step(loss=2.0)  # type: ignore[call-overload]
+    assert lga.status.steps == 2
+
+
+def test_other_hooks_are_refused() -> None:
+    _, optimizer, lga = made("sgd")
+
+    def log_step(*_: Any) -> None: ...
+
+    optimizer.register_step_post_hook(log_step)
+    with pytest.raises(UsageError, match=r"^SGD has step hooks that a compiled step would not run, such as .*log_step"):
+        lga.compile()
+
+
+def test_two_losses_are_refused() -> None:
+    params, _, lga = made("sgd")
+    step = compiled(lga)
+    for _ in range(2):
+        set_gradients(params, 0)
+        lga.observe(1.0)
+        with pytest.raises(ValueError, match="one way"):
+            step(1.0)
+        step()
+
+
+@pytest.mark.parametrize("lga_in_it", [False, True], ids=["base", "with LGA"])
+def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) -> None:
+    """LGA adds no graph break to those that torch's own step has, and nothing is compiled anew."""
+    model = torch.nn.Linear(4, 1)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
+    lga = LGA(optimizer, steps_per_epoch=2, gamma2=1e-3) if lga_in_it else None
+
+    def train(x: torch.Tensor, y: torch.Tensor) -> None:
+        loss = (model(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        if lga_in_it:
+            optimizer.step(loss=loss)
+        else:
+            optimizer.step()
+
+    whole = torch.compile(train, backend="aot_eager")
+    for i in range(20):
+        if i == 6:
+            graphs = counters["stats"]["unique_graphs"]
+        whole(torch.randn(8, 4), torch.randn(8, 1))
+    assert sum(counters["graph_break"].values()) == 4  # around backward, and around torch's step
+    assert counters["stats"]["unique_graphs"] == graphs
+    assert lga is None or (lga.status.steps == 20 and lga.status.open_share > 0)
