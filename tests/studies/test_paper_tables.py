@@ -43,8 +43,8 @@ def figures(name: str) -> list[Decimal]:
     return [cell.published for cell in load_study(name).cells.values() if cell.published is not None]
 
 
-def test_the_package_has_the_thirteen_tables_and_the_readings() -> None:
-    assert list(studies()) == [*TABLES, "readings"]
+def test_the_package_has_the_thirteen_tables_and_its_own_studies() -> None:
+    assert list(studies()) == [*TABLES, "peers", "readings"]
 
 
 @pytest.mark.parametrize("name", TABLES)

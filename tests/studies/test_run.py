@@ -300,7 +300,8 @@ def test_mistakes_in_a_specification(changes, message):
 
 @pytest.mark.parametrize("name", optimizers())
 def test_every_listed_optimizer_learns(name):
-    spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name == "adadelta" else 0.01, epochs=2)
+    lr = 1.0 if name in ("adadelta", "prodigy") else 0.01
+    spec = dataclasses.replace(SPEC, optimizer=name, lr=lr, epochs=2)
     first, last = run(spec, None)
     assert last.train["loss"] < first.train["loss"]
 

@@ -1,10 +1,16 @@
-"""The base optimizers by name. A new one is one entry of the table, or ``module:Class`` of a user's own."""
+"""The base optimizers by name. A new one is one entry of the table, or ``module:Class`` of a user's own.
+
+Two things that a base may ask for besides gradients every run serves: one whose ``step`` has a ``loss`` gets it there,
+and one that has ``train()`` and ``eval()``, as schedule-free ones do, is switched with the model. (Where such a base
+meets batch normalisation, the running statistics are those of the weights that are trained, not of those tested.)
+"""
 
 import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
@@ -12,24 +18,64 @@ from torch.optim import Optimizer
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import call, did_you_mean, where
 
-_TABLE: dict[str, tuple[str, Callable[..., Optimizer], dict[str, Any]]] = {
-    "sgd": ("Stochastic gradient descent", torch.optim.SGD, {}),
-    "momentum": ("SGD with momentum 0.9", torch.optim.SGD, {"momentum": 0.9}),
-    "asgd": ("Averaged SGD", torch.optim.ASGD, {}),
-    "rmsprop": ("RMSprop", torch.optim.RMSprop, {}),
-    "adam": ("Adam", torch.optim.Adam, {}),
-    "adamax": ("Adamax: Adam with the infinity norm", torch.optim.Adamax, {}),
-    "adadelta": ("Adadelta", torch.optim.Adadelta, {}),
-    "adamw": ("Adam with decoupled weight decay", torch.optim.AdamW, {}),
-    "nadam": ("Adam with Nesterov momentum", torch.optim.NAdam, {}),
-    "radam": ("Rectified Adam", torch.optim.RAdam, {}),
-    "adagrad": ("Adagrad", torch.optim.Adagrad, {}),
+
+@dataclass(frozen=True)
+class _Entry:
+    """An optimizer with a name.
+
+    Attributes:
+        summary: One line for lists.
+        place: ``module:Class``; it takes parameters and learning rate first.
+        preset: Keyword arguments that come with the name.
+        package: What has to be installed for it; None where torch is enough.
+    """
+
+    summary: str
+    place: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    package: str | None = None
+
+
+_TABLE: Mapping[str, _Entry] = {
+    "sgd": _Entry("Stochastic gradient descent", "torch.optim:SGD"),
+    "momentum": _Entry("SGD with momentum 0.9", "torch.optim:SGD", {"momentum": 0.9}),
+    "asgd": _Entry("Averaged SGD", "torch.optim:ASGD"),
+    "rmsprop": _Entry("RMSprop", "torch.optim:RMSprop"),
+    "adam": _Entry("Adam", "torch.optim:Adam"),
+    "adamax": _Entry("Adamax: Adam with the infinity norm", "torch.optim:Adamax"),
+    "adadelta": _Entry("Adadelta", "torch.optim:Adadelta"),
+    "adamw": _Entry("Adam with decoupled weight decay", "torch.optim:AdamW"),
+    "nadam": _Entry("Adam with Nesterov momentum", "torch.optim:NAdam"),
+    "radam": _Entry("Rectified Adam", "torch.optim:RAdam"),
+    "adagrad": _Entry("Adagrad", "torch.optim:Adagrad"),
+    # Peers: what else promises to need less tuning, or looks at the loss.
+    "momo": _Entry("MoMo: momentum whose step follows the loss; lr is its cap", "momo:Momo", package="momo-opt"),
+    "momo-adam": _Entry("MoMo-Adam: Adam whose step follows the loss", "momo:MomoAdam", package="momo-opt"),
+    "alig": _Entry(
+        "ALI-G: Nesterov momentum 0.9, Polyak's step for a minimum of 0; lr is its cap",
+        "lossaware.studies.alig:AliG",
+    ),
+    "schedulefree-sgd": _Entry(
+        "Schedule-free SGD: averaged iterates in place of a schedule",
+        "schedulefree:SGDScheduleFree",
+        package="schedulefree",
+    ),
+    "schedulefree-adamw": _Entry("Schedule-free AdamW", "schedulefree:AdamWScheduleFree", package="schedulefree"),
+    "prodigy": _Entry(
+        "Prodigy: Adam that estimates its step size; lr multiplies it", "prodigyopt:Prodigy", package="prodigyopt"
+    ),
+    "lion": _Entry("Lion: the sign of a momentum", "pytorch_optimizer:Lion", package="pytorch_optimizer"),
+    "signsgd": _Entry(
+        "SignSGD: the sign of the gradient", "pytorch_optimizer:SignSGD", {"momentum": 0.0}, "pytorch_optimizer"
+    ),
 }
 
 
 def optimizers() -> dict[str, str]:
-    """The names of the built-in base optimizers, with one line on each."""
-    return {name: summary for name, (summary, _, _) in _TABLE.items()}
+    """The names of the built-in base optimizers, with one line on each and the package that it needs."""
+    return {
+        name: f"{entry.summary} ({entry.package})" if entry.package else entry.summary for name, entry in _TABLE.items()
+    }
 
 
 def make_optimizer(
@@ -44,7 +90,8 @@ def make_optimizer(
         options: Its other keyword arguments.
 
     Raises:
-        UsageError: Unknown name or option, a value the optimizer refuses, or an optimizer that needs a closure.
+        UsageError: Unknown name or option, a package that is not installed, a value the optimizer refuses, or an
+            optimizer that needs a closure.
     """
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"the learning rate must be a number above 0, got {lr}")
@@ -53,8 +100,12 @@ def make_optimizer(
     chosen = dict(options)
     if "lr" in chosen:
         raise UsageError(f"{what}: the learning rate is no option of the optimizer; give it as the learning rate")
-    arguments = {**preset, **chosen}
-    optimizer = call(what, factory, list(params), lr, options=arguments)
+    if name in _TABLE:  # some take any keyword, so that a slip would go unnoticed
+        known = list(inspect.signature(factory).parameters)[2:]
+        for option in chosen:
+            if option not in known:
+                raise UsageError(f"{what} has no option {option!r}{did_you_mean(option, known)}")
+    optimizer = call(what, factory, list(params), lr, options={**preset, **chosen})
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"{what} makes no torch.optim.Optimizer but {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -63,19 +114,35 @@ def make_optimizer(
     return optimizer
 
 
-def _find(name: str) -> tuple[Callable[..., Optimizer], dict[str, Any]]:
-    if name in _TABLE:
-        _, factory, preset = _TABLE[name]
-        return factory, preset
-    if ":" not in name:
+def takes_loss(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own step has an argument ``loss``, as those of loss-aware optimizers do."""
+    return "loss" in inspect.signature(type(optimizer).step).parameters
+
+
+def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
+    """Switch an optimizer that trains at other weights than are to be tested; any other has no such mode."""
+    switch = getattr(optimizer, mode, None)
+    if callable(switch):
+        switch()
+
+
+def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
+    entry = _TABLE.get(name)
+    if entry is None and ":" not in name:
         raise UsageError(f"unknown optimizer {name!r}{did_you_mean(name, _TABLE)} (or module:Class of your own)")
-    module, _, attribute = name.rpartition(":")
+    module, _, attribute = (entry.place if entry else name).rpartition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except AttributeError:
         raise UsageError(f"optimizer {name!r}: {module} has no {attribute!r}") from None
+    except ModuleNotFoundError as error:
+        if entry is None or entry.package is None:
+            raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
+        raise UsageError(
+            f"optimizer {name!r} needs the package {entry.package}: pip install 'lossaware[peers]'"
+        ) from None
     except Exception as error:
         raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
     if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
         raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
-    return found, {}
+    return found, entry.preset if entry else {}

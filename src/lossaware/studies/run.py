@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import call, did_you_mean
-from lossaware.studies.optimizers import make_optimizer
+from lossaware.studies.optimizers import make_optimizer, set_mode, takes_loss
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import EpochRecord, Options, RunSpec
 from lossaware.studies.task import Data, Examples, Task
@@ -64,7 +64,9 @@ def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | 
         for epoch in range(1, spec.epochs + 1):
             report = _occasionally(on_progress, epoch, steps)
             began = time.perf_counter()
+            set_mode(optimizer, "train")
             train = _train(task, model, optimizer, batches, lga is not None, report)
+            set_mode(optimizer, "eval")
             seconds = time.perf_counter() - began
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(train["loss"])
@@ -106,6 +108,7 @@ def _train(
 ) -> dict[str, float]:
     model.train()
     step_of: Callable[..., Any] = optimizer.step
+    give_loss = with_lga or takes_loss(optimizer)
     means = _Means(task)
     for step, batch in enumerate(batches, 1):
         with batches.autocast():
@@ -114,8 +117,8 @@ def _train(
         loss = measures["loss"]
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if with_lga:
-            step_of(loss=loss)
+        if give_loss:
+            step_of(loss=loss.detach())
         else:
             step_of()
         report(step, loss)
@@ -199,6 +202,8 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     }
     if spec.scheduler not in known:
         raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
     found = call(
         f"scheduler {spec.scheduler!r}", known[spec.scheduler], optimizer, options=dict(spec.scheduler_options)
     )
