@@ -19,6 +19,7 @@ html_title = f"lossaware {__version__}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"  # by the browser itself: MathJax would come from somebody else's server
+smartquotes = False  # commands are quoted in tables
 pygments_style = "friendly"
 pygments_dark_style = "native"
 

@@ -7,6 +7,7 @@ other blocks of a page run one after another, as a reader would run them.
 from __future__ import annotations
 
 import ast
+import csv
 import re
 import shlex
 import subprocess
@@ -79,6 +80,61 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         text = page.read_text(encoding="utf-8")
         fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"(https?:[^\"]+)", text)
         assert not fetched, f"{page.name} lets the reader's browser fetch {fetched}"
+
+
+def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tmp_path: Path) -> None:
+    """On a site of one page, and results from the embedded data."""
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'lossaware[docs]'")
+    from lossaware.cli import main
+
+    out, results, site = (str(tmp_path / name) for name in ("out", "results", "site"))
+    small = ["--epochs", "1", "--seeds", "1", "--set", "task=digits", "--only", "lr=1e-3", "--jobs", "1"]
+    small += ["--only", "reading=without LGA,to the letter", "--set", "lga.gamma2=1e-3"]
+    for words in (["run", "readings", *small, "--out", out, "--results", results], ["export", "readings"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["study", *words, *(["--out", out, "--to", results] if words[0] == "export" else [])])
+        assert not stopped.value.code
+    speed = tmp_path / "results" / "speed"
+    speed.mkdir()
+    (speed / "step.md").write_text("A table of **milliseconds**.\n")
+    source = tmp_path / "source"
+    source.mkdir()
+    directives = [
+        "study} readings",
+        "study-curves} readings",
+        "study} table13",
+        "all-studies}",
+        "measured-files} speed",
+    ]
+    page = "\n".join(f"```{{{directive}\n```\n" for directive in directives)
+    (source / "index.md").write_text(f"# Results\n\n{page}")
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "-n",
+        "-q",
+        "-c",
+        str(ROOT / "docs"),
+        "-D",
+        f"results_folder={results}",
+    ]
+    done = subprocess.run([*command, str(source), site], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shown = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    with (tmp_path / "results" / "readings.csv").open(encoding="utf-8") as file:
+        values = {f"{float(row['value']):.2f}" for row in csv.DictReader(file)}
+    assert len(values) == 2
+    assert all(f"<p>{value}</p>" in shown for value in values)
+    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><svg") == 2  # alone, and among all studies
+    assert "<strong>milliseconds</strong>" in shown
+    text = re.sub(r"<[^>]*>", "", shown)
+    assert "Overridden: task = digits" in text
+    assert "Command: " in text
+    assert "lossaware study run table13 --data DIR" in text
+    assert "table02: Table 2: MNIST" in text
 
 
 # Python -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from lossaware.studies.study_table import StudyTable, to_markdown
 from lossaware.studies.tables import Arm, Measure, Pair, number
 
 RESULTS = Path(__file__).parents[2] / "results"
+MANY = 8
+"""More figures than these are shown on request."""
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -84,8 +86,8 @@ class StudyCurvesDirective(_Measured):
 
     def run(self) -> list[nodes.Node]:
         """See the module."""
-        name = self.arguments[0]
-        return [] if self.table(name) is None else curves(load_study(name), Exported(self.folder))
+        table = self.table(self.arguments[0])
+        return [] if table is None else curves(table, Exported(self.folder))
 
 
 class AllStudiesDirective(_Measured):
@@ -101,9 +103,10 @@ class AllStudiesDirective(_Measured):
                 missing.append(name)
                 continue
             section = nodes.section(ids=[f"study-{name}"], names=[f"study-{name}"])
-            section += nodes.title("", load_study(name).title)
-            section += nodes.container("", *self.markdown(to_markdown(table)), classes=["measured"])
-            section += curves(load_study(name), Exported(self.folder))
+            section += nodes.title("", table.study.title)
+            _, text = to_markdown(table).split("\n", 1)  # the title is the section's
+            section += nodes.container("", *self.markdown(text), classes=["measured"])
+            section += curves(table, Exported(self.folder))
             found.append(section)
         if missing:
             section = nodes.section(ids=["not-measured-yet"], names=["not measured yet"])
@@ -136,12 +139,12 @@ class MeasuredFilesDirective(_Measured):
         return found or self.markdown(":::{admonition} Not measured yet\n" + "\n".join(self.content) + "\n:::\n")
 
 
-def curves(study: Study, exported: Exported) -> list[nodes.Node]:
+def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
     """A figure for each base that was measured, with every variant of LGA that the study has of it."""
     arms: dict[Any, Arm] = {}
     pairs: dict[str, Pair] = {}
     measures: dict[Measure, list[Pair]] = {}
-    for cell in study.cells.values():
+    for cell in (measured.cell for measured in table.cells.values()):
         for spec in cell.specs[:1]:
             if spec.lga is None:
                 continue
@@ -154,7 +157,7 @@ def curves(study: Study, exported: Exported) -> list[nodes.Node]:
             setting = {"task": spec.task, "optimizer": spec.optimizer, "lr": number(spec.lr)}
             if spec.scheduler:
                 setting["scheduler"] = spec.scheduler
-            label = _label(study, cell.row, cell.column)
+            label = _label(table.study, cell.row, cell.column)
             pair = Pair(setting, base, Arm(label, {seed: runs[seed] for seed in complete}, dict(spec.lga)), spec.epochs)
             quantity = cell.quantity
             measure = Measure(quantity.name, quantity.set, quantity.higher_is_better, quantity.percent)
@@ -178,13 +181,15 @@ def _gallery(measure: Measure, pairs: list[Pair]) -> nodes.Node:
         f'<li style="--color: var(--series-{index % figures.COLORS})">{html.escape(label)}</li>'
         for index, label in enumerate(labels)
     )
-    drawn = "".join(
+    drawn = [
         f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{figure.svg}</figure>"
         for figure in figures.learning_curves(pairs, measure)
-    )
+    ]
     said = f"{measure.title.capitalize()} by epoch: mean over seeds, and their range as a band."
-    text = f'<div class="curves"><p>{said}</p><ul class="series">{keys}</ul><div class="grid">{drawn}</div></div>'
-    return nodes.raw("", text, format="html")
+    text = f'<p>{said}</p><ul class="series">{keys}</ul><div class="grid">{"".join(drawn)}</div>'
+    if len(drawn) > MANY:
+        text = f"<details><summary>{len(drawn)} figures: {measure.title} by epoch</summary>{text}</details>"
+    return nodes.raw("", f'<div class="curves">{text}</div>', format="html")
 
 
 def _figure(svg: str, name: str) -> nodes.Node:
