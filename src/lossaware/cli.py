@@ -54,6 +54,7 @@ def compare(
     backoff: float = 0.1,
     zero_gradient: str = "push",
     json: bool = False,
+    tensorboard: Path | None = None,
 ) -> int:
     """Train a task without and with LGA from the same seeds, and say whether it helped.
 
@@ -79,6 +80,7 @@ def compare(
         backoff: Factor on gamma2 each time the loss of a status rose.
         zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero.
         json: Print the results as JSON on standard output, and the tables on standard error.
+        tensorboard: Folder for logs that TensorBoard reads.
     """
     # What needs no library is checked before any is loaded.
     lr_values = numbers("--lrs", lrs, at_least=0.0, exclusive=True)
@@ -125,7 +127,9 @@ def compare(
         scheduler=scheduler_name,
         scheduler_options=scheduler_options,
     )
-    outcome = comparing.compare(comparison, found, data=data, jobs=jobs, out=out, console=console(sys.stderr))
+    outcome = comparing.compare(
+        comparison, found, data=data, jobs=jobs, out=out, console=console(sys.stderr), tensorboard=tensorboard
+    )
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
         shown.print(render(table))
@@ -163,6 +167,8 @@ def list_optimizers() -> int:
 
 app.command("lossaware.studies.study_cli:app", name="study", help="Run the paper's experiments, or a grid of your own.")
 app.command("lossaware.studies.data_cli:app", name="data", help="Download the public data sets, or make stand-ins.")
+app.command("lossaware.studies.figure_cli:app", name="figure", help="Measure and draw the paper's two figures.")
+app.command("lossaware.studies.theory_cli:app", name="theory", help="Hold the paper's theorems against runs.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

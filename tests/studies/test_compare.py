@@ -11,13 +11,14 @@ from rich.console import Console
 
 from lossaware.errors import UsageError
 from lossaware.studies import compare as comparing
-from lossaware.studies.compare import Comparison, Outcome, Stopped, check, compare
+from lossaware.studies.compare import Comparison, Outcome, check, compare
 from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunStarted
 from lossaware.studies.registry import load_task
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, options
 from lossaware.studies.statistics import paired
 from lossaware.studies.store import Store
+from lossaware.studies.watch import Stopped
 
 LGA = options(eps=0.1, xi=0.01, lower_bound="progressive", backoff=0.1, zero_gradient="push")
 SMALL = Comparison(

@@ -11,11 +11,10 @@ from typing import Any
 from rich.console import Console
 
 from lossaware.studies import report, run
-from lossaware.studies.engine import LocalEngine, carry_out
+from lossaware.studies.engine import LocalEngine
 from lossaware.studies.environment import environment
 from lossaware.studies.figures import learning_curves, sensitivity, series_labels
 from lossaware.studies.optimizers import make_optimizer
-from lossaware.studies.progress import RunProgress
 from lossaware.studies.spec import Options, RunSpec
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
@@ -32,6 +31,7 @@ from lossaware.studies.tables import (
     to_json,
 )
 from lossaware.studies.task import Task
+from lossaware.studies.watch import carry_out_watched
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,15 @@ class Outcome:
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C, with what is to be said then."""
-
-
 def compare(
-    comparison: Comparison, task: Task, *, data: Path | None, jobs: int | None, out: Path, console: Console
+    comparison: Comparison,
+    task: Task,
+    *,
+    data: Path | None,
+    jobs: int | None,
+    out: Path,
+    console: Console,
+    tensorboard: Path | None = None,
 ) -> Outcome:
     """Carry out what is missing of a comparison, and write its report.
 
@@ -159,6 +162,7 @@ def compare(
         jobs: Runs at a time; None takes one a core.
         out: Folder of the results (``results.sqlite``) and the report (``report.html``).
         console: Where progress is shown.
+        tensorboard: Folder for logs that TensorBoard reads; None for none.
 
     Raises:
         UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
@@ -172,20 +176,9 @@ def compare(
         task.data(data)  # its errors belong before anything is written
     report.check_writable(page)
     with Store(database) as store:
-        missing = store.missing(specs)
-        failures: list[tuple[RunSpec, str]] = []
-        if missing:
+        if store.missing(specs):
             task.data(data)
-            with RunProgress(missing, there=len(specs) - len(missing), jobs=engine.jobs, console=console) as progress:
-                try:
-                    progress.watch(carry_out(specs, store, engine, data))
-                except KeyboardInterrupt:
-                    kept = len(specs) - len(store.missing(specs))
-                    raise Stopped(
-                        f"stopped; {kept} of {len(specs)} runs are finished and kept in {database}. "
-                        "The same command goes on from there."
-                    ) from None
-            failures = progress.failures
+        failures = carry_out_watched(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         return summarize(comparison, task, store, page, failures)
 
 

@@ -47,6 +47,7 @@ def run(
     out: Path = OUT,
     results: Path = RESULTS,
     fresh: bool = False,
+    tensorboard: Path | None = None,
 ) -> int:
     """Carry out the runs of a study that are missing, and show its table.
 
@@ -65,6 +66,7 @@ def run(
         out: Folder for the runs.
         results: Folder of exported studies (`lossaware study export`), whose runs need not be computed again.
         fresh: Compute all runs here, and take none from --results.
+        tensorboard: Folder for logs that TensorBoard reads.
     """
     from lossaware.cli import console, say
     from lossaware.studies.study import load_study
@@ -73,7 +75,9 @@ def run(
     study = load_study(name)
     chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
     reused = None if fresh else results
-    failures = carry_out_study(chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr))
+    failures = carry_out_study(
+        chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
+    )
     with _measured(study, out, reused, chosen.overrides) as (table, _, _):
         _print(table)
     if failures:

@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies.compare import Stopped, check
-from lossaware.studies.engine import LocalEngine, carry_out
-from lossaware.studies.progress import RunProgress
+from lossaware.studies.compare import check
+from lossaware.studies.engine import LocalEngine
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.store import Store
@@ -18,10 +17,18 @@ from lossaware.studies.study import Study
 from lossaware.studies.study_exchange import Exported, adopt
 from lossaware.studies.study_results import Folder, Launch
 from lossaware.studies.task import Task
+from lossaware.studies.watch import carry_out_watched
 
 
 def carry_out_study(
-    study: Study, *, data: Path | None, jobs: int | None, out: Path, results: Path | None, console: Console
+    study: Study,
+    *,
+    data: Path | None,
+    jobs: int | None,
+    out: Path,
+    results: Path | None,
+    console: Console,
+    tensorboard: Path | None = None,
 ) -> int:
     """Carry out the runs of a study that are neither in ``out`` nor in ``results``.
 
@@ -32,6 +39,7 @@ def carry_out_study(
         out: Folder of the store.
         results: Folder of exported studies, whose runs are taken over; None takes none.
         console: Where progress is shown.
+        tensorboard: Folder for logs that TensorBoard reads; None for none.
 
     Returns:
         How many runs failed.
@@ -59,17 +67,7 @@ def carry_out_study(
         folder.note(Launch.now(study))
         if not missing:
             say(f"All {len(specs)} runs are there already.")
-            return 0
-        with RunProgress(missing, there=len(specs) - len(missing), jobs=engine.jobs, console=console) as progress:
-            try:
-                progress.watch(carry_out(missing, store, engine, data))
-            except KeyboardInterrupt:
-                kept = len(specs) - len(store.missing(specs))
-                raise Stopped(
-                    f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
-                    "The same command goes on from there."
-                ) from None
-        return len(progress.failures)
+        return len(carry_out_watched(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
 
 
 def _check(study: Study, specs: Sequence[RunSpec], data: Path | None) -> None:
