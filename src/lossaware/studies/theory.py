@@ -1,0 +1,353 @@
+"""Theorem 3.1 (A.1), held against runs: the squared distance to the optimum, R(t), and its bound.
+
+The theorem says that R(t) <= prod(1 - mu lambda_i) R(0) <= (1 - mu gamma1)^t R(0), with lambda_t = gamma1 + gamma2
+Omega / phi^2, wherever 0 <= 1 - mu lambda_t and f(x*) = 0. `docs/theory.md` says what its proof needs besides;
+`COUNTEREXAMPLES` are runs that meet what the theorem asks, and break it.
+
+lambda_t is a number a coordinate. Where the theorem wants one, the smallest is taken: of all readings this gives the
+weakest bound, so what breaks it breaks the others too.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lossaware import LGA
+
+EPS, XI = 0.1, 0.01
+START_LOSS = math.log(10)
+"""The loss at which the quadratics start: that of a classifier of 10 classes that knows nothing."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A strongly convex, smooth function.
+
+    Attributes:
+        name: What tables call it.
+        loss: The function, of a float64 vector.
+        start: x_0.
+        optimum: x*.
+        mu: Coefficient of strong convexity, above 0.
+        smoothness: L, the largest curvature.
+    """
+
+    name: str
+    loss: Callable[[Tensor], Tensor]
+    start: Tensor
+    optimum: Tensor
+    mu: float
+    smoothness: float
+
+
+def quadratic(name: str, hessian: Tensor, start: Tensor, lowest: float = 0.0) -> Problem:
+    """f(x) = x' H x / 2 + lowest, whose optimum is 0.
+
+    Args:
+        name: What tables call it.
+        hessian: H, symmetric and positive definite.
+        start: x_0.
+        lowest: f(x*).
+    """
+    curvatures = torch.linalg.eigvalsh(hessian)
+    return Problem(
+        name,
+        lambda x: x @ hessian @ x / 2 + lowest,
+        start,
+        torch.zeros_like(start),
+        float(curvatures[0]),
+        float(curvatures[-1]),
+    )
+
+
+def quadratics() -> list[Problem]:
+    """Ten dimensions, mu = 1 and L = 100, with the axes of the curvature along the coordinates, and across them."""
+    dimensions = 10
+    curvatures = torch.logspace(0, 2, dimensions, dtype=torch.float64)
+    place = torch.arange(dimensions, dtype=torch.float64)
+    cosines = torch.cos(math.pi / dimensions * (place[None, :] + 0.5) * place[:, None])
+    turn = cosines / cosines.norm(dim=1, keepdim=True)  # orthogonal: the discrete cosine transform
+    start = torch.ones(dimensions, dtype=torch.float64)
+    start *= math.sqrt(2 * START_LOSS / float(curvatures.sum()))
+    return [
+        quadratic("quadratic, along the axes", curvatures.diag(), start),
+        quadratic("quadratic, across the axes", turn.T @ curvatures.diag() @ turn, turn.T @ start),
+    ]
+
+
+@cache
+def logistic_regression(l2: float = 0.01) -> Problem:
+    """Odd or even, from scikit-learn's digits: l2-regularised logistic regression, all parameters regularised.
+
+    mu is the regulariser's; L is that of the logistic loss' largest possible curvature, 1/4. f(x*) is above 0.
+    """
+    from sklearn.datasets import load_digits
+
+    images, digits = load_digits(return_X_y=True)
+    inputs = torch.tensor(np.hstack([images / 16, np.ones((len(images), 1))]), dtype=torch.float64)
+    signed = inputs * (2 * torch.tensor(digits % 2, dtype=torch.float64) - 1)[:, None]
+
+    def loss(x: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(-(signed @ x)).mean() + l2 / 2 * (x @ x)
+
+    count, dimensions = signed.shape
+    optimum = torch.zeros(dimensions, dtype=torch.float64)
+    identity = torch.eye(dimensions, dtype=torch.float64)
+    for _ in range(20):  # Newton's method: it has converged to the last bits after about 8
+        wrong = torch.sigmoid(-(signed @ optimum))
+        gradient = l2 * optimum - signed.T @ wrong / count
+        hessian = l2 * identity + (signed.T * (wrong * (1 - wrong))) @ signed / count
+        optimum = optimum - torch.linalg.solve(hessian, gradient)
+    smoothness = l2 + float(torch.linalg.eigvalsh(signed.T @ signed / count)[-1]) / 4
+    return Problem("logistic regression", loss, torch.zeros_like(optimum), optimum, l2, smoothness)
+
+
+# --- a run and its bounds -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """Gradient descent with LGA, and what the theorem says of it. Arrays of a step have the length of the steps.
+
+    Attributes:
+        problem: On what.
+        gamma1: Step size of the base.
+        gamma2: Of LGA; 0 is gradient descent alone.
+        distances: R(t) before each step and after the last.
+        losses: f(x_t) at the same places.
+        omegas: Omega of each step.
+        lowest: The smallest lambda_t over the coordinates, as the theorem defines it.
+        highest: The largest.
+        exact: The largest gamma1 + gamma2 Omega / (phi g): what the gradient really is multiplied by. It is infinite
+            where a gradient is 0 and Omega is not.
+    """
+
+    problem: Problem
+    gamma1: float
+    gamma2: float
+    distances: np.ndarray
+    losses: np.ndarray
+    omegas: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    exact: np.ndarray
+
+    @property
+    def lga_bound(self) -> np.ndarray:
+        """prod(1 - mu lambda_i) R(0), with the smallest lambda_i of each step; a value a place."""
+        factors = np.cumprod(1 - self.problem.mu * self.lowest)
+        bound: np.ndarray = np.concatenate([[1.0], factors]) * self.distances[0]
+        return bound
+
+    @property
+    def base_bound(self) -> np.ndarray:
+        """(1 - mu gamma1)^t R(0), a value a place."""
+        places = np.arange(len(self.distances))
+        bound: np.ndarray = (1 - self.problem.mu * self.gamma1) ** places * self.distances[0]
+        return bound
+
+    @property
+    def premise(self) -> bool:
+        """Whether 0 <= 1 - mu lambda_t at each step and coordinate, which is what the theorem asks of the step size."""
+        return bool((self.problem.mu * self.highest <= 1 + 1e-12).all())
+
+    @property
+    def condition(self) -> bool:
+        """Whether lambda_t <= 1/L at each step and coordinate, which is what its proof needs."""
+        return bool((self.problem.smoothness * self.highest <= 1 + 1e-12).all())
+
+    def broken(self, bound: np.ndarray) -> int | None:
+        """The first t at which R(t) is above the bound by more than rounding; None where there is none."""
+        above = self.distances > bound * (1 + 1e-9) + 1e-20 * self.distances[0]
+        return int(above.argmax()) if above.any() else None
+
+
+def descend(problem: Problem, gamma1: float, gamma2: float, steps: int) -> Run:
+    """Gradient descent with LGA on the whole problem, where each step is an epoch and so a status.
+
+    Args:
+        problem: On what.
+        gamma1: Learning rate of SGD.
+        gamma2: See `lossaware.LGA`; 0 is gradient descent alone.
+        steps: How many.
+    """
+    x = problem.start.clone().requires_grad_()
+    optimizer = torch.optim.SGD([x], lr=gamma1)
+    lga = LGA(optimizer, steps_per_epoch=1, gamma2=gamma2, eps=EPS, xi=XI)
+    places, rows = [], []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = problem.loss(x)
+        loss.backward()  # type: ignore[no-untyped-call]
+        places.append((_distance(x, problem), loss.item()))
+        lga.observe(loss)
+        optimizer.step()
+        omega = lga.status.omega
+        amount = lga.status.gamma2 * omega
+        assert x.grad is not None
+        size = x.grad.abs()
+        lambdas = gamma1 + amount / (size + XI) ** 2
+        exact = gamma1 + (amount / (size * (size + XI)) if amount else torch.zeros_like(size))
+        rows.append((omega, lambdas.min().item(), lambdas.max().item(), exact.max().item()))
+    places.append((_distance(x, problem), problem.loss(x).item()))
+    distances, losses = np.array(places).T
+    omegas, lowest, highest, largest = np.array(rows).T
+    return Run(problem, gamma1, gamma2, distances, losses, omegas, lowest, highest, largest)
+
+
+def _distance(x: Tensor, problem: Problem) -> float:
+    return float((x.detach() - problem.optimum).square().sum())
+
+
+# --- the study ------------------------------------------------------------------------------------------------------
+
+STEP_SIZES = (0.1, 0.5, 1.0, 1.5, 2.0)
+"""gamma1 in units of 1/L."""
+GAMMA2S = (0.0, 1e-8, 1e-5, 1e-4, 1e-3)
+STEPS = 300
+
+
+def problems() -> list[Problem]:
+    """Those of the study."""
+    return [*quadratics(), logistic_regression()]
+
+
+def study() -> list[Run]:
+    """Each problem with each step size and gamma2."""
+    return [
+        descend(problem, size / problem.smoothness, gamma2, STEPS)
+        for problem in problems()
+        for size in STEP_SIZES
+        for gamma2 in GAMMA2S
+    ]
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """A row a run: its settings, what was asked and needed of its step sizes, and what became of the bounds."""
+    without = {(run.problem.name, run.gamma1): run for run in runs if run.gamma2 == 0}
+    found = []
+    for run in runs:
+        problem = run.problem
+        base = without[problem.name, run.gamma1]
+        broken = {"base": run.broken(run.base_bound), "lga": run.broken(run.lga_bound)}
+        found.append(
+            {
+                "problem": problem.name,
+                "mu": problem.mu,
+                "L": problem.smoothness,
+                "gamma1_L": run.gamma1 * problem.smoothness,
+                "gamma2": run.gamma2,
+                "steps": len(run.lowest),
+                "open_steps": int((run.omegas > 0).sum()),
+                "lambda_L": float(run.highest.max() * problem.smoothness),
+                "exact_lambda_L": float(run.exact.max() * problem.smoothness),
+                "asked": run.premise,
+                "needed": run.condition,
+                "base_bound_holds": broken["base"] is None,
+                "lga_bound_holds": broken["lga"] is None,
+                "broken_from": "" if (first := broken["lga"]) is None else first,
+                "R_0": float(run.distances[0]),
+                "R_T": float(run.distances[-1]),
+                "base_bound_T": float(run.base_bound[-1]),
+                "lga_bound_T": float(run.lga_bound[-1]),
+                "R_T_by_base": float(run.distances[-1] / base.distances[-1]),
+                "largest_R_by_base": float((run.distances / base.distances).max()),
+            }
+        )
+    return found
+
+
+# --- runs that break it ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A run that breaks the theorem, and why.
+
+    Attributes:
+        name: What tables call it.
+        lacks: What the theorem, or its proof, lacks.
+        make: Makes the run.
+    """
+
+    name: str
+    lacks: str
+    make: Callable[[], Run]
+
+
+def _vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _step_too_long() -> Run:
+    """H = diag(1, 100) and gamma1 = 2/L, without LGA: the steep coordinate changes its sign for ever."""
+    problem = quadratic("diag(1, 100)", _vector(1, 100).diag(), _vector(1, 0.2))
+    return descend(problem, 2 / 100, 0.0, STEPS)
+
+
+def _push_too_long() -> Run:
+    """A base within 1/L, where LGA throws 99 steep coordinates across their optimum: lambda is 80/L, but below 1/mu."""
+    hessian = torch.full((100,), 100.0, dtype=torch.float64)
+    start = torch.full((100,), 1e-3, dtype=torch.float64)
+    hessian[0] = start[0] = 1
+    return descend(quadratic("diag(1, 100, ..., 100)", hessian.diag(), start), 0.5 / 100, 2e-2, 30)
+
+
+def _coordinates_at_rest() -> Run:
+    """H = 1 in 400 dimensions, all but one at their optimum: all lambdas are below 1/L, but 399 pushes lead away."""
+    start = torch.zeros(400, dtype=torch.float64)
+    start[0] = 1
+    problem = quadratic("identity, 400 dimensions", torch.eye(400, dtype=torch.float64), start)
+    return descend(problem, 1e-4, 1e-4, STEPS)
+
+
+def _metric() -> Run:
+    """A valley across the axes: even exact lambdas below 1/L, being unequal, turn the step away from the optimum."""
+    valley = torch.tensor([[0.505, 0.495], [0.495, 0.505]], dtype=torch.float64)  # curvatures 1 and 0.01
+    problem = quadratic("valley across the axes", valley, _vector(-9.8, 10.2))
+    return descend(problem, 1e-3, 5e-3, 1)
+
+
+def _lowest_loss() -> Run:
+    """f(x*) = 1, from x*: R(0) = 0, and LGA leaves it."""
+    problem = quadratic("f(x*) = 1", _vector(1, 1).diag(), _vector(0, 0), lowest=1.0)
+    return descend(problem, 0.1, 1e-6, STEPS)
+
+
+COUNTEREXAMPLES = (
+    Counterexample("step", "lambda <= 1/L: without it the noise term is above 0", _step_too_long),
+    Counterexample("push", "lambda <= 1/L, of the push as well", _push_too_long),
+    Counterexample("rest", "g is divided by: where it is 0, the push is no multiple of it", _coordinates_at_rest),
+    Counterexample("metric", "one lambda for all coordinates: with several, distances shrink in another norm", _metric),
+    Counterexample("lowest", "f(x*) = 0: else the gate is open at the optimum", _lowest_loss),
+)
+
+
+def counterexample_rows(broken: Sequence[tuple[Counterexample, Run]]) -> list[dict[str, object]]:
+    """A row a counterexample and its run: where even the bound by gamma1, the weakest, is broken first."""
+    found = []
+    for example, run in broken:
+        first = run.broken(run.base_bound)
+        assert first is not None, f"{example.name} breaks nothing"
+        found.append(
+            {
+                "example": example.name,
+                "lacks": example.lacks,
+                "problem": run.problem.name,
+                "gamma1": run.gamma1,
+                "gamma2": run.gamma2,
+                "lambda_L": float(run.highest.max() * run.problem.smoothness),
+                "asked": run.premise,
+                "needed": run.condition,
+                "broken_from": first,
+                "R_0": float(run.distances[0]),
+                "R": float(run.distances[first]),
+                "bound": float(run.base_bound[first]),
+            }
+        )
+    return found
