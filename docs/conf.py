@@ -15,6 +15,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "measured", "names"]
 exclude_patterns = ["_build", "extensions"]
 html_theme = "furo"
+html_show_copyright = False  # the licence says it
 html_title = f"lossaware {__version__}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
