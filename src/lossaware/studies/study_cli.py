@@ -78,7 +78,7 @@ def run(
     failures = carry_out_study(
         chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
     )
-    with _measured(study, out, reused, chosen.overrides) as (table, _, _):
+    with measured_table(study, out, reused, chosen.overrides) as (table, _, _):
         _print(table)
     if failures:
         say(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
@@ -104,7 +104,7 @@ def show(
     from lossaware.studies import study_table
     from lossaware.studies.study import load_study
 
-    with _measured(load_study(name), out, results) as (table, _, _):
+    with measured_table(load_study(name), out, results) as (table, _, _):
         if format == "text":
             _print(table)
         else:
@@ -127,7 +127,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
     from lossaware.studies import study_exchange
     from lossaware.studies.study import load_study
 
-    with _measured(load_study(name), out, to) as (table, sources, launches):
+    with measured_table(load_study(name), out, to) as (table, sources, launches):
         for path in study_exchange.export(table, sources, launches, to):
             print(path)
     return 0
@@ -154,8 +154,11 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
     return 0
 
 
+app.command("lossaware.studies.sensitivity_cli:figure", name="figure")
+
+
 @contextlib.contextmanager
-def _measured(
+def measured_table(
     study: "Study", out: Path, results: Path | None, prefer: "Overrides | None" = None
 ) -> "Iterator[tuple[StudyTable, Sources, list[Launch]]]":
     """The table of a study, with where it is read from and how it was run."""

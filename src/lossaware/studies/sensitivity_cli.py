@@ -1,0 +1,54 @@
+"""`lossaware study figure`: a study by learning rate, as a picture and a table."""
+
+import sys
+from pathlib import Path
+
+from lossaware.errors import UsageError
+
+
+def figure(
+    name: str, *, out: Path = Path("lossaware-out"), results: Path = Path("results"), to: Path = Path("results")
+) -> int:
+    """Draw a study over its learning rates, and tell how soon each optimizer has the bases' best score.
+
+    A base is what the study has without and with LGA. Writes NAME-lr.svg, .png, .csv and .json and NAME-times.csv from
+    the runs that are there.
+
+    Args:
+        name: One of `lossaware study list`, or a FILE.toml of your own.
+        out: Folder of the runs.
+        results: Folder of exported studies.
+        to: Folder to write to.
+    """
+    from rich.table import Table
+
+    from lossaware.cli import console
+    from lossaware.studies import sensitivity
+    from lossaware.studies.artifacts import save
+    from lossaware.studies.study import load_study
+    from lossaware.studies.study_cli import measured_table
+
+    study = load_study(name)
+    with measured_table(study, out, results) as (table, sources, _):
+        series = sensitivity.all_series(table)
+        times = sensitivity.times(series, sources)
+    series = [one for one in series if one.means]
+    if not series:
+        raise UsageError(
+            f"study {study.name}: nothing of it is measured yet; run it first: lossaware study run {study.name}"
+        )
+    tables = {f"{study.name}-lr": sensitivity.score_rows(series)}
+    if times:
+        tables[f"{study.name}-times"] = sensitivity.time_rows(times)
+    settings = {"study": study.name, "digest": study.digest, "runs": list(table.provenance)}
+    save(to, f"{study.name}-lr", tables=tables, picture=sensitivity.draw_scores(series), settings=settings)
+    screen = console(sys.stdout)
+    for panel in dict.fromkeys(one.panel for one in series):
+        heads, rows = sensitivity.overview(series, times, panel)
+        shown = Table(*heads, title=panel)
+        for row in rows:
+            shown.add_row(*row)
+        screen.print(shown)
+    for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
+        print(path)
+    return 0
