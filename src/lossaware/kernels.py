@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from lossaware.correction import NOISE_BITS
@@ -67,7 +67,7 @@ class Launcher:
         return type(law.lower_bound) in _BOUNDS
 
     def takes(self, parameter: Tensor, gradient: Tensor) -> bool:
-        """Whether both are plain tensors, flat in the same order, on one device and of one type that the kernel knows."""
+        """Whether both are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
         return (
             type(parameter) is type(gradient) is Tensor
             and parameter.dtype in _WORK

@@ -1,0 +1,174 @@
+"""What LGA costs on a CUDA GPU: one launch a step, no host read, within a captured graph, at the speed of a copy.
+
+    python -m benchmarks.gpu                    # about two minutes; writes results/speed/gpu.json and gpu.md
+
+Every claim is asserted, then timed by CUDA events; the parameters must move as `tests/reference.py` says.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.goals import Goal, as_markdown
+from benchmarks.parameters import GAMMA2, LOSS, attach, check_correction, make_parameters
+from benchmarks.speed import FOLDER
+from benchmarks.timing import circumstances
+
+ROUNDS = 50
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """Median time on the device."""
+    times: list[float] = []
+    for _ in range(ROUNDS):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        times.append(began.elapsed_time(ended))
+    return statistics.median(times[5:])
+
+
+def on_gpu(total: int, tensors: int, make: Callable[..., torch.optim.Optimizer], **arguments: Any) -> Any:
+    """An optimizer over so many parameters on the GPU, with gradients."""
+    params = []
+    for p in make_parameters(total, tensors):
+        assert p.grad is not None
+        q = torch.nn.Parameter(p.detach().cuda())
+        q.grad = p.grad.cuda()
+        params.append(q)
+    return make(params, lr=1e-9, **arguments)
+
+
+def launches(call: Callable[[], object]) -> list[str]:
+    """The names of the kernels that a call launches."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return [event.name for event in profile.events() if "memcpy" not in event.name.lower()]
+
+
+def one_launch() -> list[Goal]:
+    """LGA adds one kernel to those of the base step, and waits for nothing."""
+    loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
+    plain, ours = (on_gpu(10**6, 300, torch.optim.Adam) for _ in range(2))
+    lga = attach(ours)
+    base = launches(plain.step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = launches_without_sync(lambda: ours.step(loss=loss))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert lga.status.open_share > 0
+    # Reading the loss copies it, so that it may be changed afterwards: one small kernel more.
+    return [Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(found) - len(base), 2, unit="")]
+
+
+def launches_without_sync(call: Callable[[], object]) -> list[str]:
+    """Like `launches`, where the profiler itself may synchronize but the call may not."""
+    call()
+    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        torch.cuda.set_sync_debug_mode("error")
+        call()
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    return [event.name for event in profile.events() if "memcpy" not in event.name.lower()]
+
+
+def bandwidth() -> list[Goal]:
+    """Bytes that the correction must move, over its time, against a copy of the same many bytes."""
+    goals = []
+    for total, tensors in ((10**8, 1), (10**8, 300)):
+        optimizer = on_gpu(total, tensors, torch.optim.SGD)
+        lga = attach(optimizer)
+        loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
+        params = optimizer.param_groups[0]["params"]
+        before = params[0].detach().clone()
+        lga._state_on(loss.device)
+        launcher = lga._launcher
+        assert launcher is not None
+        groups = [([(p.detach(), p.grad) for p in params], GAMMA2, False)]
+        launcher.step(groups, loss, None)
+        check_correction(before.cpu(), params[0].detach().cpu(), params[0].grad.cpu(), GAMMA2 * LOSS)
+        graph = torch.cuda.CUDAGraph()  # so that the host's time is not measured
+        with torch.cuda.graph(graph):
+            launcher.step(groups, loss, None)
+        correction = 12 * total / milliseconds(graph.replay)
+        source, target = torch.empty(2, 3 * total // 2, device="cuda")
+        copy = 12 * total / milliseconds(lambda t=target, s=source: t.copy_(s))  # type: ignore[misc]
+        what = f"bandwidth of the correction / of a copy, 100 M in {tensors} tensors"
+        goals.append(Goal("3 CUDA", what, correction / copy, 0.85, at_most=False))
+    return goals
+
+
+def captured() -> list[Goal]:
+    """Base step and LGA in one CUDA graph: replays go on as eager steps do, also in what the state holds."""
+    loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
+    captured, eager = (on_gpu(10**5, 10, torch.optim.Adam, capturable=True) for _ in range(2))
+    lgas = attach(captured), attach(eager)
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            captured.step(loss=loss)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured.step(loss=loss)
+    for _ in range(7):
+        graph.replay()
+    for _ in range(10):
+        eager.step(loss=loss)
+    for p, q in zip(captured.param_groups[0]["params"], eager.param_groups[0]["params"], strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+    assert lgas[0].status.steps == lgas[1].status.steps == 10
+    return []
+
+
+def closed() -> list[Goal]:
+    """A gate that is closed on the device: the kernel leaves early."""
+    times = {}
+    for name, value in (("open", LOSS), ("closed", 0.01)):
+        optimizer = on_gpu(10**8, 10, torch.optim.SGD)
+        lga = attach(optimizer)
+        loss = torch.tensor(value, device="cuda", dtype=torch.float64)
+        lga._state_on(loss.device)
+        launcher = lga._launcher
+        assert launcher is not None
+        groups = [([(p.detach(), p.grad) for p in optimizer.param_groups[0]["params"]], GAMMA2, False)]
+        times[name] = milliseconds(lambda s=launcher, g=groups, f=loss: s.step(g, f, None))  # type: ignore[misc]
+    return [
+        Goal("3 CUDA", "correction with a closed gate / with an open one, 100 M", times["closed"] / times["open"], 0.2)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write to (default: results/speed)")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks.gpu needs a CUDA GPU, and here is none")
+    goals = [*one_launch(), *captured(), *bandwidth(), *closed()]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    found = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
+    (arguments.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    text = (
+        f"{found['date']}, commit {found['commit']}, {found['machine']}, {found['software']}\n\n{as_markdown(goals)}\n"
+    )
+    (arguments.output / "gpu.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Parameters to step on, and proof that they moved as the reference says."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from tests import reference
+from torch import Tensor, nn
+
+from lossaware import LGA
+
+XI = 0.01
+GAMMA2 = 1e-8
+LOSS = 2.0
+
+
+def make_parameters(total: int, tensors: int = 1) -> list[nn.Parameter]:
+    """So many parameters in so many tensors of equal size, with gradients."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(tensors):
+        p = nn.Parameter(torch.randn(total // tensors, generator=generator))
+        p.grad = torch.randn(total // tensors, generator=generator)
+        made.append(p)
+    return made
+
+
+class ZeroBound:
+    """L = 0 throughout, so that a constant loss keeps the gate open."""
+
+    def update(self, lower: Any, loss: Any, count: Any) -> Any:
+        """See `lossaware.LowerBound`."""
+        return lower
+
+
+def attach(optimizer: torch.optim.Optimizer, gamma2: float = GAMMA2) -> LGA:
+    """LGA whose gate is open at every step with the loss `LOSS`."""
+    return LGA(optimizer, steps_per_epoch=10**9, gamma2=gamma2, xi=XI, lower_bound=ZeroBound())
+
+
+def check_correction(before: Tensor, after: Tensor, gradient: Tensor, amount: float, steps: int = 1) -> None:
+    """Assert that the parameters were pushed as Eq. 2 and Eq. 5 say, so that nothing was timed that did nothing."""
+    some = slice(0, 10_000)
+    push = amount / reference.phi(gradient[some].double().numpy(), XI)
+    expected = before[some].double().numpy() - steps * push
+    np.testing.assert_allclose(after[some].double().numpy(), expected, rtol=0, atol=1e-6 * steps)
+    assert not np.array_equal(after[some].numpy(), before[some].numpy())
