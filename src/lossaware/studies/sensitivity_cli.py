@@ -49,6 +49,9 @@ def figure(
         for row in rows:
             shown.add_row(*row)
         screen.print(shown)
+    if times:
+        print("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
+        print("Seconds are only as good as the machine was free of other work.\n")
     for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
         print(path)
     return 0
