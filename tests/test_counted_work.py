@@ -1,0 +1,117 @@
+"""What LGA does beside the base step, counted: a slower step shows here before anyone times it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lossaware import LGA, native
+from support import torch_optimizer
+
+needs_library = pytest.mark.skipif(native.library() is None, reason="no C compiler here")
+OPEN, CLOSED = torch.tensor(2.0), torch.tensor(0.01)
+
+
+class Operators(TorchDispatchMode):
+    """Counts torch's operators by name, and the bytes of the tensors that they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.made = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        self.counts[str(func)] += 1
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in known:
+                self.made += t.untyped_storage().nbytes()
+        return out
+
+
+def made(name: str, *, lga: bool, tensors: int = 50, **arguments: Any) -> tuple[Any, LGA | None]:
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(100)) for _ in range(tensors)]
+    for p in params:
+        p.grad = torch.randn(100)
+    optimizer = torch_optimizer(name, params, lr=0.01, **arguments)
+    return optimizer, LGA(optimizer, steps_per_epoch=10) if lga else None
+
+
+def operators(optimizer: Any, **step: Any) -> Operators:
+    optimizer.step(**step)  # makes the optimizer's state
+    with Operators() as counted:
+        optimizer.step(**step)
+    return counted
+
+
+@needs_library
+@pytest.mark.parametrize("loss", [OPEN, CLOSED], ids=["open", "closed"])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("sgd", {}), ("adam", {"foreach": True}), ("adamw", {"fused": True}), ("rmsprop", {})],
+    ids=["sgd", "adam, foreach", "adamw, fused", "rmsprop"],
+)
+def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any], loss: Tensor) -> None:
+    """The loss is read, which is no work on tensors; the correction is one call into the compiled library."""
+    plain, _ = made(name, lga=False, **arguments)
+    ours, lga = made(name, lga=True, **arguments)
+    base, found = operators(plain), operators(ours, loss=loss)
+    assert found.counts - base.counts == Counter({"aten._local_scalar_dense.default": 1})
+    assert base.counts - found.counts == Counter()
+    assert found.made == base.made
+    assert lga is not None
+    assert (lga.status.open_share > 0) == (loss is OPEN)
+
+
+def test_without_the_library_a_closed_gate_still_costs_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    plain, _ = made("sgd", lga=False)
+    ours, _ = made("sgd", lga=True)
+    found = operators(ours, loss=CLOSED).counts - operators(plain).counts
+    assert found == Counter({"aten._local_scalar_dense.default": 1})
+
+
+def python_calls(optimizer: Any, **step: Any) -> int:
+    """Calls of functions written in Python and of those in C, in one step."""
+    optimizer.step(**step)
+    calls = 0
+
+    def count(_: Any, event: str, __: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        optimizer.step(**step)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("tensors", [1, 200])
+def test_a_closed_gate_is_some_sixty_calls_whatever_the_model(tensors: int) -> None:
+    """About 10 microseconds. Unguarded, this grows by one innocent line at a time."""
+    plain, _ = made("sgd", lga=False, tensors=tensors)
+    ours, _ = made("sgd", lga=True, tensors=tensors)
+    assert python_calls(ours, loss=CLOSED) - python_calls(plain) <= 75
+
+
+@needs_library
+def test_an_open_gate_is_a_few_calls_a_tensor() -> None:
+    extra = []
+    for tensors in (100, 200):
+        plain, _ = made("sgd", lga=False, tensors=tensors)
+        ours, _ = made("sgd", lga=True, tensors=tensors)
+        extra.append(python_calls(ours, loss=OPEN) - python_calls(plain))
+    assert (extra[1] - extra[0]) / 100 <= 13
