@@ -18,6 +18,22 @@ Rows = Sequence[Mapping[str, Any]]
 """A table: the same names in each row; numbers are written so that reading them gives the same numbers."""
 
 
+def check_writable(folder: Path) -> None:
+    """Make sure, before anything is computed, that files can be written to the folder; it is made if need be.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError:
+        raise UsageError(f"cannot write to {folder}: it is a file, not a folder") from None
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
+
+
 def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Picture, settings: Mapping[str, Any]) -> None:
     """Write ``NAME.svg``, ``NAME.png``, a CSV file a table, and ``NAME.json`` with settings, command, commit and date.
 

@@ -30,9 +30,10 @@ def figure01(*, to: Path = TO) -> int:
 
     from lossaware.cli import console
     from lossaware.studies import landscape
-    from lossaware.studies.artifacts import save
+    from lossaware.studies.artifacts import check_writable, save
     from lossaware.studies.paper_figures import draw_figure1
 
+    check_writable(to)
     figure = landscape.measure()
     rows = [asdict(share) | {"share": share.share} for share in figure.shares]
     save(to, "figure01", tables={"figure01": rows}, picture=draw_figure1(figure), settings=figure.settings)
@@ -61,21 +62,17 @@ def figure02(*, out: Path = Path("lossaware-out"), results: Path = Path("results
         results: Folder of exported studies.
         to: Folder to write figure02.svg, .png, .csv and .json to.
     """
-    from lossaware.studies.artifacts import save
+    from lossaware.studies.artifacts import check_writable, save
     from lossaware.studies.paper_figures import curve_rows, draw_figure2, loss_curves
     from lossaware.studies.study import load_study
-    from lossaware.studies.study_exchange import Exported
-    from lossaware.studies.study_results import Folder, Sources, show
+    from lossaware.studies.study_cli import measured_table
 
     study = load_study("table01")
-    folder, exported = Folder(out), Exported(results)
-    launches = [*folder.launches(study), *exported.launches(study)]
-    with folder.reading() as store:
-        sources = Sources([store, exported])
-        table = show(study, sources, launches)
+    with measured_table(study, out, results) as (table, sources, _):
         curves = loss_curves(table, sources)
     if not (rows := curve_rows(curves)):
         raise UsageError("no run of Table 1 is there to draw; run some first: lossaware study run table01")
+    check_writable(to)
     settings = {"study": study.name, "digest": study.digest, "runs": list(table.provenance)}
     save(to, "figure02", tables={"figure02": rows}, picture=draw_figure2(curves), settings=settings)
     drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}

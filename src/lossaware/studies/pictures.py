@@ -1,7 +1,6 @@
 """Pictures as files: an SVG that follows the reader's light or dark mode, and a PNG for whatever shows no SVG.
 
-Both stand on a ground of their own, so that they can be read on any page. The colours are those of the report; where
-such an SVG is part of a page, the page's colours count.
+Both stand on a ground of their own, so that they can be read on any page. The colours are those of the report.
 """
 
 import re
@@ -29,7 +28,7 @@ PALETTE = {
     "series-5": ("#b0305f", "#f087b0"),
     "series-6": ("#8f7a12", "#d9c257"),
 }
-"""Name, colour on light and colour on dark ground; the names are those of the CSS variables."""
+"""Name, colour on light and colour on dark ground."""
 
 INK, MUTED, LINE = (PALETTE[name][0] for name in ("ink", "muted", "line"))
 SERIES = [light for name, (light, _) in PALETTE.items() if name.startswith("series")]
@@ -102,12 +101,13 @@ def _themed(svg: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: (?:\d+ )?(\S+px) [^;\"]*", r"font-size: \1", svg)
     for name, (light, _) in PALETTE.items():
-        svg = svg.replace(light, f"var(--{name}, {light})")
-    sides = ("".join(f"--{name}:{colors[side]};" for name, colors in PALETTE.items()) for side in (0, 1))
-    light, dark = (f":root:is(svg){{{side}}}" for side in sides)
+        svg = svg.replace(light, f"var(--picture-{name})")
+    sides = ("".join(f"--picture-{name}:{colors[side]};" for name, colors in PALETTE.items()) for side in (0, 1))
+    light, dark = (f".picture{{{side}}}" for side in sides)
     head = re.sub(r" (?:width|height)=\"[^\"]*\"", "", svg[: svg.index(">")])
     body = re.sub(r"\s*\n\s*", "\n", svg[svg.index(">") + 1 :].strip())
+    said = escape(description, quote=True)
     return (
-        f'{head} role="img" style="font-family: {_FONTS}" aria-label="{escape(description, quote=True)}">\n'
+        f'{head} class="picture" role="img" style="font-family: {_FONTS}" aria-label="{said}">\n'
         f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>\n{body}\n"
     )

@@ -33,9 +33,10 @@ def theory(*, to: Path = Path("results")) -> int:
     from lossaware.cli import console
     from lossaware.studies import theory as convergence
     from lossaware.studies import theory_adam as adam
-    from lossaware.studies.artifacts import save
+    from lossaware.studies.artifacts import check_writable, save
     from lossaware.studies.theory_picture import draw_theory
 
+    check_writable(to)
     torch.set_num_threads(1)  # small problems; and sums in one order are the same everywhere
     runs = convergence.study()
     broken = [(example, example.make()) for example in convergence.COUNTEREXAMPLES]

@@ -57,9 +57,13 @@ def _plot_distances(axes: Axes, base: Run | None, run: Run) -> None:
     axes.plot(steps, run.base_bound, color=INK, linewidth=1, linestyle="--", label="bound by gamma1, the weakest")
     size = f"gamma1 {run.gamma1 * run.problem.smoothness:g}/L, gamma2 {run.gamma2:g}"
     axes.text(0.98, 0.96, size, transform=axes.transAxes, ha="right", va="top", color=MUTED, fontsize=7)
-    axes.set_yscale("log")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.1)  # room for the text
+    if run.distances.max() > 10 * run.distances.min():
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high * (high / low) ** 0.1)  # room for the text
+    else:
+        axes.set_ylim(low, high + 0.1 * (high - low))
     axes.set_xlabel("step")
     axes.set_xlim(0, len(steps) - 1)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
