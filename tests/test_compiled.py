@@ -221,6 +221,19 @@ def test_other_hooks_are_refused() -> None:
         lga.compile()
 
 
+class ReadsTheLoss(torch.optim.SGD):
+    def step(self, closure: Any = None, loss: Any = None) -> Any:  # type: ignore[override]
+        assert loss is not None
+        return super().step(closure)
+
+
+def test_a_base_that_reads_the_loss_is_refused() -> None:
+    """Unguarded: its step would be traced without the loss."""
+    optimizer = ReadsTheLoss(parameters(), lr=0.1)
+    with pytest.raises(UsageError, match="ReadsTheLoss reads the loss in its own step"):
+        LGA(optimizer, steps_per_epoch=3).compile()
+
+
 def test_two_losses_are_refused() -> None:
     params, _, lga = made("sgd")
     step = compiled(lga)
@@ -229,7 +242,7 @@ def test_two_losses_are_refused() -> None:
         lga.observe(1.0)
         with pytest.raises(ValueError, match="one way"):
             step(1.0)
-        step()
+        step(1.0)
 
 
 @pytest.mark.parametrize("lga_in_it", [False, True], ids=["base", "with LGA"])

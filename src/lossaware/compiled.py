@@ -35,7 +35,8 @@ class CompiledStep:
         options: Keyword arguments of ``torch.compile``.
 
     Raises:
-        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run.
+        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, or its
+            own step reads the loss.
     """
 
     def __init__(self, lga: "LGA", options: dict[str, Any]) -> None:
@@ -50,6 +51,10 @@ class CompiledStep:
             name = getattr(others[0], "__qualname__", repr(others[0]))
             raise UsageError(
                 f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
+            )
+        if lga._base_takes_loss:
+            raise UsageError(
+                f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
         self._graph = torch.compile(_own_code(_graph(lga)), **{"fullgraph": True, "dynamic": False, **options})
         self._numbers: list[dict[str, Tensor]] = []
