@@ -25,6 +25,10 @@ class Times:
         """Median time of a variant in milliseconds."""
         return statistics.median(self.rounds[name])
 
+    def least(self, name: str) -> float:
+        """Shortest time of a variant in milliseconds: for microseconds of Python, which others only lengthen."""
+        return min(self.rounds[name])
+
     def ratio(self, name: str, base: str) -> float:
         """Median over the rounds of one variant's time to another's; what slows the machine down slows both."""
         return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[base], strict=True))
