@@ -368,7 +368,8 @@ import sys, torch, lossaware
 optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
 lossaware.LGA(optimizer, steps_per_epoch=1)
 optimizer.step(loss=0.0)
-print("lossaware.kernels" in sys.modules, "lossaware.compiled" in sys.modules, lossaware.native.library.cache_info().currsize)
+loaded = [name in sys.modules for name in ("lossaware.kernels", "lossaware.compiled")]
+print(*loaded, lossaware.native.library.cache_info().currsize)
 """
     paths = os.pathsep.join([str(Path(native.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
