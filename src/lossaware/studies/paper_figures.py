@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -182,21 +182,53 @@ def draw_figure2(curves: Sequence[Curve]) -> Picture:
     def plot(canvas: Canvas) -> None:
         grid = canvas.subplots(len(strategies), len(tasks), sharex="col", sharey="col", squeeze=False)
         for strategy, line in zip(strategies, grid, strict=True):
-            for task, axes in zip(tasks, line, strict=True):
-                panel = [curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)]
-                label(axes, f"{task}, {strategy}")
+            panels = [[curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)] for task in tasks]
+            notes = [_notes(panel) for panel in panels]
+            room = 8 + 9 * max(map(len, notes))
+            for task, panel, said, axes in zip(tasks, panels, notes, line, strict=True):
+                label(axes, f"{task}, {strategy}", pad=room)
+                axes.annotate(
+                    "\n".join(said),
+                    (0, 1),
+                    (0, 5),
+                    "axes fraction",
+                    "offset points",
+                    va="bottom",
+                    color=MUTED,
+                    fontsize=7,
+                )
                 _plot_losses(axes, panel, colors)
             line[0].set_ylabel("training loss")
-        for axes in grid[-1]:
-            axes.set_xlabel("epoch")
+        for task, column in zip(tasks, grid.T, strict=True):
+            if any(curve.losses.size for curve in curves if curve.task == task):
+                column[-1].set_xlabel("epoch")
+                column[0].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                column[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                column[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            else:
+                column[0].set_xticks([])
+                column[0].set_yticks([])
+            column[0].yaxis.set_minor_locator(NullLocator())
         handles = [Line2D([], [], color=color, linewidth=1.6, label=name) for name, color in colors.items()]
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
     names = ", ".join(tasks)
-    return draw(plot, (8.4, 5.2), f"Figure 2: training loss by epoch without and with LGA on {names}")
+    return draw(plot, (8.4, 5.4), f"Figure 2: training loss by epoch without and with LGA on {names}")
 
 
 _SEVEN = (*SERIES[1:], INK)
+
+
+def _notes(panel: Sequence[Curve]) -> list[str]:
+    """What a reader must know of a panel, in lines."""
+    missing = [curve.algorithm for curve in panel if not curve.losses.size]
+    if len(missing) == len(panel):
+        return ["not run"]
+    changed = dict.fromkeys(curve.overridden for curve in panel if curve.losses.size and curve.overridden)
+    notes = [f"overridden: {text}" for text in changed]
+    if missing:
+        notes.append(f"not run: {', '.join(missing)}")
+    return [line for note in notes for line in wrap(note, 44)]
 
 
 def _plot_losses(axes: Axes, panel: Sequence[Curve], colors: Mapping[str, str]) -> None:
@@ -210,16 +242,3 @@ def _plot_losses(axes: Axes, panel: Sequence[Curve], colors: Mapping[str, str]) 
             axes.plot(
                 epochs, curve.losses.mean(axis=0), color=color, linewidth=1.2, marker="o" if len(epochs) < 3 else None
             )
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    missing = [curve.algorithm for curve in panel if not curve.losses.size]
-    changed = dict.fromkeys(curve.overridden for curve in panel if curve.losses.size and curve.overridden)
-    notes = [f"overridden: {text}" for text in changed]
-    if missing:
-        notes.append("not run" if len(missing) == len(panel) else f"not run: {', '.join(missing)}")
-    if len(missing) == len(panel):
-        axes.set_yticks([])
-        axes.yaxis.set_minor_locator(NullLocator())
-    text = "\n".join(fill(note, 42) for note in notes)
-    place = (0.5, 0.5, "center", "center") if len(missing) == len(panel) else (0.98, 0.97, "right", "top")
-    x, y, ha, va = place
-    axes.text(x, y, text, transform=axes.transAxes, ha=ha, va=va, color=MUTED, fontsize=7)

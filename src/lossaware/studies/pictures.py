@@ -90,16 +90,17 @@ def draw(plot: Callable[[Canvas], None], size: tuple[float, float], description:
     return Picture(_themed(vector.getvalue(), description), pixels.getvalue())
 
 
-def label(axes: Axes, text: str) -> None:
-    """Name a panel, above it on the left."""
-    axes.set_title(text, loc="left", fontweight="bold")
+def label(axes: Axes, text: str, *, pad: float = 5) -> None:
+    """Name a panel, above it on the left, with so many points between."""
+    axes.set_title(text, loc="left", fontweight="bold", pad=pad)
 
 
 def _themed(svg: str, description: str) -> str:
     """The SVG with its colours as CSS variables, in the fonts of the reader, and with a text for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font: (?:\d+ )?(\S+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", _font, svg)
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     for name, (light, _) in PALETTE.items():
         svg = svg.replace(light, f"var(--picture-{name})")
     sides = ("".join(f"--picture-{name}:{colors[side]};" for name, colors in PALETTE.items()) for side in (0, 1))
@@ -111,3 +112,8 @@ def _themed(svg: str, description: str) -> str:
         f'{head} class="picture" role="img" style="font-family: {_FONTS}" aria-label="{said}">\n'
         f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>\n{body}\n"
     )
+
+
+def _font(found: re.Match[str]) -> str:
+    weight = "bold" if {"bold", "700"} & set(found[1].split()) else "normal"
+    return f"font-size: {found[2]}; font-weight: {weight}"
