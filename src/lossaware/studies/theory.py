@@ -240,7 +240,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, object]]:
                 "problem": problem.name,
                 "mu": problem.mu,
                 "L": problem.smoothness,
-                "gamma1_L": run.gamma1 * problem.smoothness,
+                "gamma1_L": round(run.gamma1 * problem.smoothness, 12),
                 "gamma2": run.gamma2,
                 "steps": len(run.lowest),
                 "open_steps": int((run.omegas > 0).sum()),
