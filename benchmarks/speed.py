@@ -48,7 +48,7 @@ def main() -> None:
         print(as_markdown(goals), flush=True)
         for name, rows in tables.items():
             write_csv(arguments.output / f"{name}.csv", rows)
-    write(arguments.output, {part: parts[part] for part in PARTS if part in parts})
+        write(arguments.output, {part: parts[part] for part in PARTS if part in parts})
 
 
 def measure(part: str, seconds: float) -> tuple[list[Goal], dict[str, list[dict[str, Any]]]]:
