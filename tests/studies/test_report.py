@@ -245,8 +245,8 @@ def test_failed_write_leaves_the_old_report(report: Report, tmp_path, monkeypatc
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lossaware.studies.report.os.fsync", full)
-    with pytest.raises(UsageError, match=r"the report cannot be written \(No space left"):
+    monkeypatch.setattr("lossaware.studies.atomic.os.fsync", full)
+    with pytest.raises(UsageError, match=r"report.html: cannot be written \(No space left"):
         write(dataclasses.replace(report, title="Second"), path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies import study_exchange
+from lossaware.studies import atomic
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
@@ -732,7 +732,7 @@ def test_a_failing_disk_leaves_the_earlier_export(grid, tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(study_exchange.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     fill(grid, known, shift=0.001)
     with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\)"):
         export(show(grid, known, []), Sources([known]), [], tmp_path)

@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.studies.atomic import write_whole
 from lossaware.studies.environment import environment
 from lossaware.studies.pictures import Picture
 from lossaware.studies.study_results import without_folders
@@ -54,7 +53,7 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Pictur
     content = {"settings": settings, "made_with": made_with}
     files[f"{name}.json"] = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     for file, content_bytes in files.items():
-        _write(folder / file, content_bytes)
+        write_whole(folder / file, content_bytes)
 
 
 def to_csv(rows: Rows) -> str:
@@ -64,22 +63,3 @@ def to_csv(rows: Rows) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None

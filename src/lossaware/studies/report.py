@@ -1,6 +1,5 @@
 """One self-contained HTML page: tables with verdicts, figures, and what was run."""
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossaware._version import __version__
 from lossaware.errors import UsageError
+from lossaware.studies.atomic import write_whole
 from lossaware.studies.figures import Figure
 from lossaware.studies.tables import CELLS, Table
 
@@ -91,22 +91,4 @@ def write(report: Report, path: Path) -> None:
         UsageError: See `check_writable`; or the disk is full.
     """
     check_writable(path)
-    page = render(report)
-    try:
-        _replace(path, page)
-    except OSError as error:
-        raise UsageError(f"{path}: the report cannot be written ({error.strerror or error})") from None
-
-
-def _replace(path: Path, page: str) -> None:
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_whole(path, render(report))

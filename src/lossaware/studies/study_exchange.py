@@ -8,14 +8,13 @@ reading them gives the same numbers, bit for bit.
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.studies.atomic import write_whole
 from lossaware.studies.environment import environment
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
@@ -151,7 +150,7 @@ def export(table: StudyTable, results: Sources, launches: Sequence[Launch], fold
         folder / f"{study.name}{_ENDING}": _study_json(content, runs),
     }
     for path, text in files.items():
-        _write(path, text)
+        write_whole(path, text)
     return list(files)
 
 
@@ -256,22 +255,3 @@ def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
     if "command" in found:
         found["command"] = without_folders(found["command"])
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from None
