@@ -300,7 +300,7 @@ class LGA:
         return push
 
     def compile(self, **options: Any) -> "CompiledStep":
-        """A step that runs base step, law and correction as one compiled graph, in which LGA adds next to nothing.
+        """A step that runs base step, law and correction as one compiled graph.
 
         Call it with the loss in place of ``optimizer.step(loss=loss)``. Both steps may be mixed, and all else stays as
         it was: schedulers, checkpoints, `status`. See `lossaware.compiled.CompiledStep` for what it does when.
