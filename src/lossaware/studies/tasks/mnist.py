@@ -42,13 +42,13 @@ def load(folder: Path | None) -> Data:
     if folder is None:
         raise UsageError(
             "task 'mnist' needs --data DIR, with the four IDX files of MNIST in DIR/MNIST/raw, gzipped or not; "
-            f"they are published at {SOURCE}"
+            f"`lossaware data get mnist --data DIR` downloads them from {SOURCE}"
         )
     raw = folder / "MNIST" / "raw"
     if not raw.is_dir():
         raise UsageError(
-            f"there is no folder {raw}: task 'mnist' reads the four IDX files of MNIST there; they are published "
-            f"at {SOURCE}"
+            f"there is no folder {raw}: task 'mnist' reads the four IDX files of MNIST there; "
+            f"`lossaware data get mnist --data {folder}` downloads them from {SOURCE}"
         )
     return Data(train=_examples(raw, "train"), test=_examples(raw, "t10k"))
 
