@@ -87,7 +87,7 @@ def write(folder: Path, parts: dict[str, Any]) -> None:
         if found["goals"]:
             lines += [as_markdown(Goal(**goal) for goal in found["goals"]), ""]
         for name, rows in found["tables"].items():
-            lines += [*table(rows), "", f"As data: [{name}.csv]({name}.csv).", ""]
+            lines += [*table(rows), "", f"As data: `{name}.csv`.", ""]
     (folder / "goals.md").write_text("\n".join(lines))
     from benchmarks import plots
 

@@ -3,6 +3,7 @@
 Both stand on a ground of their own, so that they can be read on any page. The colours are those of the report.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def _themed(svg: str, description: str) -> str:
     """The SVG with its colours as CSS variables, in the fonts of the reader, and with a text for screen readers."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = _numbered(svg, hashlib.sha256(description.encode()).hexdigest()[:6])
     svg = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", _font, svg)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     for name, (light, _) in PALETTE.items():
@@ -112,6 +114,13 @@ def _themed(svg: str, description: str) -> str:
         f'{head} class="picture" role="img" style="font-family: {_FONTS}" aria-label="{said}">\n'
         f"<style>{light}@media (prefers-color-scheme:dark){{{dark}}}</style>\n{body}\n"
     )
+
+
+def _numbered(svg: str, salt: str) -> str:
+    """The SVG with its marks and clips numbered: Matplotlib names clips by addresses in memory, which change."""
+    names = dict.fromkeys(re.findall(r"[#\"]([hmp][0-9a-f]{10})\b", svg))
+    numbers = {name: f"{salt}-{number}" for number, name in enumerate(names)}
+    return re.sub(r"(?<=[#\"])[hmp][0-9a-f]{10}\b", lambda found: numbers[found[0]], svg)
 
 
 def _font(found: re.Match[str]) -> str:
