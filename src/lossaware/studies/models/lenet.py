@@ -18,12 +18,14 @@ def lenet5(pad: int = 2) -> nn.Sequential:
         raise ValueError(f"pad must be 0 or 2, got {pad!r}")
     side = (28 + 2 * pad - 12) // 4
     net = nn.Sequential(
+        # The largest of four rectified numbers is the largest of the four, rectified: the same bits, in both
+        # directions, from a quarter of the work.
         nn.Conv2d(1, 6, 5, padding=pad),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(6, 16, 5),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(16 * side * side, 120),
         nn.ReLU(),
