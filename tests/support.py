@@ -1,4 +1,4 @@
-"""What several tests need: torch's optimizer of a reference's name, and gradients and losses to feed both with."""
+"""What several tests need: torch's optimizer of a reference's name, what to feed both with, other packages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from reference import Array
@@ -23,6 +24,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def needs(module: str) -> Any:
+    """The module; the test skips where it is not installed, and says what brings it."""
+    package = module.partition(".")[0]
+    return pytest.importorskip(module, reason=f"{package} is not installed: pip install -e '.[everything]' brings it")
 
 
 def torch_optimizer(name: str, params: Any, **kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lossaware import LGA
+from support import needs
 
 
 def sgd() -> Any:
@@ -92,7 +93,7 @@ def test_other_things_as_optimizer() -> None:
 
 
 def accelerates() -> Any:
-    accelerate = pytest.importorskip("accelerate")
+    accelerate = needs("accelerate")
     try:
         return accelerate.Accelerator(cpu=True).prepare(sgd())
     finally:
@@ -101,16 +102,16 @@ def accelerates() -> Any:
 
 
 def fabrics() -> Any:
-    fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    fabric = needs("lightning.fabric").Fabric(accelerator="cpu", devices=1)
     return fabric.setup(torch.nn.Linear(2, 1), sgd())[1]
 
 
 def lightnings() -> Any:
-    return pytest.importorskip("lightning.pytorch.core.optimizer").LightningOptimizer(sgd())
+    return needs("lightning.pytorch.core.optimizer").LightningOptimizer(sgd())
 
 
 def schedule_frees() -> Any:
-    return pytest.importorskip("schedulefree").ScheduleFreeWrapper(sgd())
+    return needs("schedulefree").ScheduleFreeWrapper(sgd())
 
 
 class WithoutInit(torch.optim.Optimizer):

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -68,7 +70,7 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page.name !=
 @pytest.mark.timeout(600)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for package in ("sphinx", "furo", "myst_parser"):
-        pytest.importorskip(package, reason=f"needs {package}: pip install 'lossaware[docs]'")
+        needs(package)
     command = ["-m", "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--fresh-env"]
     done = subprocess.run(
         [sys.executable, *command, "--builder", "html", ROOT / "docs", tmp_path], capture_output=True, text=True
@@ -85,7 +87,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tmp_path: Path) -> None:
     """On a site of one page, and results from the embedded data."""
     for package in ("sphinx", "furo", "myst_parser"):
-        pytest.importorskip(package, reason=f"needs {package}: pip install 'lossaware[docs]'")
+        needs(package)
     from lossaware.cli import main
 
     out, results, site = (str(tmp_path / name) for name in ("out", "results", "site"))
@@ -142,11 +144,11 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name_of)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sybil = pytest.importorskip("sybil")
-    myst = pytest.importorskip("sybil.parsers.myst", reason="sybil's MyST parsers need myst-parser or docutils")
+    sybil = needs("sybil")
+    myst = needs("sybil.parsers.myst")
     used = {name for _, text in blocks(page, "python") for name in imported(text)}
     if missing := sorted(name for name in used & PACKAGES_OF_EXTRAS if find_spec(name) is None):
-        pytest.skip(f"{name_of(page)} needs {', '.join(missing)}")
+        pytest.skip(f"{', '.join(missing)}: not installed; pip install -e '.[everything]' brings what tests can use")
     monkeypatch.chdir(tmp_path)  # whatever is written is not written to the checkout
     document = sybil.Sybil(parsers=[myst.PythonCodeBlockParser(), myst.SkipParser()]).parse(page)
     document.namespace["__name__"] = "__main__"
@@ -203,7 +205,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def test_commands_exist() -> None:
-    pytest.importorskip("cyclopts")
+    needs("cyclopts")
     from lossaware.cli import app
     from lossaware.studies.optimizers import optimizers
     from lossaware.studies.registry import tasks

@@ -17,8 +17,9 @@ import reference
 from lossaware import LGA, Average, Momentum, Progressive
 from lossaware.correction import Correction
 from lossaware.status import Law, LowerBound, State
+from support import needs
 
-pytest.importorskip("triton")
+needs("triton")
 
 XI = 0.01
 GAMMA2 = 1e-3

@@ -21,9 +21,10 @@ import torch
 import reference
 import support
 from lossaware import LGA, Average, Momentum, Progressive
+from support import needs
 
-jax = pytest.importorskip("jax")
-optax = pytest.importorskip("optax")
+jax = needs("jax")
+optax = needs("optax")
 
 import jax.numpy as jnp  # noqa: E402
 
@@ -548,12 +549,12 @@ def check_resume(problem: Problem, through_disk: Callable[[Any, Any], Any]) -> N
 
 
 def test_flax_saves_the_state(problem: Problem) -> None:
-    serialization = pytest.importorskip("flax.serialization")
+    serialization = needs("flax.serialization")
     check_resume(problem, lambda kept, like: serialization.from_bytes(like, serialization.to_bytes(kept)))
 
 
 def test_orbax_saves_the_state(problem: Problem, tmp_path: Path) -> None:
-    checkpoint = pytest.importorskip("orbax.checkpoint")
+    checkpoint = needs("orbax.checkpoint")
 
     def through_disk(kept: Any, like: Any) -> Any:
         with checkpoint.StandardCheckpointer() as checkpointer:
@@ -649,7 +650,7 @@ def test_the_examples_in_the_docstrings() -> None:
 
 
 def test_flax_nnx_passes_the_loss_and_compiles_once() -> None:
-    nnx = pytest.importorskip("flax.nnx")
+    nnx = needs("flax.nnx")
     traces = 0
 
     @nnx.jit
@@ -682,7 +683,7 @@ def test_flax_nnx_passes_the_loss_and_compiles_once() -> None:
 
 
 def test_the_flax_nnx_example(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("flax.nnx")
+    needs("flax.nnx")
     example = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "flax_nnx.py"))
     example["main"](epochs=2)
     found = re.search(

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 import lossaware
+from support import needs
 
 ROOT = Path(__file__).parents[1]
 BUILD = "import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.argv[1]))"
 
 
 def build(kind: str, folder: Path) -> Path:
-    pytest.importorskip("hatchling")
+    needs("hatchling")
     done = subprocess.run(
         [sys.executable, "-c", BUILD.format(kind=kind), str(folder)],
         cwd=ROOT,
@@ -102,7 +103,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_a_typed_program_of_a_user(tmp_path: Path) -> None:
     """The public names have types that a strict checker accepts, and wrong uses that it finds."""
-    pytest.importorskip("mypy")
+    needs("mypy")
     program = tmp_path / "program.py"
     program.write_text(
         """

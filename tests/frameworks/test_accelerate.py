@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-accelerate = pytest.importorskip("accelerate")
+from support import needs
+
+accelerate = needs("accelerate")
 
 from loop import (  # noqa: E402
     SETTINGS,

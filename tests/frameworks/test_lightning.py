@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-pl = pytest.importorskip("lightning.pytorch")
+from support import needs
+
+pl = needs("lightning.pytorch")
 
 from lightning.fabric import Fabric  # noqa: E402
 from lightning.fabric.plugins import MixedPrecision as FabricMixedPrecision  # noqa: E402

@@ -16,10 +16,11 @@ from lossaware import LGA
 from lossaware.meter import SAMPLE
 from lossaware.recipes import metrics
 from lossaware.recipes.tensorboard import log_status
+from support import needs
 
 
 def test_tensorboard(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    needs("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,11 @@ import torch.distributed as dist
 from loop import SETTINGS, Trajectory, assert_same, batches, loss_of, net, record, sgd, train
 
 from lossaware import LGA
-
-# The two ranks carry out all cases in one launch, and a skip in a child process would be an error here.
-for package in ("accelerate", "lightning"):
-    pytest.importorskip(package)
+from support import needs
 
 STEPS = 10
+PACKAGES = {"fabric": "lightning", "lightning": "lightning", "accelerate": "accelerate"}
+"""What some scenarios need that is not installed everywhere."""
 Found = dict[str, Any]
 
 
@@ -167,7 +167,8 @@ def checkpoint_on_one_rank() -> Found:
 
 
 def with_accelerate() -> Found:
-    accelerate: Any = pytest.importorskip("accelerate")
+    import accelerate
+
     from lossaware.recipes.accelerate import attach, backward
 
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -188,8 +189,9 @@ def with_accelerate() -> Found:
 
 
 def with_fabric() -> Found:
-    fabric_of: Any = pytest.importorskip("lightning.fabric").Fabric
-    fabric = fabric_of(accelerator="cpu", devices=dist.get_world_size(), strategy="ddp")
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator="cpu", devices=dist.get_world_size(), strategy="ddp")
     fabric.launch()
     module = net()
     optimizer = sgd(module.parameters())
@@ -206,7 +208,8 @@ def with_fabric() -> Found:
 
 
 def with_lightning() -> Found:
-    pl: Any = pytest.importorskip("lightning.pytorch")
+    import lightning.pytorch as pl
+
     from lossaware.recipes.lightning import LossAware
 
     class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
@@ -310,7 +313,8 @@ def found() -> dict[str, list[Found]]:
         folder = Path(name)
         one = launch(1, folder, ["fsdp"])
         names = ["ddp", "fsdp", "fsdp resumed", "no loss on one rank", "checkpoint on one rank"]
-        names += ["fabric", "lightning", "accelerate", "vector on one rank"]
+        names += [name for name, package in PACKAGES.items() if find_spec(package)]
+        names += ["vector on one rank"]
         two = launch(2, folder, names)
         again = launch(1, folder, ["fsdp resumed"])
         return {
@@ -331,6 +335,8 @@ def assert_close(ours: Trajectory, theirs: Trajectory) -> None:
 
 @pytest.mark.parametrize("scenario", ["ddp", "fsdp", "accelerate", "fabric", "lightning"])
 def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Found]], scenario: str) -> None:
+    if scenario in PACKAGES:
+        needs(PACKAGES[scenario])
     expected, lga = plain()
     for rank in found[scenario]:
         assert_close(rank["trajectory"], expected)

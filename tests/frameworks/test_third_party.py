@@ -18,13 +18,14 @@ from loop import SETTINGS, batches, loss_of, net
 
 import reference
 from lossaware import LGA
+from support import needs
 
 STEPS = 10
 
 
 def from_package(package: str, name: str, **kwargs: Any) -> Any:
     def make(params: Any) -> Any:
-        module = pytest.importorskip(package)
+        module = needs(package)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return getattr(module, name)(list(params), **kwargs)
@@ -104,7 +105,7 @@ def test_base(make: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("name", ["SAM", "Lookahead"])
 def test_inside_a_wrapper(name: str) -> None:
     """LGA goes on the optimizer inside; the wrapper then steps that."""
-    package: Any = pytest.importorskip("pytorch_optimizer")
+    package: Any = needs("pytorch_optimizer")
     module, twin = net(), net()
     inner, alone = torch.optim.SGD(module.parameters(), lr=0.05), torch.optim.SGD(twin.parameters(), lr=0.05)
     if name == "SAM":

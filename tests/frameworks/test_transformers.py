@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+from support import needs
+
+transformers = needs("transformers")
 
 from loop import SETTINGS, assert_matters, assert_same, record, sgd  # noqa: E402
 

@@ -15,6 +15,7 @@ from lossaware.studies.registry import load_task
 from lossaware.studies.run import run
 from lossaware.studies.spec import RunSpec, options
 from lossaware.studies.study import load_study
+from support import needs
 
 PEERS = ("momo", "momo-adam", "alig", "schedulefree-sgd", "schedulefree-adamw", "prodigy", "lion", "signsgd")
 SPEC = RunSpec("digits", "sgd", lr=0.01, seed=1, epochs=2, batch_size=200, task_options=options(hidden=8))
@@ -94,7 +95,7 @@ def test_schedule_free_is_trained_at_y_and_tested_at_x():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_alig_is_that_of_its_package(momentum):
-    package = pytest.importorskip("pytorch_optimizer")
+    package = needs("pytorch_optimizer")
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     theirs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
@@ -187,7 +188,7 @@ def test_bad_names_and_options(name, given, said):
 
 
 def test_a_schedule_needs_a_learning_rate():
-    pytest.importorskip("pytorch_optimizer")
+    needs("pytorch_optimizer")
     spec = dataclasses.replace(SPEC, optimizer="pytorch_optimizer:AliG", scheduler="ExponentialLR")
     with pytest.raises(UsageError, match="optimizer 'pytorch_optimizer:AliG' has no learning rate to change"):
         next(run(spec, None))

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from support import needs
+
 
 def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = needs("tensorboard.backend.event_processing.event_accumulator")
     found = {}
     for run in sorted(folder.iterdir()):
         events = accumulator.EventAccumulator(str(run))
@@ -26,7 +28,7 @@ def compare(folder: Path) -> None:
 
 
 def test_compare_logs_each_epoch_and_what_was_there_already(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
+    needs("tensorboard")
     from lossaware.studies.store import Store
 
     compare(tmp_path)
