@@ -1,23 +1,25 @@
 """Programs that the tests of killing start and kill. They must be importable, as their processes import them."""
 
+import math
 import multiprocessing
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from lossaware.studies import engine
+from lossaware.studies import checkpoint, engine
 from lossaware.studies.engine import LocalEngine, carry_out
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 
 
-def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, told: Connection) -> None:
-    """Carries out what is missing and passes on each event, which by then is stored.
+def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, told: Connection) -> None:
+    """Carries out what is missing and passes on each event, which by then is stored; checkpoints so many seconds apart.
 
     The workers are forked from this process, which has torch already: a server of its own would take seconds a kill. As
     a program (`main`) it has one.
     """
     engine._context = lambda specs: multiprocessing.get_context("fork")
+    checkpoint.SECONDS, checkpoint.SHARE = seconds, math.inf
     with Store(path) as store:
         for event in carry_out(specs, store, LocalEngine(jobs), None):
             told.send(event)

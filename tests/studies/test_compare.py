@@ -11,8 +11,9 @@ from rich.console import Console
 
 from lossaware.errors import UsageError
 from lossaware.studies import compare as comparing
+from lossaware.studies import progress
 from lossaware.studies.compare import Comparison, Outcome, check, compare
-from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunStarted
+from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.registry import load_task
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, options
@@ -56,7 +57,7 @@ class InProcess:
     stop_after = math.inf
     broken_seed: int | None = None
 
-    def execute(self, specs, data_folder):
+    def execute(self, specs, data_folder, checkpoints):
         for count, spec in enumerate(specs):
             if count >= self.stop_after:
                 raise KeyboardInterrupt
@@ -208,6 +209,24 @@ def test_progress_in_plain_lines(engine, tmp_path):
     assert lines[0].startswith("16 runs to do")
     assert lines[1].startswith("16 runs done in")
     assert lines[2].startswith("8 runs to do, 16 are there already")
+
+
+def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    spec = SMALL.spec("sgd", 0.01, 0, None)
+    spec = dataclasses.replace(spec, epochs=100)
+    with (tmp_path / "lines").open("w") as file:
+        console = Console(file=file, width=100)
+        with progress.RunProgress([spec], there=0, jobs=1, console=console) as shown:
+            shown.handle(RunStarted(spec))
+            shown.handle(RunNote(spec, "goes on after epoch 50 of 100", 50))
+            for epoch in range(1, 61):
+                now += 10.0 * (epoch > 50)
+                shown.handle(EpochDone(spec, EpochRecord(epoch, {"loss": 1.0}, {}, None, 0.0)))
+    lines = (tmp_path / "lines").read_text().splitlines()
+    assert lines[1] == "sgd, lr 1e-2, without, seed 0: goes on after epoch 50 of 100"
+    assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
 
 
 def test_a_diverging_run_is_told(tmp_path):

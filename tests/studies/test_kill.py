@@ -16,7 +16,7 @@ from pathlib import Path
 import killing
 import pytest
 
-from lossaware.studies.engine import EpochDone, RunDone, _quiet_start
+from lossaware.studies.engine import EpochDone, RunDone, RunNote, _quiet_start
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, RunSpec, options
 from lossaware.studies.store import Store
@@ -66,7 +66,7 @@ def killed(program, *arguments, words, seconds):
 def test_a_study_that_is_killed_again_and_again(tmp_path):
     expected = {spec: exact(run(spec, None)) for spec in SPECS}
     chance = random.Random(0)
-    kills, rounds, cut_runs = 0, 0, 0
+    kills, rounds, cut_runs, resumed = 0, 0, 0, 0
     while kills < KILLS or rounds < 2:
         path = tmp_path / f"{rounds}.sqlite"
         stored: set[tuple[RunSpec, int]] = set()
@@ -75,8 +75,11 @@ def test_a_study_that_is_killed_again_and_again(tmp_path):
             words = chance.randrange(24) if kills < KILLS else math.inf
             # At once is when an epoch that was told of too early is not yet stored.
             seconds = chance.choice((0.0, chance.uniform(0, 0.1)))
-            said, ended = killed(killing.carry_out_and_tell, path, SPECS, 2, words=words, seconds=seconds)
+            # After each epoch, so that some runs go on from where they were; or never, so that others start anew.
+            apart = chance.choice((0.0, math.inf))
+            said, ended = killed(killing.carry_out_and_tell, path, SPECS, 2, apart, words=words, seconds=seconds)
             kills += not ended
+            resumed += sum(event.epochs > 0 for event in said if isinstance(event, RunNote))
             stored |= {(event.spec, event.record.epoch) for event in said if isinstance(event, EpochDone)}
             done |= {event.spec for event in said if isinstance(event, RunDone)}
             if not path.exists():
@@ -98,7 +101,7 @@ def test_a_study_that_is_killed_again_and_again(tmp_path):
                 break
         rounds += 1
     assert kills >= KILLS
-    assert cut_runs > 3, "the kills came at the wrong moments to show anything"
+    assert cut_runs > 3 < resumed, "the kills came at the wrong moments to show anything"
 
 
 def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):

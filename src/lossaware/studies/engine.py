@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import where
+from lossaware.studies.checkpoint import Checkpoints
 from lossaware.studies.registry import built_in_module
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
@@ -68,40 +69,69 @@ class RunFailed:
     message: str
 
 
-Event = RunStarted | Progress | EpochDone | RunDone | RunFailed
+@dataclass(frozen=True)
+class RunNote:
+    """Something about the run that is worth a line.
+
+    ``epochs`` of them are taken from its checkpoint; all are told by `EpochDone`, as though they were done anew.
+    """
+
+    spec: RunSpec
+    message: str
+    epochs: int = 0
+
+
+Event = RunStarted | Progress | EpochDone | RunDone | RunFailed | RunNote
 
 
 class Engine(Protocol):
     """Executes runs and tells what happens, in whatever order it happens."""
 
-    def execute(self, specs: Sequence[RunSpec], data_folder: Path | None) -> Generator[Event, None, None]:
+    def execute(
+        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+    ) -> Generator[Event, None, None]:
         """Executes each run, once. A run that fails is an event; the others go on.
 
         Closing the generator, which Ctrl-C does as well, stops all runs.
+
+        Args:
+            specs: The runs.
+            data_folder: Folder of the data, for tasks that need one.
+            checkpoints: Where runs keep what they need to go on in the middle, and go on from; None keeps nothing.
         """
 
 
 def carry_out(
     specs: Iterable[RunSpec], store: Store, engine: Engine, data_folder: Path | None
 ) -> Generator[Event, None, None]:
-    """Executes those of ``specs`` that the store misses. What an event tells is stored before the event is yielded."""
-    with contextlib.closing(engine.execute(store.missing(specs), data_folder)) as events:
-        for event in events:
-            match event:
-                case RunStarted(spec):
-                    store.begin(spec)
-                case EpochDone(spec, record):
-                    store.record(spec, record)
-                case RunFailed(spec, message):
-                    store.fail(spec, message)
-            yield event
+    """Executes those of ``specs`` that the store misses, each from its checkpoint if it has one.
+
+    What an event tells is stored before the event is yielded.
+    """
+    checkpoints = Checkpoints(store.checkpoints)
+    checkpoints.clear(store.complete_keys())
+    try:
+        with contextlib.closing(engine.execute(store.missing(specs), data_folder, checkpoints)) as events:
+            for event in events:
+                match event:
+                    case RunStarted(spec):
+                        store.begin(spec)
+                    case EpochDone(spec, record):
+                        store.record(spec, record)
+                    case RunDone(spec):
+                        checkpoints.remove(spec)
+                    case RunFailed(spec, message):
+                        store.fail(spec, message)
+                yield event
+    finally:
+        checkpoints.clear(store.complete_keys())
 
 
 class LocalEngine:
     """A process a run on this machine, ``jobs`` at a time, each with one torch thread.
 
     The processes are forked from a server that has torch imported already, so that a run starts in milliseconds. One
-    that dies (killed, out of memory) is started once more; after that the run has failed.
+    that dies (killed, out of memory) is started once more, from its checkpoint; after that the run has failed.
 
     Args:
         jobs: Runs at a time, at least 1; None takes one a core.
@@ -115,7 +145,9 @@ class LocalEngine:
         if self.jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {jobs}")
 
-    def execute(self, specs: Sequence[RunSpec], data_folder: Path | None) -> Generator[Event, None, None]:
+    def execute(
+        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+    ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         context = _context(specs)
         waiting = deque((spec, 1) for spec in specs)
@@ -125,7 +157,7 @@ class LocalEngine:
                 while waiting and len(workers) < self.jobs:
                     spec, attempt = waiting.popleft()
                     with _quiet_start():
-                        worker = _Worker(context, spec, attempt, data_folder)
+                        worker = _Worker(context, spec, attempt, data_folder, checkpoints)
                         workers[worker.messages] = worker
                     yield RunStarted(spec)
                 for messages in connection.wait(list(workers)):
@@ -164,13 +196,14 @@ class _Worker:
         spec: RunSpec,
         attempt: int,
         data_folder: Path | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.spec = spec
         self.attempt = attempt
         self.finished = False
         self.messages, other_end = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
-            target=_work, args=(other_end, spec, data_folder, os.getcwd()), daemon=True
+            target=_work, args=(other_end, spec, data_folder, checkpoints, os.getcwd()), daemon=True
         )
         self._process.start()
         # With this copy closed, the end of the process is the end of its messages.
@@ -192,7 +225,9 @@ class _Worker:
         return f"{name} (out of memory?)" if name == "SIGKILL" else name
 
 
-def _work(messages: Connection, spec: RunSpec, data_folder: Path | None, folder: str) -> None:
+def _work(
+    messages: Connection, spec: RunSpec, data_folder: Path | None, checkpoints: Checkpoints | None, folder: str
+) -> None:
     """What a worker does: the run, told event by event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -205,8 +240,12 @@ def _work(messages: Connection, spec: RunSpec, data_folder: Path | None, folder:
     def tell(epoch: int, step: int, steps: int, loss: Tensor) -> None:
         messages.send(Progress(spec, epoch, step, steps, float(loss)))
 
+    def note(message: str, epochs: int) -> None:
+        messages.send(RunNote(spec, message, epochs))
+
     try:
-        for record in run(spec, data_folder, on_progress=tell):
+        checkpoint = None if checkpoints is None else checkpoints.of(spec, note)
+        for record in run(spec, data_folder, on_progress=tell, checkpoint=checkpoint):
             messages.send(EpochDone(spec, record))
         messages.send(RunDone(spec))
     except BrokenPipeError:

@@ -26,13 +26,14 @@ def environment() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    found |= {"system": platform.platform(), "processor": _processor(), "cores": str(os.cpu_count() or 1)}
+    found |= {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count() or 1)}
     if commit := _commit():
         found["commit"] = commit
     return found | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

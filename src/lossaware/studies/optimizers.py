@@ -126,6 +126,29 @@ def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
         switch()
 
 
+def attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer remembers beside state and parameter groups, as MoMo does: numbers, texts and tensors.
+
+    Its ``state_dict()`` has none of it. To be put back into ``vars(optimizer)``.
+    """
+    kept_elsewhere = {"state", "param_groups", "defaults"}
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in kept_elsewhere and not name.endswith("_hooks") and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    # A parameter is the model's; a copy in its place would be another one.
+    is_tensor = isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
+    return value is None or is_tensor or isinstance(value, (bool, int, float, complex, str))
+
+
 def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
     entry = _TABLE.get(name)
     if entry is None and ":" not in name:

@@ -48,6 +48,7 @@ class RunProgress:
         self._epochs = sum(spec.epochs for spec in to_do)
         self._partial: dict[RunSpec, float] = {}
         self._finished_epochs = 0.0
+        self._taken = 0  # epochs from checkpoints, which say nothing of the pace
         self._began = self._said = time.monotonic()
         self._bars = Bars(
             SpinnerColumn(),
@@ -59,7 +60,7 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count())
+        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0)
         self._lines: dict[RunSpec, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -94,11 +95,16 @@ class RunProgress:
             case engine.RunDone(spec):
                 self.done += 1
                 self._end(spec, spec.epochs)
+            case engine.RunNote(spec, message, epochs):
+                self._taken += epochs
+                if spec in self._lines:
+                    self._bars.update(self._lines[spec], taken=epochs)
+                self._say(f"{describe(spec)}: {message}")
             case engine.RunFailed(spec, message):
                 self.failures.append((spec, message))
                 self._end(spec, spec.epochs)
                 self._say(f"failed: {describe(spec)}: {message}")
-        self._bars.update(self._overall, completed=self._reached(), where=self._count())
+        self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._taken)
         self._occasionally()
 
     def _reached(self) -> float:
@@ -110,7 +116,7 @@ class RunProgress:
     def _show(self, spec: RunSpec, epochs: float, loss: str) -> None:
         self._partial[spec] = epochs
         if spec not in self._lines:
-            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="")
+            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="", taken=0)
         where = f"epoch {min(int(epochs) + 1, spec.epochs)} of {spec.epochs}{loss}"
         self._bars.update(self._lines[spec], completed=epochs, where=where)
 
@@ -125,7 +131,8 @@ class RunProgress:
             return
         self._said = now
         reached = self._reached()
-        left = (now - self._began) / reached * (self._epochs - reached) if reached else math.nan
+        done = reached - self._taken
+        left = (now - self._began) / done * (self._epochs - reached) if done > 0 else math.nan
         about = f", about {duration(left)} left" if math.isfinite(left) else ""
         self._say(f"{self._count()} done{about}.")
 
@@ -139,9 +146,10 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        if not task.completed or task.elapsed is None or task.total is None:
+        done = task.completed - task.fields["taken"]
+        if done <= 0 or task.elapsed is None or task.total is None:
             return Text("")
-        left = task.elapsed / task.completed * max(0.0, task.total - task.completed)
+        left = task.elapsed / done * max(0.0, task.total - task.completed)
         return Text(f"{duration(left)} left", style="progress.remaining")
 
 

@@ -1,9 +1,12 @@
-"""One run: a frozen specification in, a record an epoch out. The same run twice gives the same numbers, bit for bit."""
+"""One run: a frozen specification in, a record an epoch out.
+
+The same run twice gives the same numbers, bit for bit, and so does one that was interrupted and went on.
+"""
 
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -16,8 +19,9 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossaware.errors import UsageError
-from lossaware.studies.arguments import call, did_you_mean
-from lossaware.studies.optimizers import make_optimizer, set_mode, takes_loss
+from lossaware.studies.arguments import call, did_you_mean, where
+from lossaware.studies.checkpoint import Checkpoint
+from lossaware.studies.optimizers import attributes, make_optimizer, set_mode, takes_loss
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import EpochRecord, Options, RunSpec
 from lossaware.studies.task import Data, Examples, Task
@@ -33,7 +37,13 @@ _AUTOCAST: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | None = None) -> Iterator[EpochRecord]:
+def run(
+    spec: RunSpec,
+    data_folder: Path | None,
+    *,
+    on_progress: ProgressHook | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Iterator[EpochRecord]:
     """Trains as ``spec`` says and yields what is known after each epoch.
 
     While the iterator lives, torch computes on one thread, with deterministic algorithms where it has them. A loss that
@@ -43,6 +53,8 @@ def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | 
         spec: What to run.
         data_folder: Where the task's data lies; None for tasks that need none.
         on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
+        checkpoint: Where the run is kept between epochs, and goes on from: epochs that are in it are yielded as they
+            were, those that follow are the same bits as without interruption. None keeps nothing.
 
     Raises:
         UsageError: The specification names what there is not or holds a value that is not allowed, the data is
@@ -52,33 +64,97 @@ def run(spec: RunSpec, data_folder: Path | None, *, on_progress: ProgressHook | 
     with _reproducible():
         task = load_task(spec.task, spec.task_options)
         data = task.data(data_folder)
-        steps = math.ceil(len(data.train) / spec.batch_size)
+        training, records = _begun(spec, task, data, checkpoint)
+        yield from records
+        for epoch in range(len(records) + 1, spec.epochs + 1):
+            records.append(training.epoch(epoch, on_progress))
+            if checkpoint is not None and epoch < spec.epochs:
+                checkpoint.keep(lambda: _kept(training, records))
+            yield records[-1]
+
+
+def _begun(
+    spec: RunSpec, task: Task, data: Data, checkpoint: Checkpoint | None
+) -> tuple["_Training", list[EpochRecord]]:
+    """A run as it stands: at its beginning, or where its checkpoint was written, with the epochs until then."""
+    if checkpoint is not None and (kept := checkpoint.load()) is not None:
+        training = _Training(spec, task, data)
+        try:
+            records = [EpochRecord(**record) for record in kept["records"]]
+            training.load_state_dict(kept["training"])
+        except Exception as error:  # half loaded it is of no use
+            checkpoint.refuse(f"does not fit ({where(error)})")
+        else:
+            checkpoint.tell(f"goes on after epoch {len(records)} of {spec.epochs}", len(records))
+            return training, records
+    return _Training(spec, task, data), []
+
+
+def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
+    return {"training": training.state_dict(), "records": [asdict(record) for record in records]}
+
+
+class _Training:
+    """A model in training, with all that changes meanwhile."""
+
+    def __init__(self, spec: RunSpec, task: Task, data: Data) -> None:
+        self._spec, self._task, self._test = spec, task, data.test
+        self._steps = math.ceil(len(data.train) / spec.batch_size)
         torch.manual_seed(spec.seed)
-        model = task.model()
-        optimizer = make_optimizer(spec.optimizer, model.parameters(), spec.lr, spec.optimizer_options)
-        scheduler = make_scheduler(spec, optimizer)
-        lga = None if spec.lga is None else attach_lga(optimizer, spec.lga, steps)
+        self._model = task.model()
+        self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
+        self._scheduler = make_scheduler(spec, self._optimizer)
+        self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
         # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
         torch.manual_seed(_derived(spec.seed, "training"))
-        batches = _Batches(spec, data)
-        for epoch in range(1, spec.epochs + 1):
-            report = _occasionally(on_progress, epoch, steps)
-            began = time.perf_counter()
-            set_mode(optimizer, "train")
-            train = _train(task, model, optimizer, batches, lga is not None, report)
-            set_mode(optimizer, "eval")
-            seconds = time.perf_counter() - began
-            if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(train["loss"])
-            elif scheduler is not None:
-                scheduler.step()
-            yield EpochRecord(
-                epoch=epoch,
-                train=train,
-                test=_evaluate(task, model, data.test, spec.precision),
-                lga=None if lga is None else {name: float(value) for name, value in asdict(lga.status).items()},
-                seconds=seconds,
-            )
+        self._batches = _Batches(spec, data)
+
+    def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
+        """Train for an epoch, which is the ``epoch``-th, and test."""
+        report = _occasionally(on_progress, epoch, self._steps)
+        began = time.perf_counter()
+        set_mode(self._optimizer, "train")
+        train = _train(self._task, self._model, self._optimizer, self._batches, self._lga is not None, report)
+        set_mode(self._optimizer, "eval")
+        seconds = time.perf_counter() - began
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            self._scheduler.step(train["loss"])
+        elif self._scheduler is not None:
+            self._scheduler.step()
+        return EpochRecord(
+            epoch=epoch,
+            train=train,
+            test=_evaluate(self._task, self._model, self._test, self._spec.precision),
+            lga=None if self._lga is None else {k: float(v) for k, v in asdict(self._lga.status).items()},
+            seconds=seconds,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "attributes": attributes(self._optimizer),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "lga": None if self._lga is None else self._lga.state_dict(),
+            "random": {name: generator.get_state() for name, generator in self._generators()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, for the same specification."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        vars(self._optimizer).update(state["attributes"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        if self._lga is not None:
+            self._lga.load_state_dict(state["lga"])
+        for name, generator in self._generators():
+            generator.set_state(state["random"][name])
+
+    def _generators(self) -> Iterator[tuple[str, torch.Generator]]:
+        yield "training", torch.default_generator
+        yield from self._batches.generators.items()
 
 
 class _Batches:
@@ -88,14 +164,17 @@ class _Batches:
         self.size = spec.batch_size
         self.autocast = _AUTOCAST[spec.precision]
         self._data = data
-        self._order = torch.Generator().manual_seed(_derived(spec.seed, "order"))
-        self._augmentation = torch.Generator().manual_seed(_derived(spec.seed, "augmentation"))
+        self.generators = {
+            purpose: torch.Generator().manual_seed(_derived(spec.seed, purpose))
+            for purpose in ("order", "augmentation")
+        }
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        batches = self._data.train.batches(self.size, self._order)
-        if self._data.augment is None:
+        batches = self._data.train.batches(self.size, self.generators["order"])
+        augment, generator = self._data.augment, self.generators["augmentation"]
+        if augment is None:
             return batches
-        return (self._data.augment(batch, self._augmentation) for batch in batches)
+        return (augment(batch, generator) for batch in batches)
 
 
 def _train(

@@ -96,10 +96,15 @@ class Store:
             if connection is not None:
                 connection.close()
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for checkpoints of the runs that are not complete: ``<path>.checkpoints``."""
+        return _beside(self.path, ".checkpoints")
+
     # Writing, in the order in which a run goes.
 
     def begin(self, spec: RunSpec) -> None:
-        """A run starts, or starts again. Its earlier epochs stay until the new ones replace them.
+        """A run starts, starts again or goes on. Its earlier epochs stay until they are told again.
 
         Those of a task whose file has changed since do not: they are of another task.
         """
@@ -172,6 +177,10 @@ class Store:
     def complete(self, spec: RunSpec) -> bool:
         """Whether all epochs of the run are there."""
         return bool(list(self._rows("SELECT 1 FROM runs WHERE key = ? AND state = 'complete'", spec.key)))
+
+    def complete_keys(self) -> set[str]:
+        """The keys of all complete runs."""
+        return {key for (key,) in self._rows("SELECT key FROM runs WHERE state = 'complete'")}
 
     def records(self, spec: RunSpec) -> list[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run."""

@@ -1,0 +1,466 @@
+"""Checkpoints: a run that is interrupted anywhere ends with the bits of one that is not, and no bad file is trusted."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sqlite3
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from lossaware.errors import UsageError
+from lossaware.studies import checkpoint as checkpoint_module
+from lossaware.studies import run as run_module
+from lossaware.studies.checkpoint import Checkpoint, Checkpoints
+from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunNote, RunStarted, carry_out
+from lossaware.studies.models.classification import classification
+from lossaware.studies.optimizers import optimizers
+from lossaware.studies.registry import load_task
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.store import Store
+from lossaware.studies.task import Data, InMemory, Task
+
+SPEC = RunSpec(task="digits", optimizer="momentum", lr=0.01, seed=3, epochs=4, batch_size=300)
+
+
+@pytest.fixture(autouse=True)
+def _after_each_epoch(monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint_module, "SHARE", float("inf"))
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The models of all runs, as they were made."""
+    made = []
+
+    def load(name, chosen):
+        task = noisy() if name == "noisy" else load_task(name, chosen)
+
+        def model():
+            made.append(task.model())
+            return made[-1]
+
+        return dataclasses.replace(task, model=model)
+
+    monkeypatch.setattr(run_module, "load_task", load)
+    return made
+
+
+def noisy():
+    """A task that draws from every generator: dropout, augmentation, order; batch normalisation keeps statistics."""
+    x = torch.randn(45, 6, generator=torch.Generator().manual_seed(0))
+    examples = InMemory((x, (x[:, 0] > 0).long()))
+
+    def augment(batch, generator):
+        return batch[0] + torch.rand(len(batch[0]), 1, generator=generator), batch[1]
+
+    def model():
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    return Task("noisy", "", model, lambda folder: Data(examples, examples, augment), classification)
+
+
+def exact(records):
+    return json.dumps([dataclasses.asdict(dataclasses.replace(record, seconds=0.0)) for record in records])
+
+
+def bits(model):
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def interrupted(spec, path, *, after, folder=None):
+    """Runs so many epochs with a checkpoint, and no further."""
+    records = run(spec, folder, checkpoint=Checkpoint(path, spec))
+    found = [next(records) for _ in range(after)]
+    records.close()
+    return found
+
+
+def listening(path, spec):
+    """A checkpoint, and what is heard of it."""
+    told = []
+    return Checkpoint(path, spec, lambda *what: told.append(what)), told
+
+
+def check_goes_on(spec, path, models, folder=None):
+    """Interrupted after each epoch, a run ends as it does without."""
+    expected = exact(run(spec, folder))
+    parameters = bits(models[-1])
+    for after in range(1, spec.epochs):
+        path.unlink(missing_ok=True)
+        before = interrupted(spec, path, after=after, folder=folder)
+        checkpoint, told = listening(path, spec)
+        records = list(run(spec, folder, checkpoint=checkpoint))
+        assert told == [(f"goes on after epoch {after} of {spec.epochs}", after)]
+        assert records[:after] == before  # the wall times too
+        assert exact(records) == expected
+        assert bits(models[-1]) == parameters
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_every_optimizer_goes_on_to_the_same_bits(name, models, tmp_path):
+    spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name in ("adadelta", "prodigy") else 0.01)
+    check_goes_on(spec, tmp_path / "one.pt", models)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "schedulefree-adamw", "momo"])
+def test_lga_goes_on_to_the_same_bits(name, models, tmp_path):
+    # Statuses end in the middle of epochs, and gamma2 backs off.
+    chosen = options(gamma2=1e-3, eps=0.0, steps_per_epoch=3)
+    check_goes_on(dataclasses.replace(SPEC, optimizer=name, lga=chosen), tmp_path / "one.pt", models)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("StepLR", options(step_size=2)),
+        ("MultiStepLR", options(milestones="1,3")),
+        ("ExponentialLR", options(gamma=0.9)),
+        ("CosineAnnealingLR", options(T_max=4)),
+        ("CosineAnnealingWarmRestarts", options(T_0=3)),
+        ("ReduceLROnPlateau", options(patience=0, mode="max")),
+        ("OneCycleLR", options(max_lr=0.1, total_steps=5)),
+        ("CyclicLR", options(base_lr=0.01, max_lr=0.1, step_size_up=2)),
+    ],
+)
+def test_schedulers_go_on_to_the_same_bits(name, chosen, models, tmp_path):
+    check_goes_on(dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen), tmp_path / "one.pt", models)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_randomness_goes_on_to_the_same_bits(models, tmp_path, precision):
+    spec = dataclasses.replace(SPEC, task="noisy", batch_size=10, lga=options(gamma2=0.01), precision=precision)
+    check_goes_on(spec, tmp_path / "one.pt", models)
+
+
+def test_random_turns_go_on_to_the_same_bits(models, tmp_path, tiny_mnist):
+    spec = RunSpec("autoeval", "adam", 1e-3, seed=0, epochs=3, batch_size=64, lga=options(gamma2=1e-5))
+    check_goes_on(spec, tmp_path / "one.pt", models, tiny_mnist)
+
+
+def test_a_run_may_be_interrupted_again_and_again(tmp_path):
+    path = tmp_path / "one.pt"
+    for after in range(1, SPEC.epochs):
+        interrupted(SPEC, path, after=after)
+    assert exact(run(SPEC, None, checkpoint=Checkpoint(path, SPEC))) == exact(run(SPEC, None))
+
+
+def test_a_short_run_writes_none_and_a_long_one_not_all_the_time(tmp_path, monkeypatch):
+    path = tmp_path / "folder" / "one.pt"
+    monkeypatch.setattr(checkpoint_module, "SECONDS", 1e6)
+    list(run(SPEC, None, checkpoint=Checkpoint(path, SPEC)))
+    assert not path.parent.exists()
+
+    now = 0.0
+    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoint_module, "SECONDS", 5.0)
+    monkeypatch.setattr(checkpoint_module, "SHARE", 0.02)
+    written = []
+
+    def state():
+        nonlocal now
+        written.append(now)
+        now += 1.0  # a checkpoint takes a second to write: the next one comes 50 seconds later
+        return {}
+
+    checkpoint = Checkpoint(path, SPEC)
+    while now < 130:
+        now += 3.0
+        checkpoint.keep(state)
+    assert written == [6.0, 58.0, 110.0]
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut":
+        path.write_bytes(content[:-1])
+    elif how == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "bit":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "text":
+        path.write_text("my notes")
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "half", "bit", "text", "folder"])
+def test_a_damaged_checkpoint_is_one_line_and_the_run_starts_anew(tmp_path, how):
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=2)
+    damage(path, how)
+    checkpoint, told = listening(path, SPEC)
+    records = run(SPEC, None, checkpoint=checkpoint)
+    assert exact(records) == exact(run(SPEC, None))
+    what = r"cannot be read" if how == "folder" else "is damaged or cut short"
+    assert told[0][0].startswith(f"the checkpoint {path} {what}")
+    assert told[0][0].endswith("so the run starts anew")
+    assert not any("\n" in line for line, *_ in told)
+
+
+def code(marks):
+    """A pickle that would leave a mark."""
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(marks),)
+
+    return Evil()
+
+
+def test_a_checkpoint_can_run_no_code(tmp_path):
+    path, marks = tmp_path / "one.pt", tmp_path / "marks"
+    checkpoint = Checkpoint(path, SPEC)
+    checkpoint.keep(lambda: {"training": code(marks), "records": []})
+    checkpoint, told = listening(path, SPEC)
+    assert checkpoint.load() is None
+    assert not marks.exists()
+    assert "holds what cannot be read safely" in told[0][0]
+    assert "\n" not in told[0][0]
+
+
+@pytest.mark.parametrize(
+    ("of", "change"),
+    [
+        ("lossaware", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "_PACKAGE", "other")),
+        ("torch", lambda monkeypatch: monkeypatch.setattr(torch, "__version__", "1.0")),
+        ("processor", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "_processor", lambda: "other")),
+    ],
+)
+def test_a_checkpoint_of_other_software_is_not_taken(tmp_path, monkeypatch, of, change):
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=2)
+    change(monkeypatch)
+    checkpoint, told = listening(path, SPEC)
+    records = run(SPEC, None, checkpoint=checkpoint)
+    next(records)
+    assert told == [(f"the checkpoint {path} is of another {of}, so the run starts anew", 0)]
+    records.close()
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=2)
+    told = []
+    other = dataclasses.replace(SPEC, seed=4)
+    records = list(run(other, None, checkpoint=Checkpoint(path, other, lambda *what: told.append(what))))
+    assert told[0] == (f"the checkpoint {path} is of another run, so the run starts anew", 0)
+    assert exact(records) == exact(run(other, None))
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_half_taken(tmp_path, monkeypatch):
+    """The last part to be loaded is refused, when all the others are loaded already."""
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=2)
+    content = Checkpoint(path, SPEC).load()
+    content["training"]["random"]["augmentation"] = torch.zeros(3, dtype=torch.uint8)
+    Checkpoint(path, SPEC).keep(lambda: content)
+    checkpoint, told = listening(path, SPEC)
+    records = list(run(SPEC, None, checkpoint=checkpoint))
+    assert "does not fit (RuntimeError" in told[0][0]
+    assert exact(records) == exact(run(SPEC, None))
+
+
+def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=1)
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    checkpoint, told = listening(path, SPEC)
+    records = run(SPEC, None, checkpoint=checkpoint)
+    assert exact(records) == exact(run(SPEC, None))
+    assert told[1:] == [(f"{path}: cannot be written (No space left on device); the run goes on without", 0)]
+    assert path.read_bytes() == before  # the older one is still good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_kept_is_one_line(tmp_path):
+    checkpoint, told = listening(tmp_path / "one.pt", SPEC)
+    for _ in range(2):
+        checkpoint.keep(lambda: {"training": lambda: None})
+    assert len(told) == 1
+    assert "no checkpoint can be written (" in told[0][0]
+    assert "\n" not in told[0][0]
+    assert not list(tmp_path.iterdir())
+
+
+# --- with store and engine -------------------------------------------------------------------------------------------
+
+TASK = """
+import os, pathlib, signal
+import torch
+from lossaware.studies import checkpoint
+from lossaware.studies.models.classification import classification
+from lossaware.studies.task import Data, InMemory, Task
+
+checkpoint.SECONDS, checkpoint.SHARE = 0.0, float("inf")
+
+def build(dies, marks):
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    examples = InMemory((x, (x[:, 0] > 0).long()))
+    calls = 0
+
+    def measure(model, batch):
+        nonlocal calls
+        calls += 1
+        if calls == dies and not os.path.exists(marks):
+            os.mkdir(marks)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return classification(model, batch)
+
+    def model():
+        return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
+
+    return Task("mine", "", model, lambda folder: Data(examples, examples), measure)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A specification of a task whose process is killed at one of the 5 batches of an epoch, the last being a test."""
+    (tmp_path / "my_task.py").write_text(TASK)
+
+    def spec(dies):
+        chosen = options(dies=dies, marks=str(tmp_path / f"died-{dies}"))
+        return RunSpec(f"{tmp_path}/my_task.py:build", "adam", 0.01, 0, 4, 10, chosen, lga=options(gamma2=1e-3))
+
+    return spec
+
+
+def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(mine, tmp_path):
+    specs = [mine(dies) for dies in (2, 5, 6, 10, 13, 20)]
+    with Store(tmp_path / "results.sqlite") as store:
+        events = list(carry_out(specs, store, LocalEngine(2), None))
+        for spec, epochs in zip(specs, (0, 0, 1, 1, 2, 3), strict=True):
+            told = [event for event in events if event.spec == spec]
+            assert sum(isinstance(event, RunStarted) for event in told) == 2
+            assert [event.epochs for event in told if isinstance(event, RunNote)] == [epochs] * (epochs > 0)
+            assert sum(isinstance(event, EpochDone) for event in told) == spec.epochs + epochs
+            assert exact(store.records(spec)) == exact(run(spec, None))
+            assert store.complete(spec)
+        assert not store.checkpoints.exists()
+
+
+def test_workers_that_are_killed_at_random_moments(mine, tmp_path):
+    specs = [dataclasses.replace(mine(dies=0), seed=seed, epochs=25) for seed in range(4)]
+    expected = {spec: exact(run(spec, None)) for spec in specs}
+    chance = random.Random(0)
+    deaths = resumed = 0
+    with Store(tmp_path / "results.sqlite") as store:
+        while store.missing(specs):  # a run that died twice is tried again
+            for event in carry_out(specs, store, LocalEngine(2), None):
+                if isinstance(event, RunNote):
+                    assert event.epochs
+                    resumed += 1
+                if isinstance(event, EpochDone) and chance.random() < 0.1 and deaths < 30:
+                    time.sleep(chance.uniform(0, 0.01))
+                    if children := multiprocessing.active_children():
+                        chance.choice(children).kill()
+                        deaths += 1
+        assert {spec: exact(store.records(spec)) for spec in specs} == expected
+        assert not store.checkpoints.exists()
+    assert resumed > 5, "the kills came at the wrong moments to show anything"
+
+
+class StopError(Exception):
+    """Ends a driver."""
+
+
+def carry_out_until(spec, path, epochs):
+    """The driver ends when it is told of that many epochs, before it has stored the last of them."""
+
+    class Cut(LocalEngine):
+        def execute(self, *arguments):
+            for event in super().execute(*arguments):
+                if isinstance(event, EpochDone) and event.record.epoch == epochs:
+                    raise StopError
+                yield event
+
+    with Store(path) as store, pytest.raises(StopError):
+        list(carry_out([spec], store, Cut(1), None))
+
+
+def test_a_checkpoint_ahead_of_the_store_and_one_behind_it(mine, tmp_path):
+    spec, path = mine(dies=0), tmp_path / "results.sqlite"
+    carry_out_until(spec, path, epochs=2)
+    with Store(path) as store:
+        assert len(store.records(spec)) == 1
+        place = store.checkpoints / f"{spec.key}.pt"
+        assert place.exists()
+        shutil.copy(place, tmp_path / "old.pt")
+    carry_out_until(spec, path, epochs=4)  # the first two come from the checkpoint
+    with Store(path) as store:
+        assert len(store.records(spec)) == 3
+        shutil.copy(tmp_path / "old.pt", place)
+        events = list(carry_out([spec], store, LocalEngine(1), None))
+        assert sum(event.epochs for event in events if isinstance(event, RunNote)) in (2, 3, 4)
+        assert store.complete(spec)
+        assert exact(store.records(spec)) == exact(run(spec, None))
+        assert not store.checkpoints.exists()
+
+
+def test_a_changed_task_file_makes_the_checkpoint_stale(mine, tmp_path):
+    spec, path = mine(dies=0), tmp_path / "results.sqlite"
+    carry_out_until(spec, path, epochs=3)
+    (tmp_path / "my_task.py").write_text(TASK.replace("Dropout(0.5)", "Dropout(0.1)"))
+    with Store(path) as store:
+        events = list(carry_out([spec], store, LocalEngine(1), None))
+        assert ["is of another task file" in event.message for event in events if isinstance(event, RunNote)] == [True]
+        assert exact(store.records(spec)) == exact(run(spec, None))
+
+
+def test_a_failed_run_keeps_its_checkpoint_and_others_leave_nothing(mine, tmp_path):
+    spec, fine = mine(dies=0), mine(dies=-1)
+    fails = "if dies == 0 and (calls == 12 or os.path.exists(marks)):\n            os.makedirs(marks, exist_ok=True)\n"
+    broken = TASK.replace("return classification", f"{fails}            raise OSError\n        return classification")
+    (tmp_path / "my_task.py").write_text(broken)
+    with Store(tmp_path / "results.sqlite") as store:
+        folder = store.checkpoints
+        folder.mkdir()
+        (folder / ".half-written.pt-abc").write_bytes(b"half")
+        for attempt in range(2):
+            events = list(carry_out([spec, fine], store, LocalEngine(2), None))
+            assert [event.spec for event in events if isinstance(event, RunFailed)] == [spec]
+            assert [event.spec for event in events if isinstance(event, RunDone)] == [fine] * (attempt == 0)
+            assert [path.name for path in folder.iterdir()] == [f"{spec.key}.pt"]
+        # It is of a run that is complete by now, as when the driver is killed before it can remove it.
+        shutil.copy(folder / f"{spec.key}.pt", folder / f"{fine.key}.pt")
+        Checkpoints(folder).clear(store.complete_keys())
+        assert [path.name for path in folder.iterdir()] == [f"{spec.key}.pt"]
+
+
+def test_the_store_says_when_its_disk_is_full_and_the_checkpoint_has_the_rest(mine, tmp_path, monkeypatch):
+    """An epoch that cannot be stored is not lost: it is in the checkpoint."""
+    spec, path = mine(dies=0), tmp_path / "results.sqlite"
+    insert = Store._insert
+
+    def full(database, spec, record):
+        if record.epoch == 3:
+            raise sqlite3.OperationalError("database or disk is full")
+        insert(database, spec, record)
+
+    monkeypatch.setattr(Store, "_insert", staticmethod(full))
+    with Store(path) as store:
+        with pytest.raises(UsageError, match=r"the results cannot be written \(database or disk is full\)"):
+            list(carry_out([spec], store, LocalEngine(1), None))
+        assert len(store.records(spec)) == 2
+    monkeypatch.undo()
+    with Store(path) as store:
+        events = list(carry_out([spec], store, LocalEngine(1), None))
+        assert next(event.epochs for event in events if isinstance(event, RunNote)) >= 3
+        assert exact(store.records(spec)) == exact(run(spec, None))
