@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,21 @@ import torch
 
 # Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has Ctrl-C ignored, by what they start and interrupt, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU; where there is one, `pytest -m cuda` runs these tests alone")
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a test runs: on the CPU, and once more on a GPU."""
+    name: str = request.param
+    return name
 
 
 def idx(values: np.ndarray) -> bytes:

@@ -1,10 +1,9 @@
-"""The GPU kernel's arithmetic, through Triton's interpreter: what the law and the correction are elsewhere."""
+"""The GPU kernel's arithmetic, by Triton's interpreter and on a GPU: what law and correction are elsewhere."""
 
 from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,19 +31,20 @@ BOUNDS: dict[str, tuple[LowerBound, reference.LowerBound]] = {
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Iterator[Any]:
-    if torch.cuda.is_available():
-        pytest.skip("here the kernel itself is tested, by benchmarks/gpu.py")
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    try:
-        module = importlib.reload(importlib.import_module("lossaware.kernels"))
-        yield module
-    finally:
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
+def kernels(device: str) -> Iterator[Any]:
+    """Triton's interpreter runs the kernel on the CPU, and Triton itself on a GPU; which one is known on importing."""
+    with pytest.MonkeyPatch.context() as patch:
+        if device == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
         else:
-            os.environ["TRITON_INTERPRET"] = before
+            patch.delenv("TRITON_INTERPRET", raising=False)
+        yield importlib.reload(importlib.import_module("lossaware.kernels"))
+
+
+@pytest.fixture(autouse=True)
+def _tensors_are_made_on_the_device(device: str) -> Iterator[None]:
+    with torch.device(device):
+        yield
 
 
 def launcher(
@@ -88,7 +88,7 @@ def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximiz
         opened += omega > 0
         expected = [x - law.correction(omega, -g if maximize else g) for x, g in zip(expected, grads, strict=True)]
         for p, x in zip(params, expected, strict=True):
-            np.testing.assert_allclose(p.numpy(), x, rtol=1e-12)
+            np.testing.assert_allclose(p.cpu().numpy(), x, rtol=1e-12)
         state = State(*held.tolist())
         assert state.lower == pytest.approx(law.lower, rel=1e-12)
         assert state.decay == pytest.approx(law.factor, rel=1e-12)
@@ -103,13 +103,13 @@ def test_state_is_the_laws_in_every_field(kernels: Any) -> None:
     for loss in losses():
         made.step([], scalar(loss), None)
         state = law.advance(state, loss)
-        np.testing.assert_allclose(held.numpy(), np.array(state), rtol=1e-13)
+        np.testing.assert_allclose(held.cpu().numpy(), np.array(state), rtol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype) -> None:
+def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype, device: str) -> None:
     """Also the noise, so that ranks with and without Triton would not drift apart."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     size = 20_000
     p = (torch.randn(size, generator=generator) * torch.logspace(-7, 0, size)).to(dtype)
     g = (torch.randn(size, generator=generator) * 10.0 ** torch.randint(-6, 1, (size,), generator=generator)).to(dtype)
@@ -160,7 +160,7 @@ def test_where_a_scaler_skips_nothing_moves(kernels: Any) -> None:
     p, g = torch.ones(4), torch.tensor([math.nan, math.inf, 1.0, 0.0])
     made.step([([(p, g)], 1e-3, False)], scalar(math.nan), torch.ones(1))
     assert torch.equal(p, torch.ones(4))
-    np.testing.assert_array_equal(held.numpy(), np.array(State()))
+    np.testing.assert_array_equal(held.cpu().numpy(), np.array(State()))
     made.step([([(p, torch.ones(4))], 1e-3, False)], scalar(2.0), torch.zeros(1))
     assert (p < 1).all()
     assert State(*held.tolist()).steps == 1
@@ -187,6 +187,15 @@ def test_table_is_written_anew_only_when_something_moved(kernels: Any) -> None:
     torch.testing.assert_close(p, torch.full((9000,), 1 - 3 * 1e-3 * 2.0 / (1 + XI)), rtol=1e-4, atol=0)
 
 
+def test_a_default_device_of_the_user_is_not_that_of_the_table(kernels: Any) -> None:
+    made, _ = launcher(kernels)
+    p, g = torch.ones(4), torch.ones(4)
+    loss = scalar(2.0)
+    with torch.device("meta"):
+        made.step([([(p, g)], 1e-3, False)], loss, None)
+    assert (p < 1).all()
+
+
 def test_what_the_kernel_does_not_take(kernels: Any) -> None:
     class Own:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
@@ -202,7 +211,7 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
     assert not takes(torch.ones(3), torch.ones(3, dtype=torch.float64))
 
 
-def test_the_companion_steps_by_it(kernels: Any) -> None:
+def test_the_companion_steps_by_it(kernels: Any, device: str) -> None:
     """Hooks, groups and checkpoint around it; two types, one group without LGA."""
     runs = []
     for with_kernel in (False, True):
@@ -214,13 +223,13 @@ def test_the_companion_steps_by_it(kernels: Any) -> None:
         groups = [{"params": params[:2]}, {"params": params[2:], "gamma2": 0.0}]
         optimizer: Any = torch.optim.SGD(groups, lr=0.1)
         lga = LGA(optimizer, steps_per_epoch=3, gamma2=GAMMA2)
-        if with_kernel:
-            held = lga._state_on(torch.device("cpu"))
-            lga._launcher = kernels.Launcher(lga.law, lga.xi, False, held)
+        if with_kernel or device == "cuda":
+            held = lga._state_on(torch.device(device))
+            lga._launcher = kernels.Launcher(lga.law, lga.xi, False, held) if with_kernel else None
         for i, loss in enumerate(losses()):
             for p in params:
                 p.grad = torch.full_like(p, (-1.0) ** i)
-            optimizer.step(loss=loss)
+            optimizer.step(loss=loss if device == "cpu" else scalar(loss))
             if i == 9:
                 lga.load_state_dict(lga.state_dict())
         runs.append((params, lga))

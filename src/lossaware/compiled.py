@@ -129,7 +129,8 @@ class CompiledStep:
     def _as_tensors(self, rates: list[Any], gammas: list[float]) -> list[dict[str, Tensor]]:
         """Numbers that may change, as tensors: a graph takes Python's for constants."""
         if len(self._numbers) != len(rates):
-            self._numbers = [{name: torch.zeros((), dtype=torch.float64) for name in ("lr", "gamma2")} for _ in rates]
+            zero = torch.zeros((), dtype=torch.float64, device="cpu")  # a base takes its rate from there on any device
+            self._numbers = [{name: zero.clone() for name in ("lr", "gamma2")} for _ in rates]
         for tensors, rate, gamma2 in zip(self._numbers, rates, gammas, strict=True):
             if isinstance(rate, Tensor):
                 tensors["lr"] = rate

@@ -142,8 +142,8 @@ class _Table:
         self.aligned = all(p % 16 == 0 and g % 16 == 0 for p, g, *_ in known)
         parts, gammas = [], []
         for (p, g, size, number, gamma2, maximize), (tensor, *_) in zip(known, pairs, strict=True):
-            start = torch.arange(0, size, _BLOCK)
-            part = torch.empty(len(start), 6, dtype=torch.int64)
+            start = torch.arange(0, size, _BLOCK, device="cpu")
+            part = torch.empty(len(start), 6, dtype=torch.int64, device="cpu")
             part[:, 0] = p + start * tensor.element_size()
             part[:, 1] = g + start * tensor.element_size()
             part[:, 2] = (size - start).clamp(max=_BLOCK)
@@ -151,7 +151,7 @@ class _Table:
             part[:, 4] = number * _GOLDEN & 0xFFFFFFFF
             part[:, 5] = int(maximize)
             parts.append(part)
-            gammas.append(torch.full((len(start),), gamma2, dtype=torch.float64))
+            gammas.append(torch.full((len(start),), gamma2, dtype=torch.float64, device="cpu"))
         self.length = sum(map(len, parts))
         if self.length:
             self.rows, self.gammas = self._moved(torch.cat(parts)), self._moved(torch.cat(gammas))
@@ -289,7 +289,9 @@ def _step_kernel(  # type: ignore[no-untyped-def]
             p = p.to(WORK)
             g = g.to(WORK)
             g = tl.where(tl.load(record + 5) != 0, -g, g)
-            pushed = amount / tl.where(g >= 0, g + xi, g - xi)  # Eq. 5
+            phi = tl.where(g >= 0, g + xi, g - xi)  # Eq. 5
+            # In float32 the operator is rounded in its own way on GPUs, other than torch's.
+            pushed = tl.div_rn(amount, phi) if tl.float32 == WORK else amount / phi
             if REST:
                 pushed = tl.where(g == 0, 0.0, pushed)
             p = p - pushed

@@ -28,10 +28,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {"adamw": ADAMW, "momentum": MOMENTUM}
 
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_autocast_bfloat16(name: str, fused: bool) -> None:
-    module = net()
+def test_autocast_bfloat16(name: str, fused: bool, device: str) -> None:
+    module = net(device)
     watched = Watched(optimizer_of(module, name, fused))
-    losses = train(module, watched.optimizer, batches(12), autocast=torch.bfloat16)
+    losses = train(module, watched.optimizer, batches(12, device=device), autocast=torch.bfloat16)
     watched.judge(name, losses, **ARGUMENTS[name])
 
 
@@ -39,16 +39,16 @@ def test_autocast_bfloat16(name: str, fused: bool) -> None:
 @pytest.mark.parametrize("clip", [None, 0.5], ids=["", "clipped"])
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | None, channel: str) -> None:
+def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | None, channel: str, device: str) -> None:
     """Steps 3 and 8 overflow: they move nothing, and their losses count nowhere."""
-    module = net()
+    module = net(device)
     watched = Watched(optimizer_of(module, name, fused))
     optimizer: Any = watched.optimizer
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+    scaler = torch.amp.GradScaler(device, init_scale=2.0**14)
     made, losses = [], []
-    for step, batch in enumerate(batches(14)):
+    for step, batch in enumerate(batches(14, device=device)):
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.float16):
+        with torch.autocast(device, torch.float16):
             loss = loss_of(module, batch)
         if channel == "observe":
             watched.lga.observe(loss)

@@ -27,12 +27,14 @@ from support import needs
 STEPS = 10
 PACKAGES = {"fabric": "lightning", "lightning": "lightning", "accelerate": "accelerate"}
 """What some scenarios need that is not installed everywhere."""
+DEVICE = "cpu"
+"""Of the ranks; see `work`."""
 Found = dict[str, Any]
 
 
 def shard(step: int, rank: int, world: int) -> Any:
     """The rank's share of the step's 8 examples, the same for every number of ranks."""
-    x, y = batches(STEPS)[step]
+    x, y = batches(STEPS, device=DEVICE)[step]
     size = len(x) // world
     return x[rank * size : (rank + 1) * size], y[rank * size : (rank + 1) * size]
 
@@ -70,14 +72,14 @@ def sharded() -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    module = net()
-    fully_shard(module, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    module = net(DEVICE)
+    fully_shard(module, mesh=init_device_mesh(DEVICE, (dist.get_world_size(),)))
     return module
 
 
 def ddp_accumulating() -> Found:
     """Two micro-batches a step, the first under no_sync."""
-    module = torch.nn.parallel.DistributedDataParallel(net())
+    module = torch.nn.parallel.DistributedDataParallel(net(DEVICE))
     optimizer = sgd(module.parameters())
     lga = LGA(optimizer, **SETTINGS)
     trajectory = record(optimizer)
@@ -265,13 +267,17 @@ def vector_on_one_rank() -> Found:
 # Where they run -----------------------------------------------------------------------------------------------------
 
 
-def work(rank: int, world: int, port: int, folder: Path, names: list[str]) -> None:
+def work(rank: int, world: int, port: int, folder: Path, names: list[str], device: str) -> None:
+    global DEVICE
+    DEVICE = device
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0",
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", ACCELERATE_USE_CPU="true",
     )  # fmt: skip
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=world)
     scenarios: dict[str, Callable[[], Found]] = {
         "ddp": ddp_accumulating,
         "fsdp": lambda: fsdp(folder),
@@ -290,10 +296,10 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str]) -> No
     os._exit(0)  # what a broken process group leaves behind could wait for ever
 
 
-def launch(world: int, folder: Path, names: list[str]) -> list[Found]:
+def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> list[Found]:
     context = multiprocessing.get_context("spawn")
     port = 29600 + os.getpid() % 2000 + world
-    ranks = [context.Process(target=work, args=(rank, world, port, folder, names)) for rank in range(world)]
+    ranks = [context.Process(target=work, args=(rank, world, port, folder, names, device)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -303,7 +309,7 @@ def launch(world: int, folder: Path, names: list[str]) -> list[Found]:
             process.kill()
         pytest.fail("the ranks wait for each other")
     assert [process.exitcode for process in ranks] == [0] * world
-    return [torch.load(folder / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+    return [torch.load(folder / f"{world}-{rank}.pt", map_location="cpu", weights_only=True) for rank in range(world)]
 
 
 @pytest.fixture(scope="module")
@@ -333,18 +339,30 @@ def assert_close(ours: Trajectory, theirs: Trajectory) -> None:
             torch.testing.assert_close(p, q, rtol=0, atol=5e-6, msg=f"they part at step {step}")
 
 
+def assert_plain(ranks: list[Found]) -> None:
+    expected, lga = plain()
+    for rank in ranks:
+        assert_close(rank["trajectory"], expected)
+        assert_same(rank["trajectory"], ranks[0]["trajectory"])  # replicas agree bit for bit
+        assert rank["state"] == ranks[0]["state"]
+        assert rank["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
+    assert lga.status.open_share > 0
+    assert lga.status.statuses == 2
+
+
 @pytest.mark.parametrize("scenario", ["ddp", "fsdp", "accelerate", "fabric", "lightning"])
 def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Found]], scenario: str) -> None:
     if scenario in PACKAGES:
         needs(PACKAGES[scenario])
-    expected, lga = plain()
-    for rank in found[scenario]:
-        assert_close(rank["trajectory"], expected)
-        assert_same(rank["trajectory"], found[scenario][0]["trajectory"])  # replicas agree bit for bit
-        assert rank["state"] == found[scenario][0]["state"]
-        assert rank["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
-    assert lga.status.open_share > 0
-    assert lga.status.statuses == 2
+    assert_plain(found[scenario])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("scenario", ["ddp", "fsdp"])
+def test_ranks_on_gpus_are_one_process_with_the_whole_batch(tmp_path: Path, scenario: str) -> None:
+    """By nccl, which takes one GPU a rank: two ranks where there are two, one where there is one."""
+    found = launch(min(2, torch.cuda.device_count()), tmp_path, [scenario], "cuda")
+    assert_plain([rank[scenario] for rank in found])
 
 
 @pytest.mark.parametrize(("scenario", "saved"), [("fsdp from 2 to 1", "fsdp"), ("fsdp from 1 to 2", "fsdp on 1")])

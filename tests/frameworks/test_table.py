@@ -1,4 +1,4 @@
-"""The table of frameworks in the documentation: what it names is there, and it leaves no test file out."""
+"""The table of what is tested, in the README and in the documentation: its tests exist, and it leaves nothing out."""
 
 from __future__ import annotations
 
@@ -9,22 +9,70 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TABLE = (ROOT / "docs" / "frameworks" / "index.md").read_text(encoding="utf-8")
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLE)
+BEGIN, END = "<!-- tested -->", "<!-- end of tested -->"
+TABLES = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+ON_CPU, _, ON_GPU = TABLES.partition("| On a GPU |")
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TABLES)
+PROMISED = [
+    *(
+        "Schedulers",
+        "bfloat16",
+        "float16",
+        "GradScaler",
+        "fused",
+        "overflows",
+        "accumulation",
+        "clipping",
+        "torch.compile",
+    ),
+    *(
+        "torch.compile",
+        "DDP",
+        "FSDP2",
+        "DCP into another number of ranks",
+        "EMA",
+        "SWA",
+        "Lightning",
+        "two optimizers",
+        "Fabric",
+    ),
+    *("Accelerate", "`save_state` and `load_state`", "Transformers", "resume from checkpoint"),
+    *("pytorch_optimizer", "schedulefree", "bitsandbytes", "torchao", "Muon"),
+]
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED, ids=[test for _, test in NAMED])
-def test_every_named_test_exists(file: str, test: str) -> None:
+def function(file: str, name: str) -> ast.FunctionDef:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED)
+def test_every_named_test_exists(file: str, test: str) -> None:
+    assert function(file, test)
+
+
+@pytest.mark.parametrize(("file", "test"), re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", ON_GPU))
+def test_what_runs_on_a_gpu_is_chosen_there(file: str, test: str) -> None:
+    """By the mark, or by a fixture that has it."""
+    found = function(file, test)
+    marks = [ast.unparse(decorator) for decorator in found.decorator_list]
+    assert "pytest.mark.cuda" in marks or {"device", "kernels"} & {argument.arg for argument in found.args.args}
+
+
+def test_every_promise_has_a_row() -> None:
+    assert [word for word in PROMISED if word not in ON_CPU] == []
 
 
 def test_every_row_names_a_test() -> None:
-    table = TABLE[TABLE.index("| Shown by |") :]
-    rows = [line for line in table.splitlines()[2:] if line.startswith("| ")]
-    assert len(rows) == len(NAMED) >= 25
+    rows = [line for line in TABLES.splitlines() if line.startswith("| ") and "Shown by" not in line]
+    assert len(rows) == len(NAMED) >= 34
 
 
 def test_every_test_file_has_a_row() -> None:
     here = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {"test_table.py"}
     assert here <= {Path(file).name for file, _ in NAMED}
+
+
+def test_the_documentation_shows_it_too() -> None:
+    page = (ROOT / "docs" / "frameworks" / "index.md").read_text(encoding="utf-8")
+    assert f":start-after: {BEGIN}\n:end-before: {END}\n" in page

@@ -66,8 +66,8 @@ def _eager() -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("make", BASES)
-def test_base(make: Callable[[Any], Any]) -> None:
-    module, twin = net(), net()
+def test_base(make: Callable[[Any], Any], device: str) -> None:
+    module, twin = net(device), net(device)
     torch.manual_seed(0)
     base, alone = make(module.parameters()), make(twin.parameters())
     for optimizer in (base, alone):
@@ -77,26 +77,25 @@ def test_base(make: Callable[[Any], Any]) -> None:
     law = reference.Law(SETTINGS["steps_per_epoch"], SETTINGS["gamma2"], SETTINGS["eps"], backoff=SETTINGS["backoff"])
     corrected = {p for group in base.param_groups for p in group["params"]}
     largest = 0.0
-    for step, batch in enumerate(batches(STEPS)):
+    for step, batch in enumerate(batches(STEPS, device=device)):
         base.zero_grad()
         loss: Any = loss_of(module, batch)
         loss.backward()
         gradients = []
         for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
             assert ours.grad is not None
-            gradients.append(ours.grad.double().numpy().copy())
+            gradients.append(ours.grad.double().cpu().numpy().copy())
             theirs.grad = ours.grad.clone()
             with torch.no_grad():
                 theirs.copy_(ours)
-        noise = torch.get_rng_state()
-        base.step(loss=loss.detach())
-        torch.set_rng_state(noise)
+        with torch.random.fork_rng():  # both draw the same noise
+            base.step(loss=loss.detach())
         alone.step(**({"loss": loss.detach()} if takes_loss(alone) else {}))
         omega = law.omega(float(loss.detach()))
         for ours, theirs, g in zip(module.parameters(), twin.parameters(), gradients, strict=True):
             push = law.correction(omega, g) if ours in corrected else np.zeros_like(g)
-            expected = theirs.detach().double().numpy() - push
-            np.testing.assert_allclose(ours.detach().numpy(), expected, rtol=0, atol=2e-6, err_msg=f"step {step}")
+            expected = theirs.detach().double().cpu().numpy() - push
+            np.testing.assert_allclose(ours.detach().cpu().numpy(), expected, rtol=0, atol=2e-6, err_msg=f"step {step}")
             largest = max(largest, float(np.abs(push).max()))
     assert largest > 1e-4
     assert (lga.status.steps, lga.status.steps_without_loss, lga.status.statuses) == (STEPS, 0, 2)

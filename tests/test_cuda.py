@@ -1,0 +1,155 @@
+"""What only a GPU has: steps that nobody waits for, captured graphs, compiled steps. `pytest -m cuda` runs these there.
+
+That the kernel compiles for GPUs is seen on any machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lossaware import LGA
+from support import needs
+
+GAMMA2 = 1e-3
+FORMS: dict[str, dict[str, Any]] = {"foreach": {"foreach": True}, "fused": {"fused": True}}
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As on a GPU, and not for Triton's interpreter."""
+    needs("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    return importlib.reload(importlib.import_module("lossaware.kernels"))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_the_kernel_compiles_for_gpus_and_divides_as_torch_does(
+    kernels: Any, dtype: torch.dtype, capability: int
+) -> None:
+    """Unguarded: `/` is an approximation there, so that the bits of ranks with and without Triton would differ."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {
+        "LAW": True,
+        "BOUND": 0,
+        "SCALER": True,
+        "REST": True,
+        "WORK": kernels._WORK[dtype],
+        "STORED": kernels._STORED[dtype],
+        "NOISE": kernels.NOISE_BITS.get(dtype, 0),
+        "ALIGNED": True,
+        "FIELDS": kernels._FIELDS,
+        "BLOCK": kernels._BLOCK,
+    }
+    types = {"rows": "*i64", "length": "i32", "found_inf": "*fp32", "arrived": "*i32"}
+    types |= dict.fromkeys(("gammas", "held", "loss_pointer", "push_pointer", "constants"), "*fp64")
+    source = ASTSource(kernels._step_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+    assert made.asm["cubin"]
+    assert "div.full.f32" not in made.asm["ptx"]
+
+
+# On a GPU -----------------------------------------------------------------------------------------------------------
+
+
+class Zero:
+    """A bound that the kernel does not know, so that torch's operators make the step."""
+
+    def update(self, lower: Any, loss: Any, count: Any) -> Any:
+        return lower
+
+
+def made(**arguments: Any) -> tuple[list[torch.nn.Parameter], Any]:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(n, generator=generator).cuda()) for n in (5000, 70, 1)]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator).cuda()
+    return params, torch.optim.Adam(params, lr=1e-3, **arguments)
+
+
+def attached(optimizer: Any, bound: Any = "progressive") -> LGA:
+    return LGA(optimizer, steps_per_epoch=4, gamma2=GAMMA2, lower_bound=bound)
+
+
+@pytest.fixture
+def losses() -> list[torch.Tensor]:
+    """On the device, and falling, so that the gate is open at each."""
+    return list(torch.linspace(3.0, 2.0, 12, dtype=torch.float64, device="cuda"))
+
+
+@pytest.fixture
+def _strict() -> Iterator[None]:
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("_strict")
+@pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_host_waits_for_nothing(form: str, bound: Any, losses: list[torch.Tensor]) -> None:
+    params, optimizer = made(**FORMS[form])
+    lga = attached(optimizer, bound)
+    optimizer.step(loss=losses[0])  # makes states, and compiles the kernel
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    for loss in losses[1:]:
+        optimizer.step(loss=loss)
+    torch.cuda.set_sync_debug_mode("default")
+    assert lga.status.steps == 12
+    assert lga.status.open_share > 0.5
+    assert all(p.isfinite().all() for p in params)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
+def test_a_captured_graph_goes_on_as_eager_steps_do(bound: Any, losses: list[torch.Tensor]) -> None:
+    params, optimizer = made(capturable=True)
+    judge, eager_optimizer = made(capturable=True)
+    plain, without = made(capturable=True)
+    lga, eager = attached(optimizer, bound), attached(eager_optimizer, bound)
+    static = losses[0].clone()
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for loss in losses[:3]:
+            static.copy_(loss)
+            optimizer.step(loss=static)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step(loss=static)
+    for loss in losses[3:]:
+        static.copy_(loss)
+        graph.replay()
+    for loss in losses:
+        eager_optimizer.step(loss=loss)
+        without.step()
+    for p, q, r in zip(params, judge, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+        assert (p - r).abs().max() > 1e-3
+    assert lga.status == eager.status
+    assert (lga.status.steps, lga.status.statuses) == (12, 3)
+
+
+@pytest.mark.cuda
+def test_a_compiled_step_goes_on_as_eager_steps_do(losses: list[torch.Tensor]) -> None:
+    params, optimizer = made(capturable=True)
+    judge, eager_optimizer = made(capturable=True)
+    lga, eager = attached(optimizer), attached(eager_optimizer)
+    step = lga.compile()
+    for loss in losses:
+        step(loss)
+        eager_optimizer.step(loss=loss)
+    for p, q in zip(params, judge, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    assert lga.status.statuses == eager.status.statuses == 3
+    assert lga.status.lower_bound == pytest.approx(eager.status.lower_bound, rel=1e-12)
