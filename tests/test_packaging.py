@@ -92,6 +92,24 @@ print(lossaware.__file__, "numpy" in sys.modules)
     assert done.stdout == f"{tmp_path / 'lossaware' / '__init__.py'} False\n", done.stderr
 
 
+def test_an_import_costs_a_handful_of_small_modules() -> None:
+    """Counted, and not timed: beyond torch nothing but our own, and of these none that not everybody uses."""
+    program = """
+import sys, torch
+before = set(sys.modules)
+import lossaware
+alone = set(sys.modules) - before
+from lossaware import LGA
+print(*sorted(alone), "|", *sorted(set(sys.modules) - before - alone))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    alone, with_lga = (part.split() for part in done.stdout.split("|"))
+    assert alone == ["lossaware", "lossaware._version", "lossaware.errors"]
+    assert all(re.fullmatch(r"lossaware\.[a-z]+", name) for name in with_lga)
+    assert len(with_lga) <= 10
+    assert not set(with_lga) & {f"lossaware.{name}" for name in ("compiled", "kernels", "optax", "recipes", "studies")}
+
+
 def test_the_source_archive_builds(tmp_path: Path) -> None:
     archive = build("sdist", tmp_path)
     assert re.fullmatch(rf"lossaware-{re.escape(lossaware.__version__)}\.tar\.gz", archive.name)
