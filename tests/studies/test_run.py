@@ -165,6 +165,24 @@ def test_a_set_need_not_lie_in_memory(with_task):
     assert len(list(run(dataclasses.replace(SPEC, batch_size=5), None))) == 2
 
 
+def test_tests_take_as_many_at_a_time_as_the_task_says(with_task):
+    sizes = []
+
+    def measure(model, batch):
+        if not model.training:
+            sizes.append(len(batch[0]))
+        return classification(model, batch)
+
+    task = dataclasses.replace(load_task("digits"), measure=measure)
+    with_task(task)
+    expected = next(run(SPEC, None)).test
+    assert sizes == [359]
+    with_task(dataclasses.replace(task, test_batch_size=100))
+    found = next(run(SPEC, None)).test
+    assert sizes[1:] == [100, 100, 100, 59]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_evaluation_leaves_the_model_as_it_is(with_task):
     """Batch normalisation keeps its statistics, dropout rests, and no graph is kept, while the test set is measured."""
     modes = []

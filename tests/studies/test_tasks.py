@@ -90,9 +90,9 @@ def test_mnist_values(tmp_path, write_idx):
 
 def test_mnist_says_where_its_data_comes_from(tmp_path, tiny_mnist, write_idx):
     task = load_task("mnist")
-    with pytest.raises(UsageError, match=r"--data DIR.*MNIST/raw.*lossaware data get mnist.* from https://"):
+    with pytest.raises(UsageError, match=r"--data DIR.*MNIST/raw.*four IDX files.*lossaware data get mnist"):
         task.data(None)
-    with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw.*lossaware data get mnist.* from https://"):
+    with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw.*four IDX files.*lossaware data get mnist"):
         task.data(tmp_path / "elsewhere")
     raw = tiny_mnist / "MNIST" / "raw"
     labels = raw / "train-labels-idx1-ubyte"

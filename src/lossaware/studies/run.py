@@ -30,7 +30,6 @@ ProgressHook = Callable[[int, int, int, Tensor], None]
 """Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
 
 PROGRESS_SECONDS = 0.3
-TEST_BATCH = 1000
 _AUTOCAST: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "fp32": nullcontext,
     "bf16": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
@@ -208,7 +207,7 @@ def _train(
 def _evaluate(task: Task, model: nn.Module, examples: Examples, precision: str) -> dict[str, float]:
     model.eval()
     means = _Means(task)
-    for batch in examples.batches(TEST_BATCH, None):
+    for batch in examples.batches(task.test_batch_size, None):
         with _AUTOCAST[precision]():
             measures = task.measure(model, batch)
         means.add(measures, len(batch[0]))

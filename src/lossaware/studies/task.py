@@ -84,6 +84,7 @@ class Task:
         percent: Whether the score is a share, shown as a percentage.
         epochs: Passes over the training set, unless said otherwise.
         batch_size: Examples a step, unless said otherwise.
+        test_batch_size: Examples at a time in tests; less than a thousand where those need much memory.
         gamma2: LGA's gamma2, unless said otherwise. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
     """
 
@@ -97,4 +98,5 @@ class Task:
     percent: bool = True
     epochs: int = 20
     batch_size: int = 64
+    test_batch_size: int = 1000
     gamma2: float = 1e-8

@@ -42,4 +42,5 @@ def build(train_examples: int | None = None, test_examples: int | None = None, d
         measure=classification,
         epochs=100,
         batch_size=128,
+        test_batch_size=200,
     )

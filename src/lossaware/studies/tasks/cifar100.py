@@ -48,5 +48,6 @@ def build(train_examples: int | None = None, test_examples: int | None = None, a
         measure=classification,
         epochs=100,
         batch_size=128,
+        test_batch_size=100,
         gamma2=1e-9,
     )

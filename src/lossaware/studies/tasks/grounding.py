@@ -49,6 +49,7 @@ def build(features: str = "real", train_examples: int | None = None, test_exampl
         score="iou",
         epochs=50,
         batch_size=16,
+        test_batch_size=100,
     )
 
 

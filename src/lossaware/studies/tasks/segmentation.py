@@ -44,4 +44,5 @@ def build(train_examples: int | None = None, test_examples: int | None = None) -
         score="iou",
         epochs=50,
         batch_size=8,
+        test_batch_size=16,
     )

@@ -48,5 +48,6 @@ def build(train_examples: int | None = None, test_examples: int | None = None) -
         measure=classification,
         epochs=100,
         batch_size=16,
+        test_batch_size=250,
         gamma2=1e-10,
     )
