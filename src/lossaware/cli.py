@@ -169,6 +169,7 @@ app.command("lossaware.studies.study_cli:app", name="study", help="Run the paper
 app.command("lossaware.studies.data_cli:app", name="data", help="Download the public data sets, or make stand-ins.")
 app.command("lossaware.studies.figure_cli:app", name="figure", help="Measure and draw the paper's two figures.")
 app.command("lossaware.studies.theory_cli:app", name="theory", help="Hold the paper's theorems against runs.")
+app.command("lossaware.studies.report_cli:report", name="report", help="Show everything measured, as one page.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,23 +3,18 @@
 import dataclasses
 import math
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from html import escape
-from html.parser import HTMLParser
 
 import pytest
 from matplotlib.image import imread
+from pages import check_fits, check_self_contained, chromium, in_browser
 from synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record
 
 from lossaware.errors import UsageError
 from lossaware.studies.figures import COLORS, learning_curves, sensitivity, series_labels
 from lossaware.studies.report import Report, Section, render, write
 from lossaware.studies.tables import Arm, Pair, gathered_notes, how_to_read, lead, make_table
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")
 
 LONG = "lossaware compare some/rather/long/path/to/a/task_of_ones_own.py:build --optimizers sgd,adam,adadelta " * 2
 
@@ -147,39 +142,8 @@ def test_more_series_than_colours_are_still_drawn():
 # --- the page as text -----------------------------------------------------------------------------------------------
 
 
-class Tags(HTMLParser):
-    """Every tag with its attributes, and whether all are closed in order."""
-
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_page_needs_nothing_from_outside(page: str):
-    tags = Tags(page)
-    assert tags.open == []
-    assert not {tag for tag, _ in tags.found} & {"script", "img", "iframe", "object", "embed"}
-    for tag, attributes in tags.found:
-        for name, value in attributes.items():
-            if name in ("src", "href", "xlink:href"):
-                assert (value or "").startswith(("#", "data:,")), (tag, value)
-            assert not name.startswith("on")
-    assert re.findall(r"url\((?!#)|@import|https?://", page) == []
+    check_self_contained(page)
 
 
 def test_page_says_it_all(report: Report, page: str):
@@ -263,28 +227,6 @@ def test_a_page_of_somebody_else_is_left_alone(report: Report, tmp_path):
 # --- in a browser ---------------------------------------------------------------------------------------------------
 
 
-def chromium(address: str, profile, *options: str) -> subprocess.CompletedProcess[str]:
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    return subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            *quiet.split(),
-            "--disable-sync",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            f"--user-data-dir={profile}",
-            *options,
-            address,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-
-
 @in_browser
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_page_is_drawn(page: str, tmp_path, mode: str):
@@ -308,34 +250,7 @@ def test_page_is_drawn(page: str, tmp_path, mode: str):
 
 @in_browser
 def test_page_fits_every_width_and_complains_of_nothing(page: str, tmp_path):
-    """Loaded into frames of a phone's to a desktop's width; what they measure is read from the outer page's text."""
-    widths = (320, 390, 600, 820, 1280)
-    frames = "".join(f'<iframe width="{w}" height="800" srcdoc="{escape(page)}"></iframe>' for w in widths)
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f"""<!doctype html><meta charset="utf-8">{frames}<p id="measured"></p><script>
-        addEventListener("load", () => {{
-          const of = (frame) => {{
-            const page = frame.contentDocument.documentElement;
-            const outside = [...page.querySelectorAll("td, p, dd, pre, figure, svg, h1")]
-              .filter((e) => e.getBoundingClientRect().right > page.clientWidth + 0.5).length;
-            return [page.clientWidth, page.scrollWidth, outside].join(" ");
-          }};
-          measured.textContent = [...document.querySelectorAll("iframe")].map(of).join(";");
-          console.error("the log works");
-        }});</script>"""
-    )
-    done = chromium(outer.as_uri(), tmp_path / "profile", "--dump-dom", "--enable-logging=stderr", "--v=0")
-    found = re.search(r'<p id="measured">([^<]+)</p>', done.stdout)
-    assert found is not None
-    for width, line in zip(widths, found.group(1).split(";"), strict=True):
-        inner, scroll, outside = map(int, line.split())
-        assert inner == width
-        assert scroll <= width, f"at {width} px the page is {scroll} px wide"
-        assert outside == 0, f"at {width} px {outside} elements are cut off"
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert len(complaints) == 1, complaints
-    assert "the log works" in complaints[0]
+    check_fits(page, tmp_path)
 
 
 def test_every_section_part_is_optional():

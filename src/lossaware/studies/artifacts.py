@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from lossaware.errors import UsageError
 from lossaware.studies.atomic import write_whole
@@ -16,6 +19,23 @@ from lossaware.studies.study_results import without_folders
 
 Rows = Sequence[Mapping[str, Any]]
 """A table: the same names in each row; numbers are written so that reading them gives the same numbers."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `save` wrote.
+
+    Attributes:
+        name: What its files are called.
+        svg: The picture.
+        tables: The numbers, by the file's name without its ending.
+        made_with: Command, commit, machine and date; see `lossaware.studies.environment`.
+    """
+
+    name: str
+    svg: str
+    tables: Mapping[str, Rows]
+    made_with: Mapping[str, str]
 
 
 def check_writable(folder: Path) -> None:
@@ -64,3 +84,65 @@ def to_csv(rows: Rows) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
+
+
+def load(folder: Path) -> list[Saved]:
+    """All that `save` wrote to a folder.
+
+    Raises:
+        UsageError: A file cannot be read, or a picture is none that could stand in a page: it has a script, or asks for
+            what lies elsewhere.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        picture = path.with_suffix(".svg")
+        if picture.exists():
+            tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
+            found.append(Saved(path.stem, _read_svg(picture), tables, _read_made_with(path)))
+    return found
+
+
+def _read_made_with(path: Path) -> dict[str, str]:
+    try:
+        made_with = json.loads(path.read_text(encoding="utf-8"))["made_with"]
+        return {str(name): str(value) for name, value in made_with.items()}
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: does not say how it was made ({type(error).__name__}: {error})") from None
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file, strict=True))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, csv.Error) as error:
+        raise UsageError(f"{path}: not a table ({error})") from None
+
+
+_DRAWN = {*"svg defs g path use text tspan style clipPath rect circle line polyline polygon title desc".split()}
+"""Elements that only draw."""
+
+
+def _read_svg(path: Path) -> str:
+    """The picture, if it only draws: it is put into a page as it is."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        elements = list(ElementTree.fromstring(text).iter())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, ElementTree.ParseError) as error:
+        raise UsageError(f"{path}: not a picture ({error})") from None
+    for element in elements:
+        tag = element.tag.rpartition("}")[2]
+        if tag not in _DRAWN:
+            raise UsageError(f"{path}: not a picture of lossaware: it has <{tag}>")
+        for name, value in element.items():
+            plain = name.rpartition("}")[2].lower()
+            if plain.startswith("on") or (plain == "href" and not value.startswith("#")):
+                raise UsageError(f"{path}: not a picture of lossaware: it has {plain}={value!r}")
+    if "<!" in text or "<?" in text or re.search(r"url\(\s*['\"]?(?!#)|@import", text):
+        raise UsageError(f"{path}: not a picture of lossaware: it asks for what lies elsewhere")
+    return text

@@ -29,7 +29,7 @@ def figure01(*, to: Path = TO) -> int:
     from rich.table import Table
 
     from lossaware.cli import console
-    from lossaware.studies import landscape
+    from lossaware.studies import landscape, results_page
     from lossaware.studies.artifacts import check_writable, save
     from lossaware.studies.paper_figures import draw_figure1
 
@@ -37,6 +37,7 @@ def figure01(*, to: Path = TO) -> int:
     figure = landscape.measure()
     rows = [asdict(share) | {"share": share.share} for share in figure.shares]
     save(to, "figure01", tables={"figure01": rows}, picture=draw_figure1(figure), settings=figure.settings)
+    results_page.refresh(to)
     columns = list(dict.fromkeys((share.base, share.steps_per_status) for share in figure.shares))
     shares = {(share.base, share.steps_per_status, share.gamma2): share for share in figure.shares}
     heads = [f"{base}\nstatus: {count} step{'s' * (count != 1)}" for base, count in columns]
@@ -62,19 +63,22 @@ def figure02(*, out: Path = Path("lossaware-out"), results: Path = Path("results
         results: Folder of exported studies.
         to: Folder to write figure02.svg, .png, .csv and .json to.
     """
+    from lossaware.studies import results_page
     from lossaware.studies.artifacts import check_writable, save
+    from lossaware.studies.measurements import measurements
     from lossaware.studies.paper_figures import curve_rows, draw_figure2, loss_curves
     from lossaware.studies.study import load_study
-    from lossaware.studies.study_cli import measured_table
 
     study = load_study("table01")
-    with measured_table(study, out, results) as (table, sources, _):
-        curves = loss_curves(table, sources)
+    with measurements(out, results) as there:
+        table = there.table(study)
+        curves = loss_curves(table, there.sources)
     if not (rows := curve_rows(curves)):
         raise UsageError("no run of Table 1 is there to draw; run some first: lossaware study run table01")
     check_writable(to)
     settings = {"study": study.name, "digest": study.digest, "runs": list(table.provenance)}
     save(to, "figure02", tables={"figure02": rows}, picture=draw_figure2(curves), settings=settings)
+    results_page.refresh(to)
     drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
     print(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
     print(to / "figure02.svg")

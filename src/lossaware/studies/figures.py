@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from lossaware.studies.pictures import with_needed_names
 from lossaware.studies.tables import Arm, Measure, Pair, number
 
 COLORS = 6
@@ -201,10 +202,7 @@ def _inline(svg: str, description: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
-    # Only what is referred to needs a name, and names must differ between the figures of a page.
-    svg = svg.replace("xlink:href", "href")
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
-    svg = re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", svg)
+    svg = with_needed_names(svg)
     label = escape(description, quote=True)
     view = re.search(r'viewBox="[^"]*"', svg)
     assert view is not None, "matplotlib writes a viewBox"

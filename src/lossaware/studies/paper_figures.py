@@ -184,7 +184,7 @@ def draw_figure2(curves: Sequence[Curve]) -> Picture:
         for strategy, line in zip(strategies, grid, strict=True):
             panels = [[curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)] for task in tasks]
             notes = [_notes(panel) for panel in panels]
-            room = 8 + 9 * max(map(len, notes))
+            room = 8 + 9 * max(map(len, notes))  # titles at one height
             for task, panel, said, axes in zip(tasks, panels, notes, line, strict=True):
                 label(axes, f"{task}, {strategy}", pad=room)
                 axes.annotate(
@@ -198,6 +198,8 @@ def draw_figure2(curves: Sequence[Curve]) -> Picture:
                     fontsize=7,
                 )
                 _plot_losses(axes, panel, colors)
+                if not any(curve.losses.size for curve in panel):
+                    axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=MUTED)
             line[0].set_ylabel("training loss")
         for task, column in zip(tasks, grid.T, strict=True):
             if any(curve.losses.size for curve in curves if curve.task == task):
@@ -223,7 +225,7 @@ def _notes(panel: Sequence[Curve]) -> list[str]:
     """What a reader must know of a panel, in lines."""
     missing = [curve.algorithm for curve in panel if not curve.losses.size]
     if len(missing) == len(panel):
-        return ["not run"]
+        return []
     changed = dict.fromkeys(curve.overridden for curve in panel if curve.losses.size and curve.overridden)
     notes = [f"overridden: {text}" for text in changed]
     if missing:

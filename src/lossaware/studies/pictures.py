@@ -96,6 +96,19 @@ def label(axes: Axes, text: str, *, pad: float = 5) -> None:
     axes.set_title(text, loc="left", fontweight="bold", pad=pad)
 
 
+def with_needed_names(svg: str, prefix: str = "") -> str:
+    """The SVG, for a page of several: only what is referred to has a name.
+
+    Args:
+        svg: The drawing.
+        prefix: Begins each name, so that no two drawings have the same.
+    """
+    svg = svg.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", svg)
+    return re.sub(r'(url\(#|href="#)', rf"\1{prefix}", svg)
+
+
 def _themed(svg: str, description: str) -> str:
     """The SVG with its colours as CSS variables, in the fonts of the reader, and with a text for screen readers."""
     svg = svg[svg.index("<svg") :]

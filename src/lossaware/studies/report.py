@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -53,6 +54,11 @@ class Report:
 
 def render(report: Report) -> str:
     """The page as HTML."""
+    return render_page("report.html", report=report, cells=CELLS)
+
+
+def render_page(template: str, **content: Any) -> str:
+    """A page made from a template of this package; all templates have the looks of ``page.html``."""
     environment = Environment(
         loader=PackageLoader("lossaware.studies"),
         autoescape=True,
@@ -60,8 +66,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html")
-    return template.render(report=report, version=__version__, cells=CELLS)
+    return environment.get_template(template).render(version=__version__, **content)
 
 
 def check_writable(path: Path) -> None:

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from lossaware.errors import UsageError
 from lossaware.studies.pictures import INK, SERIES, Picture, draw, label
 from lossaware.studies.spec import RunSpec
-from lossaware.studies.study import Quantity, StudyFile, without_lga
+from lossaware.studies.study import Quantity, Study, StudyFile, without_lga
 from lossaware.studies.study_table import Measured, Results, StudyTable, describe
 from lossaware.studies.tables import number
 
@@ -102,6 +102,11 @@ def all_series(table: StudyTable) -> list[Series]:
         at = found.setdefault((panel or cell.specs[0].task, name, cell.quantity), {})
         at.setdefault(cell.specs[0].lr, measured)
     return [Series(*key, dict(sorted(at.items()))) for key, at in found.items()]
+
+
+def has_rates(study: Study) -> bool:
+    """Whether an axis of the study has learning rates alone, so that it can be drawn over them."""
+    return bool(_roles(study.file)[1])
 
 
 def _roles(file: StudyFile) -> tuple[list[str], list[str], list[str]]:

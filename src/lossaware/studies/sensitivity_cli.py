@@ -23,15 +23,16 @@ def figure(
     from rich.table import Table
 
     from lossaware.cli import console
-    from lossaware.studies import sensitivity
+    from lossaware.studies import results_page, sensitivity
     from lossaware.studies.artifacts import save
+    from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
-    from lossaware.studies.study_cli import measured_table
 
     study = load_study(name)
-    with measured_table(study, out, results) as (table, sources, _):
+    with measurements(out, results) as there:
+        table = there.table(study)
         series = sensitivity.all_series(table)
-        times = sensitivity.times(series, sources)
+        times = sensitivity.times(series, there.sources)
     series = [one for one in series if one.means]
     if not series:
         raise UsageError(
@@ -42,6 +43,7 @@ def figure(
         tables[f"{study.name}-times"] = sensitivity.time_rows(times)
     settings = {"study": study.name, "digest": study.digest, "runs": list(table.provenance)}
     save(to, f"{study.name}-lr", tables=tables, picture=sensitivity.draw_scores(series), settings=settings)
+    results_page.refresh(to)
     screen = console(sys.stdout)
     for panel in dict.fromkeys(one.panel for one in series):
         heads, rows = sensitivity.overview(series, times, panel)

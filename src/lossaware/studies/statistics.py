@@ -194,7 +194,7 @@ def deciding_p(pairs: Paired, *, higher_is_better: bool) -> float:
     if pairs.identical or pairs.n + pairs.lost_without + pairs.lost_with == 0:
         return math.nan
     if pairs.lost_without or pairs.lost_with:
-        better, worse = _better_and_worse(pairs, higher_is_better=higher_is_better)
+        better, worse = better_and_worse(pairs, higher_is_better=higher_is_better)
         return sign_p(better, worse)
     return pairs.flip_p if math.isnan(pairs.t_p) else pairs.t_p
 
@@ -221,7 +221,7 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
         corrected_p: `deciding_p` after `holm`.
         comparisons: How many comparisons were corrected for.
     """
-    better, worse = _better_and_worse(pairs, higher_is_better=higher_is_better)
+    better, worse = better_and_worse(pairs, higher_is_better=higher_is_better)
     seeds = pairs.n + pairs.lost_without + pairs.lost_with
     if seeds == 0:
         return Verdict("too few seeds to tell", "No seed has a finite score to compare.")
@@ -260,7 +260,7 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
     return Verdict("no difference shown", evidence)
 
 
-def _better_and_worse(pairs: Paired, *, higher_is_better: bool) -> tuple[int, int]:
+def better_and_worse(pairs: Paired, *, higher_is_better: bool) -> tuple[int, int]:
     """Seeds in which LGA did better, and in which it did worse; a lost run is the worse of its pair."""
     better, worse = (pairs.up, pairs.down) if higher_is_better else (pairs.down, pairs.up)
     return better + pairs.lost_without, worse + pairs.lost_with

@@ -1,8 +1,7 @@
 """`lossaware study`: the paper's tables, and any other grid of runs from a TOML file."""
 
-import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,6 @@ from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
     from lossaware.studies.study import Overrides, Study
-    from lossaware.studies.study_results import Launch, Sources
     from lossaware.studies.study_table import StudyTable
 
 app = App(
@@ -69,6 +67,7 @@ def run(
         tensorboard: Folder for logs that TensorBoard reads.
     """
     from lossaware.cli import console, say
+    from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
     from lossaware.studies.study_run import carry_out_study
 
@@ -78,8 +77,8 @@ def run(
     failures = carry_out_study(
         chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
     )
-    with measured_table(study, out, reused, chosen.overrides) as (table, _, _):
-        _print(table)
+    with measurements(out, reused) as there:
+        _print(there.table(study, chosen.overrides))
     if failures:
         say(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
     return 1 if failures else 0
@@ -102,13 +101,15 @@ def show(
         format: How to write it.
     """
     from lossaware.studies import study_table
+    from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
 
-    with measured_table(load_study(name), out, results) as (table, _, _):
-        if format == "text":
-            _print(table)
-        else:
-            sys.stdout.write(study_table.FORMATS[format](table))
+    with measurements(out, results) as there:
+        table = there.table(load_study(name))
+    if format == "text":
+        _print(table)
+    else:
+        sys.stdout.write(study_table.FORMATS[format](table))
     return 0
 
 
@@ -117,19 +118,23 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
     """Write what is measured of a study as plain files, to be read and committed.
 
     NAME.csv has the value of each cell and seed, NAME-epochs.csv every epoch of every run, NAME.study.json the
-    specification of each run, and command, commit, machine, date and overrides.
+    specification of each run, and command, commit, machine, date and overrides. A README.md that `lossaware report`
+    wrote is brought up to date.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
         to: Folder to write to. What an earlier export has there stays in.
         out: Folder of the runs.
     """
-    from lossaware.studies import study_exchange
+    from lossaware.studies import results_page, study_exchange
+    from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
 
-    with measured_table(load_study(name), out, to) as (table, sources, launches):
-        for path in study_exchange.export(table, sources, launches, to):
+    study = load_study(name)
+    with measurements(out, to) as there:
+        for path in study_exchange.export(there.table(study), there.sources, there.launches(study), to):
             print(path)
+    results_page.refresh(to)
     return 0
 
 
@@ -155,25 +160,6 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
 
 
 app.command("lossaware.studies.sensitivity_cli:figure", name="figure")
-
-
-@contextlib.contextmanager
-def measured_table(
-    study: "Study", out: Path, results: Path | None, prefer: "Overrides | None" = None
-) -> "Iterator[tuple[StudyTable, Sources, list[Launch]]]":
-    """The table of a study, with where it is read from and how it was run."""
-    from lossaware.studies.study_exchange import Exported
-    from lossaware.studies.study_results import Folder, Sources, show
-
-    folder = Folder(out)
-    exported = [] if results is None else [Exported(results)]
-    launches = folder.launches(study)
-    for place in exported:
-        launches += [launch for launch in place.launches(study) if launch not in launches]
-    launches.sort(key=lambda launch: launch.environment.get("date", ""))
-    with folder.reading() as store:
-        sources = Sources([store, *exported])
-        yield show(study, sources, launches, prefer=prefer), sources, launches
 
 
 def _print(table: "StudyTable") -> None:

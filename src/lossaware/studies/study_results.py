@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -156,17 +156,28 @@ def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: 
 def _provenance(table: StudyTable, results: Results) -> list[str]:
     """When, where and by what commands the runs of a table were made."""
     shown = {spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values}
-    found: dict[str, dict[str, None]] = {}
-    for spec in sorted(shown, key=lambda spec: spec.key):
-        for name, value in results.environment(spec).items():
-            found.setdefault(name, {})[value] = None
-    if not found:
+    made_with = [results.environment(spec) for spec in sorted(shown, key=lambda spec: spec.key)]
+    if not any(made_with):
         return []
+    said, *commands = made_with_said(made_with)
+    return [f"{len(shown)} run{'s' * (len(shown) != 1)}: {said}", *commands]
+
+
+def made_with_said(environments: Iterable[Mapping[str, str]]) -> list[str]:
+    """When, where and with what something was made, and by which commands, in lines.
+
+    Args:
+        environments: See `lossaware.studies.environment`; at least one is not empty.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for made_with in environments:
+        for name, value in made_with.items():
+            found.setdefault(name, {})[value] = None
     dates = sorted({date[:10] for date in found.get("date", {})})
     parts = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
     parts += [" / ".join(found[name]) for name in ("processor", "device") if name in found]
     parts += [f"{name} {' / '.join(found[name])}" for name in ("lossaware", "commit", "torch") if name in found]
-    said = [f"{len(shown)} run{'s' * (len(shown) != 1)}: {', '.join(parts)}."]
+    said = [f"{', '.join(parts)}."]
     commands = list(dict.fromkeys(map(without_folders, found.get("command", {}))))
     said += [f"Command: {command}" for command in commands[:COMMANDS]]
     if len(commands) > COMMANDS:

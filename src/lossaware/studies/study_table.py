@@ -59,10 +59,20 @@ class Measured:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the published figure lies in the interval; None without either of them."""
-        if self.cell.published is None or math.isnan(self.summary.low):
+        """Whether the published figure lies in the interval.
+
+        None without either of them, and for runs under other settings than the study's: their figures are not those
+        that were published.
+        """
+        if self.cell.published is None or math.isnan(self.summary.low) or self.changed:
             return None
         return self.summary.low <= float(self.cell.published) <= self.summary.high
+
+    @property
+    def changed(self) -> str:
+        """What differs from the study's file, but for the number of seeds."""
+        plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
+        return describe(Overrides.from_plain(plain))
 
     @property
     def partial(self) -> bool:
@@ -173,11 +183,10 @@ def tabulate(
 
     def nearness(measured: Measured) -> tuple[bool, bool, bool, int, int, bool]:
         specs = measured.cell.specs
-        changed = set(measured.overrides.to_plain()) - {"seeds"}
         return (
             measured.there,
             prefer is not None and measured.overrides.settings == prefer.settings,
-            not changed,
+            not measured.changed,
             specs[0].epochs if specs else 0,
             len(measured.values),
             not measured.partial,
@@ -257,7 +266,8 @@ Lines = Sequence[tuple[str, Callable[[Measured, int], str]]]
 """What each row of the table consists of: a name, and how it is written to a number of digits."""
 
 
-def _mean(measured: Measured, digits: int) -> str:
+def show_mean(measured: Measured, digits: int) -> str:
+    """The mean, with half the width of its interval where it has one."""
     if not measured.there:
         return NOT_RUN
     mean, half = measured.summary.mean, measured.summary.half_width
@@ -265,15 +275,17 @@ def _mean(measured: Measured, digits: int) -> str:
     return f"{shown} ± {half:.{digits}f}" if math.isfinite(half) else shown
 
 
-def _print_published(measured: Measured, digits: int) -> str:
+def show_published(measured: Measured, digits: int) -> str:
+    """The published figure as it was printed; empty without one."""
     return "" if measured.cell.published is None else str(measured.cell.published)
 
 
-def _difference(measured: Measured, digits: int) -> str:
+def show_difference(measured: Measured, digits: int) -> str:
+    """Measured minus published; empty where either is missing."""
     return f"{measured.difference:+.{digits}f}" if math.isfinite(measured.difference) else ""
 
 
-LINES: Lines = (("measured", _mean), ("published", _print_published), ("difference", _difference))
+LINES: Lines = (("measured", show_mean), ("published", show_published), ("difference", show_difference))
 
 
 @dataclass(frozen=True)
@@ -294,7 +306,7 @@ def _grid(table: StudyTable) -> _Grid:
     lines = LINES if any(m.cell.published is not None for m in table.cells.values()) else LINES[:1]
     rows = []
     for row in study.rows:
-        digits = _digits([table.cells[row, column] for column in study.columns])
+        digits = digits_of([table.cells[row, column] for column in study.columns])
         texts = []
         for name, write in lines:
             cells = [write(table.cells[row, column], digits) for column in study.columns]
@@ -309,7 +321,7 @@ def _grid(table: StudyTable) -> _Grid:
     return _Grid(study.columns, rows)
 
 
-def _digits(row: Sequence[Measured]) -> int:
+def digits_of(row: Sequence[Measured]) -> int:
     """Two decimals for percentages and ratios; for the rest as many as the paper gives in the row, or else four."""
     quantity = row[0].cell.quantity
     if quantity.percent or quantity.at == "ratio":
@@ -358,7 +370,7 @@ def _block(
     # A name above several columns may be wider than they are together.
     for level in range(levels - 1):
         start = 0
-        for names, count in _spans([head[: level + 1] for head in heads]):
+        for names, count in spans([head[: level + 1] for head in heads]):
             inside = chosen[start : start + count]
             widths[inside[-1]] += max(0, GAP + len(names[-1]) + 4 - sum(widths[i] for i in inside))
             start += count
@@ -367,7 +379,7 @@ def _block(
         last = level == levels - 1
         text = "".join((axis if last else "").ljust(size) for axis, size in zip((*axes, ""), lead, strict=True))
         start = 0
-        for names, count in _spans([head[: level + 1] for head in heads]):
+        for names, count in spans([head[: level + 1] for head in heads]):
             size = sum(widths[i] for i in chosen[start : start + count])
             text += names[-1].rjust(size) if last else " " * GAP + f" {names[-1]} ".center(size - GAP, "\u2500")
             start += count
@@ -447,7 +459,7 @@ def to_latex(table: StudyTable) -> str:
         cells = [_tex(axis) if last else "" for axis in axes] + [""]
         rules = []
         start = lead + 1
-        for names, count in _spans([head[: level + 1] for head in grid.heads]):
+        for names, count in spans([head[: level + 1] for head in grid.heads]):
             cells.append(_tex(names[-1]) if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{_tex(names[-1])}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
             start += count
@@ -461,14 +473,15 @@ def to_latex(table: StudyTable) -> str:
     return "\n".join(out) + "\n"
 
 
-def _spans(names: Sequence[Coordinates]) -> list[tuple[Coordinates, int]]:
-    spans: list[tuple[Coordinates, int]] = []
+def spans(names: Sequence[Coordinates]) -> list[tuple[Coordinates, int]]:
+    """Equal neighbours as one, with their number."""
+    found: list[tuple[Coordinates, int]] = []
     for name in names:
-        if spans and spans[-1][0] == name:
-            spans[-1] = (name, spans[-1][1] + 1)
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1] + 1)
         else:
-            spans.append((name, 1))
-    return spans
+            found.append((name, 1))
+    return found
 
 
 _TEX = {

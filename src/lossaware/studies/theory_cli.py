@@ -31,6 +31,7 @@ def theory(*, to: Path = Path("results")) -> int:
     import torch
 
     from lossaware.cli import console
+    from lossaware.studies import results_page
     from lossaware.studies import theory as convergence
     from lossaware.studies import theory_adam as adam
     from lossaware.studies.artifacts import check_writable, save
@@ -54,6 +55,7 @@ def theory(*, to: Path = Path("results")) -> int:
         "precision": "float64",
     }
     save(to, "theory", tables=tables, picture=draw_theory(runs, broken, flat), settings=settings)
+    results_page.refresh(to)
     screen = console(sys.stdout)
     screen.print(_summary(tables["theory-convergence"]))
     screen.print(_broken(tables["theory-counterexamples"]))

@@ -1,0 +1,40 @@
+"""`lossaware report`: everything that was measured, as one page."""
+
+from pathlib import Path
+
+from lossaware.errors import UsageError
+
+
+def report(
+    *,
+    out: Path = Path("lossaware-out/results.html"),
+    results: Path = Path("results"),
+    store: Path = Path("lossaware-out"),
+) -> int:
+    """Show everything that was measured: one HTML page that needs no network.
+
+    All studies in the paper's layout with measured beside published, in how many cells they agree, in how many LGA
+    helps or hurts, both figures, the theory, and how each was made.
+
+    Args:
+        out: The page. A name that ends in .md gets the short page of --results alone: counts, and a list of files.
+        results: Folder of exported studies and of pictures.
+        store: Folder of the runs.
+    """
+    from lossaware.studies import report, results_page, results_report
+    from lossaware.studies.atomic import write_whole
+    from lossaware.studies.measurements import measurements
+
+    if out.suffix == ".md":
+        if not results.is_dir():
+            raise UsageError(f"there is no folder {results}")
+        results_page.write(results, out)
+    else:
+        if not (results.is_dir() or store.is_dir()):
+            raise UsageError(f"there is neither a folder {results} nor a folder {store}: nothing was measured")
+        report.check_writable(out)
+        with measurements(store, results) as there:
+            page = results_report.render(there, results)
+        write_whole(out, page)
+    print(out)
+    return 0

@@ -1,0 +1,293 @@
+"""The page of everything that was measured, and the short one in ``results/``."""
+
+import re
+import shutil
+from collections import Counter
+from html import unescape
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure as Canvas
+from matplotlib.image import imread
+from pages import Tags, check_fits, check_self_contained, chromium, in_browser
+
+from lossaware.cli import main
+from lossaware.errors import UsageError
+from lossaware.studies import artifacts, results_page, results_report
+from lossaware.studies.measurements import measurements
+from lossaware.studies.pictures import draw
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.store import Store
+from lossaware.studies.study import Overrides, Settings, load_study, studies
+from lossaware.studies.study_results import Folder, Launch
+
+ROOT = Path(__file__).parents[2]
+MADE_WITH = {"date": "2026-01-02T03:04:05", "commit": "0123456789ab", "command": "lossaware study run table01"}
+
+
+def made_up(spec: RunSpec) -> list[EpochRecord]:
+    """With LGA the score is higher by ten points, in each seed by a little more or less."""
+    accuracy = 0.8 + (spec.lga is not None) * (0.1 + 0.002 * spec.seed) + 0.001 * spec.seed
+    return [
+        EpochRecord(
+            epoch, {"loss": 1 / epoch, "accuracy": accuracy}, {"loss": 2 / epoch, "accuracy": accuracy}, None, 1.0
+        )
+        for epoch in range(1, spec.epochs + 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs: table 1 for two optimizers and three seeds; table 2 at two epochs, of which one run is not finished."""
+    folder = Folder(tmp_path_factory.mktemp("out"))
+    first = load_study("table01").overridden(
+        Overrides({"task": ("MNIST",), "algorithm": ("SGD", "Adam")}, Settings(seeds=3))
+    )
+    short = load_study("table02").overridden(
+        Overrides({"algorithm": ("Momentum",), "lr": ("1e-2",)}, Settings(epochs=2, seeds=1))
+    )
+    with Store(folder.database) as store:
+        for study in (first, short):
+            folder.note(Launch.now(study))
+            for spec in study.specs:
+                store.adopt(spec, made_up(spec), MADE_WITH)
+        unfinished = next(spec for spec in load_study("table02").specs if spec.optimizer == "rmsprop")
+        store.begin(unfinished)
+        store.record(unfinished, made_up(unfinished)[0])
+    return folder.path
+
+
+def line(canvas: Canvas) -> None:
+    canvas.subplots().plot([0, 1], [0, 1])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures: figure 1, and one that no command of ours is known to make."""
+    folder = tmp_path_factory.mktemp("results")
+    for name, what in (("figure01", "Trajectories & <shares>"), ("mine", "Something else")):
+        rows = [{"gamma2": 1e-8, "share": 0.25, "base": "<momentum>"}, {"gamma2": 0.1, "share": 1 / 3, "base": "b"}]
+        artifacts.save(folder, name, tables={name: rows}, picture=draw(line, (3, 2), what), settings={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(out: Path, results: Path) -> str:
+    with measurements(out, results) as there:
+        return results_report.render(there, results)
+
+
+def section(page: str, name: str) -> str:
+    """The section of a study or picture, which has none inside."""
+    found = re.search(rf'<section id="{name}".*?</section>', page, flags=re.DOTALL)
+    assert found, name
+    return found[0]
+
+
+def words(html: str) -> str:
+    """What is read."""
+    without_svg = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", without_svg))).strip()
+
+
+def row(html: str, name: str) -> list[str]:
+    """The cells of a table's row, as texts."""
+    found = next(part for part in re.findall(r"<tr>.*?</tr>", html, flags=re.DOTALL) if f">{name}</th>" in part)
+    return [words(cell) for cell in re.findall(r"<td.*?</td>", found, flags=re.DOTALL)]
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(page: str) -> None:
+    check_self_contained(page)
+    tags = Tags(page)
+    names = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    links = [attributes["href"][1:] for tag, attributes in tags.found if tag == "a"]
+    assert set(links) <= set(names)
+    assert set(studies()) | {"figure01", "figure02", "theory", "mine", "agreement", "effects"} <= set(links)
+    for _, attributes in tags.found:
+        for name in ("aria-labelledby", "aria-describedby"):
+            assert attributes.get(name) in {None, *names}
+
+
+def test_headings_go_down_by_one_and_tables_have_names(page: str) -> None:
+    tags = Tags(page).found
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(deeper - level <= 1 for level, deeper in pairwise(levels))
+    for tag, attributes in tags:
+        if tag == "th":
+            assert attributes.get("scope") in {"col", "row", "colgroup", "rowgroup"}
+        if tag == "table":
+            assert "aria-label" in attributes or "aria-labelledby" in attributes
+        if attributes.get("class") == "scroll":
+            assert attributes["tabindex"] == "0", "who has no mouse scrolls by keys"
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+
+
+def test_a_cell_has_measured_published_difference_interval_and_verdict(page: str) -> None:
+    first = section(page, "table01")
+    without, with_, *others = row(first, "SGD")
+    # Seeds 80.0, 80.1, 80.2 and 90.0, 90.3, 90.6; t(0.975, 2) = 4.303; 4.303 * 0.1 / sqrt(3) = 0.25.
+    assert without == "80.10 ± 0.25 published ≠ 94.95 (-14.85)"
+    assert with_ == "90.30 ± 0.75 published ≠ 95.95 (-5.65) helps"
+    assert others == [f"not run published {figure}" for figure in ("81.72", "83.40", "31.76", "31.77")]
+    assert row(first, "Momentum")[0] == "not run published 98.98"
+    text = words(first)
+    assert "Overridden: seeds = 3." in text
+    assert "12 runs: 2026-01-02, commit 0123456789ab. Command: lossaware study run table01" in text
+    assert "Not run: 38 of 42 cells." in text
+
+
+def test_what_was_overridden_stands_above_the_table_and_is_held_against_nothing(page: str) -> None:
+    second = section(page, "table02")
+    cells = row(second, "Momentum")
+    assert cells[1] == "80.00 b published 99.51 (-19.51)"
+    assert "b: epochs = 2, seeds = 1" in words(second)
+    assert row(second, "RMSprop")[2] == "not run published 99.59", "a run that is not finished is not shown"
+
+
+def test_every_study_has_a_place_and_says_how_to_run_it(page: str) -> None:
+    for name in studies():
+        html = section(page, name)
+        assert load_study(name).title in unescape(html)
+        published = sum(cell.published is not None for cell in load_study(name).cells.values())
+        assert html.count('<span class="published">') == published
+    assert "Not measured yet. To measure it: lossaware study run table08 --data DIR" in words(section(page, "table08"))
+    assert "lossaware study run peers" in words(section(page, "peers"))
+
+
+def test_pictures_and_their_figures(page: str) -> None:
+    figure = section(page, "figure01")
+    assert 'viewBox="0 0 216 144"' in figure
+    assert "Trajectories & <shares>" in words(figure)
+    assert row(figure, "1e-08") == ["0.25", "<momentum>"]
+    assert row(figure, "0.1") == ["0.33333", "b"]
+    losses = section(page, "figure02")
+    assert losses.count(">not run</text>") == 4
+    assert "not run: Momentum, ASGD, RMSprop, Adamax," in losses
+    assert "Not made: lossaware theory" in words(section(page, "theory"))
+    assert "SGD, w/ LGA" in section(page, "table02"), "over its learning rates"
+    assert "<svg" in section(page, "mine")
+
+
+def test_counts_are_those_of_the_runs(page: str) -> None:
+    agreement, effects = section(page, "agreement"), section(page, "effects")
+    assert row(agreement, "Table 1") == ["42", "4", "3", "0", "4", "0"]
+    assert row(effects, "Table 1") == ["2", "2", "0", "0", "0", "", "19 / 0 / 2"]
+    assert row(effects, "Table 2, overridden: epochs = 2") == ["1", "0", "0", "0", "0", "1 / 0 / 0", ""]
+    assert "In the 188 pairs that the paper prints" in words(effects)
+
+
+@in_browser
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_the_page_is_drawn_in_both_modes(page: str, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "page.html").write_text(page)
+    scheme = {"dark": 0, "light": 1}[mode]
+    options = (f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1400,4000")
+    chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", *options, f"--screenshot={tmp_path / 'shot.png'}")
+    shot = imread(tmp_path / "shot.png")[..., :3]
+    ground = shot[5, 5]
+    assert (ground > 0.9).all() if mode == "light" else (ground < 0.2).all()
+    assert 0.01 < (abs(shot - ground).max(axis=-1) > 0.3).mean() < 0.3
+
+
+@in_browser
+def test_the_page_fits_every_width_and_wide_tables_scroll_in_their_boxes(page: str, tmp_path: Path) -> None:
+    check_fits(page, tmp_path, scrolling=".scroll")
+
+
+# --- pictures that come from files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("<defs>", "<script>alert(1)</script><defs>"), "it has <script>"),
+        (("<defs>", '<image href="x.png"/><defs>'), "it has <image>"),
+        (("<defs>", '<g onload="alert(1)"/><defs>'), "it has onload="),
+        (("<defs>", '<use href="https://example.org/a.svg#b"/><defs>'), "it has href="),
+        (("<defs>", "<style>path{fill:url(https://example.org)}</style><defs>"), "lies elsewhere"),
+        (("<defs>", "<style>@import 'x.css';</style><defs>"), "lies elsewhere"),
+        (("<defs>", "<!-- a --><defs>"), "lies elsewhere"),
+        (("</svg>", ""), "not a picture"),
+    ],
+)
+def test_a_picture_that_does_more_than_draw_is_refused(results: Path, tmp_path: Path, change, message) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    assert [it.name for it in artifacts.load(folder)] == ["figure01", "mine"]
+    path = folder / "figure01.svg"
+    path.write_text(path.read_text().replace(*change, 1))
+    with pytest.raises(UsageError, match=rf"figure01\.svg: .*{re.escape(message)}"):
+        artifacts.load(folder)
+
+
+def test_a_damaged_description_of_a_picture_is_one_line(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    (folder / "mine.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"mine\.json: does not say how it was made"):
+        artifacts.load(folder)
+
+
+# --- the short page -------------------------------------------------------------------------------------------------
+
+
+def lossaware(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_the_committed_page_is_what_the_committed_results_give() -> None:
+    said = "run: lossaware report --out results/README.md"
+    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == results_page.text(ROOT / "results"), said
+
+
+def test_the_short_page_names_files_and_counts_and_follows_exports(
+    out: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    assert lossaware("study", "export", "table01", "--out", out, "--to", folder) == 0
+    assert not (folder / "README.md").exists(), "nobody asked for it"
+    assert lossaware("report", "--out", folder / "README.md", "--results", folder) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "README.md")
+    text = (folder / "README.md").read_text()
+    assert "| Table 1 | 42 | 4 | 3 | 0 | 4 | 0 |" in text
+    assert "| Table 1 | 2 | 2 | 0 | 0 | 0 |  | 19 / 0 / 2 |" in text
+    assert "| `table01*` | Table 1: final train accuracy without and with LGA (%); 4 of 42 cells, seeds: 3 |" in text
+    assert "| those of other studies | Table 2: MNIST under different learning rates" in text
+    assert "| `figure01*` | Figure 1:" in text
+    assert "- `table08`: Table 8" in text
+    assert "overridden" not in text
+
+    assert lossaware("study", "export", "table02", "--out", out, "--to", folder) == 0
+    text = (folder / "README.md").read_text()
+    assert "| Table 2, overridden: epochs = 2 | 1 | 0 | 0 | 0 | 0 | 1 / 0 / 0 |  |" in text
+    assert text == results_page.text(folder)
+
+
+def test_pages_of_others_are_left_alone(
+    out: Path, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("README.md", "page.html"):
+        (tmp_path / name).write_text("# Mine\n")
+        assert lossaware("report", "--out", tmp_path / name, "--results", results, "--store", out) == 2
+        assert "is left alone: choose another --out" in capsys.readouterr().err
+    assert lossaware("study", "export", "table01", "--out", out, "--to", tmp_path) == 0
+    assert {(tmp_path / name).read_text() for name in ("README.md", "page.html")} == {"# Mine\n"}
+
+
+def test_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = tmp_path / "nowhere"
+    assert lossaware("report", "--out", tmp_path / "a.html", "--results", nowhere, "--store", nowhere) == 2
+    assert "nothing was measured" in capsys.readouterr().err
+    assert lossaware("report", "--out", tmp_path / "a.md", "--results", nowhere) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,168 @@
+"""Counting what a study shows: agreement with published figures, and pairs without and with LGA."""
+
+import pytest
+
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.study import Overrides, Settings, Study, load_study, parse_study, studies
+from lossaware.studies.study_counts import Counts, Ways, comparisons, counts, pairs, total
+from lossaware.studies.study_table import StudyTable, tabulate
+
+TEXT = """
+title = "A small grid"
+rows = ["algorithm"]
+columns = ["strategy"]
+
+[base]
+task = "digits"
+epochs = 1
+batch_size = 200
+lr = 1e-3
+seeds = 3
+lga = { gamma2 = 1e-5 }
+
+[measure]
+set = "test"
+name = "NAME"
+
+[axes.algorithm]
+SGD = { optimizer = "sgd" }
+Adam = { optimizer = "adam" }
+Adamax = { optimizer = "adamax" }
+
+[axes.strategy]
+"w/o LGA" = { lga = false }
+"w/ LGA" = {}
+Ratio = { measure = { at = "ratio" } }
+
+[published]
+SGD = [50, 60, 1]
+Adam = [70, 70, 1]
+Adamax = [90, 80, nan]
+"""
+
+
+class Scores:
+    """One epoch a run, with made-up scores by optimizer and strategy: a score a seed."""
+
+    def __init__(self, scores: dict[tuple[str, bool], list[float]], name: str = "accuracy", epochs: int = 1) -> None:
+        self.scores, self.name, self.epochs = scores, name, epochs
+
+    def records(self, spec: RunSpec) -> list[EpochRecord]:
+        seeds = self.scores.get((spec.optimizer, spec.lga is not None), [])
+        if spec.seed >= len(seeds) or spec.epochs != self.epochs:
+            return []
+        values = {self.name: seeds[spec.seed]}
+        return [EpochRecord(epoch, values, values, None, 1.0) for epoch in range(1, spec.epochs + 1)]
+
+    def environment(self, spec: RunSpec) -> dict[str, str]:
+        return {}
+
+
+def grid(name: str = "accuracy", old: str = "", new: str = "") -> Study:
+    return parse_study(TEXT.replace("NAME", name).replace(old, new), "grid")
+
+
+def table(
+    scores: dict[tuple[str, bool], list[float]], name: str = "accuracy", study: Study | None = None
+) -> StudyTable:
+    return tabulate(study or grid(name), Scores(scores, name))
+
+
+def test_a_pair_shows_the_same_of_the_same_runs():
+    found = pairs(grid())
+    assert found == {
+        ((name,), ("w/ LGA",)): ((name,), ("w/o LGA",)) for name in ("SGD", "Adam", "Adamax")
+    }  # and no ratio, which says nothing of the base
+
+
+def test_agreement_needs_an_interval():
+    scores = {
+        ("sgd", False): [0.49, 0.50, 0.51],  # published: 50
+        ("sgd", True): [0.49, 0.50, 0.51],  # published: 60
+        ("adam", False): [0.70],  # one seed
+    }
+    found = counts(table(scores))[""]
+    # The ratio of SGD with LGA is 1 in all seeds, as published.
+    assert (found.agree, found.differ, found.single) == (2, 1, 1)
+    assert found.measured == 4
+    assert found.figures == 8
+
+
+def test_pairs_have_the_words_of_compare_and_one_seed_is_counted_apart():
+    scores = {
+        ("sgd", False): [0.50, 0.51, 0.52],
+        ("sgd", True): [0.701, 0.71, 0.719],
+        ("adam", False): [0.90, 0.91, 0.92],
+        ("adam", True): [0.801, 0.81, 0.819],
+        ("adamax", False): [0.9],
+        ("adamax", True): [0.8],
+    }
+    found = counts(table(scores))[""]
+    assert (found.helps, found.hurts, found.no_difference, found.unsure) == (1, 1, 0, 0)
+    assert found.ways == Ways(worse=1)
+    assert (found.judged, found.pairs) == (2, 3)
+    reasons = {it.variant[0][0]: it.verdict.reason for it in comparisons(table(scores)) if it.verdict}
+    assert "Holm's correction for 2 comparisons" in reasons["SGD"], "one seed is no comparison"
+    assert "Adamax" not in reasons
+
+
+def test_two_seeds_are_too_few_and_only_seeds_that_both_have_count():
+    scores = {("sgd", False): [0.50, 0.51, 0.52], ("sgd", True): [0.7, 0.71]}
+    [it] = comparisons(table(scores))
+    assert it.result.n == 2
+    assert counts(table(scores))[""].unsure == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "with_", "way"),
+    [
+        ("accuracy", 0.5, 0.6, "better"),
+        ("loss", 0.5, 0.6, "worse"),
+        ("loss", 0.5, 0.5, "equal"),
+        ("loss", float("nan"), 0.6, "better"),
+        ("accuracy", 0.5, float("nan"), "worse"),
+    ],
+)
+def test_a_lower_loss_is_better_and_a_lost_run_the_worst(name, without, with_, way):
+    [it] = comparisons(table({("sgd", False): [without], ("sgd", True): [with_]}, name))
+    assert it.verdict is None
+    assert it.way == way
+
+
+def test_a_pair_of_which_both_are_lost_is_none():
+    assert comparisons(table({("sgd", False): [float("nan")], ("sgd", True): [float("nan")]})) == []
+
+
+def test_published_pairs_by_their_figures():
+    assert counts(table({}))[""].published == Ways(better=1, equal=1, worse=1)
+    assert counts(table({}, "loss"))[""].published == Ways(better=1, equal=1, worse=1)
+    lower = grid("loss", "SGD = [50, 60, 1]", "SGD = [60, 50, 1]")
+    assert counts(table({}, study=lower))[""].published == Ways(better=2, equal=1)
+
+
+def test_other_settings_are_counted_apart_and_held_against_nothing():
+    longer = Overrides(settings=Settings(epochs=2, seeds=2))
+    scores = {("sgd", False): [0.49, 0.51], ("sgd", True): [0.6, 0.7]}
+    found = counts(tabulate(grid(), Scores(scores, epochs=2), [longer]))
+    assert found[""].measured == found[""].pairs == 0
+    assert found["epochs = 2"] == Counts(unsure=1)
+    fewer_seeds = Overrides(settings=Settings(seeds=2))
+    assert list(counts(tabulate(grid(), Scores(scores), [fewer_seeds]))) == [""]
+
+
+def test_runs_that_a_study_shows_twice_count_once():
+    twice = grid(old='Adam = { optimizer = "adam" }', new='Adam = { optimizer = "sgd" }')
+    assert len(pairs(twice)) == 3
+    scores = {("sgd", False): [0.5, 0.6], ("sgd", True): [0.6, 0.7]}
+    assert counts(table(scores, study=twice))[""].pairs == 1
+
+
+def test_the_paper_in_counts():
+    """By hand: tables 1, 6, 7 have 21 pairs, 2 and 8 have 28, 5 has 28, 9 to 12 have 7, 6, 14 and 14."""
+    paper = [counts(tabulate(load_study(name), Scores({})))[""] for name in studies() if name.startswith("table")]
+    whole = total(paper)
+    assert whole.figures == 519
+    assert whole.published.total == 3 * 21 + 3 * 28 + 7 + 6 + 14 + 14
+    assert whole.measured == whole.pairs == 0
+    # Table 1: LGA is worse for Momentum on CIFAR-10 and for Adamax on CIFAR-10, and better elsewhere.
+    assert paper[0].published == Ways(better=19, worse=2)
