@@ -219,7 +219,9 @@ def test_commands_exist() -> None:
             check_extras(place, words)
             continue
         if program != "lossaware":
-            assert program in ("python3", "python", ".ci/run", "run", "sphinx-build"), f"{place}: what is {program}?"
+            assert program in ("python3", "python", ".ci/run", "run", "sphinx-build", "tensorboard"), (
+                f"{place}: what is {program}?"
+            )
             continue
         command, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
         said = bound.arguments

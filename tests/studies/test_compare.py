@@ -1,6 +1,7 @@
 """The comparison: which runs it makes, and that its table and report hold what those runs gave."""
 
 import dataclasses
+import io
 import json
 import math
 import sqlite3
@@ -13,7 +14,7 @@ from lossaware.errors import UsageError
 from lossaware.studies import compare as comparing
 from lossaware.studies import progress
 from lossaware.studies.compare import Comparison, Outcome, check, compare
-from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.engine import EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.registry import load_task
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, options
@@ -227,6 +228,20 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[1] == "sgd, lr 1e-2, without, seed 0: goes on after epoch 50 of 100"
     assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
+
+
+def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    spec = dataclasses.replace(SMALL.spec("sgd", 0.01, 0, None), epochs=10)
+    lines = io.StringIO()
+    with progress.RunProgress([spec], there=0, jobs=1, console=Console(file=lines, width=100)) as shown:
+        shown.handle(RunStarted(spec))
+        now = 14.0  # torch is imported
+        shown.handle(Progress(spec, 1, 1, 1000, 1.0))
+        now = 24.0
+        shown.handle(EpochDone(spec, EpochRecord(1, {"loss": 1.0}, {}, None, 0.0)))
+    assert lines.getvalue().splitlines()[1] == "0 of 1 run done, about 1 min 30 s left."
 
 
 def test_a_diverging_run_is_told(tmp_path):

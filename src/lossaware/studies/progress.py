@@ -50,6 +50,7 @@ class RunProgress:
         self._finished_epochs = 0.0
         self._taken = 0  # epochs from checkpoints, which say nothing of the pace
         self._began = self._said = time.monotonic()
+        self._first_step: float | None = None  # when; the pace counts from there, and not from importing torch
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -60,7 +61,7 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0)
+        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0, start=False)
         self._lines: dict[RunSpec, TaskID] = {}
 
     def __enter__(self) -> Self:
@@ -116,7 +117,12 @@ class RunProgress:
     def _show(self, spec: RunSpec, epochs: float, loss: str) -> None:
         self._partial[spec] = epochs
         if spec not in self._lines:
-            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="", taken=0)
+            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="", taken=0, start=False)
+        if epochs > 0:
+            self._bars.start_task(self._lines[spec])
+            self._bars.start_task(self._overall)
+            if self._first_step is None:
+                self._first_step = time.monotonic()
         where = f"epoch {min(int(epochs) + 1, spec.epochs)} of {spec.epochs}{loss}"
         self._bars.update(self._lines[spec], completed=epochs, where=where)
 
@@ -132,7 +138,8 @@ class RunProgress:
         self._said = now
         reached = self._reached()
         done = reached - self._taken
-        left = (now - self._began) / done * (self._epochs - reached) if done > 0 else math.nan
+        pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
+        left = pace * (self._epochs - reached)
         about = f", about {duration(left)} left" if math.isfinite(left) else ""
         self._say(f"{self._count()} done{about}.")
 
