@@ -59,7 +59,8 @@ def measure(part: str, seconds: float) -> tuple[list[Goal], dict[str, list[dict[
         case "closed":
             return list(steps.closed_gate(seconds)), {}
         case "compiled":
-            return list(steps.compiled(seconds)), {}
+            goals, rows = steps.compiled(seconds)
+            return goals, {"compiled": rows}
         case "whole":
             return list(training.whole_step(2 * seconds)), {}
         case "peers":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor.utils import run_and_get_code
 
 from lossaware import LGA, UsageError
 from support import torch_optimizer
@@ -110,6 +112,25 @@ def test_a_hundred_steps_compile_once_in_the_default_compiler() -> None:
         eager_optimizer.step(loss=loss_of(i))
     assert counters["stats"]["unique_graphs"] == 1
     assert_alike(lga, eager, params, judge)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "max-autotune-no-cudagraphs"}], ids=["default", "mode"])
+def test_loops_over_elements_compute_no_scalars(options: dict[str, Any]) -> None:
+    """Adam's bias corrections are powers of 0-dimensional tensors, which the compiler would repeat for each vector."""
+    params = [torch.nn.Parameter(torch.ones(size)) for size in (1000, 2000)]
+    optimizer = torch.optim.Adam(params, lr=0.01)
+    step = LGA(optimizer, steps_per_epoch=3).compile(**options)
+    set_gradients(params, 0)
+    step(2.0)
+    _, (code,) = run_and_get_code(step, 2.0)
+    before, *loops = re.split(r"for\(int64_t x0=.*x0<static_cast<int64_t>\((?:1000|2000)L\)", code)
+    bodies = [loop.split(".store(")[0] for loop in loops]
+    assert len(bodies) == 2
+    assert "std::pow" in before
+    for body in bodies:
+        assert "sqrt()" in body
+        assert "std::pow" not in body
+        assert "double" not in body
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._inductor import list_mode_options
 
 from lossaware.correction import Correction
 from lossaware.errors import UsageError
+from lossaware.hoisting import ScalarsFirst
 from lossaware.losses import mean_over_ranks, read_loss
 from lossaware.status import State
 
@@ -32,7 +34,7 @@ class CompiledStep:
 
     Args:
         lga: Whose step it is.
-        options: Keyword arguments of ``torch.compile``.
+        options: Keyword arguments of ``torch.compile``; see `compiler_arguments`.
 
     Raises:
         UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, or its
@@ -56,7 +58,7 @@ class CompiledStep:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
-        self._graph = torch.compile(_own_code(_graph(lga)), **{"fullgraph": True, "dynamic": False, **options})
+        self._graph = torch.compile(_own_code(_graph(lga)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
         self._begun = False
 
@@ -141,6 +143,24 @@ class CompiledStep:
 
 
 _INSTEAD = "use optimizer.step(loss=loss), whose correction is a pass of its own but a fast one"
+
+
+def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``torch.compile`` that compile a step.
+
+    One graph of fixed sizes; and with the default backend, scalars are computed once (`lossaware.hoisting`), unless
+    the options bring a ``post_grad_custom_post_pass`` of their own.
+
+    Args:
+        options: Keyword arguments that go before these.
+    """
+    arguments = {"fullgraph": True, "dynamic": False, **options}
+    if arguments.get("backend") in (None, "inductor"):
+        mode = arguments.pop("mode", None)  # torch.compile takes a mode or options
+        settings = {} if mode is None else list_mode_options(mode)
+        settings["post_grad_custom_post_pass"] = ScalarsFirst()
+        arguments["options"] = {**settings, **(arguments.get("options") or {})}
+    return arguments
 
 
 def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
