@@ -91,7 +91,7 @@ def test_whole_lists_and_traced_expression_give_the_same_numbers(
     expected = applied(p, g, zero_gradient, maximize=maximize)
     correction = Correction(XI, zero_gradient)
     lists, traced = p.clone(), p.clone()
-    correction._push_lists([lists[:100], lists[100:]], [g[:100], g[100:]], AMOUNT, maximize)
+    correction._push_lists([(lists[:100], g[:100]), (lists[100:], g[100:])], AMOUNT, maximize)
     correction._trace(traced, g, AMOUNT, maximize)
     torch.testing.assert_close(lists, expected, rtol=1e-6, atol=0, equal_nan=True)
     torch.testing.assert_close(traced, expected, rtol=1e-6, atol=0, equal_nan=True)
@@ -126,7 +126,7 @@ def test_an_amount_of_zero_on_the_device_moves_nothing(way: str) -> None:
     if way == "blocks":
         correction._push_in_blocks(p, g, 1, nothing, False)
     elif way == "lists":
-        correction._push_lists([p], [g], nothing, False)
+        correction._push_lists([(p, g)], nothing, False)
     else:
         correction._trace(p, g, nothing, False)
     assert torch.equal(p, torch.ones(3))
@@ -137,7 +137,7 @@ def test_lists_are_cut_into_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     p, g = problem(torch.float32)
     expected = applied(p, g)
     with Counted() as counted:
-        Correction(XI, "push")._push_lists(list(p.split(300)), list(g.split(300)), AMOUNT, False)
+        Correction(XI, "push")._push_lists(list(zip(p.split(300), g.split(300), strict=True)), AMOUNT, False)
     assert same_bits(p, expected)
     assert counted.largest_bytes <= 4 * 1000
 
@@ -254,6 +254,24 @@ def test_layouts_and_complex_numbers_go_into_the_same_call(calls: list[int]) -> 
     torch.testing.assert_close(
         p[3], before[3] - torch.complex(torch.tensor(AMOUNT / (1 + XI)), torch.tensor(AMOUNT / XI))
     )
+
+
+@needs_library
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.channels_last_3d], ids=str)
+def test_a_layout_that_fills_its_memory_is_taken_as_it_lies(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unguarded: views of each tensor at each step, or copies."""
+    shape = (2, 3, 4, 5) if layout is torch.channels_last else (2, 3, 4, 5, 6)
+    p, g = (torch.randn(shape, dtype=torch.bfloat16).to(memory_format=layout) for _ in range(2))
+    found, without = p.clone(), p.clone()
+    with Counted() as counted:
+        Correction(XI, "push").apply([(found, g)], 1.0)
+    assert counted.operators == []
+    assert not torch.equal(found, p)
+    monkeypatch.setattr(native, "library", lambda: None)
+    Correction(XI, "push").apply([(without, g)], 1.0)
+    assert same_bits(found.contiguous(), without.contiguous())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

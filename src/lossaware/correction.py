@@ -86,8 +86,7 @@ class Correction:
                     parameter.__class__ in _PLAIN
                     and gradient.__class__ in _PLAIN
                     and gradient.layout is torch.strided
-                    and parameter.is_contiguous()
-                    and gradient.is_contiguous()
+                    and _lie_alike(parameter, gradient)
                     and not parameter.is_complex()
                 ):
                     batch.add(parameter, gradient, self._number)
@@ -157,10 +156,10 @@ class Correction:
             out.masked_fill_(amount == 0, 0.0)  # 0 / NaN is none
         return out
 
-    def _push_lists(self, ps: Sequence[Tensor], gs: Sequence[Tensor], amount: float | Tensor, maximize: bool) -> None:
+    def _push_lists(self, pairs: Sequence[Pair], amount: float | Tensor, maximize: bool) -> None:
         """An operator for many tensors at once: where each launch takes longer than the work of a small tensor."""
-        amount = amount.to(ps[0]) if isinstance(amount, Tensor) else amount
-        for some in _portions(ps, gs):
+        amount = amount.to(pairs[0][0]) if isinstance(amount, Tensor) else amount
+        for some in _portions(pairs):
             parameters, gradients = [p for p, _ in some], [g for _, g in some]
             signs = torch._foreach_sign(gradients)
             if maximize:
@@ -199,7 +198,7 @@ class _Batch:
         self._held: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor], list[int]]] = {}
 
     def add(self, p: Tensor, g: Tensor, number: int) -> None:
-        """Take in contiguous tensors of equal shape; `run` moves the first in place."""
+        """Take in tensors of equal shape that fill their memory in the same order; `run` moves the first in place."""
         if g.dtype is not p.dtype or g.device != p.device:
             self.run_alone(p, g, number)
             return
@@ -213,7 +212,8 @@ class _Batch:
 
     def run_alone(self, p: Tensor, g: Tensor, number: int) -> None:
         """Move one parameter now."""
-        self._correction._push_in_blocks(p.view(-1), g.view(-1), number, self._amount, self._maximize)
+        p, g = _flatten(p, g)
+        self._correction._push_in_blocks(p, g, number, self._amount, self._maximize)
 
     def run(self) -> None:
         """Move all that was added."""
@@ -234,7 +234,8 @@ class _Batch:
                 for p, g, number in zip(parameters, gradients, numbers, strict=True):
                     self.run_alone(p, g, number)
             else:
-                self._correction._push_lists(parameters, gradients, self._amount, self._maximize)
+                flat = [_flatten(p, g) for p, g in zip(parameters, gradients, strict=True)]
+                self._correction._push_lists(flat, self._amount, self._maximize)
         self._held = {}
 
 
@@ -272,13 +273,13 @@ def _constant(value: float, like: Tensor) -> Tensor:
     return torch.full((), value, dtype=like.dtype, device=like.device)
 
 
-def _portions(ps: Sequence[Tensor], gs: Sequence[Tensor]) -> Iterable[list[Pair]]:
-    """The pairs, in parts whose gradients have up to `_LIST_BYTES` together; larger tensors are cut."""
+def _portions(pairs: Sequence[Pair]) -> Iterable[list[Pair]]:
+    """Flat pairs, in parts whose gradients have up to `_LIST_BYTES` together; larger tensors are cut."""
     portion: list[Pair] = []
     room = _LIST_BYTES
-    for whole_p, whole_g in zip(ps, gs, strict=True):
+    for whole_p, whole_g in pairs:
         size = _LIST_BYTES // whole_p.element_size()
-        for p, g in zip(torch.split(whole_p.view(-1), size), torch.split(whole_g.view(-1), size), strict=True):
+        for p, g in zip(torch.split(whole_p, size), torch.split(whole_g, size), strict=True):
             bytes_needed = p.numel() * p.element_size()
             if portion and bytes_needed > room:
                 yield portion
@@ -297,6 +298,16 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _as_reals(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _lie_alike(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether both fill their memory without gaps and in the same order, and can be taken as they lie there."""
+    if parameter.is_contiguous():
+        return gradient.is_contiguous()
+    return any(
+        parameter.is_contiguous(memory_format=layout) and gradient.is_contiguous(memory_format=layout)
+        for layout in (torch.channels_last, torch.channels_last_3d)
+    )
 
 
 def _flatten(parameter: Tensor, gradient: Tensor) -> Pair:
