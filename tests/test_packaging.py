@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 BUILD = "import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.argv[1]))"
 
 
-def build(kind: str, folder: Path) -> Path:
+def build(kind: str, folder: Path, source: Path = ROOT) -> Path:
     needs("hatchling")
     done = subprocess.run(
         [sys.executable, "-c", BUILD.format(kind=kind), str(folder)],
-        cwd=ROOT,
+        cwd=source,
         capture_output=True,
         text=True,
         check=True,
@@ -110,9 +111,15 @@ print(*sorted(alone), "|", *sorted(set(sys.modules) - before - alone))
     assert not set(with_lga) & {f"lossaware.{name}" for name in ("compiled", "kernels", "optax", "recipes", "studies")}
 
 
-def test_the_source_archive_builds(tmp_path: Path) -> None:
+def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     archive = build("sdist", tmp_path)
     assert re.fullmatch(rf"lossaware-{re.escape(lossaware.__version__)}\.tar\.gz", archive.name)
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    again = build("wheel", tmp_path, tmp_path / archive.name.removesuffix(".tar.gz"))
+    assert again.name == wheel.name
+    with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(again) as theirs:
+        assert {(i.filename, i.CRC) for i in ours.infolist()} == {(i.filename, i.CRC) for i in theirs.infolist()}
 
 
 def test_the_version_is_the_same_everywhere() -> None:
