@@ -34,7 +34,7 @@ class CompiledStep:
 
     Args:
         lga: Whose step it is.
-        options: Keyword arguments of ``torch.compile``; see `compiler_arguments`.
+        options: Keyword arguments of ``torch.compile``; what they leave open is set by ``compiler_arguments``.
 
     Raises:
         UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, or its
