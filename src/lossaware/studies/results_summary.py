@@ -114,17 +114,17 @@ EFFECTS_HEADS = (
     "helps",
     "hurts",
     "no difference",
-    "too few seeds",
-    "one seed: better / same / worse",
-    "published: better / same / worse",
+    "too few seeds (better / same / worse)",
+    "one seed (better / same / worse)",
+    "published (better / same / worse)",
 )
 EFFECTS_READ = (
     "A pair is two cells that show the same of the same runs, without and with LGA, from the same seeds; the epochs of "
     "Tables 3, 4, 9 and 10 are none, and neither is Table 13, which has no runs without LGA. The words are those of "
     "lossaware compare: the paired t-test over seeds, with Holm's correction over the pairs of a study, checked by an "
-    "exact sign-flip test; with fewer than three seeds there are always too few. Pairs of one seed are counted apart, "
-    "by which figure is the better one; the paper's own pairs too, as printed. A run that two tables show counts in "
-    "both."
+    "exact sign-flip test; with fewer than three seeds there are always too few. Pairs with too few seeds, and apart "
+    "from them those with one, are also counted by which figure is the better one, which may be chance; the paper's "
+    "own pairs in the same way, as printed. A run that two tables show counts in both."
 )
 
 
@@ -133,9 +133,8 @@ def effects_rows(rows: Iterable[Row]) -> list[list[str]]:
     return [
         [
             row.name,
-            *map(str, (it.pairs, it.helps, it.hurts, it.no_difference, it.unsure)),
-            _ways(it.ways),
-            _ways(it.published),
+            *map(str, (it.pairs, it.helps, it.hurts, it.no_difference)),
+            *map(_ways, (it.unsure, it.one_seed, it.published)),
         ]
         for row in rows
         if (it := row.found).pairs or it.published.total
@@ -143,7 +142,7 @@ def effects_rows(rows: Iterable[Row]) -> list[list[str]]:
 
 
 def _ways(ways: Ways) -> str:
-    return f"{ways.better} / {ways.equal} / {ways.worse}" if ways.total else ""
+    return f"{ways.total} ({ways.better} / {ways.equal} / {ways.worse})" if ways.total else "0"
 
 
 def effects_said(found: Counts) -> str:
@@ -152,11 +151,12 @@ def effects_said(found: Counts) -> str:
     if found.judged:
         said.append(
             f"In the {found.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
-            f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}; {found.unsure} "
-            "have too few seeds to tell."
+            f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}. "
+            f"{found.unsure.total} have too few seeds to tell"
+            + (f": in these {_said(found.unsure)}." if found.unsure.total else ".")
         )
-    if found.ways.total:
-        said.append(f"In the {found.ways.total} pairs with one seed, {_said(found.ways)}, which may be chance.")
+    if found.one_seed.total:
+        said.append(f"In the {found.one_seed.total} pairs with one seed, {_said(found.one_seed)}.")
     said.append(f"In the {found.published.total} pairs that the paper prints, {_said(found.published)}.")
     return " ".join(said)
 
@@ -177,7 +177,8 @@ def lead(found: Counts) -> str:
         said.append(f"Where seeds give an interval, the published figure lies in it in {found.agree} of {judged}.")
     if found.judged:
         said.append(
-            f"LGA helps in {found.helps} of {found.judged} pairs with two seeds or more, and hurts in {found.hurts}."
+            f"Of {found.judged} pairs with two seeds or more, LGA helps in {found.helps}, hurts in {found.hurts} and "
+            f"shows no difference in {found.no_difference}; {found.unsure.total} have too few seeds to tell."
         )
     return " ".join(said)
 

@@ -253,7 +253,8 @@ def _show_time(time: Time | None) -> str:
         return ""
     if not math.isfinite(time.epochs):
         return "not reached" if time.reached == 0 else f"by {time.reached} of {time.seeds} seeds"
-    return f"{time.epochs:g} epoch{'s' * (time.epochs != 1)}, {time.seconds:.2g} s ({number(time.lr)})"
+    seconds = f"{time.seconds:.0f}" if time.seconds >= 100 else f"{time.seconds:.2g}"
+    return f"{time.epochs:g} epoch{'s' * (time.epochs != 1)}, {seconds} s ({number(time.lr)})"
 
 
 # --- as a picture ---------------------------------------------------------------------------------------------------
@@ -294,7 +295,8 @@ def draw_scores(series: Sequence[Series]) -> Picture:
             axes.set_xlabel("learning rate")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
-    size = (4.2 * len(columns), 2.4 * len(panels) + 1.0)
+    legend = 0.18 * math.ceil(max(map(len, [paired, [*base_names, *others]])) / 2)
+    size = (4.2 * len(columns), 2.4 * len(panels) + 0.4 + legend)
     return draw(plot, size, f"Score of each optimizer over the learning rate, on {' and '.join(panels)}")
 
 

@@ -34,14 +34,18 @@ class Comparison:
 
     @property
     def way(self) -> Way:
-        """Whether more seeds are better with LGA than worse."""
-        better, worse = better_and_worse(self.result, higher_is_better=self.measured.cell.quantity.higher_is_better)
-        return "equal" if better == worse else "better" if better > worse else "worse"
+        """Whether the mean is better with LGA; where runs have no finite score, whether more seeds are."""
+        result, quantity = self.result, self.measured.cell.quantity
+        better, worse = better_and_worse(result, higher_is_better=quantity.higher_is_better)
+        balance: float = better - worse
+        if not (result.lost_without or result.lost_with):
+            balance = result.difference.mean * (1 if quantity.higher_is_better else -1)
+        return "better" if balance > 0 else "worse" if balance < 0 else "equal"
 
 
 @dataclass(frozen=True)
 class Ways:
-    """Pairs without an interval: whether the figure with LGA is the better one."""
+    """Pairs by which figure is the better one: that with LGA, neither, or that without."""
 
     better: int = 0
     equal: int = 0
@@ -75,7 +79,7 @@ class Counts:
         hurts: The same.
         no_difference: The same.
         unsure: The same: too few seeds to tell.
-        ways: Pairs of one seed.
+        one_seed: Pairs of one seed.
         published: Pairs as published.
     """
 
@@ -86,8 +90,8 @@ class Counts:
     helps: int = 0
     hurts: int = 0
     no_difference: int = 0
-    unsure: int = 0
-    ways: Ways = field(default_factory=Ways)
+    unsure: Ways = field(default_factory=Ways)
+    one_seed: Ways = field(default_factory=Ways)
     published: Ways = field(default_factory=Ways)
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -101,12 +105,12 @@ class Counts:
     @property
     def judged(self) -> int:
         """Pairs of two seeds or more."""
-        return self.helps + self.hurts + self.no_difference + self.unsure
+        return self.helps + self.hurts + self.no_difference + self.unsure.total
 
     @property
     def pairs(self) -> int:
         """All measured pairs."""
-        return self.judged + self.ways.total
+        return self.judged + self.one_seed.total
 
 
 def counts(table: StudyTable) -> dict[str, Counts]:
@@ -123,12 +127,13 @@ def counts(table: StudyTable) -> dict[str, Counts]:
     for comparison in comparisons(table):
         said = comparison.measured.changed
         word = comparison.verdict.word if comparison.verdict else None
+        way = Ways.of([comparison.way])
         one = Counts(
             helps=word == "helps",
             hurts=word == "hurts",
             no_difference=word == "no difference shown",
-            unsure=word == "too few seeds to tell",
-            ways=Ways() if word else Ways.of([comparison.way]),
+            unsure=way if word == "too few seeds to tell" else Ways(),
+            one_seed=Ways() if word else way,
         )
         found[said] = found.get(said, Counts()) + one
     return found

@@ -140,11 +140,12 @@ class StudyTable:
         """How to read the table."""
         shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
         parts = ["; ".join(shown).capitalize() + "."]
-        most = max((len(m.cell.specs) for m in self.cells.values() if m.values), default=0)
-        if most == 1:
+        seeds = {len(measured.values) for measured in self.cells.values() if measured.values}
+        if seeds == {1}:
             parts.append("One seed, so no interval.")
-        elif most:
-            parts.append(f"Mean over {most} seeds; ± is the half width of the 95 % t-interval.")
+        elif seeds:
+            count = f"{max(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+            parts.append(f"Mean over {count}; ± is the half width of the 95 % t-interval.")
         if any(measured.cell.derived for measured in self.cells.values()):
             parts.append("Means and deviations are computed from the figures shown, as in the paper.")
         judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]
