@@ -235,7 +235,10 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
     [
         ("lossaware", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "_PACKAGE", "other")),
         ("torch", lambda monkeypatch: monkeypatch.setattr(torch, "__version__", "1.0")),
-        ("processor", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "_processor", lambda: "other")),
+        (
+            "processor",
+            lambda monkeypatch: monkeypatch.setattr(checkpoint_module.environment, "processor", lambda device: "other"),
+        ),
     ],
 )
 def test_a_checkpoint_of_other_software_is_not_taken(tmp_path, monkeypatch, of, change):

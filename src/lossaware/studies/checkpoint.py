@@ -10,7 +10,6 @@ import io
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ class Checkpoint:
             "task file": source_digest(spec.task),
             "lossaware": _PACKAGE,
             "torch": str(torch.__version__),
-            "processor": _processor(),
+            "processor": environment.processor(spec.device),
         }
         self._last, self._cost = time.monotonic(), 0.0
         self._complained = False
@@ -73,8 +72,7 @@ class Checkpoint:
         if head != _MAGIC + hashlib.sha256(payload).digest():
             return self.refuse("is damaged or cut short")
         try:
-            # On the CPU, whatever the device: the state of a generator must lie there.
-            found = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            found = torch.load(io.BytesIO(payload), weights_only=True)
         except Exception as error:
             return self.refuse(f"holds what cannot be read safely ({type(error).__name__})")
         for name, value in self._of.items():
@@ -143,11 +141,6 @@ class Checkpoints:
 def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):  # a file too many loses nothing
         path.unlink()
-
-
-@cache
-def _processor() -> str:
-    return environment.processor()
 
 
 def _package_digest() -> str:

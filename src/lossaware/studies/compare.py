@@ -50,6 +50,8 @@ class Comparison:
         lga: LGA's other settings.
         scheduler: As in `RunSpec`.
         scheduler_options: As in `RunSpec`.
+        precision: As in `RunSpec`.
+        device: As in `RunSpec`.
     """
 
     task: str
@@ -63,6 +65,8 @@ class Comparison:
     lga: Options = ()
     scheduler: str | None = None
     scheduler_options: Options = ()
+    precision: str = "fp32"
+    device: str = "cpu"
 
     def spec(self, optimizer: str, lr: float, seed: int, gamma2: float | None) -> RunSpec:
         """One run; without LGA where gamma2 is None."""
@@ -76,6 +80,8 @@ class Comparison:
             batch_size=self.batch_size,
             scheduler=self.scheduler,
             scheduler_options=self.scheduler_options,
+            precision=self.precision,
+            device=self.device,
             lga=None if gamma2 is None else tuple(sorted((*self.lga, ("gamma2", gamma2)))),
         )
 
@@ -293,6 +299,8 @@ def _facts(comparison: Comparison, task: Task, store: Store) -> dict[str, dict[s
         "batch size": str(comparison.batch_size),
         "scheduler": comparison.scheduler or "none",
         **{f"scheduler's {name}": str(value) for name, value in comparison.scheduler_options},
+        "precision": comparison.precision,
+        "device": comparison.device,
     }
     specs = comparison.specs()
     places: dict[str, dict[str, None]] = {}

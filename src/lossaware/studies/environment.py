@@ -6,19 +6,23 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from lossaware._version import __version__
 
 
-def environment() -> dict[str, str]:
+def environment(device: str = "cpu") -> dict[str, str]:
     """What is worth knowing of the software and the machine, in plain texts.
+
+    Args:
+        device: Where something is computed, as in `lossaware.studies.spec.RunSpec`.
 
     Returns:
         ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, those installed), ``system``,
-        ``processor``, ``cores``, ``commit`` (where the package runs from a Git checkout; ``+ changes`` where it
-        has any), ``command`` and ``date`` (UTC).
+        ``processor``, ``cores``, ``device`` (the GPU, where one computes), ``commit`` (where the package runs from a
+        Git checkout; ``+ changes`` where it has any), ``command`` and ``date`` (UTC).
     """
     found = {"lossaware": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", "scikit-learn"):
@@ -27,13 +31,20 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     found |= {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count() or 1)}
+    if device != "cpu":
+        found["device"] = processor(device)
     if commit := _commit():
         found["commit"] = commit
     return found | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def processor() -> str:
-    """The processor's name."""
+@cache
+def processor(device: str = "cpu") -> str:
+    """The name of the processor, or of the GPU where that is the device."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else device
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

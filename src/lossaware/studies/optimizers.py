@@ -126,6 +126,16 @@ def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
         switch()
 
 
+def make_capturable(optimizer: Optimizer) -> None:
+    """Have an optimizer that can count its steps on the GPU do so, so that its step can be captured in a CUDA graph.
+
+    To be called before its first step. It is done whether or not a graph is captured, as last bits differ.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+
+
 def attributes(optimizer: Optimizer) -> dict[str, Any]:
     """What an optimizer remembers beside state and parameter groups, as MoMo does: numbers, texts and tensors.
 

@@ -25,7 +25,8 @@ def describe(spec: RunSpec) -> str:
     if spec.lga is not None:
         gamma2 = dict(spec.lga).get("gamma2")
         arm = f"with LGA (gamma2 {number(gamma2)})" if isinstance(gamma2, float) else "with LGA"
-    return f"{spec.optimizer}, lr {number(spec.lr)}, {arm}, seed {spec.seed}"
+    how = [*[spec.precision] * (spec.precision != "fp32"), *[spec.device] * (spec.device != "cpu")]
+    return ", ".join([spec.optimizer, f"lr {number(spec.lr)}", arm, f"seed {spec.seed}", *how])
 
 
 class RunProgress:

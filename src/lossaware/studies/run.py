@@ -5,6 +5,7 @@ The same run twice gives the same numbers, bit for bit, and so does one that was
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,19 +22,18 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import call, did_you_mean, where
 from lossaware.studies.checkpoint import Checkpoint
-from lossaware.studies.optimizers import attributes, make_optimizer, set_mode, takes_loss
+from lossaware.studies.graphs import RecordedStep, Step, can_record
+from lossaware.studies.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import EpochRecord, Options, RunSpec
-from lossaware.studies.task import Data, Examples, Task
+from lossaware.studies.task import Batch, Data, Examples, Task
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
 """Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
 
 PROGRESS_SECONDS = 0.3
-_AUTOCAST: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "fp32": nullcontext,
-    "bf16": partial(torch.autocast, "cpu", dtype=torch.bfloat16),
-}
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("cpu", "cuda")
 
 
 def run(
@@ -42,6 +42,7 @@ def run(
     *,
     on_progress: ProgressHook | None = None,
     checkpoint: Checkpoint | None = None,
+    graphs: bool = False,
 ) -> Iterator[EpochRecord]:
     """Trains as ``spec`` says and yields what is known after each epoch.
 
@@ -54,16 +55,17 @@ def run(
         on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
         checkpoint: Where the run is kept between epochs, and goes on from: epochs that are in it are yielded as they
             were, those that follow are the same bits as without interruption. None keeps nothing.
+        graphs: On a GPU, record the step of training as a CUDA graph, where the optimizer allows it.
 
     Raises:
         UsageError: The specification names what there is not or holds a value that is not allowed, the data is
             missing or damaged, or the task measures no loss.
     """
     check_spec(spec)
-    with _reproducible():
+    with _reproducible(spec.device):
         task = load_task(spec.task, spec.task_options)
         data = task.data(data_folder)
-        training, records = _begun(spec, task, data, checkpoint)
+        training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, checkpoint)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
             records.append(training.epoch(epoch, on_progress))
@@ -73,20 +75,20 @@ def run(
 
 
 def _begun(
-    spec: RunSpec, task: Task, data: Data, checkpoint: Checkpoint | None
+    begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | None
 ) -> tuple["_Training", list[EpochRecord]]:
     """A run as it stands: at its beginning, or where its checkpoint was written, with the epochs until then."""
     if checkpoint is not None and (kept := checkpoint.load()) is not None:
-        training = _Training(spec, task, data)
+        training = begin()
         try:
             records = [EpochRecord(**record) for record in kept["records"]]
             training.load_state_dict(kept["training"])
         except Exception as error:  # half loaded it is of no use
             checkpoint.refuse(f"does not fit ({where(error)})")
         else:
-            checkpoint.tell(f"goes on after epoch {len(records)} of {spec.epochs}", len(records))
+            checkpoint.tell(f"goes on after epoch {len(records)} of {epochs}", len(records))
             return training, records
-    return _Training(spec, task, data), []
+    return begin(), []
 
 
 def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
@@ -96,24 +98,37 @@ def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, An
 class _Training:
     """A model in training, with all that changes meanwhile."""
 
-    def __init__(self, spec: RunSpec, task: Task, data: Data) -> None:
-        self._spec, self._task, self._test = spec, task, data.test
+    def __init__(self, spec: RunSpec, task: Task, data: Data, graphs: bool = False) -> None:
+        self._task = task
+        self._device = torch.device(spec.device)
+        self._batches = _Batches(spec, data, self._device)
+        self._test = _Resident(data.test, self._device)
         self._steps = math.ceil(len(data.train) / spec.batch_size)
         torch.manual_seed(spec.seed)
-        self._model = task.model()
+        # Made on the CPU, so that it begins alike on every device.
+        self._model = task.model().to(self._device)
         self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
         self._scheduler = make_scheduler(spec, self._optimizer)
         self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
         # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
         torch.manual_seed(_derived(spec.seed, "training"))
-        self._batches = _Batches(spec, data)
+        self._measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
+        self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device)
+        if graphs and self._device.type == "cuda" and can_record(self._optimizer):
+            self._step = RecordedStep(self._step, self._optimizer, spec.batch_size)
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
         """Train for an epoch, which is the ``epoch``-th, and test."""
         report = _occasionally(on_progress, epoch, self._steps)
         began = time.perf_counter()
         set_mode(self._optimizer, "train")
-        train = _train(self._task, self._model, self._optimizer, self._batches, self._lga is not None, report)
+        self._model.train()
+        means = _Means(self._task)
+        for number, batch in enumerate(self._batches, 1):
+            measures = self._step(batch)
+            means.add(measures, len(batch[0]))
+            report(number, measures["loss"])
+        train = means.result()
         set_mode(self._optimizer, "eval")
         seconds = time.perf_counter() - began
         if isinstance(self._scheduler, ReduceLROnPlateau):
@@ -123,10 +138,18 @@ class _Training:
         return EpochRecord(
             epoch=epoch,
             train=train,
-            test=_evaluate(self._task, self._model, self._test, self._spec.precision),
+            test=self._tested(),
             lga=None if self._lga is None else {k: float(v) for k, v in asdict(self._lga.status).items()},
             seconds=seconds,
         )
+
+    @torch.no_grad()
+    def _tested(self) -> dict[str, float]:
+        self._model.eval()
+        means = _Means(self._task)
+        for batch in self._test.batches(self._task.test_batch_size, None):
+            means.add(self._measure(batch), len(batch[0]))
+        return means.result()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on."""
@@ -153,65 +176,92 @@ class _Training:
 
     def _generators(self) -> Iterator[tuple[str, torch.Generator]]:
         yield "training", torch.default_generator
+        if self._device.type == "cuda":
+            yield "cuda", torch.cuda.default_generators[torch.cuda.current_device()]
         yield from self._batches.generators.items()
+
+
+class _Resident:
+    """Examples on a device: moved there once where they lie in memory, else batch by batch."""
+
+    def __init__(self, examples: Examples, device: torch.device) -> None:
+        self._device = device
+        self._examples: Examples = examples.to(device) if self._moves and hasattr(examples, "to") else examples
+
+    @property
+    def _moves(self) -> bool:
+        return self._device.type != "cpu"
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """See `Examples.batches`."""
+        batches = self._examples.batches(size, generator)
+        return map(self._moved, batches) if self._moves else batches
+
+    def _moved(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self._device, non_blocking=True) for tensor in batch)
 
 
 class _Batches:
     """The training batches of each epoch: their order and augmentation depend on the seed alone."""
 
-    def __init__(self, spec: RunSpec, data: Data) -> None:
-        self.size = spec.batch_size
-        self.autocast = _AUTOCAST[spec.precision]
-        self._data = data
+    def __init__(self, spec: RunSpec, data: Data, device: torch.device) -> None:
+        self._size = spec.batch_size
+        self._examples = _Resident(data.train, device)
+        self._augment = data.augment
         self.generators = {
             purpose: torch.Generator().manual_seed(_derived(spec.seed, purpose))
             for purpose in ("order", "augmentation")
         }
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        batches = self._data.train.batches(self.size, self.generators["order"])
-        augment, generator = self._data.augment, self.generators["augmentation"]
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._examples.batches(self._size, self.generators["order"])
+        augment, generator = self._augment, self.generators["augmentation"]
         if augment is None:
             return batches
         return (augment(batch, generator) for batch in batches)
 
 
-def _train(
-    task: Task,
-    model: nn.Module,
-    optimizer: Optimizer,
-    batches: _Batches,
-    with_lga: bool,
-    report: Callable[[int, Tensor], None],
-) -> dict[str, float]:
-    model.train()
-    step_of: Callable[..., Any] = optimizer.step
-    give_loss = with_lga or takes_loss(optimizer)
-    means = _Means(task)
-    for step, batch in enumerate(batches, 1):
-        with batches.autocast():
-            measures = task.measure(model, batch)
-        means.add(measures, len(batch[0]))
+class _Measure:
+    """What is measured of a batch; looked at closely the first time in training, and in tests."""
+
+    def __init__(self, task: Task, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._task = task
+        self._model = model
+        self._autocast = autocast
+        self._checked: set[bool] = set()
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        with self._autocast():
+            measures = self._task.measure(self._model, batch)
+        if (training := torch.is_grad_enabled()) not in self._checked:
+            _check_measures(self._task, measures)
+            self._checked.add(training)
+        return measures
+
+
+class _Step:
+    """A step of training on one batch. It reads nothing that a device computes, so that it never waits for one."""
+
+    def __init__(self, measure: _Measure, optimizer: Optimizer, give_loss: bool, device: torch.device) -> None:
+        self._measure = measure
+        self._optimizer: Any = optimizer
+        self._give_loss = give_loss or takes_loss(optimizer)
+        # Elsewhere gradients stay where they are, for a step that was captured in a graph finds them there again.
+        self._fresh_gradients = device.type == "cpu"
+        if device.type == "cuda":
+            make_capturable(optimizer)
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The measures of the batch, before the step."""
+        measures = self._measure(batch)
         loss = measures["loss"]
-        optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
         loss.backward()  # type: ignore[no-untyped-call]
-        if give_loss:
-            step_of(loss=loss.detach())
+        if self._give_loss:
+            self._optimizer.step(loss=loss.detach())
         else:
-            step_of()
-        report(step, loss)
-    return means.result()
-
-
-@torch.no_grad()
-def _evaluate(task: Task, model: nn.Module, examples: Examples, precision: str) -> dict[str, float]:
-    model.eval()
-    means = _Means(task)
-    for batch in examples.batches(task.test_batch_size, None):
-        with _AUTOCAST[precision]():
-            measures = task.measure(model, batch)
-        means.add(measures, len(batch[0]))
-    return means.result()
+            self._optimizer.step()
+        return {name: value.detach() for name, value in measures.items()}
 
 
 class _Means:
@@ -223,19 +273,16 @@ class _Means:
         self._sizes: list[int] = []
 
     def add(self, measures: Mapping[str, Tensor], examples: int) -> None:
-        if not self._sizes:
-            _check_measures(self._task, measures)
-            self._values = {name: [] for name in measures}
         self._sizes.append(examples)
         for name, value in measures.items():
-            self._values[name].append(value.detach())
+            self._values.setdefault(name, []).append(value)
 
     def result(self) -> dict[str, float]:
         if not self._sizes:
             raise UsageError(f"task {self._task.name!r}: a set of its data gave no batch")
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
         return {
-            name: float(torch.stack([value.reshape(()) for value in values]).double().dot(sizes) / sizes.sum())
+            name: float(torch.stack([value.reshape(()) for value in values]).cpu().double().dot(sizes) / sizes.sum())
             for name, values in self._values.items()
         }
 
@@ -312,8 +359,16 @@ def check_spec(spec: RunSpec) -> None:
         raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
     if not 0 <= spec.seed < 2**63:
         raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1, got {spec.seed}")
-    if spec.precision not in _AUTOCAST:
-        raise UsageError(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, _AUTOCAST)}")
+    if spec.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, PRECISIONS)}")
+    if spec.device not in DEVICES:
+        raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device 'cuda': there is no GPU that torch {torch.__version__} can use")
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    return nullcontext if precision == "fp32" else partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
 
 def _derived(seed: int, purpose: str) -> int:
@@ -322,20 +377,25 @@ def _derived(seed: int, purpose: str) -> int:
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def _reproducible(device: str) -> Iterator[None]:
     """One thread and deterministic algorithms: sums in another order have other last bits."""
     threads = torch.get_num_threads()
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tf32 = torch.backends.cudnn.allow_tf32
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory finds programs that read it; it changes no number of one that does not, and costs time.
     memory.fill_uninitialized_memory = False
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
+        torch.backends.cudnn.allow_tf32 = tf32

@@ -34,6 +34,7 @@ class RunSpec:
         epochs: Passes over the training set, at least 1.
         batch_size: Examples a step, at least 1.
         precision: ``"fp32"`` or ``"bf16"`` (autocast).
+        device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
     """
 
     task: str
@@ -48,10 +49,14 @@ class RunSpec:
     scheduler_options: Options = ()
     lga: Options | None = None
     precision: str = "fp32"
+    device: str = "cpu"
 
     def to_json(self) -> str:
         """One canonical line; equal specifications give equal lines."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self)
+        if self.device == "cpu":
+            del fields["device"]  # so that runs from before there was a choice keep their keys
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "RunSpec":

@@ -61,7 +61,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
-        self._environment: int | None = None
+        self._environments: dict[str, int] = {}  # this process' own, by device
         self._lock: sqlite3.Connection | None = None
         try:
             if read_only:
@@ -110,11 +110,11 @@ class Store:
         """
         source = source_digest(spec.task)
         with self._transaction() as database:
-            if self._environment is None:
-                content = json.dumps(environment())
-                self._environment = database.execute(
-                    "INSERT INTO environments (content) VALUES (?)", (content,)
-                ).lastrowid
+            if spec.device not in self._environments:
+                content = json.dumps(environment(spec.device))
+                added = database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid
+                assert added is not None
+                self._environments[spec.device] = added
             row = database.execute("SELECT source FROM runs WHERE key = ?", (spec.key,)).fetchone()
             if row is not None and row[0] != source:
                 database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
@@ -122,7 +122,7 @@ class Store:
                 "INSERT INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'begun', ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET state = 'begun', message = NULL, source = excluded.source, "
                 "environment = excluded.environment",
-                (spec.key, spec.to_json(), source, self._environment),
+                (spec.key, spec.to_json(), source, self._environments[spec.device]),
             )
 
     def record(self, spec: RunSpec, record: EpochRecord) -> None:

@@ -85,6 +85,7 @@ class Settings(_Table):
     epochs: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["fp32", "bf16"] | None = None
+    device: Literal["cpu", "cuda"] | None = None
     seeds: int | list[int] | None = None
 
     @field_validator("seeds", mode="before")
@@ -524,6 +525,7 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "precision": settings.precision or "fp32",
+        "device": settings.device or "cpu",
     }
     return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
 

@@ -1,9 +1,9 @@
 """What a task is: a model, its data, and what is measured of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,10 @@ Batch = tuple[Tensor, ...]
 
 
 class Examples(Protocol):
-    """A set of examples that can be walked through in batches, in memory or not."""
+    """A set of examples that can be walked through in batches, in memory or not.
+
+    One that has a method ``to(device)`` is asked for itself on the run's device; the batches of others are moved there.
+    """
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -41,13 +44,17 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
+    def to(self, device: torch.device) -> Self:
+        """The same examples, held on that device."""
+        return replace(self, tensors=tuple(tensor.to(device) for tensor in self.tensors))
+
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """See `Examples.batches`."""
         if generator is None:
             yield from zip(*(torch.split(tensor, size) for tensor in self.tensors), strict=True)
             return
         # The order is drawn on the CPU, so that every device sees the same one.
-        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
+        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device, non_blocking=True)
         for chosen in torch.split(order, size):
             yield tuple(tensor[chosen] for tensor in self.tensors)
 

@@ -72,10 +72,13 @@ def move_mirror_rotate(
     def augment(batch: Batch, generator: torch.Generator) -> Batch:
         images, *others = batch
         count, device = len(images), images.device
-        offsets = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
-        mirror = (torch.rand(count, generator=generator) < 0.5).to(device)
-        angles = ((2 * torch.rand(count, generator=generator) - 1) * degrees).to(device)
-        black = (-torch.tensor(mean, device=device) / torch.tensor(std, device=device)).reshape(-1, 1, 1)
+        drawn = (
+            torch.randint(2 * pad + 1, (count, 2), generator=generator),
+            torch.rand(count, generator=generator) < 0.5,
+            (2 * torch.rand(count, generator=generator) - 1) * degrees,
+            (-torch.tensor(mean) / torch.tensor(std)).reshape(-1, 1, 1),
+        )
+        offsets, mirror, angles, black = (values.to(device, non_blocking=True) for values in drawn)
         changed = rotated(mirrored(moved(images - black, offsets, pad), mirror), angles)
         return (changed + black, *others)
 

@@ -35,8 +35,12 @@ class Images(InMemory):
 
 def standardised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 images (..., channels, height, width) as float32: (pixel / 255 - mean) / std, channel by channel."""
-    shift, scale = (torch.tensor(values, device=pixels.device).reshape(-1, 1, 1) for values in (mean, std))
+    shift, scale = (_on(pixels.device, torch.tensor(values).reshape(-1, 1, 1)) for values in (mean, std))
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+def _on(device: torch.device, values: Tensor) -> Tensor:
+    return values.to(device, non_blocking=True)
 
 
 def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False) -> Tensor:

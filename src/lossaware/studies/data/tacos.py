@@ -8,9 +8,9 @@ frames x 1024.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -179,12 +179,17 @@ class Moments:
     def __len__(self) -> int:
         return len(self.queries)
 
+    def to(self, device: torch.device) -> Self:
+        """The features on that device. The rest stays, as each batch reads its lengths."""
+        return replace(self, features=self.features.to(device))
+
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
         """Batches as `lossaware.studies.models.vslnet.grounding` wants them, no longer than their longest."""
         for video, length, words, first, last, moment in self.queries.batches(size, generator):
             time = int(length.max())
             longest = int((words != PADDING).sum(dim=1).max())
-            yield self.features[video, :time], length, words[:, :longest], first, last, moment
+            index = video.to(self.features.device, non_blocking=True)
+            yield self.features[index, :time], length, words[:, :longest], first, last, moment
 
 
 def read_moments(

@@ -49,7 +49,7 @@ def turned(images: Tensor, turns: Tensor) -> Tensor:
 def turn_at_random(batch: Batch, generator: torch.Generator) -> Batch:
     """The batch with one random turn an image beside it, which is what the rotation is learned from."""
     images = batch[0]
-    return (*batch, torch.randint(TURNS, (len(images),), generator=generator).to(images.device))
+    return (*batch, torch.randint(TURNS, (len(images),), generator=generator).to(images.device, non_blocking=True))
 
 
 def autoeval(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

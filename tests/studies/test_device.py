@@ -1,0 +1,301 @@
+"""Runs on a GPU. Most of it is tested without one: torch's device "meta" has no numbers, so reading one fails there."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lossaware.errors import UsageError
+from lossaware.studies import run as run_module
+from lossaware.studies.checkpoint import Checkpoint
+from lossaware.studies.data.tacos import Moments
+from lossaware.studies.engine import EpochDone, LocalEngine
+from lossaware.studies.graphs import WARM_UP, RecordedStep, can_record
+from lossaware.studies.models.classification import classification
+from lossaware.studies.optimizers import make_capturable, make_optimizer, optimizers, set_mode
+from lossaware.studies.progress import describe
+from lossaware.studies.registry import load_task
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.store import Store
+from lossaware.studies.task import Data, InMemory, Task
+
+SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
+META = dataclasses.replace(SPEC, device="meta")
+READ_THE_DEVICE = {"momo", "momo-adam", "alig", "prodigy"}
+"""Optimizers of others, and one after its authors, that read a number from the device at each step."""
+
+
+def exact(records):
+    return json.dumps([dataclasses.asdict(dataclasses.replace(record, seconds=0.0)) for record in records])
+
+
+# --- what identifies a run -------------------------------------------------------------------------------------------
+
+
+def test_runs_on_the_cpu_keep_the_keys_that_they_had_before_there_was_a_choice():
+    line = (
+        '{"batch_size":64,"epochs":20,"lga":[["gamma2",1e-08]],"lr":0.001,"optimizer":"adam","optimizer_options":[],'
+        '"precision":"fp32","scheduler":null,"scheduler_options":[],"seed":3,"task":"mnist","task_options":[]}'
+    )
+    spec = RunSpec.from_json(line)
+    assert spec.device == "cpu"
+    assert spec.to_json() == line
+    assert spec.key == "aded7b5e7338996b"
+
+
+def test_the_device_is_part_of_what_a_run_is(tmp_path):
+    other = dataclasses.replace(SPEC, device="cuda")
+    assert other.key != SPEC.key
+    assert RunSpec.from_json(other.to_json()) == other
+    assert describe(other) == f"{describe(SPEC)}, cuda"
+    assert describe(dataclasses.replace(SPEC, precision="bf16")) == f"{describe(SPEC)}, bf16"
+    with Store(tmp_path / "results.sqlite") as store:
+        store.begin(SPEC)
+        store.begin(other)
+        assert "device" not in store.environment(SPEC)
+        assert store.environment(other)["device"]
+        assert store.missing([SPEC, other]) == [SPEC, other]
+
+
+def test_a_device_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"device 'cuda': there is no GPU that torch .* can use"):
+        next(run(dataclasses.replace(SPEC, device="cuda"), None))
+    with pytest.raises(UsageError, match="unknown device 'cudda'; did you mean cuda"):
+        next(run(dataclasses.replace(SPEC, device="cudda"), None))
+
+
+# --- data on the device, and nothing read from it ---------------------------------------------------------------------
+
+
+def some_steps(spec, folder=None, steps=2):
+    task = load_task(spec.task, spec.task_options)
+    training = run_module._Training(spec, task, task.data(folder))
+    set_mode(training._optimizer, "train")
+    training._model.train()
+    for _, batch in zip(range(steps), training._batches, strict=False):
+        assert all(tensor.device.type == "meta" for tensor in batch)
+        assert all(value.device.type == "meta" for value in training._step(batch).values())
+
+
+@pytest.mark.parametrize("lga", [None, options(gamma2=1e-6)], ids=["without", "with LGA"])
+@pytest.mark.parametrize("name", sorted(set(optimizers()) - READ_THE_DEVICE - {"asgd"}))
+def test_a_step_reads_nothing_from_the_device(name, lga):
+    # ASGD counts its steps on GPUs alone; `-m cuda` tests it.
+    some_steps(dataclasses.replace(META, optimizer=name, lga=lga))
+
+
+@pytest.mark.parametrize("name", sorted(READ_THE_DEVICE))
+def test_what_reads_the_device_is_seen(name):
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
+        some_steps(dataclasses.replace(META, optimizer=name))
+
+
+@pytest.mark.parametrize("task", ["mnist", "autoeval", "autoencoder-mnist"])
+def test_the_tasks_of_mnist_read_nothing_from_the_device(task, tiny_mnist):
+    some_steps(dataclasses.replace(META, task=task, batch_size=32, lga=options(gamma2=1e-6)), tiny_mnist)
+
+
+@pytest.mark.parametrize("task", ["cifar100", "segmentation"])
+def test_larger_tasks_read_nothing_from_the_device(task, data_folder):
+    chosen = options(train_examples=4, test_examples=2)
+    some_steps(dataclasses.replace(META, task=task, batch_size=2, task_options=chosen), data_folder)
+
+
+def test_examples_in_memory_are_moved_once_and_others_batch_by_batch():
+    meta = torch.device("meta")
+    moved = run_module._Resident(InMemory((torch.ones(5, 2), torch.ones(5))), meta)
+    assert all(tensor.device == meta for tensor in moved._examples.tensors)
+
+    class Stream:
+        def __len__(self):
+            return 2
+
+        def batches(self, size, generator):
+            yield from ((torch.ones(1, 2),), (torch.ones(1, 2),))
+
+    stream = Stream()
+    moved = run_module._Resident(stream, meta)
+    assert moved._examples is stream
+    assert [batch[0].device for batch in moved.batches(1, None)] == [meta, meta]
+    on_cpu = run_module._Resident(stream, torch.device("cpu"))
+    assert on_cpu._examples is stream
+
+
+def test_moments_keep_what_their_batches_read():
+    video, length = torch.tensor([0, 1]), torch.tensor([3, 2])
+    words, span = torch.tensor([[5, 6, 0], [7, 0, 0]]), torch.zeros(2, 2)
+    moments = Moments(torch.randn(2, 4, 6), InMemory((video, length, words, length, length, span)))
+    (batch,) = moments.to(torch.device("meta")).batches(2, None)
+    (expected,) = moments.batches(2, None)
+    assert batch[0].device.type == "meta"
+    assert [tensor.shape for tensor in batch] == [tensor.shape for tensor in expected]
+    assert torch.equal(expected[0], moments.features[video, :3])
+
+
+# --- steps that are recorded ------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Does what a CUDA graph does: the same again on what lies at the same places, with the host's numbers of then."""
+
+    def __init__(self):
+        self.made = 0
+        self.size = SPEC.batch_size
+
+    def __call__(self, optimizer, function):
+        self.made += 1
+        then = [group["lr"] for group in optimizer.param_groups]
+        outputs = {}
+
+        def replay():
+            now = [group["lr"] for group in optimizer.param_groups]
+            for group, lr in zip(optimizer.param_groups, then, strict=True):
+                group["lr"] = lr
+            for name, value in function().items():
+                outputs.setdefault(name, torch.empty_like(value)).copy_(value)
+            for group, lr in zip(optimizer.param_groups, now, strict=True):
+                group["lr"] = lr
+            return outputs
+
+        return replay
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """Has all runs record their steps."""
+    recorder = Recorder()
+    plain = run_module._Step
+
+    def make(measure, optimizer, give_loss, device):
+        step = plain(measure, optimizer, give_loss, device)
+        step._fresh_gradients = False
+        return RecordedStep(step, optimizer, recorder.size, lambda function: recorder(optimizer, function))
+
+    monkeypatch.setattr(run_module, "_Step", make)
+    return recorder
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_a_recorded_run_has_the_same_bits(optimizer, recorder, monkeypatch):
+    recorder.size = 100  # of 1,438 examples: 14 full batches and a smaller one
+    spec = dataclasses.replace(SPEC, optimizer=optimizer, batch_size=100, lga=options(gamma2=1e-3, eps=0.0))
+    found = exact(run(spec, None))
+    assert recorder.made == 1
+    monkeypatch.undo()
+    assert found == exact(run(spec, None))
+
+
+def test_a_new_learning_rate_is_recorded_anew(recorder, monkeypatch):
+    spec = dataclasses.replace(SPEC, scheduler="StepLR", scheduler_options=options(step_size=2), epochs=5)
+    found = exact(run(spec, None))
+    assert recorder.made == math.ceil(spec.epochs / 2)
+    monkeypatch.undo()
+    assert found == exact(run(spec, None))
+
+
+def test_the_first_steps_and_other_sizes_are_not_recorded():
+    recorded = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    step = RecordedStep(lambda batch: {"n": batch[0].sum()}, optimizer, 4, lambda f: recorded.append(f) or f)
+    for _ in range(WARM_UP):
+        step((torch.ones(4),))
+        step((torch.ones(3),))
+    assert not recorded
+    kept = step((torch.ones(4),))
+    assert len(recorded) == 1
+    step((torch.full((4,), 2.0),))
+    assert kept["n"] == 4  # what was given is not overwritten by the next replay
+    assert len(recorded) == 1
+
+
+@pytest.mark.parametrize("name", optimizers())
+def test_only_what_counts_on_the_gpu_can_be_recorded(name):
+    optimizer = make_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1, {})
+    make_capturable(optimizer)
+    ours = {"sgd", "momentum", "asgd", "rmsprop", "adam", "adamax", "adadelta", "adamw", "nadam", "radam"}
+    assert can_record(optimizer) == (name in ours)
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+CUDA = dataclasses.replace(SPEC, device="cuda", batch_size=100)
+VARIANTS = [
+    CUDA,
+    dataclasses.replace(CUDA, optimizer="adam", lga=options(gamma2=1e-4)),
+    dataclasses.replace(CUDA, optimizer="asgd", lga=options(gamma2=1e-4)),
+    dataclasses.replace(CUDA, optimizer="rmsprop", precision="bf16"),
+    dataclasses.replace(CUDA, optimizer="momentum", scheduler="StepLR", scheduler_options=options(step_size=1)),
+]
+
+
+def noisy(name, chosen):
+    x = torch.randn(450, 6, generator=torch.Generator().manual_seed(0))
+    examples = InMemory((x, (x[:, 0] > 0).long()))
+    layers = lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))  # noqa: E731
+    return Task("noisy", "", layers, lambda folder: Data(examples, examples), classification)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_cuda_the_same_run_gives_the_same_bits_recorded_or_not(spec):
+    first = exact(run(spec, None))
+    assert exact(run(spec, None)) == first
+    assert exact(run(spec, None, graphs=True)) == first
+
+
+@pytest.mark.cuda
+def test_cuda_is_near_the_cpu():
+    for spec in VARIANTS[:2]:
+        found = list(run(spec, None))[-1].train["loss"]
+        assert found == pytest.approx(list(run(dataclasses.replace(spec, device="cpu"), None))[-1].train["loss"], 1e-3)
+
+
+@pytest.mark.cuda
+def test_cuda_runs_side_by_side_are_as_they_are_alone():
+    specs = [dataclasses.replace(spec, seed=seed) for spec in VARIANTS for seed in (0, 1)]
+    found = {spec: [] for spec in specs}
+    for event in LocalEngine(4).execute(specs, None):
+        if isinstance(event, EpochDone):
+            found[event.spec].append(event.record)
+    for spec in specs:
+        assert exact(found[spec]) == exact(run(spec, None))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("graphs", [False, True])
+def test_cuda_goes_on_to_the_same_bits(tmp_path, monkeypatch, graphs):
+    from lossaware.studies import checkpoint
+
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(run_module, "load_task", noisy)
+    for spec in VARIANTS:
+        path = tmp_path / f"{spec.key}.pt"
+        records = run(spec, None, checkpoint=Checkpoint(path, spec), graphs=graphs)
+        next(records)
+        records.close()
+        told = []
+        resumed = Checkpoint(path, spec, lambda *what, told=told: told.append(what))
+        assert exact(run(spec, None, checkpoint=resumed, graphs=graphs)) == exact(run(spec, None))
+        assert told[0] == ("goes on after epoch 1 of 3", 1)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", sorted(set(optimizers()) - READ_THE_DEVICE))
+def test_cuda_a_step_waits_for_nothing(name):
+    task = load_task("digits")
+    training = run_module._Training(dataclasses.replace(CUDA, optimizer=name, lga=options()), task, task.data(None))
+    set_mode(training._optimizer, "train")
+    batches = iter(training._batches)
+    for _ in range(3):
+        training._step(next(batches))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            training._step(next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
