@@ -167,7 +167,7 @@ class LGA:
         if self._depth and not any(arrives.values()):
             self._depth += 1
             return None
-        if closure is None or given is not None:
+        if given is not None and arrives["observe(loss)"]:
             self._refuse_two({**arrives, "step(closure)": False})
         self._loss = None if given is None else read_loss(given)
         self._depth = 1  # not one more: a step that failed has not counted down
@@ -251,7 +251,6 @@ class LGA:
         """A whole number that is another each step, and the same on every rank."""
         return int(self._state.steps) if self._device_state is None else State(*self._device_state.unbind()).steps
 
-    @torch.no_grad()
     def _correct(
         self,
         correction: Correction,

@@ -77,23 +77,23 @@ class Correction:
         if isinstance(amount, float) and amount == 0.0:
             return
         batch = _Batch(self, amount, maximize)
-        with torch.no_grad():
-            for parameter, gradient in pairs:
-                self._number += 1
-                if tracing and not gradient.is_sparse:
-                    self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
-                elif (
-                    parameter.__class__ in _PLAIN
-                    and gradient.__class__ in _PLAIN
-                    and gradient.layout is torch.strided
-                    and _lie_alike(parameter, gradient)
-                    and not parameter.is_complex()
-                ):
-                    batch.add(parameter, gradient, self._number)
-                else:
-                    self._apply_to_views(batch, _local(parameter), _local(gradient))
-            batch.run()
+        for parameter, gradient in pairs:
+            self._number += 1
+            if tracing and not gradient.is_sparse:
+                self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
+            elif (
+                parameter.__class__ in _PLAIN
+                and gradient.__class__ in _PLAIN
+                and gradient.layout is torch.strided
+                and _lie_alike(parameter, gradient)
+                and not parameter.is_complex()
+            ):
+                batch.add(parameter, gradient, self._number)
+            else:
+                self._apply_to_views(batch, _local(parameter), _local(gradient))
+        batch.run()
 
+    @torch.no_grad()
     def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
         """What is no plain dense tensor: by views where there are any, else by copies."""
         if gradient.is_sparse:
@@ -113,6 +113,7 @@ class Correction:
 
     # torch.compile ----------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _trace(self, p: Tensor, g: Tensor, amount: float | Tensor, maximize: bool) -> None:
         work = torch.promote_types(p.dtype, torch.float32)
         d = (-g if maximize else g).to(work)
@@ -156,6 +157,7 @@ class Correction:
             out.masked_fill_(amount == 0, 0.0)  # 0 / NaN is none
         return out
 
+    @torch.no_grad()
     def _push_lists(self, pairs: Sequence[Pair], amount: float | Tensor, maximize: bool) -> None:
         """An operator for many tensors at once: where each launch takes longer than the work of a small tensor."""
         amount = amount.to(pairs[0][0]) if isinstance(amount, Tensor) else amount
@@ -199,10 +201,10 @@ class _Batch:
 
     def add(self, p: Tensor, g: Tensor, number: int) -> None:
         """Take in tensors of equal shape that fill their memory in the same order; `run` moves the first in place."""
-        if g.dtype is not p.dtype or g.device != p.device:
+        dtype, device = key = (p.dtype, p.device)
+        if g.dtype is not dtype or g.device != device:
             self.run_alone(p, g, number)
             return
-        key = (p.dtype, p.device)
         if key not in self._held:
             self._held[key] = ([], [], [])
         parameters, gradients, numbers = self._held[key]
@@ -210,6 +212,7 @@ class _Batch:
         gradients.append(g)
         numbers.append(number)
 
+    @torch.no_grad()
     def run_alone(self, p: Tensor, g: Tensor, number: int) -> None:
         """Move one parameter now."""
         p, g = _flatten(p, g)
@@ -234,7 +237,7 @@ class _Batch:
                 for p, g, number in zip(parameters, gradients, numbers, strict=True):
                     self.run_alone(p, g, number)
             else:
-                flat = [_flatten(p, g) for p, g in zip(parameters, gradients, strict=True)]
+                flat = [_flatten(p.detach(), g) for p, g in zip(parameters, gradients, strict=True)]
                 self._correction._push_lists(flat, self._amount, self._maximize)
         self._held = {}
 

@@ -194,10 +194,13 @@ class Law:
         complete = count >= self.steps_per_status
         mean = total / count
 
-        # Algorithm 1, lines 7-9.
-        rose = complete & (state.statuses > 0) & (mean > state.mean)
-        decay = ops.where(rose, state.decay * self.backoff, state.decay)
-        lower = ops.where(complete, self.lower_bound.update(state.lower, mean, state.statuses + 1), state.lower)
+        if ops is HOST and not complete:  # the same, without what is computed in vain
+            decay, lower = state.decay, state.lower
+        else:
+            # Algorithm 1, lines 7-9.
+            rose = complete & (state.statuses > 0) & (mean > state.mean)
+            decay = ops.where(rose, state.decay * self.backoff, state.decay)
+            lower = ops.where(complete, self.lower_bound.update(state.lower, mean, state.statuses + 1), state.lower)
 
         # Eq. 4.
         gap = loss - lower
