@@ -80,7 +80,8 @@ class Correction:
         for parameter, gradient in pairs:
             self._number += 1
             if tracing and not gradient.is_sparse:
-                self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
+                with torch.no_grad():
+                    self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
             elif (
                 parameter.__class__ in _PLAIN
                 and gradient.__class__ in _PLAIN
@@ -90,10 +91,10 @@ class Correction:
             ):
                 batch.add(parameter, gradient, self._number)
             else:
-                self._apply_to_views(batch, _local(parameter), _local(gradient))
+                with torch.no_grad():
+                    self._apply_to_views(batch, _local(parameter), _local(gradient))
         batch.run()
 
-    @torch.no_grad()
     def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
         """What is no plain dense tensor: by views where there are any, else by copies."""
         if gradient.is_sparse:
@@ -113,7 +114,6 @@ class Correction:
 
     # torch.compile ----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _trace(self, p: Tensor, g: Tensor, amount: float | Tensor, maximize: bool) -> None:
         work = torch.promote_types(p.dtype, torch.float32)
         d = (-g if maximize else g).to(work)
@@ -157,7 +157,6 @@ class Correction:
             out.masked_fill_(amount == 0, 0.0)  # 0 / NaN is none
         return out
 
-    @torch.no_grad()
     def _push_lists(self, pairs: Sequence[Pair], amount: float | Tensor, maximize: bool) -> None:
         """An operator for many tensors at once: where each launch takes longer than the work of a small tensor."""
         amount = amount.to(pairs[0][0]) if isinstance(amount, Tensor) else amount
@@ -212,11 +211,11 @@ class _Batch:
         gradients.append(g)
         numbers.append(number)
 
-    @torch.no_grad()
     def run_alone(self, p: Tensor, g: Tensor, number: int) -> None:
         """Move one parameter now."""
-        p, g = _flatten(p, g)
-        self._correction._push_in_blocks(p, g, number, self._amount, self._maximize)
+        with torch.no_grad():
+            p, g = _flatten(p, g)
+            self._correction._push_in_blocks(p, g, number, self._amount, self._maximize)
 
     def run(self) -> None:
         """Move all that was added."""
@@ -237,8 +236,9 @@ class _Batch:
                 for p, g, number in zip(parameters, gradients, numbers, strict=True):
                     self.run_alone(p, g, number)
             else:
-                flat = [_flatten(p.detach(), g) for p, g in zip(parameters, gradients, strict=True)]
-                self._correction._push_lists(flat, self._amount, self._maximize)
+                with torch.no_grad():
+                    flat = [_flatten(p, g) for p, g in zip(parameters, gradients, strict=True)]
+                    self._correction._push_lists(flat, self._amount, self._maximize)
         self._held = {}
 
 
