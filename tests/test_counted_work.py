@@ -100,18 +100,20 @@ def python_calls(optimizer: Any, **step: Any) -> int:
 
 
 @pytest.mark.parametrize("tensors", [1, 200])
-def test_a_closed_gate_is_some_sixty_calls_whatever_the_model(tensors: int) -> None:
+def test_a_closed_gate_is_some_fifty_calls_whatever_the_model(tensors: int) -> None:
     """About 10 microseconds. Unguarded, this grows by one innocent line at a time."""
     plain, _ = made("sgd", lga=False, tensors=tensors)
     ours, _ = made("sgd", lga=True, tensors=tensors)
-    assert python_calls(ours, loss=CLOSED) - python_calls(plain) <= 75
+    assert python_calls(ours, loss=CLOSED) - python_calls(plain) <= 55
 
 
 @needs_library
-def test_an_open_gate_is_a_few_calls_a_tensor() -> None:
+def test_an_open_gate_is_some_calls_and_a_few_a_tensor() -> None:
+    """Between two convolutions no call is in the cache, and each takes several times as long as in a loop."""
     extra = []
-    for tensors in (100, 200):
+    for tensors in (1, 101):
         plain, _ = made("sgd", lga=False, tensors=tensors)
         ours, _ = made("sgd", lga=True, tensors=tensors)
         extra.append(python_calls(ours, loss=OPEN) - python_calls(plain))
-    assert (extra[1] - extra[0]) / 100 <= 13
+    assert extra[0] <= 95
+    assert (extra[1] - extra[0]) / 100 <= 12

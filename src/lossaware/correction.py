@@ -86,7 +86,9 @@ class Correction:
                 parameter.__class__ in _PLAIN
                 and gradient.__class__ in _PLAIN
                 and gradient.layout is torch.strided
-                and _lie_alike(parameter, gradient)
+                and (
+                    (parameter.is_contiguous() and gradient.is_contiguous()) or _are_channels_last(parameter, gradient)
+                )
                 and not parameter.is_complex()
             ):
                 batch.add(parameter, gradient, self._number)
@@ -303,10 +305,8 @@ def _as_reals(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _lie_alike(parameter: Tensor, gradient: Tensor) -> bool:
-    """Whether both fill their memory without gaps and in the same order, and can be taken as they lie there."""
-    if parameter.is_contiguous():
-        return gradient.is_contiguous()
+def _are_channels_last(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether both fill their memory in the same order, which is not the usual one."""
     return any(
         parameter.is_contiguous(memory_format=layout) and gradient.is_contiguous(memory_format=layout)
         for layout in (torch.channels_last, torch.channels_last_3d)
