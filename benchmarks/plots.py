@@ -35,9 +35,9 @@ def peers(rows: list[dict[str, Any]], path: Path) -> None:
         some = [row for row in rows if row["parameters"] == total][::-1]
         colors = ["tab:blue" if row["optimizer"].startswith("LGA") else "lightgray" for row in some]
         bars = axes.barh([row["optimizer"] for row in some], [row["ms"] for row in some], color=colors)
-        axes.bar_label(bars, fmt="%.3g", padding=2)
+        axes.bar_label(bars, fmt=lambda ms: f"{ms:.3g}" if ms < 1000 else f"{ms:,.0f}", padding=2)
         axes.set(title=f"{total // 10**6} million parameters", xlabel="milliseconds a step")
-        axes.margins(x=0.15)
+        axes.margins(x=0.2)
     _save(figure, path)
 
 
