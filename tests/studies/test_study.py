@@ -361,7 +361,7 @@ def test_an_unfinished_run_is_not_shown_and_a_diverged_one_is_counted():
     table = measured(text, known)
     (found,) = table.cells.values()
     assert set(found.values) == {1, 2}
-    assert found.summary == replace(summary([70.0]), lost=1)
+    assert repr(found.summary) == repr(replace(summary([70.0]), lost=1))  # NaN equals NaN there, on every Python
     assert table.legend == ["a: 2 of 3 seeds; 1 of 2 values are not finite"]
 
 
