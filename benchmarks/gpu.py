@@ -1,16 +1,21 @@
 """What LGA costs on a CUDA GPU: one launch a step, no host read, within a captured graph, at the speed of a copy.
 
     python -m benchmarks.gpu                    # about two minutes; writes results/speed/gpu.json and gpu.md
+    python -m benchmarks.gpu --data DIR         # and MNIST's column of Table 1, twice, which takes ten minutes or more
 
 Every claim is asserted, then timed by CUDA events; the parameters must move as `tests/reference.py` says.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,10 @@ from benchmarks.goals import Goal, as_markdown
 from benchmarks.parameters import GAMMA2, LOSS, attach, check_correction, make_parameters
 from benchmarks.speed import FOLDER
 from benchmarks.timing import circumstances
+from lossaware.studies.engine import EpochDone, LocalEngine, RunFailed, default_jobs
+from lossaware.studies.run import run
+from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.study import Overrides, load_study, parse_settings
 
 ROUNDS = 50
 
@@ -153,13 +162,63 @@ def closed() -> list[Goal]:
     ]
 
 
+def table_1(data: Path, jobs: int) -> list[Goal]:
+    """MNIST's column of Table 1 with five seeds, 70 runs of 20 epochs: all that a user waits for, in minutes.
+
+    Once as `lossaware study run --device cuda` does it, a process a run; once with steps that are recorded as CUDA
+    graphs, in processes that go on to the next run. Every run of the one must be that of the other, bit for bit, and
+    some of them are held against a run alone on the GPU.
+    """
+    chosen = Overrides({"task": ("MNIST",)}, parse_settings({"seeds": 5, "device": "cuda"}))
+    specs = list(load_study("table01").overridden(chosen).specs)
+    assert len(specs) == 70
+    assert {spec.epochs for spec in specs} == {20}
+    goals, found = [], []
+    for name, way in (("a process a run", side_by_side), ("recorded steps", recorded)):
+        began = time.perf_counter()
+        found.append(way(specs, data, jobs))
+        minutes = (time.perf_counter() - began) / 60
+        goals.append(
+            Goal("7 studies", f"Table 1 on MNIST, 70 runs, {jobs} at a time, {name}", minutes, 5.0, unit="min")
+        )
+    assert found[0] == found[1], "recorded steps give other numbers"
+    for index in (0, len(specs) // 2, -1):
+        assert records_of(specs[index], data, graphs=False) == found[0][index], "a run alone gives other numbers"
+    return goals
+
+
+def side_by_side(specs: Sequence[RunSpec], data: Path | None, jobs: int) -> list[list[EpochRecord]]:
+    """The runs as the engine executes them."""
+    found: dict[RunSpec, list[EpochRecord]] = {spec: [] for spec in specs}
+    for event in LocalEngine(jobs).execute(specs, data):
+        assert not isinstance(event, RunFailed), event.message
+        if isinstance(event, EpochDone):
+            found[event.spec].append(replace(event.record, seconds=0.0))
+    return list(found.values())
+
+
+def recorded(specs: Sequence[RunSpec], data: Path | None, jobs: int) -> list[list[EpochRecord]]:
+    """The runs with recorded steps, several a process, which spares each the start of CUDA."""
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(partial(records_of, data=data, graphs=True), specs))
+
+
+def records_of(spec: RunSpec, data: Path | None, graphs: bool) -> list[EpochRecord]:
+    """A run in this process."""
+    return [replace(record, seconds=0.0) for record in run(spec, data, graphs=graphs)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write to (default: results/speed)")
+    parser.add_argument("--data", type=Path, help="folder with MNIST/raw, for Table 1")
+    parser.add_argument("--jobs", type=int, default=default_jobs("cuda"), help="runs at a time (default: %(default)s)")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu needs a CUDA GPU, and here is none")
     goals = [*one_launch(), *captured(), *bandwidth(), *closed()]
+    if arguments.data is not None:
+        goals += table_1(arguments.data, arguments.jobs)
     arguments.output.mkdir(parents=True, exist_ok=True)
     found = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
     (arguments.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")

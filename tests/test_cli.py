@@ -73,7 +73,7 @@ def test_several_gamma2_and_all_settings_reach_the_runs(tmp_path):
     command = """
         compare digits --set hidden=8 --epochs 2 --batch-size 200 --seeds 1 --optimizers asgd --lrs 1e-2
         --gamma2 1e-7,1e-6 --steps-per-epoch 1 --eps 0.2 --xi 0.02 --backoff 0.5 --zero-gradient rest
-        --lower-bound progressive,log_base=2.5 --scheduler StepLR,step_size=1,gamma=0.5 --out
+        --lower-bound progressive,log_base=2.5 --scheduler StepLR,step_size=1,gamma=0.5 --precision bf16 --out
     """
     assert run(*command.split(), tmp_path) == 0
     with Store(tmp_path / "results.sqlite", read_only=True) as store:
@@ -81,6 +81,7 @@ def test_several_gamma2_and_all_settings_reach_the_runs(tmp_path):
     assert len(specs) == 3
     assert {spec.optimizer for spec in specs} == {"asgd"}
     assert {(spec.epochs, spec.batch_size, spec.task_options) for spec in specs} == {(2, 200, (("hidden", 8),))}
+    assert {(spec.precision, spec.device) for spec in specs} == {("bf16", "cpu")}
     assert {(spec.scheduler, spec.scheduler_options) for spec in specs} == {
         ("StepLR", (("gamma", 0.5), ("step_size", 1)))
     }
@@ -281,6 +282,8 @@ WRONG = {
     "compare digits --epochs 0": "--epochs must be at least 1, got 0",
     "compare digits --batch-size 0": "--batch-size must be at least 1, got 0",
     "compare digits --jobs 0": "--jobs must be at least 1, got 0",
+    "compare digits --device cudda": "--device",
+    "compare digits --precision fp8": "--precision",
     "compare digits --steps-per-epoch 0": "--steps-per-epoch must be at least 1, got 0",
     "compare digits --eps nan": "eps must be at least 0, and finite: got nan",
     "compare digits --xi 0": "xi must be above 0",

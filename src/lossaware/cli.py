@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from lossaware._version import __version__
 from lossaware.errors import UsageError
@@ -55,6 +55,8 @@ def compare(
     zero_gradient: str = "push",
     json: bool = False,
     tensorboard: Path | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> int:
     """Train a task without and with LGA from the same seeds, and say whether it helped.
 
@@ -69,7 +71,7 @@ def compare(
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
         data: Folder of the data, for tasks that need one.
-        jobs: Runs at a time. Default: one a core.
+        jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
         out: Folder for results and report.
         scheduler: Of torch.optim.lr_scheduler, stepped once an epoch: StepLR,step_size=5,gamma=0.5.
         settings: An option of the task, key=value; may be given several times.
@@ -81,6 +83,8 @@ def compare(
         zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero.
         json: Print the results as JSON on standard output, and the tables on standard error.
         tensorboard: Folder for logs that TensorBoard reads.
+        device: cpu or cuda. It is part of what a run is, as the last bits differ.
+        precision: fp32, or bf16 (autocast).
     """
     # What needs no library is checked before any is loaded.
     lr_values = numbers("--lrs", lrs, at_least=0.0, exclusive=True)
@@ -100,9 +104,11 @@ def compare(
     task_options = assignments("--set", settings or ())
 
     from lossaware.studies import compare as comparing
+    from lossaware.studies.engine import default_jobs
     from lossaware.studies.registry import load_task
     from lossaware.studies.tables import gathered_notes, how_to_read, lead, render
 
+    jobs = default_jobs(device) if jobs is None else jobs
     found = load_task(task, task_options)
     lga: dict[str, Value] = {
         "eps": eps,
@@ -126,6 +132,8 @@ def compare(
         lga=tuple(sorted(lga.items())),
         scheduler=scheduler_name,
         scheduler_options=scheduler_options,
+        precision=precision,
+        device=device,
     )
     outcome = comparing.compare(
         comparison, found, data=data, jobs=jobs, out=out, console=console(sys.stderr), tensorboard=tensorboard

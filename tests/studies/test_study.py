@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from lossaware.cli import main
@@ -788,6 +789,17 @@ def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
 
     assert lossaware("study", "show", "grid.toml", "--format", "csv") == 0
     assert len(capsys.readouterr().out.splitlines()) == 25
+
+
+def test_precision_and_device_are_overrides_like_any_other(file, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small = ["--only", "algorithm=sgd", "--only", "lr=1e-2", "--seeds", "1", "--epochs", "1"]
+    assert lossaware("study", "run", "grid.toml", *small, "--precision", "bf16") == 0
+    assert "Overridden: epochs = 1, precision = bf16, seeds = 1." in capsys.readouterr().out
+    assert lossaware("study", "run", "grid.toml", *small, "--device", "cuda") == 2
+    assert "device 'cuda': there is no GPU that torch" in capsys.readouterr().err
+    assert lossaware("study", "run", "grid.toml", *small, "--device", "cpu", "--set", "device=cpu") == 2
+    assert "--set gives device twice" in capsys.readouterr().err
 
 
 def test_list_and_show_need_no_data(capsys):

@@ -295,3 +295,11 @@ def _quiet_start() -> Iterator[None]:
         vars(main).update(hidden)
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def default_jobs(device: str | None) -> int | None:
+    """Runs at a time where nobody says: fewer than cores on a GPU, whose memory they share; else as the engine does."""
+    return min(cores(), _GPU_JOBS) if device == "cuda" else None
+
+
+_GPU_JOBS = 8

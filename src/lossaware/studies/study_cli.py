@@ -46,6 +46,8 @@ def run(
     results: Path = RESULTS,
     fresh: bool = False,
     tensorboard: Path | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
 ) -> int:
     """Carry out the runs of a study that are missing, and show its table.
 
@@ -60,17 +62,22 @@ def run(
         settings: Any other setting of all runs, such as batch_size=32, lga.gamma2=1e-7, optimizer_options.momentum=0.9,
             or an option of the task, such as pad=0; may be given several times.
         data: Folder of the data, for tasks that need one.
-        jobs: Runs at a time. Default: one a core.
+        jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
         out: Folder for the runs.
         results: Folder of exported studies (`lossaware study export`), whose runs need not be computed again.
         fresh: Compute all runs here, and take none from --results.
         tensorboard: Folder for logs that TensorBoard reads.
+        device: cpu or cuda, short for --set device=... It is part of what a run is, as the last bits differ.
+        precision: fp32, or bf16 (autocast), short for --set precision=...
     """
     from lossaware.cli import console, say
+    from lossaware.studies.engine import default_jobs
     from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
     from lossaware.studies.study_run import carry_out_study
 
+    jobs = default_jobs(device) if jobs is None else jobs
+    settings += tuple(f"{key}={value}" for key, value in (("device", device), ("precision", precision)) if value)
     study = load_study(name)
     chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
     reused = None if fresh else results
