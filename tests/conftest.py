@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
+# No clock decides over a test, and every run tries the same examples.
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 # Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start and interrupt, too.

@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import reference
 from lossaware import Average, LowerBound, Momentum, Progressive
 from lossaware.status import HOST, Law, State
-
-# No clock decides over a test, and every run tries the same examples.
-settings.register_profile("law", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("law")
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 losses = st.lists(finite, min_size=1, max_size=40)

@@ -122,6 +122,12 @@ def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) ->
         assert {(i.filename, i.CRC) for i in ours.infolist()} == {(i.filename, i.CRC) for i in theirs.infolist()}
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Pytest would stop before the first test, but only where it is given both of them."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     assert f"\nversion: {lossaware.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
