@@ -15,7 +15,8 @@ from torch import Tensor
 import reference
 from lossaware import LGA, Average, Momentum, Progressive
 from lossaware.correction import Correction
-from lossaware.status import Law, LowerBound, State
+from lossaware.gamma2 import BackOff, SelfSet, Strategy
+from lossaware.status import HOST, Law, LowerBound, State, Zero
 from support import needs
 
 needs("triton")
@@ -48,10 +49,15 @@ def _tensors_are_made_on_the_device(device: str) -> Iterator[None]:
 
 
 def launcher(
-    kernels: Any, *, bound: LowerBound | None = None, rest: bool = False, programs: int = 3
+    kernels: Any,
+    *,
+    bound: LowerBound | None = None,
+    strategy: Strategy | None = None,
+    rest: bool = False,
+    programs: int = 3,
 ) -> tuple[Any, Tensor]:
     held = torch.tensor(State(), dtype=torch.float64)
-    law = Law(3, bound or Progressive(), 0.1, 0.5)
+    law = Law(3, bound or Progressive(), 0.1, strategy or BackOff(0.5))
     made = kernels.Launcher(law, XI, rest, held)
     made._programs = programs
     return made, held
@@ -97,13 +103,21 @@ def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximiz
     assert law.factor < 1
 
 
-def test_state_is_the_laws_in_every_field(kernels: Any) -> None:
-    made, held = launcher(kernels)
-    law, state = Law(3, Progressive(), 0.1, 0.5), State()
+@pytest.mark.parametrize("strategy", [BackOff(0.5), SelfSet(certainty=0.5)], ids=["backs off", "sets itself"])
+@pytest.mark.parametrize("bound", [Progressive(), Zero()], ids=["progressive", "zero"])
+def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strategy: Strategy) -> None:
+    made, held = launcher(kernels, bound=bound, strategy=strategy)
+    law, state = Law(3, bound, 0.1, strategy), State()
+    parameter = torch.zeros(1, dtype=torch.float64)
+    pair = (parameter, torch.ones(1, dtype=torch.float64))
+    moved = 0.0
     for loss in losses():
-        made.step([], scalar(loss), None)
+        made.step([([pair], 1.0, False)], scalar(loss), None)
         state = law.advance(state, loss)
-        np.testing.assert_allclose(held.cpu().numpy(), np.array(state), rtol=1e-13)
+        np.testing.assert_allclose(held.cpu().numpy(), np.array(state), rtol=1e-12)
+        moved -= strategy.push(state, HOST) / (1 + XI)
+        assert float(parameter) == pytest.approx(moved, rel=1e-12)
+    assert state.decay not in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -201,8 +215,8 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
             return lower
 
-    assert not kernels.Launcher.knows(Law(1, Own(), 0.1, 0.1))
-    assert kernels.Launcher.knows(Law(1, Average(), 0.1, 0.1))
+    assert not kernels.Launcher.knows(Law(1, Own(), 0.1, BackOff(0.1)))
+    assert kernels.Launcher.knows(Law(1, Average(), 0.1, BackOff(0.1)))
     takes = launcher(kernels)[0].takes
     assert takes(torch.ones(3), torch.ones(3))
     assert not takes(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import reference
 from lossaware import Average, LowerBound, Momentum, Progressive
+from lossaware.gamma2 import BackOff, SelfSet
 from lossaware.status import HOST, Law, State
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
@@ -26,7 +27,7 @@ laws = st.builds(
     steps_per_status=st.integers(1, 9),
     lower_bound=bounds,
     eps=st.floats(0.0, 10.0),
-    backoff=st.floats(0.0, 1.0),
+    strategy=st.builds(BackOff, st.floats(0.0, 1.0)) | st.builds(SelfSet, reach=st.floats(1e-3, 1.0)),
 )
 
 
@@ -62,7 +63,8 @@ def test_the_gate_is_closed_above_the_first_finite_loss(law: Law, values: list[f
 
 
 @given(laws, any_losses)
-def test_gamma2_never_grows(law: Law, values: list[float]) -> None:
+def test_a_fixed_gamma2_never_grows(law: Law, values: list[float]) -> None:
+    assume(isinstance(law.strategy, BackOff))
     decays = [state.decay for state in states(law, values)]
     assert decays[0] == 1
     assert all(0 <= new <= old for old, new in pairwise(decays))
@@ -125,7 +127,10 @@ def test_the_law_is_the_references(steps: int, bound: str, values: list[float], 
     }
     theirs, ours = bounds[bound]
     eps = 0.1234567  # no gap between eighths and their bounds lies that close to it
-    law, judge = Law(steps, theirs, eps, backoff), reference.Law(steps, eps=eps, lower_bound=ours, backoff=backoff)
+    law, judge = (
+        Law(steps, theirs, eps, BackOff(backoff)),
+        reference.Law(steps, eps=eps, lower_bound=ours, backoff=backoff),
+    )
     state = State()
     for loss in values:
         state, omega = law.advance(state, loss), judge.omega(loss)
@@ -140,7 +145,7 @@ def test_the_law_is_the_references(steps: int, bound: str, values: list[float], 
 
 def test_both_edges_of_the_gate_are_open() -> None:
     """Eq. 4 has f - L >= eps and f <= U; the numbers are exact in binary."""
-    law = Law(10, Average(), eps=0.5, backoff=0.1)
+    law = Law(10, Average(), eps=0.5, strategy=BackOff(0.1))
     state = law.advance(State(), 2.0)
     assert state.omega == 2.0  # f = U
     assert law.advance(state, 0.5).omega == 0.5  # f - L = eps
@@ -150,14 +155,14 @@ def test_both_edges_of_the_gate_are_open() -> None:
 
 def test_an_equal_status_does_not_back_off() -> None:
     """Algorithm 1, line 7: only a loss above the one before."""
-    law = Law(2, Average(), eps=0.1, backoff=0.25)
+    law = Law(2, Average(), eps=0.1, strategy=BackOff(0.25))
     decays = [state.decay for state in states(law, [1.0, 2.0, 2.0, 1.0, 2.0, 1.5, 1.0, 1.0])[2::2]]
     assert decays == [1, 1, 0.25, 0.25]
 
 
 def test_gamma2_moves_before_the_gate_of_the_same_step() -> None:
     """The step that completes a rising status is corrected with the smaller gamma2 and against the new bound."""
-    law = Law(1, Average(), eps=0.1, backoff=0.1)
+    law = Law(1, Average(), eps=0.1, strategy=BackOff(0.1))
     *_, state = states(law, [3.0, 1.0, 2.5])
     assert state.decay == 0.1
     assert state.lower == pytest.approx((3.0 + 1.0 + 2.5) / 3)

@@ -8,11 +8,25 @@ from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
     from lossaware.companion import LGA
-    from lossaware.status import Average, LowerBound, Momentum, Progressive, Status
+    from lossaware.gamma2 import SelfSet
+    from lossaware.status import Average, LowerBound, Momentum, Progressive, Status, Zero
 
-__all__ = ["LGA", "Average", "LowerBound", "Momentum", "Progressive", "Status", "UsageError", "__version__"]
+__all__ = [
+    "LGA",
+    "Average",
+    "LowerBound",
+    "Momentum",
+    "Progressive",
+    "SelfSet",
+    "Status",
+    "UsageError",
+    "Zero",
+    "__version__",
+]
 
-_HOME = {"LGA": "companion"} | dict.fromkeys(("Average", "LowerBound", "Momentum", "Progressive", "Status"), "status")
+_HOME = {"LGA": "companion", "SelfSet": "gamma2"} | dict.fromkeys(
+    ("Average", "LowerBound", "Momentum", "Progressive", "Status", "Zero"), "status"
+)
 
 
 def __getattr__(name: str) -> Any:

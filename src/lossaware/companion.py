@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.optim import ASGD, LBFGS, Optimizer
 
 from lossaware.correction import Correction
+from lossaware.gamma2 import SelfSet, make_strategy, scale_of
 from lossaware.gradients import StepGradients
 from lossaware.losses import LossValue, ObservedLosses, is_shared, mean_over_ranks, read_loss, wide
 from lossaware.meter import Measurement, UpdateMeter
 from lossaware.notices import BackoffNotice, StatusNotice
-from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
+from lossaware.status import HOST, Law, LowerBound, State, Status, make_lower_bound, summarize
 
 if TYPE_CHECKING:
     from lossaware.compiled import CompiledStep
@@ -44,14 +45,17 @@ class LGA:
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4).
+            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
+            0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5).
-        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), or an object with their one
-            method, `LowerBound.update`.
+        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
+            their one method, `LowerBound.update`. None means progressive, and zero where gamma2 sets itself.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
-            lines 7-9).
+            lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
-            them, for example padding rows and pruned weights, where they are.
+            them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
+            sets itself.
         process_group: The ranks over which the loss is averaged; None means all of them.
 
     Raises:
@@ -75,32 +79,39 @@ class LGA:
         optimizer: Optimizer,
         *,
         steps_per_epoch: int,
-        gamma2: float = 1e-8,
-        eps: float = 0.1,
+        gamma2: float | str | SelfSet = 1e-8,
+        eps: float | None = None,
         xi: float = 0.01,
-        lower_bound: str | LowerBound = "progressive",
+        lower_bound: str | LowerBound | None = None,
         backoff: float = 0.1,
-        zero_gradient: str = "push",
+        zero_gradient: str | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
         _check_optimizer(optimizer)
         if isinstance(steps_per_epoch, bool) or not isinstance(steps_per_epoch, int) or steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch must be a whole number of at least 1: got {steps_per_epoch!r}")
+        strategy = make_strategy(gamma2, _checked("backoff", backoff, high=1.0))
+        defaults = strategy.defaults
+        zero_gradient = defaults.zero_gradient if zero_gradient is None else zero_gradient
         if zero_gradient not in _ZERO_GRADIENT:
             raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
         self.optimizer = optimizer
-        self.gamma2 = _checked("gamma2", gamma2)
+        self.gamma2 = strategy if isinstance(strategy, SelfSet) else _checked("gamma2", gamma2)
         for index, group in enumerate(optimizer.param_groups):
-            _checked(f"gamma2 of parameter group {index}", group.get("gamma2", 0.0))
+            _check_group(index, group, isinstance(strategy, SelfSet))
         self.law = Law(
-            steps_per_status=steps_per_epoch,
-            lower_bound=make_lower_bound(lower_bound),
-            eps=_checked("eps", eps),
-            backoff=_checked("backoff", backoff, high=1.0),
+            steps_per_status=strategy.steps_per_status(steps_per_epoch),
+            lower_bound=make_lower_bound(defaults.lower_bound if lower_bound is None else lower_bound),
+            eps=_checked("eps", defaults.eps if eps is None else eps),
+            strategy=strategy,
         )
         self.xi = _checked("xi", xi, above=True)
         self.zero_gradient = zero_gradient
         self.process_group = process_group
+        self._steps_per_epoch = steps_per_epoch
+        self._backoff = float(backoff)
+        self._scales: list[float] = []  # of the groups' parameters at the start, where gamma2 sets itself
+        self._units()
 
         self._state = State()
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
@@ -116,7 +127,7 @@ class LGA:
         self._base_takes_loss = "loss" in inspect.signature(type(optimizer).step).parameters
         self._meter: UpdateMeter | None = None
         self._backoff_notice = BackoffNotice()
-        self._status_notice = StatusNotice(steps_per_epoch)
+        self._status_notice = StatusNotice(0 if isinstance(strategy, SelfSet) else steps_per_epoch)
         self._last_words = weakref.finalize(self, self._status_notice.close)
 
         self._handles = [
@@ -223,11 +234,10 @@ class LGA:
         if not (isinstance(push, float) and push == 0.0):
             self._correction.reseed(self._seed())
             gradient_of = self._gradients.after_step()
-            for group in optimizer.param_groups:
-                gamma2 = group.get("gamma2", self.gamma2)
-                if gamma2 != 0:
+            for group, unit in zip(optimizer.param_groups, self._units(), strict=True):
+                if unit != 0:
                     pairs = [(p, g) for p in group["params"] if (g := gradient_of(p)) is not None]
-                    self._correct(self._correction, group, pairs, push * gamma2)
+                    self._correct(self._correction, group, pairs, push * unit)
         self._gradients.forget()
         if self._meter is not None:
             self._meter.after_correction()
@@ -246,6 +256,18 @@ class LGA:
         # Other ranks may have a loss and wait for this one's; a mean with NaN in it lets them make no correction.
         mean = mean_over_ranks(math.nan, self.process_group)
         return torch.zeros_like(mean) if isinstance(mean, Tensor) else 0.0
+
+    def _units(self) -> list[float]:
+        """What the push of a step is multiplied by, a number a group: gamma2, where it does not set itself."""
+        groups = self.optimizer.param_groups
+        if not isinstance(self.gamma2, SelfSet):
+            return [group.get("gamma2", self.gamma2) for group in groups]
+        self._scales += [scale_of(group["params"]) for group in groups[len(self._scales) :]]
+        reach = self.gamma2.reach * self.xi
+        return [
+            0.0 if group.get("gamma2") == 0 else reach * scale
+            for group, scale in zip(groups, self._scales, strict=True)
+        ]
 
     def _seed(self) -> int | Tensor:
         """A whole number that is another each step, and the same on every rank."""
@@ -273,16 +295,16 @@ class LGA:
         """Move the law on by one step.
 
         Returns:
-            What a group's gamma2 is to be multiplied by: Omega times all back-offs; 0 where a gradient scaler found an
-            overflow, in which case nothing moves at all.
+            What `_units` are to be multiplied by: for a fixed gamma2, Omega times all back-offs; 0 where a gradient
+            scaler found an overflow, in which case nothing moves at all.
         """
         on_host = found_inf is None or found_inf.device.type == "cpu"
         if isinstance(loss, float) and self._device_state is None and on_host:
             if found_inf is not None and found_inf.item():
                 return 0.0
             self._state = self.law.advance(self._state, loss)
-            self._backoff_notice.look(self._state, self.gamma2)
-            return float(self._state.decay * self._state.omega)
+            self._look_for_backoff()
+            return float(self.law.strategy.push(self._state, HOST))
 
         like = loss if isinstance(loss, Tensor) else found_inf
         held = self._state_on(torch.device("cpu") if like is None else like.device)
@@ -291,7 +313,7 @@ class LGA:
             return 0.0  # nothing is left to do
         state = self.law.advance(State(*held.unbind()), value, torch)
         moved: Tensor = torch.stack(state)
-        push: Tensor = state.decay * state.omega
+        push: Tensor = self.law.strategy.push(state, torch)
         if found_inf is not None:
             skipped = found_inf.to(held.device) > 0
             moved, push = torch.where(skipped, held, moved), torch.where(skipped, 0.0, push)
@@ -344,12 +366,12 @@ class LGA:
         groups = [
             (
                 [(p.detach(), g) for p in group["params"] if (g := gradient_of(p)) is not None],
-                float(group.get("gamma2", self.gamma2)),
+                float(unit),
                 bool(group.get("maximize", False)),
             )
-            for group in self.optimizer.param_groups
+            for group, unit in zip(self.optimizer.param_groups, self._units(), strict=True)
         ]
-        groups = [(pairs, gamma2, maximize) for pairs, gamma2, maximize in groups if gamma2 != 0]
+        groups = [(pairs, unit, maximize) for pairs, unit, maximize in groups if unit != 0]
         if not all(launcher.takes(p, g) for pairs, _, _ in groups for p, g in pairs):
             return False
         launcher.step(groups, loss, found_inf)
@@ -369,7 +391,10 @@ class LGA:
     @property
     def status(self) -> Status:
         """What LGA is doing. Reading it may wait for the device; stepping never does."""
-        return summarize(self._host_state(), self.gamma2, self._steps_without_loss)
+        state, gamma2 = self._host_state(), self.gamma2
+        if isinstance(gamma2, SelfSet):
+            gamma2 = max(self._units()) / state.upper if state.upper > 0 else math.nan
+        return summarize(state, gamma2, self._steps_without_loss)
 
     def measure_every(self, steps: int | None) -> None:
         """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
@@ -392,19 +417,23 @@ class LGA:
     def _host_state(self) -> State:
         if self._device_state is not None:
             self._state = State(*self._device_state.tolist())
-            self._backoff_notice.look(self._state, self.gamma2)
+            self._look_for_backoff()
         return self._state
+
+    def _look_for_backoff(self) -> None:
+        if not isinstance(self.gamma2, SelfSet):  # one that sets itself goes up and down all the time
+            self._backoff_notice.look(self._state, self.gamma2)
 
     def _hyperparameters(self) -> dict[str, Any]:
         bound = self.law.lower_bound
         return {
-            "steps_per_epoch": self.law.steps_per_status,
-            "gamma2": self.gamma2,
+            "steps_per_epoch": self._steps_per_epoch,
+            "gamma2": repr(self.gamma2) if isinstance(self.gamma2, SelfSet) else self.gamma2,
             "eps": self.law.eps,
             "xi": self.xi,
             # An object without a repr of its own would show its address.
             "lower_bound": type(bound).__qualname__ if type(bound).__repr__ is object.__repr__ else repr(bound),
-            "backoff": self.law.backoff,
+            "backoff": self._backoff,
             "zero_gradient": self.zero_gradient,
         }
 
@@ -416,6 +445,7 @@ class LGA:
         return {
             "hyperparameters": self._hyperparameters(),
             "state": self._host_state()._asdict(),
+            "scales": list(self._scales),
             "steps_without_loss": self._steps_without_loss,
         }
 
@@ -440,7 +470,15 @@ class LGA:
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
+        scales = state_dict["scales"]
+        if not isinstance(scales, list) or not all(isinstance(scale, float) and scale > 0 for scale in scales):
+            raise ValueError(f"scales in LGA's state_dict must be a list of numbers above 0: got {scales!r}")
+        if len(scales) != len(self._scales):
+            raise ValueError(
+                f"LGA's state_dict has the scales of {len(scales)} parameter groups, here are {len(self._scales)}"
+            )
 
+        self._scales = list(scales)
         self._state = State(**state_dict["state"])
         self._backoff_notice = BackoffNotice(self._state.decay)
         self._status_notice.load(self._state)
@@ -544,6 +582,15 @@ def _checked(name: str, value: Any, *, above: bool = False, high: float = math.i
     if not (value > 0 if above else value >= 0) or not value <= high or math.isinf(value):
         raise ValueError(f"{name} must be {allowed}, and finite: got {value!r}")
     return float(value)
+
+
+def _check_group(index: int, group: dict[str, Any], sets_itself: bool) -> None:
+    gamma2 = _checked(f"gamma2 of parameter group {index}", group.get("gamma2", 0.0))
+    if sets_itself and gamma2 != 0:
+        raise ValueError(
+            f"gamma2 of parameter group {index} must be 0, which switches LGA off there, or absent, as gamma2 sets "
+            f"itself: got {gamma2!r}"
+        )
 
 
 def _check_keys(what: str, given: Any, expected: dict[str, Any]) -> None:

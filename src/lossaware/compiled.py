@@ -115,7 +115,7 @@ class CompiledStep:
         lga._status_notice.step()
         groups = self._optimizer.param_groups
         rates = [group["lr"] for group in groups]
-        gammas = [float(group.get("gamma2", lga.gamma2)) for group in groups]
+        gammas = [float(unit) for unit in lga._units()]
         numbers = self._as_tensors(rates, gammas)
         try:
             for group, tensors in zip(groups, numbers, strict=True):
@@ -176,7 +176,7 @@ def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
             ]
             base_step(optimizer)
             state = law.advance(State(*held.unbind()), loss[0], torch)
-            push = state.decay * state.omega
+            push = law.strategy.push(state, torch)
             correction = Correction(lga.xi, lga.zero_gradient)
             correction.reseed(state.steps)
             for group, gamma2, of_group in zip(optimizer.param_groups, gamma2s, gradients, strict=True):

@@ -17,7 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from lossaware.correction import NOISE_BITS
-from lossaware.status import Average, Law, LowerBound, Momentum, Progressive, State
+from lossaware.gamma2 import BackOff, SelfSet
+from lossaware.status import Average, Law, LowerBound, Momentum, Progressive, State, Zero
 
 Group = tuple[Sequence[tuple[Tensor, Tensor]], float, bool]
 """Parameters with their gradients, their gamma2, and whether the base maximizes."""
@@ -32,6 +33,7 @@ _BOUNDS: dict[type[LowerBound], tuple[int, str]] = {
     Progressive: (0, "log_base"),
     Average: (1, ""),
     Momentum: (2, "beta"),
+    Zero: (3, ""),
 }
 _WORK = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.float32, torch.float16: tl.float32}
 _STORED = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.uint16, torch.float16: tl.float16}
@@ -41,7 +43,7 @@ class Launcher:
     """Makes the steps of one LGA on one GPU.
 
     Args:
-        law: Its lower bound must be one that the kernel knows; see `knows`.
+        law: Its lower bound and strategy must be some that the kernel knows; see `knows`.
         xi: The stability constant of Eq. 5.
         rest: Whether elements with a gradient of exactly 0 stay where they are.
         held: The state, `State` as float64 on the device; written in place.
@@ -54,17 +56,18 @@ class Launcher:
         number = math.log(number) if isinstance(bound, Progressive) else number
         self._held = held
         self._rest = rest
-        constants = [float(law.steps_per_status), law.eps, law.backoff, number, xi]
+        self._self_set = isinstance(law.strategy, SelfSet)
+        constants = [float(law.steps_per_status), law.eps, number, xi, *_factors(law)]
         self._constants = torch.tensor(constants, dtype=torch.float64, device=held.device)
-        self._push = torch.zeros(2, dtype=torch.float64, device=held.device)  # Omega times back-offs; the seed
+        self._push = torch.zeros(2, dtype=torch.float64, device=held.device)  # of the step, in units; the seed
         self._arrived = torch.zeros((), dtype=torch.int32, device=held.device)
         self._programs = _PROGRAMS_A_PROCESSOR * _processors(held.device)
         self._tables: dict[torch.dtype, _Table] = {}
 
     @staticmethod
     def knows(law: Law) -> bool:
-        """Whether the kernel has this law's lower bound; any other object with ``update`` runs as torch operators."""
-        return type(law.lower_bound) in _BOUNDS
+        """Whether the kernel has this law's lower bound and strategy; any other object runs as torch operators."""
+        return type(law.lower_bound) in _BOUNDS and type(law.strategy) in (BackOff, SelfSet)
 
     def takes(self, parameter: Tensor, gradient: Tensor) -> bool:
         """Whether both are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
@@ -109,6 +112,7 @@ class Launcher:
                 self._constants,
                 LAW=with_law,
                 BOUND=self._kind,
+                SELF_SET=self._self_set,
                 SCALER=found_inf is not None,
                 REST=self._rest,
                 WORK=_WORK[dtype],
@@ -164,6 +168,17 @@ class _Table:
         return self._staging[-1].to(self._device, non_blocking=True)
 
 
+def _factors(law: Law) -> list[float]:
+    """What gamma2 is multiplied by where the loss rose, fell, or did neither, and when a change is sure."""
+    match law.strategy:
+        case SelfSet(growth=growth, shrink=shrink, fade=fade, certainty=certainty):
+            return [shrink, growth, fade, certainty**2]
+        case BackOff(backoff=backoff):
+            return [backoff, 1.0, 1.0, 0.0]
+        case other:
+            raise TypeError(f"the kernel does not know {type(other).__name__}")
+
+
 def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
@@ -188,6 +203,7 @@ def _step_kernel(  # type: ignore[no-untyped-def]
     constants,
     LAW: tl.constexpr,
     BOUND: tl.constexpr,
+    SELF_SET: tl.constexpr,
     SCALER: tl.constexpr,
     REST: tl.constexpr,
     WORK: tl.constexpr,
@@ -199,7 +215,8 @@ def _step_kernel(  # type: ignore[no-untyped-def]
 ):
     program = tl.program_id(0)
     if LAW:
-        # State: loss, upper, lower, omega, decay, mean, total, count, statuses, opened, steps, nonfinite.
+        # State: loss, upper, lower, omega, decay, mean, total, count, statuses, opened, steps, nonfinite, scatter,
+        # error.
         loss = tl.load(loss_pointer)
         old_loss = tl.load(held)
         old_upper = tl.load(held + 1)
@@ -212,10 +229,12 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         old_opened = tl.load(held + 9)
         old_steps = tl.load(held + 10)
         old_nonfinite = tl.load(held + 11)
+        old_scatter = tl.load(held + 12)
+        old_error = tl.load(held + 13)
         steps_per_status = tl.load(constants)
         eps = tl.load(constants + 1)
-        backoff = tl.load(constants + 2)
-        number = tl.load(constants + 3)
+        number = tl.load(constants + 2)
+        shrink = tl.load(constants + 4)
 
         finite = (loss - loss) == 0.0
         skipped = False
@@ -226,22 +245,37 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         count = old_count + 1.0
         complete = count >= steps_per_status
         mean = total / count
-        rose = complete & (old_statuses > 0.0) & (mean > old_mean)
-        decay = tl.where(rose, old_decay * backoff, old_decay)
+        deviation = count * loss - total
+        pairs = count * tl.where(count > 1.0, count - 1.0, 1.0)
+        scatter = old_scatter + deviation * deviation / pairs
+        error = scatter / pairs
+        change = mean - old_mean
+        factor = tl.where(change > 0.0, shrink, 1.0)
+        if SELF_SET:
+            sure = change * change > tl.load(constants + 7) * (error + old_error)
+            other = tl.where(sure & (change > 0.0), shrink, tl.load(constants + 6))
+            factor = tl.where(sure & (change < 0.0), tl.load(constants + 5), other)
+        decay = tl.where(complete & (old_statuses > 0.0), old_decay * factor, old_decay)
         statuses = old_statuses + 1.0
         if BOUND == 0:  # Eq. 3
             weight = number / tl.log(statuses + 10.0)
             bound = weight * old_lower + (1.0 - weight) * mean
         elif BOUND == 1:
             bound = old_lower + (mean - old_lower) / statuses
-        else:
+        elif BOUND == 2:
             bound = number * old_lower + (1.0 - number) * mean
+        else:
+            bound = 0.0 * old_lower
         lower = tl.where(complete, bound, old_lower)
         gap = loss - lower  # Eq. 4
         opened = (gap >= eps) & (loss <= upper) & finite
         omega = tl.where(opened, gap, 0.0)
         decay = tl.where(finite, decay, old_decay)
-        push = tl.where(skipped, 0.0, decay * omega)
+        push = decay * omega
+        if SELF_SET:
+            push = push / tl.where(upper > 0.0, upper, 1.0)
+            push = tl.where(push < 1.0, push, 1.0)
+        push = tl.where(skipped, 0.0, push)
         steps = tl.where(skipped, old_steps, old_steps + 1.0)
 
         # All programs read the state before any writes it.
@@ -264,12 +298,14 @@ def _step_kernel(  # type: ignore[no-untyped-def]
                 tl.store(held + 9, tl.where(opened, old_opened + 1.0, old_opened))
                 tl.store(held + 10, steps)
                 tl.store(held + 11, tl.where(finite, old_nonfinite, old_nonfinite + 1.0))
+                tl.store(held + 12, tl.where(finite, tl.where(complete, 0.0, scatter), old_scatter))
+                tl.store(held + 13, tl.where(finite & complete, error, old_error))
     else:
         push = tl.load(push_pointer)
         steps = tl.load(push_pointer + 1)
 
     if push != 0.0:
-        xi = tl.load(constants + 4).to(WORK)
+        xi = tl.load(constants + 3).to(WORK)
         places = tl.arange(0, BLOCK)
         for row in range(program, length, tl.num_programs(0)):
             record = rows + tl.cast(row, tl.int64) * 6

@@ -9,6 +9,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lossaware.gamma2 import SMALLEST_SCALE, SelfSet, make_strategy
 from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
 
 try:
@@ -37,25 +38,27 @@ class LossAwareState(NamedTuple):
     Attributes:
         law: What the law remembers, field by field of shape (): whole numbers are int32, the others float32, or
             float64 where ``jax_enable_x64`` is on. Losses that are not known yet are 0.
-        gamma2: gamma2 at the last step, after all back-offs; shape ().
+        gamma2: gamma2 at the last step, after all that moved it; shape ().
         base: State of the base optimizer.
+        scale: Where gamma2 sets itself, the root mean square of the parameters at the start, else 0; shape ().
     """
 
     law: State
     gamma2: jax.Array
     base: PyTree
+    scale: jax.Array
 
 
 def loss_aware(
     base: optax.GradientTransformation,
     *,
     steps_per_epoch: int,
-    gamma2: float = 1e-8,
-    eps: float = 0.1,
+    gamma2: float | str | SelfSet = 1e-8,
+    eps: float | None = None,
     xi: float = 0.01,
-    lower_bound: str | LowerBound = "progressive",
+    lower_bound: str | LowerBound | None = None,
     backoff: float = 0.1,
-    zero_gradient: str = "push",
+    zero_gradient: str | None = None,
     axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Make an optimizer loss-aware (LGA).
@@ -90,14 +93,18 @@ def loss_aware(
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4).
+            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
+            0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5).
-        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), or an object with their one
-            method, `LowerBound.update`, which then gets JAX scalars.
+        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
+            their one method, `LowerBound.update`, which then gets JAX scalars. None means progressive, and zero where
+            gamma2 sets itself.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
-            lines 7-9).
+            lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
-            them, for example padding rows and pruned weights, where they are.
+            them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
+            sets itself.
         axis_name: Mapped axis, or axes, over whose devices the loss is averaged, inside `jax.shard_map`, `jax.pmap` or
             `jax.vmap`. None where the loss is that of the whole batch already, as under plain `jax.jit`.
 
@@ -131,19 +138,27 @@ def loss_aware(
     """
     if not (hasattr(base, "init") and hasattr(base, "update")):
         raise TypeError(f"base must be an optax optimizer, for example optax.sgd(1e-3): got {type(base).__name__}")
+    _check("backoff", backoff, high=1.0)
+    strategy = make_strategy(gamma2, backoff)
+    sets_itself = isinstance(strategy, SelfSet)
+    eps = strategy.defaults.eps if eps is None else eps
+    lower_bound = strategy.defaults.lower_bound if lower_bound is None else lower_bound
+    zero_gradient = strategy.defaults.zero_gradient if zero_gradient is None else zero_gradient
     if zero_gradient not in ("push", "rest"):
         raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
     _check("steps_per_epoch", steps_per_epoch, low=1, whole=True)
-    _check("gamma2", gamma2)
+    if not sets_itself:
+        _check("gamma2", gamma2)
     _check("eps", eps)
     _check("xi", xi, above=True)
-    _check("backoff", backoff, high=1.0)
-    law = Law(steps_per_epoch, make_lower_bound(lower_bound), eps, backoff)
+    law = Law(strategy.steps_per_status(steps_per_epoch), make_lower_bound(lower_bound), eps, strategy)
     inner = optax.with_extra_args_support(base)
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
 
     def init(params: PyTree) -> LossAwareState:
-        return LossAwareState(_fresh(), jnp.asarray(gamma2, _float()), inner.init(params))
+        scale = _scale_of(params) if sets_itself else jnp.zeros((), _float())
+        start = jnp.zeros((), _float()) if sets_itself else jnp.asarray(gamma2, _float())
+        return LossAwareState(_fresh(), start, inner.init(params), scale)
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
@@ -153,12 +168,17 @@ def loss_aware(
             loss = mean_over_devices(loss, axis_name)
         moved = law.advance(state.law, loss, jnp)
         moved = State(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
-        gamma2_now = (gamma2 * moved.decay).astype(_float())
-        amount = gamma2_now * moved.omega
+        if isinstance(strategy, SelfSet):
+            unit = strategy.reach * xi * state.scale
+            gamma2_now = (unit * moved.decay / jnp.where(moved.upper > 0, moved.upper, 1.0)).astype(_float())
+            amount = unit * strategy.push(moved, jnp)
+        else:
+            gamma2_now = (gamma2 * moved.decay).astype(_float())
+            amount = gamma2_now * moved.omega
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
         corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, zero_gradient == "rest"), stepped, updates)
-        return corrected, LossAwareState(moved, gamma2_now, base_state)
+        return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -320,6 +340,14 @@ def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest
     push = amount.astype(wide) / jnp.where(g >= 0, g + xi, g - xi)  # Eq. 5
     moves = (amount != 0) & (g != 0) if rest else amount != 0
     return jnp.where(moves, (update - push).astype(update.dtype), update)
+
+
+def _scale_of(params: PyTree) -> jax.Array:
+    """Root mean square of all elements, at least `SMALLEST_SCALE`."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(_float()))) for leaf in leaves)
+    count = sum(leaf.size for leaf in leaves)
+    return jnp.maximum(jnp.sqrt(jnp.asarray(total, _float()) / max(count, 1)), SMALLEST_SCALE)
 
 
 def _fresh() -> State:

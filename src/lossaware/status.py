@@ -1,4 +1,4 @@
-"""The scalar law of LGA: lower bounds (Eq. 3, A.9), the gate (Eq. 4) and gamma2 (Algorithm 1, lines 7-9).
+"""The scalar law of LGA: lower bounds (Eq. 3, A.9), the gate (Eq. 4), and when gamma2 moves (Algorithm 1, lines 7-9).
 
 Nothing here knows of parameters or gradients, nor of any array library: the same few lines run on Python floats, on
 zero-dimensional torch tensors and on JAX scalars. What differs between them is passed in as `Ops`.
@@ -8,6 +8,8 @@ import difflib
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
+
+from lossaware.gamma2 import Strategy
 
 Scalar = Any
 """A Python float, a zero-dimensional float64 tensor, or a JAX scalar; one kind throughout a call."""
@@ -107,7 +109,21 @@ class Momentum:
         return self.beta * lower + (1 - self.beta) * loss
 
 
-LOWER_BOUNDS: dict[str, type[LowerBound]] = {"progressive": Progressive, "average": Average, "momentum": Momentum}
+@dataclass(frozen=True)
+class Zero:
+    """L_t = 0, for losses that can reach 0 and not fall below it: the whole loss counts."""
+
+    def update(self, lower: Scalar, loss: Scalar, count: Scalar) -> Scalar:
+        """See `LowerBound.update`."""
+        return 0.0 * lower
+
+
+LOWER_BOUNDS: dict[str, type[LowerBound]] = {
+    "progressive": Progressive,
+    "average": Average,
+    "momentum": Momentum,
+    "zero": Zero,
+}
 """The lower bounds that have a name."""
 
 
@@ -147,6 +163,8 @@ class State(NamedTuple):
         opened: Steps with Omega above 0.
         steps: Steps with a loss.
         nonfinite: Those whose loss was NaN or infinite.
+        scatter: Sum of the squared deviations of the losses since the last complete status from their mean.
+        error: Variance of ``mean``, as the scatter of its losses shows it.
     """
 
     loss: Scalar = math.nan
@@ -161,6 +179,8 @@ class State(NamedTuple):
     opened: Scalar = 0.0
     steps: Scalar = 0.0
     nonfinite: Scalar = 0.0
+    scatter: Scalar = 0.0
+    error: Scalar = 0.0
 
 
 @dataclass(frozen=True)
@@ -172,13 +192,13 @@ class Law:
             batches in an epoch is the reading that reproduces the paper.
         lower_bound: How L follows the statuses.
         eps: The gap below which the gate is closed (Eq. 4).
-        backoff: Factor on gamma2 when a status' mean loss is above the one before (Algorithm 1, line 8: 1/10).
+        strategy: How gamma2 moves.
     """
 
     steps_per_status: int
     lower_bound: LowerBound
     eps: float
-    backoff: float
+    strategy: Strategy
 
     def advance(self, state: State, loss: Scalar, ops: Ops = HOST) -> State:
         """The state after a step with this loss; its ``omega`` is the Omega of the step.
@@ -193,13 +213,17 @@ class Law:
         total, count = state.total + loss, state.count + 1
         complete = count >= self.steps_per_status
         mean = total / count
+        # Welford's recurrence: no difference of large sums.
+        deviation, pairs = count * loss - total, count * ops.where(count > 1, count - 1, 1.0)
+        scatter = state.scatter + deviation * deviation / pairs
+        error = scatter / pairs
 
         if ops is HOST and not complete:  # the same, without what is computed in vain
             decay, lower = state.decay, state.lower
         else:
             # Algorithm 1, lines 7-9.
-            rose = complete & (state.statuses > 0) & (mean > state.mean)
-            decay = ops.where(rose, state.decay * self.backoff, state.decay)
+            moved_on = self.strategy.decay(state, mean, error, ops)
+            decay = ops.where(complete & (state.statuses > 0), moved_on, state.decay)
             lower = ops.where(complete, self.lower_bound.update(state.lower, mean, state.statuses + 1), state.lower)
 
         # Eq. 4.
@@ -218,6 +242,8 @@ class Law:
             opened=state.opened + opened,
             steps=state.steps + 1,
             nonfinite=state.nonfinite,
+            scatter=ops.where(complete, 0.0, scatter),
+            error=ops.where(complete, error, state.error),
         )
         if ops is HOST:  # the choice is made already
             return moved

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossaware.gamma2 import BackOff
 from lossaware.status import Law, Progressive, State
 
 NAMES = "ABCDE"
@@ -86,7 +87,7 @@ class Descent:
         sizes = torch.tensor(gamma2s, dtype=torch.float64)[:, None]
         x = starts.double().expand(len(gamma2s), -1).clone().requires_grad_()
         optimizer = torch.optim.SGD([x], lr=self.lr, momentum=self.momentum)
-        law = Law(self.steps_per_status, Progressive(), self.eps, self.backoff)
+        law = Law(self.steps_per_status, Progressive(), self.eps, BackOff(self.backoff))
         state = State(*(torch.full_like(x, value, requires_grad=False) for value in State()))
         seen = [x.detach().clone()]
         for _ in range(self.steps):
