@@ -618,7 +618,10 @@ def test_the_loss_left_out() -> None:
         ({"xi": 0}, "xi must be a finite number above 0: got 0"),
         ({"backoff": 1.5}, "backoff must be a finite number of at least 0 and at most 1: got 1.5"),
         ({"backoff": "0.1"}, "backoff must be a finite number of at least 0 and at most 1: got '0.1'"),
-        ({"lower_bound": "progresive"}, "unknown lower_bound 'progresive': known are progressive, average, momentum; "),
+        (
+            {"lower_bound": "progresive"},
+            "unknown lower_bound 'progresive': known are progressive, average, momentum, zero; ",
+        ),
         ({"zero_gradient": "pull"}, "zero_gradient must be 'push' or 'rest': got 'pull'"),
     ],
 )

@@ -48,11 +48,11 @@ def compare(
     scheduler: str | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
     steps_per_epoch: int | None = None,
-    eps: float = 0.1,
+    eps: float | None = None,
     xi: float = 0.01,
-    lower_bound: str = "progressive",
-    backoff: float = 0.1,
-    zero_gradient: str = "push",
+    lower_bound: str | None = None,
+    backoff: float | None = None,
+    zero_gradient: str | None = None,
     json: bool = False,
     tensorboard: Path | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -66,7 +66,7 @@ def compare(
         task: One of `lossaware tasks`, or your own: my_task.py:build or package.module:build.
         optimizers: Base optimizers (`lossaware optimizers`), separated by commas.
         lrs: Learning rates, separated by commas.
-        gamma2: Sizes of LGA's correction, separated by commas. Default: the task's.
+        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. Default: the task's.
         seeds: How many seeds; each runs without and with LGA. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
@@ -76,11 +76,13 @@ def compare(
         scheduler: Of torch.optim.lr_scheduler, stepped once an epoch: StepLR,step_size=5,gamma=0.5.
         settings: An option of the task, key=value; may be given several times.
         steps_per_epoch: Steps that make one loss status for LGA; 1 is the letter of Algorithm 1. Default: an epoch.
-        eps: Gap between loss and lower bound from which LGA acts.
+        eps: Gap between loss and lower bound from which LGA acts. Default: 0.1, and 0 for gamma2 auto.
         xi: Stability constant of LGA's correction.
-        lower_bound: progressive, average or momentum; options follow: progressive,log_base=2.718.
-        backoff: Factor on gamma2 each time the loss of a status rose.
-        zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero.
+        lower_bound: progressive, average, momentum or zero; options follow: progressive,log_base=2.718. Default:
+            progressive, and zero for gamma2 auto.
+        backoff: Factor on a fixed gamma2 each time the loss of a status rose. Default: 0.1.
+        zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero. Default: push, and
+            rest for gamma2 auto.
         json: Print the results as JSON on standard output, and the tables on standard error.
         tensorboard: Folder for logs that TensorBoard reads.
         device: cpu or cuda. It is part of what a run is, as the last bits differ.
@@ -88,7 +90,7 @@ def compare(
     """
     # What needs no library is checked before any is loaded.
     lr_values = numbers("--lrs", lrs, at_least=0.0, exclusive=True)
-    gamma2_values = None if gamma2 is None else numbers("--gamma2", gamma2, at_least=0.0)
+    gamma2_values = None if gamma2 is None else sizes("--gamma2", gamma2)
     names = words("--optimizers", optimizers)
     for option, count in (
         ("--seeds", seeds),
@@ -110,16 +112,16 @@ def compare(
 
     jobs = default_jobs(device) if jobs is None else jobs
     found = load_task(task, task_options)
-    lga: dict[str, Value] = {
+    given: dict[str, Value] = {
         "eps": eps,
         "xi": xi,
         "lower_bound": bound_name,
         "backoff": backoff,
         "zero_gradient": zero_gradient,
+        "steps_per_epoch": steps_per_epoch,
         **{f"lower_bound.{key}": value for key, value in bound_options},
     }
-    if steps_per_epoch is not None:
-        lga["steps_per_epoch"] = steps_per_epoch
+    lga = {name: value for name, value in given.items() if value is not None}
     comparison = comparing.Comparison(
         task=task,
         task_options=task_options,
@@ -252,6 +254,16 @@ def numbers(option: str, text: str, *, at_least: float, exclusive: bool = False)
             raise UsageError(f"{option} must be finite and {bound}, got {part.strip()}")
         found.append(value)
     return _unique(option, found, lambda value: f"{value:g}")
+
+
+def sizes(option: str, text: str) -> "list[float | str]":
+    """As `numbers`, of at least 0; ``auto`` may be among them."""
+    parts = [part.strip() for part in text.split(",")]
+    fixed = [part for part in parts if part != "auto"]
+    found: list[float | str] = [*numbers(option, ",".join(fixed), at_least=0.0)] if fixed else []
+    if "auto" in parts:
+        found.insert(parts.index("auto"), "auto")
+    return found
 
 
 def assignments(option: str, texts: Sequence[str]) -> "Options":

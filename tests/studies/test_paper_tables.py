@@ -7,9 +7,11 @@ from decimal import Decimal
 import pytest
 
 from lossaware import LGA
+from lossaware.gamma2 import BackOff, SelfSet
 from lossaware.studies.compare import check
 from lossaware.studies.registry import load_task, tasks
-from lossaware.studies.study import LGA_DEFAULTS, Cell, Study, load_study, studies
+from lossaware.studies.spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
+from lossaware.studies.study import Cell, Study, load_study, studies
 
 # Figures in each table, and their sum: counted and added up on the paper's page.
 TABLES = {
@@ -241,6 +243,9 @@ def test_every_run_can_be_set_up(name: str) -> None:
 
 def test_written_out_defaults_are_those_of_lga() -> None:
     parameters = inspect.signature(LGA).parameters
-    assert {name: parameters[name].default for name in LGA_DEFAULTS} == dict(LGA_DEFAULTS)
+    for written, strategy in ((LGA_DEFAULTS, BackOff()), (SELF_SET_DEFAULTS, SelfSet())):
+        of_strategy = {**strategy.defaults._asdict(), "gamma2": written["gamma2"]}
+        assert {name: of_strategy.get(name, parameters[name].default) for name in written} == dict(written)
+    assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     assert set(LGA_DEFAULTS) == numeric - {"process_group"}

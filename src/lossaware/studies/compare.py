@@ -15,7 +15,7 @@ from lossaware.studies.engine import LocalEngine
 from lossaware.studies.environment import environment
 from lossaware.studies.figures import learning_curves, sensitivity, series_labels
 from lossaware.studies.optimizers import make_optimizer
-from lossaware.studies.spec import Options, RunSpec
+from lossaware.studies.spec import Options, RunSpec, lga_options
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
 from lossaware.studies.tables import (
@@ -28,6 +28,7 @@ from lossaware.studies.tables import (
     lead,
     make_table,
     number,
+    size,
     to_json,
 )
 from lossaware.studies.task import Task
@@ -43,7 +44,7 @@ class Comparison:
         task_options: Keyword arguments of the function that builds it.
         optimizers: Names of base optimizers.
         lrs: Learning rates, above 0.
-        gamma2s: Sizes of LGA's correction, at least 0.
+        gamma2s: Sizes of LGA's correction, at least 0, or ``"auto"``.
         seeds: How many seeds, counted from 0; at least 1.
         epochs: Passes over the training set.
         batch_size: Examples a step.
@@ -57,7 +58,7 @@ class Comparison:
     task: str
     optimizers: Sequence[str]
     lrs: Sequence[float]
-    gamma2s: Sequence[float]
+    gamma2s: Sequence[float | str]
     seeds: int
     epochs: int
     batch_size: int
@@ -68,7 +69,7 @@ class Comparison:
     precision: str = "fp32"
     device: str = "cpu"
 
-    def spec(self, optimizer: str, lr: float, seed: int, gamma2: float | None) -> RunSpec:
+    def spec(self, optimizer: str, lr: float, seed: int, gamma2: float | str | None) -> RunSpec:
         """One run; without LGA where gamma2 is None."""
         return RunSpec(
             task=self.task,
@@ -82,7 +83,7 @@ class Comparison:
             scheduler_options=self.scheduler_options,
             precision=self.precision,
             device=self.device,
-            lga=None if gamma2 is None else tuple(sorted((*self.lga, ("gamma2", gamma2)))),
+            lga=None if gamma2 is None else lga_options({**dict(self.lga), "gamma2": gamma2}),
         )
 
     def specs(self) -> list[RunSpec]:
@@ -104,14 +105,14 @@ class Comparison:
                 for gamma2 in self.gamma2s:
                     setting = {"optimizer": optimizer, "lr": number(lr)}
                     if len(self.gamma2s) > 1:
-                        setting["gamma2"] = number(gamma2)
+                        setting["gamma2"] = size(gamma2)
                     pairs.append(Pair(setting, base, self._arm(store, optimizer, lr, gamma2), self.epochs))
         return pairs
 
-    def _arm(self, store: Store, optimizer: str, lr: float, gamma2: float | None) -> Arm:
+    def _arm(self, store: Store, optimizer: str, lr: float, gamma2: float | str | None) -> Arm:
         label = "without" if gamma2 is None else "with LGA"
         if gamma2 is not None and len(self.gamma2s) > 1:
-            label += f", gamma2 {number(gamma2)}"
+            label += f", gamma2 {size(gamma2)}"
         return Arm(
             label=label,
             runs={seed: store.records(self.spec(optimizer, lr, seed, gamma2)) for seed in range(self.seeds)},
@@ -292,7 +293,7 @@ def _facts(comparison: Comparison, task: Task, store: Store) -> dict[str, dict[s
         **{f"task's {name}": str(value) for name, value in comparison.task_options},
         "optimizers": ", ".join(comparison.optimizers),
         "learning rates": ", ".join(map(number, comparison.lrs)),
-        "gamma2": ", ".join(map(number, comparison.gamma2s)),
+        "gamma2": ", ".join(map(size, comparison.gamma2s)),
         **{f"LGA's {name}": str(value) for name, value in comparison.lga},
         "seeds": "0" if comparison.seeds == 1 else f"0 to {comparison.seeds - 1}",
         "epochs": str(comparison.epochs),

@@ -337,18 +337,31 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
 
 
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
-    """`lossaware.LGA` with ``options``, of which ``lower_bound.<name>`` go to the lower bound."""
-    from lossaware import LGA
+    """`lossaware.LGA` with ``options``.
+
+    Of these, ``lower_bound.<name>`` go to the lower bound, ``gamma2.<name>`` to the `lossaware.SelfSet` of a gamma2 that
+    is ``"auto"``.
+    """
+    from lossaware import LGA, SelfSet
     from lossaware.status import LOWER_BOUNDS
 
     chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
-    prefix = "lower_bound."
-    bound = {name.removeprefix(prefix): chosen.pop(name) for name in list(chosen) if name.startswith(prefix)}
-    name = chosen.get("lower_bound", "progressive")
-    if name not in LOWER_BOUNDS:
-        raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
-    chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
+    bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
+    if bound or chosen.get("lower_bound") is not None:
+        name = chosen.get("lower_bound", "progressive")
+        if name not in LOWER_BOUNDS:
+            raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
+        chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
+    if strategy:
+        if chosen.get("gamma2") != "auto":
+            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' alone, got {chosen.get('gamma2')!r}")
+        chosen["gamma2"] = call("gamma2 'auto'", SelfSet, options=strategy)
     return call("LGA", LGA, optimizer, options=chosen)
+
+
+def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Those of the options that begin so, without it; they are taken out."""
+    return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}
 
 
 def check_spec(spec: RunSpec) -> None:

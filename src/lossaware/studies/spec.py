@@ -16,6 +16,36 @@ def options(**values: Value) -> Options:
     return tuple(sorted(values.items()))
 
 
+LGA_DEFAULTS: Mapping[str, Any] = {
+    "gamma2": 1e-8,
+    "eps": 0.1,
+    "xi": 0.01,
+    "lower_bound": "progressive",
+    "backoff": 0.1,
+    "zero_gradient": "push",
+}
+"""The defaults of `lossaware.LGA`, written out: a run's specification says what it was, whatever defaults become."""
+SELF_SET_DEFAULTS: Mapping[str, Any] = {
+    "gamma2": "auto",
+    "eps": 0.0,
+    "xi": 0.01,
+    "lower_bound": "zero",
+    "zero_gradient": "rest",
+}
+"""The same for a gamma2 that sets itself."""
+
+
+def lga_options(given: Mapping[str, Any]) -> Options:
+    """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
+    whole = {**(SELF_SET_DEFAULTS if given.get("gamma2") == "auto" else LGA_DEFAULTS), **given}
+    return options(
+        **{
+            name: float(value) if type(value) is int and name != "steps_per_epoch" else value
+            for name, value in whole.items()
+        }
+    )
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that decides the numbers of one run, and nothing else.

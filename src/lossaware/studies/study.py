@@ -21,20 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import did_you_mean
-from lossaware.studies.spec import Options, RunSpec, options
+from lossaware.studies.spec import RunSpec, lga_options, options
 
 BUILT_IN = Path(__file__).parent
 """Where the package's own studies lie: ``paper/*.toml`` and ``readings.toml``."""
-
-LGA_DEFAULTS: Mapping[str, Any] = {
-    "gamma2": 1e-8,
-    "eps": 0.1,
-    "xi": 0.01,
-    "lower_bound": "progressive",
-    "backoff": 0.1,
-    "zero_gradient": "push",
-}
-"""The defaults of `lossaware.LGA`, written out: a run's specification says what it was, whatever defaults become."""
 
 Scalar = bool | int | float | str
 Coordinates = tuple[str, ...]
@@ -528,17 +518,6 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
         "device": settings.device or "cpu",
     }
     return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
-
-
-def lga_options(given: Mapping[str, Any]) -> Options:
-    """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
-    whole = {**LGA_DEFAULTS, **given}
-    return options(
-        **{
-            name: float(value) if type(value) is int and name != "steps_per_epoch" else value
-            for name, value in whole.items()
-        }
-    )
 
 
 def without_lga(spec: RunSpec) -> RunSpec:

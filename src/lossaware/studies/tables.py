@@ -297,6 +297,11 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
+def size(gamma2: float | str) -> str:
+    """A gamma2 as people write it."""
+    return gamma2 if isinstance(gamma2, str) else number(gamma2)
+
+
 def _about(value: float) -> str:
     """The figure to one digit."""
     return number(float(f"{value:.0e}"))
