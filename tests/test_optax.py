@@ -620,7 +620,7 @@ def test_the_loss_left_out() -> None:
         ({"backoff": "0.1"}, "backoff must be a finite number of at least 0 and at most 1: got '0.1'"),
         (
             {"lower_bound": "progresive"},
-            "unknown lower_bound 'progresive': known are progressive, average, momentum, zero; ",
+            "unknown lower_bound 'progresive': known are progressive, ",
         ),
         ({"zero_gradient": "pull"}, "zero_gradient must be 'push' or 'rest': got 'pull'"),
     ],

@@ -339,8 +339,8 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     """`lossaware.LGA` with ``options``.
 
-    Of these, ``lower_bound.<name>`` go to the lower bound, ``gamma2.<name>`` to the `lossaware.SelfSet` of a gamma2 that
-    is ``"auto"``.
+    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the `lossaware.SelfSet` of a gamma2
+    that is ``"auto"``.
     """
     from lossaware import LGA, SelfSet
     from lossaware.status import LOWER_BOUNDS
