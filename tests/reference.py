@@ -103,6 +103,56 @@ class Law:
         return np.where(g == 0, 0.0, push) if self.zero_gradient == "rest" else push
 
 
+@dataclass
+class SelfSet:
+    """A gamma2 that sets itself: feed it one loss a step, read what a gradient is pushed by in that step."""
+
+    steps_per_status: int
+    scale: float  # root mean square of the parameters at the start
+    xi: float = 0.01
+    reach: float = 0.05
+    growth: float = 1.3
+    shrink: float = 0.6
+    fade: float = 0.93
+    certainty: float = 1.0
+
+    upper: float = math.nan  # U, the first finite loss
+    factor: float = 1.0
+    previous: tuple[float, float] | None = None  # mean loss of the last status, and the variance of that mean
+    pending: list[float] = field(default_factory=list)
+
+    def share(self, loss: float | None) -> float:
+        """Take one step's loss in and return the push as a share of the largest that is allowed."""
+        if loss is None or not math.isfinite(loss):
+            return 0.0
+        if math.isnan(self.upper):
+            self.upper = loss
+        self.pending.append(loss)
+        if len(self.pending) == self.steps_per_status:
+            self._complete()
+            self.pending = []
+        if loss < 0 or loss > self.upper:
+            return 0.0
+        return min(self.factor * loss / self.upper, 1.0)
+
+    def _complete(self) -> None:
+        n = len(self.pending)
+        mean = sum(self.pending) / n
+        variance = sum((f - mean) ** 2 for f in self.pending) / (n - 1) / n if n > 1 else 0.0
+        if self.previous is not None:
+            change, error = mean - self.previous[0], math.sqrt(variance + self.previous[1])
+            if abs(change) <= self.certainty * error:
+                self.factor *= self.fade
+            else:
+                self.factor *= self.growth if change < 0 else self.shrink
+        self.previous = mean, variance
+
+    def correction(self, share: float, g: Array) -> Array:
+        """Return what is subtracted beside the base step; elements with a gradient of 0 rest."""
+        push = share * self.reach * self.scale * self.xi / phi(g, self.xi)
+        return np.where(g == 0, 0.0, push)
+
+
 # ------------------------------------------------------------------------------------------------ the base optimizers
 
 

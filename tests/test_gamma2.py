@@ -1,0 +1,271 @@
+"""gamma2 that sets itself: its law against the reference, what bounds it, when it fades, and how it is asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import reference
+from lossaware import LGA, SelfSet
+from lossaware.gamma2 import SMALLEST_SCALE, scale_of
+from lossaware.status import Law, State, Zero
+from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
+
+settings.register_profile("gamma2", deadline=None, derandomize=True)
+settings.load_profile("gamma2")
+
+XI = 0.01
+SHAPES = ((5, 3), (), (7,))
+SIZE = 23
+STEPS = 80
+SHORT = SelfSet(reach=0.2, steps_at_least=4)  # a status every 4 steps
+
+strategies = st.builds(
+    SelfSet,
+    reach=st.floats(1e-3, 1.0),
+    growth=st.floats(1.0, 3.0),
+    shrink=st.floats(0.1, 1.0),
+    fade=st.floats(0.1, 1.0),
+    certainty=st.floats(0.0, 3.0),
+)
+losses = st.lists(st.floats(-10, 10, allow_subnormal=False) | st.just(math.nan), min_size=1, max_size=60)
+
+
+def problem(seed: int = 0) -> tuple[reference.Array, list[reference.Array], list[float]]:
+    """Where to begin, a gradient a step, and losses that fall, stand and rise, with noise and one that is NaN."""
+    rng = np.random.default_rng(seed)
+    level = np.concatenate(
+        [np.linspace(2.0, 0.6, STEPS // 2), np.full(STEPS // 4, 0.6), np.linspace(0.6, 1.2, STEPS // 4)]
+    )
+    values = level + rng.normal(scale=0.05, size=STEPS)
+    values[0], values[9] = 2.1, math.nan
+    gradients = rng.normal(size=(STEPS, SIZE)) * 10.0 ** rng.uniform(-4, 0, size=(STEPS, SIZE))
+    gradients[rng.random(size=gradients.shape) < 0.1] = 0.0
+    return rng.normal(size=SIZE), list(gradients), [float(f) for f in values]
+
+
+def judged(x: reference.Array, gradients: list[reference.Array], values: list[float], **base: Any) -> list[Any]:
+    """The reference's parameters after each step, for Adam."""
+    law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))), reach=0.2)
+    adam = reference.OPTIMIZERS["adam"](**base)
+    found = []
+    for g, loss in zip(gradients, values, strict=True):
+        share = law.share(loss)
+        x = adam.step(x, g) - law.correction(share, g)
+        found.append(x)
+    assert law.factor != 1
+    return found
+
+
+@pytest.mark.parametrize("arrives", ["step", "tensor", "compiled"])
+def test_steps_are_the_references(arrives: str) -> None:
+    x, gradients, values = problem()
+    expected = judged(x, gradients, values, lr=1e-3)
+    with default_dtype(torch.float64):
+        params = parameters(x, *SHAPES)
+        optimizer = torch_optimizer("adam", params, lr=1e-3)
+        lga = LGA(optimizer, steps_per_epoch=40, gamma2=SHORT, xi=XI)
+        step: Any = lga.compile(backend="eager") if arrives == "compiled" else None
+        for g, loss, x_after in zip(gradients, values, expected, strict=True):
+            set_gradients(params, g)
+            given = loss if arrives == "step" else torch.tensor(loss)
+            if step is None:
+                optimizer.step(loss=given)
+            else:
+                step(given)
+            np.testing.assert_allclose(flat(params), x_after, rtol=1e-9, atol=1e-12)
+    assert lga.status.gamma2 > 0
+    assert lga.status.statuses == (STEPS - 1) // 4
+
+
+def test_optax_makes_the_same_steps() -> None:
+    jax, optax = needs("jax"), needs("optax")
+    jnp = jax.numpy
+
+    from lossaware.optax import loss_aware, status
+
+    x, gradients, values = problem()
+    law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))), reach=0.2)
+    solver = loss_aware(optax.sgd(1e-3), steps_per_epoch=40, gamma2=SHORT, xi=XI)
+    params = jnp.asarray(x)
+    state = solver.init(params)
+    update = jax.jit(lambda g, s, p, f: solver.update(g, s, p, value=f))
+    for g, loss in zip(gradients, values, strict=True):
+        updates, state = update(jnp.asarray(g), state, params, jnp.asarray(loss))
+        params = optax.apply_updates(params, updates)
+        x = x - 1e-3 * g - law.correction(law.share(loss), g)
+        np.testing.assert_allclose(np.asarray(params), x, rtol=1e-3, atol=1e-5)
+    assert update._cache_size() == 1
+    expected = law.factor * law.reach * law.scale * XI / law.upper
+    assert status(state).gamma2 == pytest.approx(expected, rel=1e-3)
+
+
+# What can be proved ---------------------------------------------------------------------------------------------------
+
+
+@given(strategies, st.integers(1, 6), losses)
+def test_no_push_is_above_one_unit(strategy: SelfSet, steps: int, values: list[float]) -> None:
+    law, state = Law(steps, Zero(), 0.0, strategy), State()
+    for loss in values:
+        state = law.advance(state, loss)
+        assert 0 <= strategy.push(state, _Host) <= 1
+
+
+def test_no_parameter_moves_further_than_the_reach() -> None:
+    x, gradients, values = problem()
+    for scaled in (1e-6, 1.0, 1e6):  # whatever the gradients and losses are
+        params = parameters(x, *SHAPES)
+        optimizer = torch.optim.SGD(params, lr=0.0)
+        LGA(optimizer, steps_per_epoch=40, gamma2=SHORT)
+        bound = SHORT.reach * float(np.sqrt(np.mean(x**2)))
+        moved = 0.0
+        for g, loss in zip(gradients, values, strict=True):
+            before = flat(params)
+            set_gradients(params, g * scaled)
+            optimizer.step(loss=loss * scaled)
+            moved = max(moved, float(np.abs(flat(params) - before).max()))
+        assert moved <= bound * (1 + 1e-9)
+        assert scaled > 1 or moved > bound / 2
+
+
+@given(strategies, st.lists(st.floats(0.1, 10), min_size=3, max_size=40))
+def test_it_fades_where_the_loss_does_not_fall(strategy: SelfSet, values: list[float]) -> None:
+    """At least by the larger of the two factors a status."""
+    law, state = Law(1, Zero(), 0.0, strategy), State()
+    for count, loss in enumerate(sorted(values)):
+        state = law.advance(state, loss)
+        assert state.decay <= max(strategy.shrink, strategy.fade) ** count * (1 + 1e-9)
+
+
+def test_noise_alone_ends_it_and_a_falling_loss_lets_it_grow() -> None:
+    rng = np.random.default_rng(0)
+    law = Law(50, Zero(), 0.0, SelfSet())
+    noise, falls = State(), State()
+    for step in range(50 * 200):
+        noise = law.advance(noise, 1.0 + float(rng.normal(scale=0.3)))
+        falls = law.advance(falls, 2.0 * 0.9995**step + float(rng.normal(scale=0.01)))
+    assert noise.decay < 1e-5
+    assert falls.decay > 1e5
+
+
+@given(strategies, st.integers(1, 6), losses, st.integers(-20, 20))
+def test_the_unit_of_the_loss_does_not_matter(strategy: SelfSet, steps: int, values: list[float], power: int) -> None:
+    """Nats or bits, mean or sum: the pushes are the same, to the bit for powers of two."""
+    assume(all(math.isnan(loss) or abs(loss) > 1e-100 or loss == 0 for loss in values))
+    law = Law(steps, Zero(), 0.0, strategy)
+    here, there = State(), State()
+    for loss in values:
+        here, there = law.advance(here, loss), law.advance(there, loss * 2.0**power)
+        assert here.decay == there.decay
+        assert strategy.push(here, _Host) == strategy.push(there, _Host)
+
+
+class _Host:
+    isfinite = staticmethod(math.isfinite)
+
+    @staticmethod
+    def where(condition: bool, yes: float, no: float) -> float:
+        return yes if condition else no
+
+
+# How it is asked for --------------------------------------------------------------------------------------------------
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
+
+
+def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch.Tensor]:
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    lga = lga_of(optimizer)
+    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    for step in range(steps):
+        if step == resume_at:
+            kept = lga.state_dict()
+            lga.detach()
+            with torch.no_grad():  # a new companion measures its own scale, which must not count
+                for p in net.parameters():
+                    p.mul_(1.0)
+            lga = lga_of(optimizer)
+            assert lga._scales != kept["scales"]
+            lga.load_state_dict(kept)
+        optimizer.zero_grad()
+        loss = (net(inputs[step % 8 :: 8]) - 1).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)
+    return [p.detach().clone() for p in net.parameters()]
+
+
+def auto(optimizer: torch.optim.Optimizer) -> LGA:
+    return LGA(optimizer, steps_per_epoch=8, gamma2=SHORT)
+
+
+def test_a_checkpoint_goes_on_to_the_same_bits() -> None:
+    whole, parted = trained(auto, 40), trained(auto, 40, resume_at=22)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parted, strict=True))
+    assert not torch.equal(whole[0], trained(lambda o: LGA(o, steps_per_epoch=8, gamma2=0.0), 40)[0])
+
+
+def test_a_state_of_another_strategy_is_refused() -> None:
+    optimizer = torch.optim.SGD(model().parameters(), lr=1e-3)
+    kept = auto(optimizer).state_dict()
+    other = torch.optim.SGD(model().parameters(), lr=1e-3)
+    with pytest.raises(ValueError, match="gamma2 is 'SelfSet"):
+        LGA(other, steps_per_epoch=8).load_state_dict(kept)
+
+
+def test_auto_is_the_rule_with_its_own_defaults() -> None:
+    lga = LGA(torch.optim.SGD(model().parameters(), lr=1e-3), steps_per_epoch=1000, gamma2="auto")
+    assert (lga.gamma2, lga.law.eps, lga.law.lower_bound, lga.zero_gradient) == (SelfSet(), 0.0, Zero(), "rest")
+    assert lga.law.steps_per_status == 100
+    assert SelfSet().steps_per_status(30) == 25
+
+
+def test_groups_have_scales_of_their_own_and_may_be_left_out() -> None:
+    small, large, out = (nn.Parameter(torch.full((4,), value)) for value in (0.1, 10.0, 1.0))
+    groups = [{"params": [small]}, {"params": [large]}, {"params": [out], "gamma2": 0}]
+    optimizer = torch.optim.SGD(groups, lr=0.0)
+    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    for p in (small, large, out):
+        p.grad = torch.full_like(p, 1e-9)
+    optimizer.step(loss=2.0)
+    assert float(0.1 - small[0]) == pytest.approx(0.05 * 0.1, rel=1e-3)
+    assert float(10 - large[0]) == pytest.approx(0.05 * 10, rel=1e-3)
+    assert torch.equal(out, torch.ones(4))
+
+
+def test_a_group_with_a_number_of_its_own_is_refused() -> None:
+    optimizer = torch.optim.SGD([{"params": model().parameters(), "gamma2": 1e-7}], lr=1e-3)
+    with pytest.raises(ValueError, match=r"gamma2 of parameter group 0 must be 0.*or absent.*got 1e-07"):
+        LGA(optimizer, steps_per_epoch=8, gamma2="auto")
+
+
+def test_the_scale_of_what_starts_at_zero() -> None:
+    assert scale_of([torch.zeros(5)]) == SMALLEST_SCALE
+    assert scale_of([torch.full((2,), 3 + 4j), torch.zeros(2)]) == pytest.approx(math.sqrt(50 / 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"reach": 0.0}, "reach must be above 0 and at most 1: got 0.0"),
+        ({"growth": 0.9}, "growth must be from 1 to 10: got 0.9"),
+        ({"shrink": 1.1}, "shrink must be above 0 and at most 1: got 1.1"),
+        ({"fade": 0.0}, "fade must be above 0 and at most 1: got 0.0"),
+        ({"certainty": -1.0}, "certainty must be from 0 to 10: got -1.0"),
+        ({"statuses_per_epoch": 0}, "statuses_per_epoch must be at least 1: got 0"),
+        ({"steps_at_least": 0}, "steps_at_least must be at least 1: got 0"),
+    ],
+)
+def test_values_out_of_range_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SelfSet(**values)
