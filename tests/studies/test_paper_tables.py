@@ -46,7 +46,7 @@ def figures(name: str) -> list[Decimal]:
 
 
 def test_the_package_has_the_thirteen_tables_and_its_own_studies() -> None:
-    assert list(studies()) == [*TABLES, "peers", "readings"]
+    assert list(studies()) == [*TABLES, "auto-parts", "auto", "peers", "readings"]
 
 
 @pytest.mark.parametrize("name", TABLES)
