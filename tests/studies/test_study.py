@@ -16,11 +16,10 @@ from rich.console import Console
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies import atomic
-from lossaware.studies.spec import EpochRecord, RunSpec
+from lossaware.studies.spec import LGA_DEFAULTS, EpochRecord, RunSpec
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
 from lossaware.studies.study import (
-    LGA_DEFAULTS,
     Overrides,
     Settings,
     Study,
