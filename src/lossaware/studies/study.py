@@ -382,7 +382,9 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
     except ValidationError as error:
         raise UsageError(f"{what}: {_explain(error)}") from None
     _check_axes(what, file)
-    decisive = file.model_dump_json(include={"rows", "columns", "base", "measure", "axes", "derived"})
+    # What the file says, and not what it might: a setting that is new to this package changes no digest.
+    said = {"rows", "columns", "base", "measure", "axes", "derived"}
+    decisive = file.model_dump_json(include=said, exclude_unset=True)
     study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what)
     assert study.cells
     return study
