@@ -27,10 +27,11 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.reload(importlib.import_module("lossaware.kernels"))
 
 
+@pytest.mark.parametrize("sets_itself", [False, True], ids=["fixed", "sets itself"])
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_the_kernel_compiles_for_gpus_and_divides_as_torch_does(
-    kernels: Any, dtype: torch.dtype, capability: int
+    kernels: Any, dtype: torch.dtype, capability: int, sets_itself: bool
 ) -> None:
     """Unguarded: `/` is an approximation there, so that the bits of ranks with and without Triton would differ."""
     import triton
@@ -39,7 +40,8 @@ def test_the_kernel_compiles_for_gpus_and_divides_as_torch_does(
 
     constants = {
         "LAW": True,
-        "BOUND": 0,
+        "BOUND": 3 if sets_itself else 0,
+        "SELF_SET": sets_itself,
         "SCALER": True,
         "REST": True,
         "WORK": kernels._WORK[dtype],
