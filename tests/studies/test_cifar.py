@@ -64,7 +64,7 @@ def test_a_missing_file_and_a_folder_are_told(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
         read_cifar(tmp_path / "nothing", (10,), 2)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match=r"folder: (\d+ bytes|cannot be read)"):
+    with pytest.raises(UsageError, match=r"folder: this is no file"):
         read_cifar(tmp_path / "folder", (10,), 2)
 
 

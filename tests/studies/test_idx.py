@@ -45,6 +45,7 @@ GOOD = bytes.fromhex("00 00 08 02 00 00 00 02 00 00 00 03") + bytes(range(6))
         (b"\x89PNG\r\n\x1a\n", "not an IDX file.*89 50 4e 47"),
         (b"<html>not found</html>", "not an IDX file"),
         (b"\x00\x00\x08\x03" + GOOD[4:], "3 dimensions; 2 are expected"),
+        (b"\x00\x00\x08\x01" + GOOD[4:], "1 dimension; 2 are expected"),
         (b"\x00\x00\x0d\x02" + GOOD[4:], "type float32; uint8 is expected"),
         (GOOD[:9], "cut short within its header"),
         (GOOD[:4] + struct.pack(">II", 2, 4) + GOOD[12:], "dimensions 2 x 4; expected any x 3"),
@@ -66,6 +67,13 @@ def test_foreign_and_damaged_files_are_told(tmp_path, content, message):
         read_idx(path, (None, 3))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_no_header_makes_us_ask_for_memory_that_there_is_not(tmp_path):
+    path = tmp_path / "some-file"
+    path.write_bytes(b"\x00\x00\x08\x04" + struct.pack(">IIII", *[2**32 - 1] * 2, 2**30, 3) + bytes(9))
+    with pytest.raises(UsageError, match="only 9 follow"):
+        read_idx(path, (None, None, None, 3))
 
 
 def test_a_folder_is_no_file(tmp_path):

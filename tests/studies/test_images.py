@@ -65,7 +65,7 @@ def test_files_that_are_no_images_are_told(tmp_path):
             read_image(tmp_path / name, 64)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r": cannot be read \(Is a directory\)$"):
         read_image(tmp_path, 64)
 
 
@@ -250,14 +250,22 @@ def test_all_photographs_of_a_mask_go_to_one_side(tmp_path):
     for number in range(40):
         picture(tmp_path / "last" / f"{number}.png", np.zeros((2, 2, 3)))
         picture(tmp_path / "last_msk" / f"{number}.png", np.full((2, 2), number % 4))
-    _, test = bags.split_bags(bags.list_bags(tmp_path))
+    pairs = bags.list_bags(tmp_path)
+    _, test = bags.split_bags(pairs)
     assert len({int(photograph.stem) % 4 for photograph, _ in test}) == 1
     assert len(test) == 10
+    with pytest.raises(UsageError, match="last_msk: all 10 photographs have one mask; to train and to test takes two"):
+        bags.split_bags([pair for pair in pairs if int(pair[0].stem) % 4 == 0])
 
 
 def test_bag_mistakes_are_told(bag_folder):
     place = bag_folder / "bag_data"
     load = load_task("segmentation").data
+    whole = (place / "last_msk" / "2.png").read_bytes()
+    picture(place / "last_msk" / "2.png", np.full((112, 224), 255))
+    with pytest.raises(UsageError, match=r"last_msk/2\.png: 224 x 112 pixels; its photograph .*2\.png has 224 x 224"):
+        load(bag_folder)
+    (place / "last_msk" / "2.png").write_bytes(whole)
     (place / "last" / "3.png").write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"last/3\.png: this is no image"):
         load(bag_folder)

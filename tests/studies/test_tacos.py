@@ -1,6 +1,7 @@
 """TACoS: annotations, words, positions and features, on values; stand-ins that say that they are."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -66,6 +67,8 @@ def test_annotations_are_those_written_and_end_with_their_video(tmp_path):
     ("videos", "message"),
     [
         ({}, "it annotates no video"),
+        ({"a": video()}, "it annotates no video"),
+        ({"a": video((0, 5, "x")), "a.avi": video((0, 5, "y"))}, r"a is there twice, with and without \.avi"),
         ([], r"train\.json: Input should be"),
         ({"a": {**video(), "fps": 0}}, r"a\.fps: .*greater than 0"),
         ({"a": {**video(), "num_frames": -1}}, r"a\.num_frames"),
@@ -199,6 +202,7 @@ def test_mistakes_in_features_are_told(tmp_path):
         (good[:0], r"shape \(0, 1024\)"),
         (good.astype(int), "floating-point numbers"),
         (bad, "not finite"),
+        (good.astype(np.float64) + 1e300, "not finite"),
         (np.array([{"pickled": 1}], dtype=object), "no array that can be read"),
     ):
         np.save(tmp_path / "a.npy", values, allow_pickle=True)
@@ -207,10 +211,14 @@ def test_mistakes_in_features_are_told(tmp_path):
         assert "a.npy" in str(error.value)
     np.save(tmp_path / "a.npy", good)
     whole = (tmp_path / "a.npy").read_bytes()
-    for content in (whole[:-100], whole[:20], b"", b"<html>"):
+    broken = whole.replace(b"}", b" ")  # its header has no end
+    endless = whole.replace(b"(3, ", b"(9" + b"9" * 15 + b", ").replace(b" " * 15, b"", 1)
+    for content in (whole[:-100], whole[:20], b"", b"<html>", pickle.dumps([1]), broken, endless):
         (tmp_path / "a.npy").write_bytes(content)
-        with pytest.raises(UsageError, match="no array that can be read"):
+        with pytest.raises(UsageError, match="no array that can be read") as error:
             read_features(tmp_path, "a")
+        assert "allow_pickle=`" not in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 # --- examples -------------------------------------------------------------------------------------------------------

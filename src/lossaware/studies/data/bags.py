@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
-from lossaware.studies.data.images import read_image
+from lossaware.studies.data.images import image_size, read_image
 
 PLACE = "bag_data"
 SIDE = 224
@@ -36,6 +36,9 @@ def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]],
 
     Returns:
         Training and test pairs, each in the order in which they came.
+
+    Raises:
+        UsageError: All have the same mask, so that nothing is left for training; or a mask cannot be read.
     """
     groups: dict[str, list[int]] = {}
     for index, (_, mask) in enumerate(pairs):
@@ -48,6 +51,9 @@ def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]],
             break
         tests.update(members[group])
     train = [pair for index, pair in enumerate(pairs) if index not in tests]
+    if not train:
+        folder = pairs[0][1].parent
+        raise UsageError(f"{folder}: all {len(pairs)} photographs have one mask; to train and to test takes two")
     return train, [pair for index, pair in enumerate(pairs) if index in tests]
 
 
@@ -59,11 +65,16 @@ def read_bags(pairs: list[tuple[Path, Path]], side: int = SIDE) -> tuple[Tensor,
     starts at random is the same.
 
     Raises:
-        UsageError: See `read_image`.
+        UsageError: A mask has another size than its photograph; see also `read_image`.
     """
     photographs = torch.empty(len(pairs), 3, side, side, dtype=torch.uint8)
     bags = torch.empty(len(pairs), side, side, dtype=torch.uint8)
     for index, (photograph, mask) in enumerate(pairs):
+        (width, height), (mask_width, mask_height) = image_size(photograph), image_size(mask)
+        if (mask_width, mask_height) != (width, height):
+            raise UsageError(
+                f"{mask}: {mask_width} x {mask_height} pixels; its photograph {photograph} has {width} x {height}"
+            )
         photographs[index] = read_image(photograph, side, resize=True)
         bags[index] = read_image(mask, side, "L", resize=True)[0] < BACKGROUND
     return photographs, bags

@@ -55,6 +55,8 @@ def read_cifar(path: Path, classes: tuple[int, ...], records: int) -> Labelled:
     """
     size = len(classes) + PIXELS
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path}: this is no file")
         # Looked at before it is read: no foreign file can fill the memory.
         found = path.stat().st_size
         if found != records * size:

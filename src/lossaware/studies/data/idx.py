@@ -14,6 +14,7 @@ from lossaware.errors import UsageError
 
 _DTYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _UINT8 = 0x08
+_PIECE = 1 << 20
 
 
 def find_idx(folder: Path, name: str) -> Path:
@@ -62,7 +63,7 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
     if magic[2] != _UINT8:
         raise UsageError(f"{path}: IDX values of type {_DTYPES[magic[2]]}; uint8 is expected")
     if magic[3] != len(shape):
-        raise UsageError(f"{path}: {magic[3]} dimensions; {len(shape)} are expected")
+        raise UsageError(f"{path}: {magic[3]} dimension{'s' * (magic[3] != 1)}; {len(shape)} are expected")
     sizes = file.read(4 * len(shape))
     if len(sizes) < 4 * len(shape):
         raise UsageError(f"{path}: cut short within its header")
@@ -73,9 +74,12 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
     count = math.prod(dimensions)
     if count == 0:
         raise UsageError(f"{path}: it holds no example")
-    # One byte more than announced tells a longer file; a foreign header cannot make us read without end.
-    values = file.read(count + 1)
+    # One byte more than announced tells a longer file. Piece by piece: no foreign header makes us ask for memory that
+    # there is not.
+    values = bytearray()
+    while piece := file.read(min(count + 1 - len(values), _PIECE)):
+        values += piece
     if len(values) != count:
         found = f"only {len(values)} follow" if len(values) < count else "more follow"
         raise UsageError(f"{path}: its header announces {count} values, {found}")
-    return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(dimensions)
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(dimensions)

@@ -1,6 +1,7 @@
 """Images: read from files with Pillow, and kept as bytes until a batch needs numbers."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,19 +59,37 @@ def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resi
     Raises:
         UsageError: The file is missing, no image, damaged or of another size.
     """
+    with _opened(path) as image:
+        if image.size != (side, side):
+            if not resize:
+                width, height = image.size
+                raise UsageError(f"{path}: {width} x {height} pixels; {side} x {side} are expected")
+            pixels = np.array(image.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
+        else:
+            pixels = np.array(image.convert(mode))
+    return torch.from_numpy(pixels).reshape(side, side, -1).permute(2, 0, 1).contiguous()
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file in pixels, of which only the head is read.
+
+    Raises:
+        UsageError: The file is missing, no image or damaged.
+    """
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            if image.size != (side, side):
-                if not resize:
-                    width, height = image.size
-                    raise UsageError(f"{path}: {width} x {height} pixels; {side} x {side} are expected")
-                pixels = np.array(image.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
-            else:
-                pixels = np.array(image.convert(mode))
+            yield image
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
         raise UsageError(f"{path}: this is no image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
         raise UsageError(f"{path}: the image cannot be read, it is damaged or cut short ({error})") from None
-    return torch.from_numpy(pixels).reshape(side, side, -1).permute(2, 0, 1).contiguous()

@@ -60,10 +60,12 @@ def read_annotations(path: Path) -> dict[str, Video]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UsageError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
-    if not videos:
-        raise UsageError(f"{path}: it annotates no video")
     for name, video in videos.items():
         _check(f"{path}: {name}", name, video)
+        if not name.endswith(".avi") and f"{name}.avi" in videos:
+            raise UsageError(f"{path}: {name} is there twice, with and without .avi")
+    if not any(video.sentences for video in videos.values()):
+        raise UsageError(f"{path}: it annotates no video")
     return {name.removesuffix(".avi"): video for name, video in videos.items()}
 
 
@@ -116,13 +118,15 @@ def read_features(folder: Path, name: str, positions: int = POSITIONS) -> Tensor
         raise UsageError(f"there is neither {name}.npy nor {name}.avi.npy in {folder}")
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path}: no array that can be read ({error})") from None
+    except Exception as error:  # from a foreign header, NumPy raises nearly anything
+        # Only what is wrong; NumPy's further sentences give advice, such as to unpickle the file.
+        raise UsageError(f"{path}: no array that can be read ({str(error).split('. ')[0]})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         raise UsageError(f"{path}: an array of floating-point numbers is expected")
     if values.ndim != 2 or values.shape[1] != FEATURE_SIZE or not len(values):
         raise UsageError(f"{path}: shape {values.shape}; (frames, {FEATURE_SIZE}) is expected")
-    pooled = pool(values.astype(np.float32), positions)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and that is told
+        pooled = pool(values.astype(np.float32), positions)
     if not np.isfinite(pooled).all():
         raise UsageError(f"{path}: it holds values that are not finite")
     return torch.from_numpy(pooled)
