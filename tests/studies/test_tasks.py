@@ -207,6 +207,16 @@ def test_mistakes_in_what_is_measured(my_task, measure, message):
         list(run(spec, None))
 
 
+@pytest.mark.parametrize(("empty", "message"), [("train", "its training set"), ("test", "its test set")])
+def test_a_set_without_examples_is_told(my_task, empty, message):
+    text = GOOD.replace(
+        "Data(train=examples, test=examples)", f"replace(Data(examples, examples), {empty}=InMemory((x[:0],)))"
+    )
+    path = my_task("from dataclasses import replace\n" + text)
+    with pytest.raises(UsageError, match=f"task 'mine': {message} has no example"):
+        load_task(f"{path}:build").load(None)
+
+
 def test_the_digest_of_a_task_follows_its_file(my_task):
     path = my_task(GOOD)
     before = source_digest(f"{path}:build")

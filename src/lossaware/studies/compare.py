@@ -180,11 +180,11 @@ def compare(
     engine = LocalEngine(jobs)
     page, database = out / "report.html", out / "results.sqlite"
     if not database.exists():
-        task.data(data)  # its errors belong before anything is written
+        task.load(data)  # its errors belong before anything is written
     report.check_writable(page)
     with Store(database) as store:
         if store.missing(specs):
-            task.data(data)
+            task.load(data)
         failures = carry_out_watched(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         return summarize(comparison, task, store, page, failures)
 

@@ -64,7 +64,7 @@ def run(
     check_spec(spec)
     with _reproducible(spec.device):
         task = load_task(spec.task, spec.task_options)
-        data = task.data(data_folder)
+        data = task.load(data_folder)
         training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, checkpoint)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
@@ -285,6 +285,16 @@ class _Means:
             name: float(torch.stack([value.reshape(()) for value in values]).cpu().double().dot(sizes) / sizes.sum())
             for name, values in self._values.items()
         }
+
+
+def names_measured(task: Task, data: Data) -> list[str]:
+    """The names of what a task measures, told by two test examples; empty where two do not do."""
+    model = task.model().eval()
+    try:
+        with torch.no_grad():
+            return list(task.measure(model, next(iter(data.test.batches(2, None)))))
+    except Exception:  # the run itself says it, and where
+        return []
 
 
 def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:

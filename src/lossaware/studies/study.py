@@ -351,7 +351,8 @@ def load_study(name: str) -> Study:
     if path is None:
         path = Path(name)
         if not (name.endswith(".toml") or "/" in name or "\\" in name):
-            raise UsageError(f"unknown study {name!r}{did_you_mean(name, known)} (or FILE.toml of your own)")
+            meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 is nearest to table02
+            raise UsageError(f"unknown study {name!r}{did_you_mean(meant, known)} (or FILE.toml of your own)")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -548,7 +549,10 @@ def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
         for column, value in zip(study.columns, part, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
                 raise UsageError(f"{study.what}: {place} must list numbers, got {value!r}")
-            if not (figure := Decimal(value)).is_nan():
+            figure = Decimal(value)
+            if figure.is_infinite():
+                raise UsageError(f"{study.what}: {place} must list finite numbers, or nan for none, got {value}")
+            if not figure.is_nan():
                 figures[row, column] = figure
 
     read(study.file.published, ())

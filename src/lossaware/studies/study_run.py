@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lossaware.errors import UsageError
+from lossaware.studies import run
+from lossaware.studies.arguments import did_you_mean
 from lossaware.studies.compare import check
 from lossaware.studies.engine import LocalEngine
 from lossaware.studies.registry import load_task
@@ -93,6 +95,14 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
     return tasks
 
 
+def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
+    """Refuse a measure that no run of the task has: otherwise it shows in the table, after all runs."""
+    for cell in study.cells.values():
+        name = cell.quantity.name
+        if known and name not in known and study.chosen(cell) and any(spec.task == task for spec in cell.specs):
+            raise UsageError(f"task {task!r} measures no {name!r}{did_you_mean(name, known)}")
+
+
 def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) -> None:
     """Load the data of each task once, so that what is missing is said before the first run.
 
@@ -101,7 +111,7 @@ def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) 
     there, errors = [], []
     for (name, _), task in tasks.items():
         try:
-            task.data(data)
+            _check_measures(study, name, run.names_measured(task, task.load(data)))
             there.append(name)
         except UsageError as error:
             errors.append(error)

@@ -11,6 +11,8 @@ from typing import Protocol
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from lossaware.errors import UsageError
+from lossaware.studies.arguments import did_you_mean
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.statistics import Summary, epoch_ratio, summary
 from lossaware.studies.study import Cell, Coordinates, Overrides, Quantity, Study, without_lga
@@ -232,6 +234,9 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
     records = results.records(spec)
     if len(records) < spec.epochs:
         return []
+    known = getattr(records[-1], quantity.set)
+    if quantity.name not in known:
+        raise UsageError(f"task {spec.task!r} measures no {quantity.name!r}{did_you_mean(quantity.name, known)}")
     return [getattr(record, quantity.set).get(quantity.name, math.nan) for record in records]
 
 

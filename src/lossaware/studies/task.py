@@ -8,6 +8,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from lossaware.errors import UsageError
+
 Batch = tuple[Tensor, ...]
 """The tensors of one batch; each has the examples along its first dimension."""
 
@@ -107,3 +109,15 @@ class Task:
     batch_size: int = 64
     test_batch_size: int = 1000
     gamma2: float = 1e-8
+
+    def load(self, folder: Path | None) -> Data:
+        """Its data.
+
+        Raises:
+            UsageError: See `data`; or a set has no example.
+        """
+        data = self.data(folder)
+        for name, examples in (("training", data.train), ("test", data.test)):
+            if not len(examples):
+                raise UsageError(f"task {self.name!r}: its {name} set has no example")
+        return data
