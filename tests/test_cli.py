@@ -184,6 +184,26 @@ def test_reader_that_leaves_early_is_no_error():
     assert error == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+@pytest.mark.parametrize("command", [["optimizers"], ["study", "show", "table01", "--results", "none"]])
+def test_an_output_on_a_full_disk_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lossaware", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr == "lossaware: the output: No space left on device\n"
+    assert done.returncode == 2
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch, capsys):
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", denied)
+    assert run("data", "stand-in", "tacos", "--data", "secret") == 2
+    assert capsys.readouterr().err == "lossaware: secret/tacos: Permission denied\n"
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The command line. Imports what a command needs only when it runs, so that help comes at once."""
 
+import errno
 import json as jsons
 import math
 import os
@@ -205,10 +206,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(str(stop) or "stopped")
         code = 130
     except BrokenPipeError:
-        # Whoever read our output has left; without this Python complains when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has left.
+        _drop_output()
         code = 1
+    except OSError as error:
+        # A folder that may not be read, or an output on a full disk: what no command can foresee everywhere.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        if error.filename is None:
+            _drop_output()
+        say(f"{error.filename or 'the output'}: {error.strerror}")
+        code = 2
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """What cannot be written is not written; without this Python complains when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(message: str) -> None:

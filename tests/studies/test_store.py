@@ -161,6 +161,26 @@ def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
     assert before == (path.read_bytes() if path.is_file() else None)
 
 
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("UPDATE epochs SET test = '{'", lambda store: store.records(SPEC)),
+        ("UPDATE runs SET spec = '{}'", lambda store: store.specs()),
+        ("UPDATE runs SET spec = '[]', state = 'failed'", lambda store: store.failures()),
+        ("UPDATE environments SET content = ''", lambda store: store.environment(SPEC)),
+    ],
+)
+def test_what_we_did_not_write_is_one_line(path, damage, read):
+    with Store(path) as store:
+        fill(store, SPEC, 2)
+    with sqlite3.connect(path) as database:
+        database.execute(damage)
+    database.close()
+    with Store(path, read_only=True) as store, pytest.raises(UsageError, match="the file is damaged") as error:
+        read(store)
+    assert str(path) in str(error.value)
+
+
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be opened"):

@@ -209,6 +209,7 @@ def test_published_figures_keep_their_digits(grid):
         ("SGD = [", "SDG = [", "published has no row 'SDG'; did you mean SGD?"),
         ("0.9, 0.5]", "0.9]", "published.SGD must list 6 figures, got 5"),
         ("90.0, 95,", '90.0, "95",', "published.SGD must list numbers, got '95'"),
+        ("90.0, 95,", "90.0, inf,", "published.SGD must list finite numbers, or nan for none, got Infinity"),
         ('axis = "algorithm"', 'axis = "algorthm"', "there is no axis 'algorthm'; did you mean algorithm?"),
         ("{ mean =", "{ SGD =", "'SGD' is a point and derived as well"),
         ('"deviation"', '"spread"', "derived.points.spread: input should be 'mean' or 'deviation', got 'spread'"),
@@ -227,7 +228,7 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(old, new, message):
 
 
 def test_a_study_that_does_not_exist(tmp_path):
-    with pytest.raises(UsageError, match=r"unknown study 'table2'; did you mean table"):
+    with pytest.raises(UsageError, match=r"unknown study 'table2'; did you mean table02"):
         load_study("table2")
     with pytest.raises(UsageError, match="No such file"):
         load_study(str(tmp_path / "none.toml"))
@@ -690,7 +691,15 @@ def test_no_folder_of_a_machine_is_published(command, shown):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("grid-epochs.csv", lambda text: text[: int(len(text) * 0.9)], "the file is damaged|not a file of epochs"),
+        ("grid-epochs.csv", lambda text: text[: int(len(text) * 0.9)], "the file is cut short"),
+        ("grid-epochs.csv", lambda text: text[:-1], "the file is cut short"),
+        (
+            "grid-epochs.csv",
+            lambda text: text[: text.rindex("\n", 0, -1) + 1],
+            "has 3 of 4 epochs: the file is damaged",
+        ),
+        ("grid-epochs.csv", lambda text: text[: text.rindex(",")] + "\n", r"line \d+: another number of fields"),
+        ("grid-epochs.csv", lambda text: text[:-1] + ",1\n", r"line \d+: another number of fields"),
         ("grid-epochs.csv", lambda text: text.replace("0.51", "o.51"), "not a file of epochs"),
         ("grid-epochs.csv", lambda text: text.replace("run,", "ran,"), "not a file of epochs"),
         ("grid-epochs.csv", None, "cannot be read"),
@@ -698,6 +707,9 @@ def test_no_folder_of_a_machine_is_published(command, shown):
         ("grid.study.json", lambda text: text.replace('"format": 1', '"format": 9'), "another version of lossaware"),
         ("grid.study.json", lambda text: text.replace('"environment": 0', '"environment": 5'), "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "is not the run that its"),
+        ("grid.study.json", lambda text: text.replace('"lr": 0.01, ', ""), "not an exported study"),
+        ("grid.study.json", lambda text: text.replace('"launches": []', '"launches": [5]'), "no launch of a study"),
+        ("grid.study.json", lambda text: text.replace('"environments": [', '"environments": [3,'), "not an exported"),
     ],
 )
 def test_a_damaged_export_is_one_line(grid, tmp_path, name, change, message):
@@ -714,13 +726,35 @@ def test_a_damaged_export_is_one_line(grid, tmp_path, name, change, message):
 
     def read_all() -> None:
         exported = Exported(tmp_path)
-        exported.specs()
         for spec in grid.specs:
             exported.records(spec)
 
     with pytest.raises(UsageError, match=message) as error:
         read_all()
     assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_file_is_no_folder_of_exports(tmp_path):
+    (tmp_path / "results").touch()
+    with pytest.raises(UsageError, match="results: a folder of exported studies is expected"):
+        Exported(tmp_path / "results")
+
+
+def test_a_measure_that_the_task_has_not_is_told_before_and_after_the_runs(file, tmp_path, capsys):
+    assert lossaware("study", "run", "grid.toml", "--seeds", "1", "--epochs", "1") == 0
+    mistaken = TEXT.replace('name = "accuracy"', 'name = "acuracy"')
+    for command, text in (
+        (["show", "grid.toml"], mistaken.replace("epochs = 4", "epochs = 1").replace("seeds = 2", "seeds = 1")),
+        (["run", "grid.toml", "--out", "new"], mistaken),
+    ):
+        file.write_text(text)
+        capsys.readouterr()
+        assert lossaware("study", *command) == 2
+        err = capsys.readouterr().err
+        assert "task 'digits' measures no 'acuracy'; did you mean accuracy?" in err
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_failing_disk_leaves_the_earlier_export(grid, tmp_path, monkeypatch):

@@ -184,40 +184,51 @@ class Store:
 
     def records(self, spec: RunSpec) -> list[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run."""
-        return [
-            EpochRecord(
-                epoch=epoch,
-                train=json.loads(train),
-                test=json.loads(test),
-                lga=None if lga is None else json.loads(lga),
-                seconds=seconds,
-            )
-            for epoch, train, test, lga, seconds in self._rows(
-                "SELECT epoch, train, test, lga, seconds FROM epochs WHERE run = ? ORDER BY epoch", spec.key
-            )
-        ]
+        rows = self._rows("SELECT epoch, train, test, lga, seconds FROM epochs WHERE run = ? ORDER BY epoch", spec.key)
+        with self._reading(f"the epochs of run {spec.key}"):
+            return [
+                EpochRecord(
+                    epoch=epoch,
+                    train=json.loads(train),
+                    test=json.loads(test),
+                    lga=None if lga is None else json.loads(lga),
+                    seconds=seconds,
+                )
+                for epoch, train, test, lga, seconds in rows
+            ]
 
     def specs(self) -> list[RunSpec]:
         """All runs that ever began."""
-        return [RunSpec.from_json(line) for (line,) in self._rows("SELECT spec FROM runs ORDER BY key")]
+        with self._reading("the runs"):
+            return [RunSpec.from_json(line) for (line,) in self._rows("SELECT spec FROM runs ORDER BY key")]
 
     def failures(self) -> dict[RunSpec, str]:
         """The runs that failed, and why."""
         rows = self._rows("SELECT spec, message FROM runs WHERE state = 'failed' ORDER BY key")
-        return {RunSpec.from_json(line): message for line, message in rows}
+        with self._reading("the runs"):
+            return {RunSpec.from_json(line): message for line, message in rows}
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
         """What the run was made with (see `lossaware.studies.environment`); empty for an unknown run."""
         rows = self._rows(
             "SELECT content FROM environments JOIN runs ON environments.id = runs.environment WHERE key = ?", spec.key
         )
-        return next((json.loads(content) for (content,) in rows), {})
+        with self._reading(f"the environment of run {spec.key}"):
+            return next((json.loads(content) for (content,) in rows), {})
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise UsageError(f"{self.path}: the results cannot be read ({error})") from None
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """What is no JSON, or not of our form, was not written by us; SQLite alone does not notice."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({error})") from None
 
     @staticmethod
     def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ _ENDING = ".study.json"
 _GROUPS = ("train", "test", "lga")
 
 
+@dataclass(frozen=True)
+class _Study:
+    """What ``NAME.study.json`` says: the runs and what each was made with, by key, and how they were launched."""
+
+    runs: Mapping[str, RunSpec]
+    environments: Mapping[str, Mapping[str, str]]
+    launches: Sequence[Launch]
+
+
 class Exported:
     """The results in a folder of exported studies; see `Results`.
 
@@ -34,10 +44,12 @@ class Exported:
         folder: The folder; without any exported study, or not there at all, it is empty.
 
     Raises:
-        UsageError: A file cannot be read, or is not what it says it is.
+        UsageError: The folder is none, or a file cannot be read, or is not what it says it is.
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder}: a folder of exported studies is expected, this is a file")
         self.folder = folder
         self._studies = {
             path.name.removesuffix(_ENDING): _read_study(path) for path in sorted(folder.glob(f"*{_ENDING}"))
@@ -47,7 +59,7 @@ class Exported:
     @cached_property
     def _home(self) -> dict[str, str]:
         """Which study a run is read from."""
-        return {key: name for name, study in reversed(self._studies.items()) for key in study["runs"]}
+        return {key: name for name, study in reversed(self._studies.items()) for key in study.runs}
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
         """See `Results.records`."""
@@ -67,23 +79,17 @@ class Exported:
         name = self._home.get(spec.key)
         if name is None:
             return {}
-        study = self._studies[name]
-        found: Mapping[str, str] = study["environments"][study["runs"][spec.key]["environment"]]
-        return found
+        return self._studies[name].environments[spec.key]
 
     def specs(self, name: str | None = None) -> list[RunSpec]:
         """All runs, or those of one study."""
         studies = self._studies.values() if name is None else filter(None, [self._studies.get(name)])
-        found = {key: run["spec"] for study in studies for key, run in study["runs"].items()}
-        return [_spec(self.folder, key, spec) for key, spec in found.items()]
+        return list({key: spec for study in studies for key, spec in study.runs.items()}.values())
 
     def launches(self, study: Study) -> list[Launch]:
         """How the study was run, latest last."""
-        found = self._studies.get(study.name, {}).get("launches", [])
-        try:
-            return [Launch.from_plain(plain) for plain in found]
-        except ValueError as error:
-            raise UsageError(f"{self.folder / study.name}{_ENDING}: damaged ({error})") from None
+        found = self._studies.get(study.name)
+        return list(found.launches) if found else []
 
 
 def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
@@ -198,55 +204,58 @@ def _epochs_csv(specs: Iterable[RunSpec], results: Sources) -> str:
 def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
     found: dict[str, list[EpochRecord]] = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, strict=True):
-                values = {
-                    group: {
-                        name.removeprefix(f"{group}."): float(value)
-                        for name, value in row.items()
-                        if name.startswith(f"{group}.") and value
-                    }
-                    for group in _GROUPS
-                }
-                found.setdefault(row["run"], []).append(
-                    EpochRecord(
-                        epoch=int(row["epoch"]),
-                        train=values["train"],
-                        test=values["test"],
-                        lga=values["lga"] or None,
-                        seconds=float(row["seconds"]),
-                    )
+        text = path.read_bytes().decode()
+        if not text.endswith("\n"):
+            raise UsageError(f"{path}: its last line has no end: the file is cut short")
+        for line, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 2):
+            if None in row or None in row.values():
+                raise UsageError(
+                    f"{path}, line {line}: another number of fields than the head has: the file is damaged"
                 )
+            values = {
+                group: {
+                    name.removeprefix(f"{group}."): float(value)
+                    for name, value in row.items()
+                    if name.startswith(f"{group}.") and value
+                }
+                for group in _GROUPS
+            }
+            found.setdefault(row["run"], []).append(
+                EpochRecord(
+                    epoch=int(row["epoch"]),
+                    train=values["train"],
+                    test=values["test"],
+                    lga=values["lga"] or None,
+                    seconds=float(row["seconds"]),
+                )
+            )
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, csv.Error) as error:
         raise UsageError(f"{path}: not a file of epochs ({type(error).__name__}: {error})") from None
     return found
 
 
-def _read_study(path: Path) -> dict[str, Any]:
+def _read_study(path: Path) -> _Study:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise UsageError(f"{path}: written by another version of lossaware (format {content['format']})")
-        for run in content["runs"].values():
-            dict(content["environments"][run["environment"]])
-            dict(run["spec"])
-        return content
+        environments = [
+            {str(name): str(value) for name, value in made_with.items()} for made_with in content["environments"]
+        ]
+        study = _Study(
+            runs={key: RunSpec.from_json(json.dumps(run["spec"])) for key, run in content["runs"].items()},
+            environments={key: environments[run["environment"]] for key, run in content["runs"].items()},
+            launches=[Launch.from_plain(plain) for plain in content.get("launches", [])],
+        )
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
-
-
-def _spec(folder: Path, key: str, plain: Mapping[str, Any]) -> RunSpec:
-    try:
-        spec = RunSpec.from_json(json.dumps(plain))
-    except (TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{folder}: run {key} has no specification that can be read ({error})") from None
-    if spec.key != key:
-        raise UsageError(f"{folder}: run {key} is not the run that its specification says")
-    return spec
+    if foreign := [key for key, spec in study.runs.items() if spec.key != key]:
+        raise UsageError(f"{path}: run {foreign[0]} is not the run that its specification says")
+    return study
 
 
 def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:

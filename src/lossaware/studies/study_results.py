@@ -61,8 +61,11 @@ class Launch:
         """
         try:
             overrides = Overrides.from_plain(plain["overrides"])
-            return cls(plain["study"], plain["digest"], overrides, dict(plain["environment"]))
-        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            environment = {str(name): str(value) for name, value in plain["environment"].items()}
+            return cls(plain["study"], plain["digest"], overrides, environment)
+        except ValidationError as error:
+            raise ValueError(f"no launch of a study: {error.errors()[0]['msg']}") from None
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no launch of a study: {error}") from None
 
 
