@@ -14,6 +14,7 @@ from lossaware.studies.data.tacos import FEATURE_SIZE, STAND_IN_MARK, Video, rea
 
 FRAMES_A_ROW = 64
 SIGNAL = 0.25
+SCALE = 0.5
 MARK = (
     "The features in this folder are stand-ins: noise, in which the annotated spans can be found. They were not "
     "computed from any video, and no result from them says anything about videos.\n"
@@ -25,7 +26,8 @@ def make_stand_in(tacos: Path, target: Path, seed: int = 0, report: Callable[[st
 
     A row stands for 64 frames. It is standard normal noise plus, for each sentence whose span it lies in, the
     sentence's vector: the mean of fixed random vectors, one a word, scaled to a root mean square of 0.25. So the words
-    of a sentence can be found in the rows of its span, and only there.
+    of a sentence can be found in the rows of its span, and only there. Each row is scaled to a root mean square of 0.5,
+    however many sentences tell of it; with rows of 2 and more SGD without clipping diverges at the paper's rate.
 
     Args:
         tacos: The folder of the annotations.
@@ -78,6 +80,7 @@ def features_of(
         vector = np.mean([vectors[word] for word in words], axis=0)
         vector *= SIGNAL / np.sqrt(np.mean(vector**2))
         values[start // FRAMES_A_ROW : -(-end // FRAMES_A_ROW)] += vector
+    values *= SCALE / np.sqrt(np.mean(values**2, axis=1, keepdims=True))
     return values
 
 
