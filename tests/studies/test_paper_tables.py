@@ -14,9 +14,9 @@ from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
 from lossaware.studies.study import Cell, Study, load_study, studies
 
-# Figures in each table, their sum, and the SHA-256 (16 digits) of the table itself, a line a row with spaces between the
-# figures: counted, added up and computed from the paper's page, not from the study files. The first two can be followed
-# by hand, the last one tells two figures that have changed places.
+# Figures in each table, their sum, and the SHA-256 (16 digits) of the table itself, a line a row, spaces in between:
+# counted, added up and computed from the paper's page, not from the study files. The first two can be followed by hand,
+# the last one tells two figures that have changed places.
 TABLES = {
     "table01": (42, "3161.18", "04bea0563d7f76f1"),
     "table02": (56, "4731.68", "51424578f9221d54"),

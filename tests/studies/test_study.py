@@ -16,6 +16,7 @@ from rich.console import Console
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies import atomic
+from lossaware.studies.sensitivity import all_series
 from lossaware.studies.spec import LGA_DEFAULTS, EpochRecord, RunSpec
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
@@ -733,6 +734,45 @@ def test_a_damaged_export_is_one_line(grid, tmp_path, name, change, message):
         read_all()
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+GROUNDING = TEXT.replace('task = "digits"', 'task = "grounding"').replace("{ hidden = 8 }", '{ features = "real" }')
+
+
+@pytest.mark.parametrize("how", ["in the file", "overridden", "at one point"])
+def test_results_from_stand_in_features_say_so_everywhere(tmp_path, how):
+    text = {
+        "in the file": GROUNDING.replace('"real"', '"stand-in"'),
+        "overridden": GROUNDING,
+        "at one point": GROUNDING.replace('"sgd" }', '"sgd", task_options = { features = "stand-in" } }', 1),
+    }[how]
+    study = parse_study(text, "grid")
+    known = Known()
+    overrides = Overrides(settings=parse_settings({"features": "stand-in"} if how == "overridden" else {}))
+    fill(study.overridden(overrides), known)
+    launch = Launch("grid", study.digest, overrides, {})
+    table = show(study, known, [launch])
+    export(table, Sources([known]), [launch], tmp_path)
+    for write in FORMATS.values():
+        assert "stand-in features" in write(table)
+    assert "stand-in features" in text_of(table)
+    assert "stand-in features" in " ".join((*table.head, *table.legend))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "grid.csv").read_text())))
+    of_stand_ins = [row for row in rows if how != "at one point" or row["algorithm"] == "SGD"]
+    assert of_stand_ins
+    assert {row["overridden"].startswith("stand-in features") for row in of_stand_ins} == {True}
+    assert all("stand-in" not in row["overridden"] for row in rows if row not in of_stand_ins)
+    # Nor are they held against figures from real ones.
+    assert all(measured.agrees is None for measured in table.cells.values() if measured.caution)
+    if how != "at one point":
+        assert {one.panel for one in all_series(table)} == {"grounding, stand-in features"}
+
+
+def test_results_from_real_features_do_not(tmp_path):
+    study = parse_study(GROUNDING, "grid")
+    known = Known()
+    fill(study, known)
+    assert "tand-in" not in text_of(show(study, known, []))
 
 
 def test_a_file_is_no_folder_of_exports(tmp_path):

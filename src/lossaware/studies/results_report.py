@@ -196,7 +196,7 @@ def compose(there: Measurements, results: Path) -> ResultsReport:
             table=Sheet(
                 ("files", "what", "commands"),
                 [
-                    [it.pattern or "those of other studies", it.what, ", ".join(it.commands)]
+                    [it.pattern or "those of other studies", it.what, "\n".join(it.commands)]
                     for it in summary.files(results, tables, list(saved.values()))
                 ],
                 figures_from=3,

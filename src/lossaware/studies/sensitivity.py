@@ -18,7 +18,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.pictures import INK, SERIES, Picture, draw, label
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.study import Quantity, Study, StudyFile, without_lga
-from lossaware.studies.study_table import Measured, Results, StudyTable, describe
+from lossaware.studies.study_table import Measured, Results, StudyTable
 from lossaware.studies.tables import number
 
 
@@ -99,7 +99,8 @@ def all_series(table: StudyTable) -> list[Series]:
             continue
         place = dict(zip((*study.file.rows, *study.file.columns), (*row, *column), strict=True))
         panel, name = (", ".join(place[axis] for axis in axes) for axes in (panels, names))
-        at = found.setdefault((panel or cell.specs[0].task, name, cell.quantity), {})
+        panel = ", ".join(filter(None, [panel or cell.specs[0].task, measured.caution]))
+        at = found.setdefault((panel, name, cell.quantity), {})
         at.setdefault(cell.specs[0].lr, measured)
     return [Series(*key, dict(sorted(at.items()))) for key, at in found.items()]
 
@@ -199,7 +200,7 @@ def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
             "low": min(_finite(measured.values.values())),
             "high": max(_finite(measured.values.values())),
             "seeds": len(measured.values),
-            "overridden": describe(measured.overrides),
+            "overridden": measured.said,
         }
         for one in series
         for lr, measured in one.at.items()

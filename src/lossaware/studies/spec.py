@@ -98,6 +98,11 @@ class RunSpec:
         return cls(**fields)
 
     @property
+    def caution(self) -> str:
+        """What every result of it must say, as its data are none that anybody measured; empty where they are."""
+        return "stand-in features" if ("features", "stand-in") in self.task_options else ""
+
+    @property
     def key(self) -> str:
         """The run's name in a store: 16 hexadecimal digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
 from lossaware.studies.study_results import Launch, Sources, without_folders
-from lossaware.studies.study_table import StudyTable, describe
+from lossaware.studies.study_table import StudyTable
 
 FORMAT = 1
 _ENDING = ".study.json"
@@ -177,7 +177,7 @@ def _final_csv(table: StudyTable) -> str:
         keys = {spec.seed: spec.key for spec in measured.cell.specs}
         published = "" if measured.cell.published is None else measured.cell.published
         for seed, value in sorted(measured.values.items()):
-            said = measured.cell.quantity.title, seed, repr(float(value)), published, describe(measured.overrides)
+            said = measured.cell.quantity.title, seed, repr(float(value)), published, measured.said
             writer.writerow([*row, *column, *said, keys[seed]])
     return file.getvalue()
 

@@ -71,10 +71,20 @@ class Measured:
         return self.summary.low <= float(self.cell.published) <= self.summary.high
 
     @property
+    def caution(self) -> str:
+        """See `RunSpec.caution`."""
+        return next((spec.caution for spec in self.cell.specs), "")
+
+    @property
+    def said(self) -> str:
+        """The caution, and what differs from the study's file, in a line."""
+        return ", ".join(filter(None, [self.caution, describe(self.overrides)]))
+
+    @property
     def changed(self) -> str:
-        """What differs from the study's file, but for the number of seeds."""
+        """The same, but for the number of seeds."""
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
-        return describe(Overrides.from_plain(plain))
+        return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
 
     @property
     def partial(self) -> bool:
@@ -117,6 +127,8 @@ class StudyTable:
     def _peculiarity(self, measured: Measured) -> str:
         """What sets a cell apart from the others."""
         parts = []
+        if measured.there and measured.caution and not self._common_caution:
+            parts.append(measured.caution)
         if measured.there and (said := describe(measured.overrides)) and not self._common_overrides:
             parts.append(said)
         if measured.partial:
@@ -128,14 +140,23 @@ class StudyTable:
     @property
     def _common_overrides(self) -> str:
         """Overrides that all measured cells share."""
-        said = {describe(measured.overrides) for measured in self.cells.values() if measured.values}
+        return self._common(lambda measured: describe(measured.overrides))
+
+    @property
+    def _common_caution(self) -> str:
+        return self._common(lambda measured: measured.caution)
+
+    def _common(self, say: Callable[[Measured], str]) -> str:
+        """What all measured cells say alike."""
+        said = {say(measured) for measured in self.cells.values() if measured.values}
         return said.pop() if len(said) == 1 else ""
 
     @property
     def head(self) -> list[str]:
         """What is shown above the table."""
         common = self._common_overrides
-        return [*([f"Overridden: {common}."] if common else []), *self.remarks]
+        caution = [f"Measured with {self._common_caution}, not with real ones."] if self._common_caution else []
+        return [*caution, *([f"Overridden: {common}."] if common else []), *self.remarks]
 
     @property
     def caption(self) -> str:
@@ -534,7 +555,7 @@ def to_csv(table: StudyTable) -> str:
                 len(measured.cell.specs),
                 "" if measured.cell.published is None else measured.cell.published,
                 _plain(measured.difference),
-                describe(measured.overrides) if measured.there else "",
+                measured.said if measured.there else "",
             ]
         )
     return file.getvalue()
