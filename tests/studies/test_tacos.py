@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.data import tacos
 from lossaware.studies.data.stand_in import FRAMES_A_ROW, SCALE, SIGNAL, make_stand_in
@@ -330,7 +331,7 @@ def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
         make_stand_in(place, place / "stand-in-features")
 
 
-def test_results_from_stand_ins_say_so(tmp_path):
+def test_results_from_stand_ins_say_so(tmp_path, capsys):
     place = write(tmp_path / "tacos")
     real, stand_in = load_task("grounding"), load_task("grounding", {"features": "stand-in"})
     assert "stand-in features" in stand_in.name
@@ -342,6 +343,14 @@ def test_results_from_stand_ins_say_so(tmp_path):
         stand_in.data(tmp_path)
     make_stand_in(place, place / "stand-in-features")
     assert len(stand_in.data(tmp_path).train) == 3
+    few = "--optimizers sgd --lrs 1e-3 --seeds 1 --epochs 1 --jobs 1 --json --set features=stand-in"
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "grounding", "--data", str(tmp_path), *few.split(), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert len(tables) == 2
+    assert all(table["remark"].endswith("Measured with stand-in features, not with real ones.") for table in tables)
+    assert "Does LGA help on grounding with stand-in features?" in (tmp_path / "out" / "report.html").read_text()
     # Renamed, they still do not pass for real ones, nor real ones for stand-ins.
     (place / "stand-in-features").rename(place / "features")
     with pytest.raises(UsageError, match="features must not be stand-in features"):

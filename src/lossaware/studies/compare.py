@@ -216,13 +216,15 @@ def summarize(
     pairs = comparison.pairs(store)
     test = Measure(task.score, "test", task.higher_is_better, task.percent)
     train = Measure(task.score, "train", task.higher_is_better, task.percent)
+    caution = comparison.specs()[0].caution
+    data = f"Measured with {caution}, not with real ones." if caution else ""
     tables = [
-        make_table(test, pairs),
+        make_table(test, pairs, remark=data),
         make_table(
             train,
             pairs,
             title=f"Running training {task.score} of the last epoch",
-            remark="Taken while training, batch by batch, as in the paper's Tables 1 and 2.",
+            remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
         ),
     ]
     facts = _facts(comparison, task, store)
@@ -244,7 +246,11 @@ def summarize(
             lead=lead(tables[0]),
             sections=[
                 report.Section(
-                    tables[0].title, table=tables[0], notes=gathered_notes(tables[0]), caption=how_to_read(tables[0])
+                    tables[0].title,
+                    tables[0].remark,
+                    table=tables[0],
+                    notes=gathered_notes(tables[0]),
+                    caption=how_to_read(tables[0]),
                 ),
                 report.Section(f"Learning curves: {test.title}", band, figures=learning_curves(pairs, test)),
                 report.Section(
