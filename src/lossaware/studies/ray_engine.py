@@ -169,4 +169,6 @@ def _cluster(address: str | None, cpus: int | None) -> Iterator[None]:
         except Exception as error:
             what = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
             raise UsageError(f"{what}: {str(error).strip().splitlines()[0]}") from None
+        # The switch of Ray's own debugger. Deaths of workers are printed otherwise, whatever `log_to_driver` says.
+        ray._private.worker._worker_logs_enabled = False
         yield
