@@ -111,7 +111,7 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys):
     assert [event.record.epoch for event in epochs] == [1, 2, 3, 4]
     assert kinds(events, error) == [RunStarted, RunFailed]
     line = 1 + TASK.splitlines().index('            raise RuntimeError("no luck\\nat all")')
-    assert told(events, error)[-1].message == f"RuntimeError: no luck (my_task.py, line {line})"
+    assert told(events, error)[-1].message == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
     assert kinds(events, dies).count(RunStarted) == 2
     assert told(events, dies)[-1].message == "its worker was lost twice, the last time by WorkerCrashedError"
     # It was ours alone, and leaves nothing.
