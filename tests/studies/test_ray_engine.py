@@ -5,6 +5,7 @@ import importlib.util
 import os
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -88,10 +89,11 @@ def kinds(events, spec):
     return [type(event) for event in told(events, spec)]
 
 
-def test_a_cluster_of_its_own(mine, tmp_path, capsys):
+def test_a_cluster_of_its_own(mine, tmp_path, capsys, monkeypatch):
     fine = [DIGITS, dataclasses.replace(DIGITS, lga=options(gamma2=1e-6)), mine("dies once")]
     error, dies = mine("error"), mine("dies")
-    folders = set(Path("/tmp").glob("lossaware-ray-*"))
+    folders, make = [], tempfile.TemporaryDirectory
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **how: folders.append(make(**how)) or folders[-1])
     events, addresses = [], set()
     with Store(tmp_path / "results.sqlite") as store:
         for event in carry_out([error, dies, *fine], store, RayEngine(2), None):
@@ -118,7 +120,8 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys):
     assert addresses == {"127.0.0.1"}
     assert not sys.modules["ray"].is_initialized()
     assert capsys.readouterr() == ("", "")
-    assert set(Path("/tmp").glob("lossaware-ray-*")) == folders
+    assert len(folders) == 1
+    assert not Path(folders[0].name).exists()
 
 
 def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
