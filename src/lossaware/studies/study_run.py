@@ -12,12 +12,13 @@ from lossaware.studies import run
 from lossaware.studies.arguments import did_you_mean
 from lossaware.studies.compare import check
 from lossaware.studies.engine import Engine
+from lossaware.studies.equal_runs import adopt_equal
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
 from lossaware.studies.study_exchange import Exported, adopt
-from lossaware.studies.study_results import Folder, Launch
+from lossaware.studies.study_results import Folder, Launch, Sources
 from lossaware.studies.task import Task
 from lossaware.studies.watch import carry_out_watched
 
@@ -63,10 +64,11 @@ def carry_out_study(
     with Store(folder.database) as store:
         if exported is not None and (taken := adopt(specs, exported, store)):
             say(f"{taken} of {len(specs)} runs are taken from {results}.")
-        missing = store.missing(specs)
-        _check(study, missing, data)
+        _check(study, store.missing(specs), data)
         folder.note(Launch.now(study))
-        if not missing:
+        if taken := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
+            say(f"{taken} of {len(specs)} runs are the same as without their scheduler, which never acts in them.")
+        if not store.missing(specs):
             say(f"All {len(specs)} runs are there already.")
         return len(carry_out_watched(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
 

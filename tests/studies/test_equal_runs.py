@@ -1,0 +1,108 @@
+"""A run that another one tells: under a scheduler that never acts."""
+
+from dataclasses import replace
+
+import pytest
+
+from lossaware.cli import main
+from lossaware.studies.equal_runs import adopt_equal
+from lossaware.studies.run import run
+from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.store import Store
+
+PLAIN = RunSpec("digits", "adam", 0.003, 0, 6, 100, options(hidden=8), lga=options(gamma2=1e-6))
+# After two epochs without a gain of the first's loss, or without one that is out of reach.
+LAZY = options(patience=2)
+EAGER = options(patience=2, threshold=0.99)
+
+
+def exact(records):
+    return [replace(record, seconds=0.0) for record in records]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "results.sqlite") as store:
+        yield store
+
+
+def stored(store, spec, epochs=None):
+    """Carry out a run, or its first epochs."""
+    store.begin(spec)
+    for record in run(spec, None):
+        if epochs is None or record.epoch <= epochs:
+            store.record(spec, record)
+
+
+def test_a_scheduler_that_never_acts_leaves_the_run_as_it_is(store):
+    stored(store, PLAIN)
+    spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=LAZY)
+    assert adopt_equal([spec], store, store) == 1
+    assert store.complete(spec)
+    assert exact(store.records(spec)) == exact(run(spec, None))
+    assert store.environment(spec) == store.environment(PLAIN)
+    assert adopt_equal([spec], store, store) == 0
+
+
+def test_one_that_acts_has_to_run(store):
+    stored(store, PLAIN)
+    spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=EAGER)
+    assert adopt_equal([spec], store, store) == 0
+    assert exact(store.records(PLAIN)) != exact(run(spec, None))
+    # What it does after the last epoch moves nothing any more.
+    last = replace(spec, scheduler_options=options(patience=4, threshold=0.99))
+    assert adopt_equal([last], store, store) == 1
+    assert exact(store.records(last)) == exact(run(last, None))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scheduler": "StepLR", "scheduler_options": options(step_size=100)},
+        {"scheduler": "ReduceLROnPlateau", "seed": 1},
+        {"scheduler": "ReduceLROnPlateau", "lga": None},
+        {"scheduler": None, "seed": 1},
+    ],
+)
+def test_other_runs_tell_nothing(store, other):
+    stored(store, PLAIN)
+    assert adopt_equal([replace(PLAIN, **other)], store, store) == 0
+
+
+def test_an_unfinished_run_tells_nothing(store):
+    stored(store, PLAIN, epochs=5)
+    assert adopt_equal([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0
+
+
+def test_a_study_computes_it_once(tmp_path, capsys):
+    (tmp_path / "grid.toml").write_text("""
+title = "With and without a scheduler"
+rows = ["scheduler"]
+columns = ["seed"]
+[base]
+task = "digits"
+optimizer = "sgd"
+lr = 0.1
+epochs = 2
+batch_size = 200
+seeds = 1
+lga = false
+[measure]
+set = "train"
+name = "loss"
+[axes.scheduler]
+none = {}
+ReduceLROnPlateau = { scheduler = "ReduceLROnPlateau" }
+[axes.seed]
+all = {}
+""")
+    begin = ["study", "run", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    said = []
+    for only in ("none", "none,ReduceLROnPlateau"):
+        with pytest.raises(SystemExit) as stop:
+            main([*begin, "--only", f"scheduler={only}"])
+        assert stop.value.code == 0
+        said.append(capsys.readouterr().err)
+    assert "1 run to do" in said[0]
+    assert "1 of 2 runs are the same as without their scheduler" in said[1]
+    assert "All 2 runs are there already." in said[1]
