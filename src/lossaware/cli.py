@@ -45,6 +45,8 @@ def compare(
     batch_size: int | None = None,
     data: Path | None = None,
     jobs: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     out: Path = Path("lossaware-out"),
     scheduler: str | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
@@ -73,6 +75,8 @@ def compare(
         batch_size: Examples a step. Default: the task's.
         data: Folder of the data, for tasks that need one.
         jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
+        engine: Where runs execute: local, or ray.
+        ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
         out: Folder for results and report.
         scheduler: Of torch.optim.lr_scheduler, stepped once an epoch: StepLR,step_size=5,gamma=0.5.
         settings: An option of the task, key=value; may be given several times.
@@ -107,11 +111,11 @@ def compare(
     task_options = assignments("--set", settings or ())
 
     from lossaware.studies import compare as comparing
-    from lossaware.studies.engine import default_jobs
+    from lossaware.studies.engines import make_engine
     from lossaware.studies.registry import load_task
     from lossaware.studies.tables import gathered_notes, how_to_read, lead, render
 
-    jobs = default_jobs(device) if jobs is None else jobs
+    place = make_engine(engine, jobs=jobs, device=device, ray_address=ray_address)
     found = load_task(task, task_options)
     given: dict[str, Value] = {
         "eps": eps,
@@ -139,7 +143,7 @@ def compare(
         device=device,
     )
     outcome = comparing.compare(
-        comparison, found, data=data, jobs=jobs, out=out, console=console(sys.stderr), tensorboard=tensorboard
+        comparison, found, data=data, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
     )
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:

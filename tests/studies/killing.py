@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lossaware.studies import checkpoint, engine
 from lossaware.studies.engine import LocalEngine, carry_out
+from lossaware.studies.engines import make_engine
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 
@@ -35,12 +36,12 @@ def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], told: 
 
 
 def main() -> None:
-    """As a program of its own: ``killing.py DATABASE``; says what happens, a line an event."""
+    """As a program of its own: ``killing.py DATABASE ENGINE``; says what happens, a line an event."""
     specs = [RunSpec("digits", "sgd", 0.01, seed=seed, epochs=10_000, batch_size=32) for seed in range(3)]
     print("starting", flush=True)
     try:
         with Store(Path(sys.argv[1])) as store:
-            for event in carry_out(specs, store, LocalEngine(2), None):
+            for event in carry_out(specs, store, make_engine(sys.argv[2], jobs=2), None):
                 print(type(event).__name__, flush=True)
     except KeyboardInterrupt:
         print("stopped", flush=True)

@@ -11,10 +11,9 @@ import pytest
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies import compare as comparing
 from lossaware.studies import progress
 from lossaware.studies.compare import Comparison, Outcome, check, compare
-from lossaware.studies.engine import EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.engine import Engine, EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.registry import load_task
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, options
@@ -37,9 +36,9 @@ SMALL = Comparison(
 QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 
-def carried_out(comparison: Comparison, out: Path, console: Console = QUIET) -> Outcome:
+def carried_out(comparison: Comparison, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
     task = load_task(comparison.task, comparison.task_options)
-    return compare(comparison, task, data=None, jobs=2, out=out, console=console)
+    return compare(comparison, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +50,12 @@ def done(tmp_path_factory) -> tuple[Outcome, Path]:
 class InProcess:
     """An engine without processes; it can be told to fail or to be interrupted."""
 
-    def __init__(self, jobs: int | None = None) -> None:
-        self.jobs = jobs or 1
+    jobs = 2
 
-    executed: list = []  # noqa: RUF012
-    stop_after = math.inf
-    broken_seed: int | None = None
+    def __init__(self) -> None:
+        self.executed: list = []
+        self.stop_after = math.inf
+        self.broken_seed: int | None = None
 
     def execute(self, specs, data_folder, checkpoints):
         for count, spec in enumerate(specs):
@@ -76,10 +75,8 @@ class InProcess:
 
 
 @pytest.fixture
-def engine(monkeypatch):
-    fresh = type("Fresh", (InProcess,), {"executed": []})
-    monkeypatch.setattr(comparing, "LocalEngine", fresh)
-    return fresh
+def engine():
+    return InProcess()
 
 
 # --- which runs -----------------------------------------------------------------------------------------------------
@@ -160,16 +157,16 @@ def test_json_is_strict_and_complete(done):
 
 
 def test_more_seeds_run_only_what_is_missing(engine, tmp_path):
-    carried_out(SMALL, tmp_path)
+    carried_out(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 16
-    carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path)
+    carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path, engine=engine)
     assert {spec.seed for spec in engine.executed[16:]} == {2}
     assert len(engine.executed) == 24
 
 
 def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
     engine.broken_seed = 1
-    outcome = carried_out(SMALL, tmp_path)
+    outcome = carried_out(SMALL, tmp_path, engine=engine)
     assert {spec.seed for spec, _ in outcome.failures} == {1}
     assert len(outcome.failures) == 4
     assert outcome.tables[0].rows[0].base.n == 1
@@ -178,34 +175,34 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
 
     engine.broken_seed = None
     engine.executed.clear()
-    assert carried_out(SMALL, tmp_path).failures == []
+    assert carried_out(SMALL, tmp_path, engine=engine).failures == []
     assert len(engine.executed) == 4
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(engine, tmp_path):
     engine.stop_after = 5
     with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* The same command goes on"):
-        carried_out(SMALL, tmp_path)
+        carried_out(SMALL, tmp_path, engine=engine)
     assert not (tmp_path / "report.html").exists()
     engine.stop_after = math.inf
     engine.executed.clear()
-    carried_out(SMALL, tmp_path)
+    carried_out(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 11
 
 
 def test_best_learning_rates_are_compared(engine, tmp_path):
-    remarks = carried_out(SMALL, tmp_path).remarks
+    remarks = carried_out(SMALL, tmp_path, engine=engine).remarks
     assert len(remarks) == 2
     assert remarks[0].startswith(
         "At its best learning rate tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
     )
-    assert carried_out(dataclasses.replace(SMALL, lrs=[1e-3]), tmp_path).remarks == []
+    assert carried_out(dataclasses.replace(SMALL, lrs=[1e-3]), tmp_path, engine=engine).remarks == []
 
 
 def test_progress_in_plain_lines(engine, tmp_path):
     with (tmp_path / "lines").open("w") as file:
-        carried_out(SMALL, tmp_path / "out", Console(file=file, width=100))
-        carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path / "out", Console(file=file, width=100))
+        carried_out(SMALL, tmp_path / "out", Console(file=file, width=100), engine=engine)
+        carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path / "out", Console(file=file, width=100), engine=engine)
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[0].startswith("16 runs to do")
     assert lines[1].startswith("16 runs done in")
@@ -268,7 +265,7 @@ def test_a_diverging_run_is_told(tmp_path):
 )
 def test_wrong_setting(engine, tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
-        carried_out(dataclasses.replace(SMALL, **change), tmp_path / "out")
+        carried_out(dataclasses.replace(SMALL, **change), tmp_path / "out", engine=engine)
     assert not (tmp_path / "out").exists()
     assert engine.executed == []
 
@@ -302,13 +299,13 @@ def test_foreign_results_are_left_alone(engine, tmp_path, make):
     make(tmp_path / "results.sqlite")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UsageError, match="nothing was changed"):
-        carried_out(SMALL, tmp_path)
+        carried_out(SMALL, tmp_path, engine=engine)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_foreign_report_is_left_alone(engine, tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(UsageError, match="left alone"):
-        carried_out(SMALL, tmp_path)
+        carried_out(SMALL, tmp_path, engine=engine)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "mine"

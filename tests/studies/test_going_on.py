@@ -233,7 +233,7 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
 @pytest.mark.parametrize(
     ("of", "change"),
     [
-        ("lossaware", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "_PACKAGE", "other")),
+        ("lossaware", lambda monkeypatch: monkeypatch.setattr(checkpoint_module, "PACKAGE", "other")),
         ("torch", lambda monkeypatch: monkeypatch.setattr(torch, "__version__", "1.0")),
         (
             "processor",

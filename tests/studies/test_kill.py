@@ -20,6 +20,7 @@ from lossaware.studies.engine import EpochDone, RunDone, RunNote, _quiet_start
 from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, RunSpec, options
 from lossaware.studies.store import Store
+from support import needs
 
 KILLS = 20
 SPECS = [
@@ -128,10 +129,10 @@ def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):
 class Program:
     """The program of `killing` in a process of its own, with all processes that descend from it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, engine: str) -> None:
         self._mark = uuid.uuid4().hex
         self.process = subprocess.Popen(
-            [sys.executable, killing.__file__, str(path)],
+            [sys.executable, killing.__file__, str(path), engine],
             env={**os.environ, "LOSSAWARE_TEST_MARK": self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -166,9 +167,20 @@ class Program:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="sees processes through /proc")
-@pytest.mark.parametrize(("how", "moment"), [("Ctrl-C", "starting"), ("Ctrl-C", "EpochDone"), ("kill", "EpochDone")])
-def test_no_process_is_left_behind(tmp_path, how, moment):
-    program = Program(tmp_path / "results.sqlite")
+@pytest.mark.parametrize(
+    ("engine", "how", "moment"),
+    [
+        ("local", "Ctrl-C", "starting"),
+        ("local", "Ctrl-C", "EpochDone"),
+        ("local", "kill", "EpochDone"),
+        ("ray", "Ctrl-C", "EpochDone"),
+        ("ray", "kill", "EpochDone"),
+    ],
+)
+def test_no_process_is_left_behind(tmp_path, engine, how, moment):
+    if engine == "ray":
+        needs("ray")
+    program = Program(tmp_path / "results.sqlite", engine)
     program.wait_for(moment)
     # Itself, Python's resource tracker and the server, which is still importing torch; later a worker or two.
     assert program.wait_until(lambda count: count >= (3 if moment == "starting" else 4))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -207,8 +208,9 @@ def test_mistakes_in_features_are_told(tmp_path):
         (np.array([{"pickled": 1}], dtype=object), "no array that can be read"),
     ):
         np.save(tmp_path / "a.npy", values, allow_pickle=True)
-        with pytest.raises(UsageError, match=message) as error:
+        with warnings.catch_warnings(record=True) as further_lines, pytest.raises(UsageError, match=message) as error:
             read_features(tmp_path, "a")
+        assert further_lines == []
         assert "a.npy" in str(error.value)
     np.save(tmp_path / "a.npy", good)
     whole = (tmp_path / "a.npy").read_bytes()

@@ -53,7 +53,7 @@ class Checkpoint:
         self._of = {
             "run": spec.key,
             "task file": source_digest(spec.task),
-            "lossaware": _PACKAGE,
+            "lossaware": PACKAGE,
             "torch": str(torch.__version__),
             "processor": environment.processor(spec.device),
         }
@@ -153,4 +153,5 @@ def _package_digest() -> str:
 
 
 # As it was imported, and not as it may have become when a long run writes.
-_PACKAGE = _package_digest()
+PACKAGE = _package_digest()
+"""What tells one state of this package's source from another."""

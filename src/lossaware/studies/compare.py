@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from lossaware.studies import report, run
-from lossaware.studies.engine import LocalEngine
+from lossaware.studies.engine import Engine
 from lossaware.studies.environment import environment
 from lossaware.studies.figures import learning_curves, sensitivity, series_labels
 from lossaware.studies.optimizers import make_optimizer
@@ -155,7 +155,7 @@ def compare(
     task: Task,
     *,
     data: Path | None,
-    jobs: int | None,
+    engine: Engine,
     out: Path,
     console: Console,
     tensorboard: Path | None = None,
@@ -166,7 +166,7 @@ def compare(
         comparison: What to compare.
         task: Its task, loaded.
         data: Folder of the data, for tasks that need one.
-        jobs: Runs at a time; None takes one a core.
+        engine: Where its runs execute.
         out: Folder of the results (``results.sqlite``) and the report (``report.html``).
         console: Where progress is shown.
         tensorboard: Folder for logs that TensorBoard reads; None for none.
@@ -177,7 +177,6 @@ def compare(
     """
     specs = comparison.specs()
     check(specs, task)
-    engine = LocalEngine(jobs)
     page, database = out / "report.html", out / "results.sqlite"
     if not database.exists():
         task.load(data)  # its errors belong before anything is written

@@ -1,4 +1,4 @@
-"""Where runs execute: a process each on this machine's cores, and what is heard of them meanwhile."""
+"""Where runs execute, and what is heard of them meanwhile: a process each on this machine's cores."""
 
 import contextlib
 import multiprocessing
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
@@ -86,6 +86,10 @@ Event = RunStarted | Progress | EpochDone | RunDone | RunFailed | RunNote
 
 class Engine(Protocol):
     """Executes runs and tells what happens, in whatever order it happens."""
+
+    @property
+    def jobs(self) -> int | None:
+        """How many runs at a time; None where that shows only later."""
 
     def execute(
         self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
@@ -233,27 +237,35 @@ def _work(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.chdir(folder)
 
+    try:
+        carry_out_run(spec, data_folder, checkpoints, messages.send)
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens any more
+
+
+def carry_out_run(
+    spec: RunSpec, data_folder: Path | None, checkpoints: Checkpoints | None, tell: Callable[[Event], None]
+) -> None:
+    """Executes a run in this process, and tells each event but its start. Whatever it raises is told as well."""
     from torch import Tensor
 
     from lossaware.studies.run import run
 
-    def tell(epoch: int, step: int, steps: int, loss: Tensor) -> None:
-        messages.send(Progress(spec, epoch, step, steps, float(loss)))
+    def progress(epoch: int, step: int, steps: int, loss: Tensor) -> None:
+        tell(Progress(spec, epoch, step, steps, float(loss)))
 
     def note(message: str, epochs: int) -> None:
-        messages.send(RunNote(spec, message, epochs))
+        tell(RunNote(spec, message, epochs))
 
     try:
         checkpoint = None if checkpoints is None else checkpoints.of(spec, note)
-        for record in run(spec, data_folder, on_progress=tell, checkpoint=checkpoint):
-            messages.send(EpochDone(spec, record))
-        messages.send(RunDone(spec))
-    except BrokenPipeError:
-        os._exit(1)  # nobody listens any more
+        for record in run(spec, data_folder, on_progress=progress, checkpoint=checkpoint):
+            tell(EpochDone(spec, record))
+        tell(RunDone(spec))
     except UsageError as error:
-        messages.send(RunFailed(spec, str(error)))
-    except (Exception, SystemExit) as error:
-        messages.send(RunFailed(spec, where(error)))
+        tell(RunFailed(spec, str(error)))
+    except BaseException as error:
+        tell(RunFailed(spec, where(error)))
 
 
 def _end_with_parent() -> None:
@@ -299,7 +311,8 @@ def _quiet_start() -> Iterator[None]:
 
 def default_jobs(device: str | None) -> int | None:
     """Runs at a time where nobody says: fewer than cores on a GPU, whose memory they share; else as the engine does."""
-    return min(cores(), _GPU_JOBS) if device == "cuda" else None
+    return min(cores(), GPU_JOBS) if device == "cuda" else None
 
 
-_GPU_JOBS = 8
+GPU_JOBS = 8
+"""How many runs share a GPU."""

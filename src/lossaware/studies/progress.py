@@ -35,11 +35,11 @@ class RunProgress:
     Args:
         to_do: The runs that will be carried out.
         there: How many runs of the same study were there already.
-        jobs: How many run at a time.
+        jobs: How many run at a time; None where that is not known.
         console: Where to show it; bars where it is a terminal.
     """
 
-    def __init__(self, to_do: Sequence[RunSpec], *, there: int, jobs: int, console: Console) -> None:
+    def __init__(self, to_do: Sequence[RunSpec], *, there: int, jobs: int | None, console: Console) -> None:
         self.failures: list[tuple[RunSpec, str]] = []
         self.done = 0
         self._to_do = len(to_do)
@@ -67,7 +67,7 @@ class RunProgress:
 
     def __enter__(self) -> Self:
         kept = f", {self._there} are there already" if self._there else ""
-        at_a_time = f", {self._jobs} at a time" if self._jobs > 1 else ""
+        at_a_time = f", {self._jobs} at a time" if self._jobs and self._jobs > 1 else ""
         self._say(f"{_runs(self._to_do)} to do{kept}{at_a_time}.")
         self._bars.start()
         return self

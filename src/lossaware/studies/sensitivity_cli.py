@@ -36,7 +36,7 @@ def figure(
     series = [one for one in series if one.means]
     if not series:
         raise UsageError(
-            f"study {study.name}: nothing of it is measured yet; run it first: lossaware study run {study.name}"
+            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
         )
     tables = {f"{study.name}-lr": sensitivity.score_rows(series)}
     if times:

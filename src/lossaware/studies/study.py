@@ -254,6 +254,11 @@ class Study:
         """Its title."""
         return self.file.title
 
+    @property
+    def source(self) -> str:
+        """What a command calls it: its name, or the path of its file."""
+        return self.what.removeprefix("study ")
+
     def overridden(self, overrides: Overrides) -> "Study":
         """The same study, smaller or otherwise changed.
 

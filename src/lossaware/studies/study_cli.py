@@ -42,6 +42,8 @@ def run(
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     data: Path | None = None,
     jobs: int | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     out: Path = OUT,
     results: Path = RESULTS,
     fresh: bool = False,
@@ -63,6 +65,8 @@ def run(
             or an option of the task, such as pad=0; may be given several times.
         data: Folder of the data, for tasks that need one.
         jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
+        engine: Where runs execute: local, or ray.
+        ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
         out: Folder for the runs.
         results: Folder of exported studies (`lossaware study export`), whose runs need not be computed again.
         fresh: Compute all runs here, and take none from --results.
@@ -71,18 +75,18 @@ def run(
         precision: fp32, or bf16 (autocast), short for --set precision=...
     """
     from lossaware.cli import console, say
-    from lossaware.studies.engine import default_jobs
+    from lossaware.studies.engines import make_engine
     from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
     from lossaware.studies.study_run import carry_out_study
 
-    jobs = default_jobs(device) if jobs is None else jobs
+    place = make_engine(engine, jobs=jobs, device=device, ray_address=ray_address)
     settings += tuple(f"{key}={value}" for key, value in (("device", device), ("precision", precision)) if value)
     study = load_study(name)
     chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
     reused = None if fresh else results
     failures = carry_out_study(
-        chosen, data=data, jobs=jobs, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
+        chosen, data=data, engine=place, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
     )
     with measurements(out, reused) as there:
         _print(there.table(study, chosen.overrides))

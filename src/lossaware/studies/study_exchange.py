@@ -130,7 +130,7 @@ def export(table: StudyTable, results: Sources, launches: Sequence[Launch], fold
         specs |= {spec.key: spec for spec in measured.cell.needed if spec.seed in measured.values}
     if not specs:
         raise UsageError(
-            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.what.split(' ', 1)[1]}"
+            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
         )
     places = Sources([results, earlier])
     environments: list[Mapping[str, str]] = []

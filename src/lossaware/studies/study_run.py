@@ -11,7 +11,7 @@ from lossaware.errors import UsageError
 from lossaware.studies import run
 from lossaware.studies.arguments import did_you_mean
 from lossaware.studies.compare import check
-from lossaware.studies.engine import LocalEngine
+from lossaware.studies.engine import Engine
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.store import Store
@@ -26,7 +26,7 @@ def carry_out_study(
     study: Study,
     *,
     data: Path | None,
-    jobs: int | None,
+    engine: Engine,
     out: Path,
     results: Path | None,
     console: Console,
@@ -37,7 +37,7 @@ def carry_out_study(
     Args:
         study: With its overrides.
         data: Folder of the data, for tasks that need one.
-        jobs: Runs at a time; None takes one a core.
+        engine: Where they execute.
         out: Folder of the store.
         results: Folder of exported studies, whose runs are taken over; None takes none.
         console: Where progress is shown.
@@ -51,7 +51,6 @@ def carry_out_study(
         Stopped: Ctrl-C. What is finished is in the store.
     """
     specs = study.specs
-    engine = LocalEngine(jobs)
     exported = Exported(results) if results is not None else None
     folder = Folder(out)
     if not folder.database.exists():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossaware.studies.engine import LocalEngine, carry_out
+from lossaware.studies.engine import Engine, carry_out
 from lossaware.studies.progress import RunProgress
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.store import Store
@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
 def carry_out_watched(
     specs: Sequence[RunSpec],
     store: Store,
-    engine: LocalEngine,
+    engine: Engine,
     *,
     data: Path | None,
     console: Console,
