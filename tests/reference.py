@@ -109,7 +109,7 @@ class SelfSet:
 
     steps_per_status: int
     scale: float  # root mean square of the parameters at the start
-    xi: float = 0.01
+    xi: float = 1.0
     reach: float = 0.05
     growth: float = 1.3
     shrink: float = 0.6
@@ -133,7 +133,7 @@ class SelfSet:
             self.pending = []
         if loss < 0 or loss > self.upper:
             return 0.0
-        return min(self.factor * loss / self.upper, 1.0)
+        return min(self.factor * math.sqrt(loss / self.upper), 1.0) if self.upper > 0 else 0.0
 
     def _complete(self) -> None:
         n = len(self.pending)

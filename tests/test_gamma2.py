@@ -21,7 +21,7 @@ from support import default_dtype, flat, needs, parameters, set_gradients, torch
 settings.register_profile("gamma2", deadline=None, derandomize=True)
 settings.load_profile("gamma2")
 
-XI = 0.01
+XI = 1.0
 SHAPES = ((5, 3), (), (7,))
 SIZE = 23
 STEPS = 80
@@ -71,7 +71,7 @@ def test_steps_are_the_references(arrives: str) -> None:
     with default_dtype(torch.float64):
         params = parameters(x, *SHAPES)
         optimizer = torch_optimizer("adam", params, lr=1e-3)
-        lga = LGA(optimizer, steps_per_epoch=40, gamma2=SHORT, xi=XI)
+        lga = LGA(optimizer, steps_per_epoch=40, gamma2=SHORT)
         step: Any = lga.compile(backend="eager") if arrives == "compiled" else None
         for g, loss, x_after in zip(gradients, values, expected, strict=True):
             set_gradients(params, g)
@@ -93,7 +93,7 @@ def test_optax_makes_the_same_steps() -> None:
 
     x, gradients, values = problem()
     law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))), reach=0.2)
-    solver = loss_aware(optax.sgd(1e-3), steps_per_epoch=40, gamma2=SHORT, xi=XI)
+    solver = loss_aware(optax.sgd(1e-3), steps_per_epoch=40, gamma2=SHORT)
     params = jnp.asarray(x)
     state = solver.init(params)
     update = jax.jit(lambda g, s, p, f: solver.update(g, s, p, value=f))
@@ -133,6 +133,29 @@ def test_no_parameter_moves_further_than_the_reach() -> None:
             moved = max(moved, float(np.abs(flat(params) - before).max()))
         assert moved <= bound * (1 + 1e-9)
         assert scaled > 1 or moved > bound / 2
+
+
+def test_the_push_goes_with_the_root_of_the_loss() -> None:
+    law, state = Law(1000, Zero(), 0.0, SelfSet()), State()
+    for loss, share in ((2.0, 1.0), (0.5, 0.5), (0.02, 0.1), (0.0, 0.0)):
+        state = law.advance(state, loss)
+        assert SelfSet().push(state, _Host) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("scaled", [1e-1, 1e-3])
+def test_the_scale_of_gradients_hardly_matters(scaled: float) -> None:
+    """Of gradients far below xi it is their signs that count, whatever scale the loss or a layer gives them."""
+    x, gradients, _ = problem()
+
+    def pushed(scale: float) -> reference.Array:
+        params = parameters(x, *SHAPES)
+        optimizer = torch.optim.SGD(params, lr=0.0)
+        LGA(optimizer, steps_per_epoch=40, gamma2="auto")
+        set_gradients(params, gradients[0] / np.abs(gradients[0]).max() * 0.01 * scale)
+        optimizer.step(loss=scale)
+        return flat(params) - x
+
+    np.testing.assert_allclose(pushed(scaled), pushed(1.0), rtol=0.01)
 
 
 @given(strategies, st.lists(st.floats(0.1, 10), min_size=3, max_size=40))
@@ -226,6 +249,7 @@ def test_a_state_of_another_strategy_is_refused() -> None:
 def test_auto_is_the_rule_with_its_own_defaults() -> None:
     lga = LGA(torch.optim.SGD(model().parameters(), lr=1e-3), steps_per_epoch=1000, gamma2="auto")
     assert (lga.gamma2, lga.law.eps, lga.law.lower_bound, lga.zero_gradient) == (SelfSet(), 0.0, Zero(), "rest")
+    assert lga.xi == 1.0
     assert lga.law.steps_per_status == 100
     assert SelfSet().steps_per_status(30) == 25
 

@@ -52,7 +52,7 @@ def compare(
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
     steps_per_epoch: int | None = None,
     eps: float | None = None,
-    xi: float = 0.01,
+    xi: float | None = None,
     lower_bound: str | None = None,
     backoff: float | None = None,
     zero_gradient: str | None = None,
@@ -82,7 +82,7 @@ def compare(
         settings: An option of the task, key=value; may be given several times.
         steps_per_epoch: Steps that make one loss status for LGA; 1 is the letter of Algorithm 1. Default: an epoch.
         eps: Gap between loss and lower bound from which LGA acts. Default: 0.1, and 0 for gamma2 auto.
-        xi: Stability constant of LGA's correction.
+        xi: Stability constant of LGA's correction. Default: 0.01, and 1 for gamma2 auto.
         lower_bound: progressive, average, momentum or zero; options follow: progressive,log_base=2.718. Default:
             progressive, and zero for gamma2 auto.
         backoff: Factor on a fixed gamma2 each time the loss of a status rose. Default: 0.1.

@@ -48,7 +48,7 @@ class LGA:
             ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
-        xi: Stability constant of the correction, above 0 (Eq. 5).
+        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
             their one method, `LowerBound.update`. None means progressive, and zero where gamma2 sets itself.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
@@ -81,7 +81,7 @@ class LGA:
         steps_per_epoch: int,
         gamma2: float | str | SelfSet = 1e-8,
         eps: float | None = None,
-        xi: float = 0.01,
+        xi: float | None = None,
         lower_bound: str | LowerBound | None = None,
         backoff: float = 0.1,
         zero_gradient: str | None = None,
@@ -105,7 +105,7 @@ class LGA:
             eps=_checked("eps", defaults.eps if eps is None else eps),
             strategy=strategy,
         )
-        self.xi = _checked("xi", xi, above=True)
+        self.xi = _checked("xi", defaults.xi if xi is None else xi, above=True)
         self.zero_gradient = zero_gradient
         self.process_group = process_group
         self._steps_per_epoch = steps_per_epoch

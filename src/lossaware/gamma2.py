@@ -18,6 +18,7 @@ class Defaults(NamedTuple):
     """What goes best with a strategy where nothing else is asked for; see the arguments of `lossaware.LGA`."""
 
     eps: float
+    xi: float
     lower_bound: str
     zero_gradient: str
 
@@ -52,7 +53,7 @@ class BackOff:
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (lines 7-9: 1/10).
     """
 
-    defaults: ClassVar[Defaults] = Defaults(eps=0.1, lower_bound="progressive", zero_gradient="push")
+    defaults: ClassVar[Defaults] = Defaults(eps=0.1, xi=0.01, lower_bound="progressive", zero_gradient="push")
 
     backoff: float = 0.1
 
@@ -74,8 +75,10 @@ class SelfSet:
     """A gamma2 that sets itself: it starts at what the parameters can bear, and follows what the loss does.
 
     The unit is ``reach * s * xi`` with s the root mean square of the group's parameters at the start, so that the push
-    of a step, at most one unit, moves no parameter by more than ``reach * s``. Up to that bound it is Omega as a share
-    of the first loss U times a factor m that starts at 1: gamma2 = m * reach * s * xi / U.
+    of a step, at most one unit, moves no parameter by more than ``reach * s``. Up to that bound it is the square root
+    of Omega as a share of the first loss U, times a factor m that starts at 1: gamma2 = m * reach * s * xi / U, and
+    sqrt(U * Omega) in place of Omega. Near a minimum the loss goes with the square of the distance from it, so that a
+    push along signs, which has the same size near and far, thus goes with the distance.
 
     After each status, m grows where the mean loss fell by more than ``certainty`` standard errors of the difference,
     shrinks where it rose by more, and fades where neither is certain. So noise alone ends the push, and it ends it at
@@ -94,7 +97,7 @@ class SelfSet:
         ValueError: A value is out of its range.
     """
 
-    defaults: ClassVar[Defaults] = Defaults(eps=0.0, lower_bound="zero", zero_gradient="rest")
+    defaults: ClassVar[Defaults] = Defaults(eps=0.0, xi=1.0, lower_bound="zero", zero_gradient="rest")
 
     reach: float = 0.05
     growth: float = 1.3
@@ -126,7 +129,7 @@ class SelfSet:
 
     def push(self, state: "State", ops: "Ops") -> "Scalar":
         """See `Strategy.push`. At most 1."""
-        wanted = state.decay * state.omega / ops.where(state.upper > 0, state.upper, 1.0)
+        wanted = state.decay * (state.omega / ops.where(state.upper > 0, state.upper, 1.0)) ** 0.5
         return ops.where(wanted < 1.0, wanted, 1.0)
 
     def steps_per_status(self, steps_per_epoch: int) -> int:

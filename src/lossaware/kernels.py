@@ -273,7 +273,7 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         decay = tl.where(finite, decay, old_decay)
         push = decay * omega
         if SELF_SET:
-            push = push / tl.where(upper > 0.0, upper, 1.0)
+            push = decay * tl.sqrt(omega / tl.where(upper > 0.0, upper, 1.0))
             push = tl.where(push < 1.0, push, 1.0)
         push = tl.where(skipped, 0.0, push)
         steps = tl.where(skipped, old_steps, old_steps + 1.0)

@@ -55,7 +55,7 @@ def loss_aware(
     steps_per_epoch: int,
     gamma2: float | str | SelfSet = 1e-8,
     eps: float | None = None,
-    xi: float = 0.01,
+    xi: float | None = None,
     lower_bound: str | LowerBound | None = None,
     backoff: float = 0.1,
     zero_gradient: str | None = None,
@@ -96,7 +96,7 @@ def loss_aware(
             ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
-        xi: Stability constant of the correction, above 0 (Eq. 5).
+        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
             their one method, `LowerBound.update`, which then gets JAX scalars. None means progressive, and zero where
             gamma2 sets itself.
@@ -142,6 +142,7 @@ def loss_aware(
     strategy = make_strategy(gamma2, backoff)
     sets_itself = isinstance(strategy, SelfSet)
     eps = strategy.defaults.eps if eps is None else eps
+    xi = strategy.defaults.xi if xi is None else xi
     lower_bound = strategy.defaults.lower_bound if lower_bound is None else lower_bound
     zero_gradient = strategy.defaults.zero_gradient if zero_gradient is None else zero_gradient
     if zero_gradient not in ("push", "rest"):

@@ -28,7 +28,7 @@ LGA_DEFAULTS: Mapping[str, Any] = {
 SELF_SET_DEFAULTS: Mapping[str, Any] = {
     "gamma2": "auto",
     "eps": 0.0,
-    "xi": 0.01,
+    "xi": 1.0,
     "lower_bound": "zero",
     "zero_gradient": "rest",
 }
