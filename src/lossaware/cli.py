@@ -60,6 +60,7 @@ def compare(
     tensorboard: Path | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
+    distributed: str | None = None,
 ) -> int:
     """Train a task without and with LGA from the same seeds, and say whether it helped.
 
@@ -92,6 +93,7 @@ def compare(
         tensorboard: Folder for logs that TensorBoard reads.
         device: cpu or cuda. It is part of what a run is, as the last bits differ.
         precision: fp32, or bf16 (autocast).
+        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
     """
     # What needs no library is checked before any is loaded.
     lr_values = numbers("--lrs", lrs, at_least=0.0, exclusive=True)
@@ -111,11 +113,11 @@ def compare(
     task_options = assignments("--set", settings or ())
 
     from lossaware.studies import compare as comparing
-    from lossaware.studies.engines import make_engine
+    from lossaware.studies.engines import opened
+    from lossaware.studies.ranks import named_here
     from lossaware.studies.registry import load_task
     from lossaware.studies.tables import gathered_notes, how_to_read, lead, render
 
-    place = make_engine(engine, jobs=jobs, device=device, ray_address=ray_address)
     found = load_task(task, task_options)
     given: dict[str, Value] = {
         "eps": eps,
@@ -127,24 +129,26 @@ def compare(
         **{f"lower_bound.{key}": value for key, value in bound_options},
     }
     lga = {name: value for name, value in given.items() if value is not None}
-    comparison = comparing.Comparison(
-        task=task,
-        task_options=task_options,
-        optimizers=names,
-        lrs=lr_values,
-        gamma2s=gamma2_values or [found.gamma2],
-        seeds=seeds,
-        epochs=epochs or found.epochs,
-        batch_size=batch_size or found.batch_size,
-        lga=tuple(sorted(lga.items())),
-        scheduler=scheduler_name,
-        scheduler_options=scheduler_options,
-        precision=precision,
-        device=device,
-    )
-    outcome = comparing.compare(
-        comparison, found, data=data, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
-    )
+    with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+        comparison = comparing.Comparison(
+            task=task,
+            task_options=task_options,
+            optimizers=names,
+            lrs=lr_values,
+            gamma2s=gamma2_values or [found.gamma2],
+            seeds=seeds,
+            epochs=epochs or found.epochs,
+            batch_size=batch_size or found.batch_size,
+            lga=tuple(sorted(lga.items())),
+            scheduler=scheduler_name,
+            scheduler_options=scheduler_options,
+            precision=precision,
+            device=device,
+            distributed=named_here(distributed),
+        )
+        outcome = comparing.compare(
+            comparison, found, data=data, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
+        )
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
         shown.print(render(table))
@@ -189,9 +193,11 @@ app.command("lossaware.studies.report_cli:report", name="report", help="Show eve
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    say = _of_one_rank(given)
     try:
         code = app(
-            list(sys.argv[1:] if arguments is None else arguments),
+            given,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -222,6 +228,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"{error.filename or 'the output'}: {error.strerror}")
         code = 2
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _of_one_rank(arguments: Sequence[str]) -> Callable[[str], None]:
+    """`say`; but where processes share the runs, all find the same mistake, and only the first rank says it."""
+    if not any(argument.partition("=")[0] == "--distributed" for argument in arguments):
+        return say
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch tells each rank of what may be slow
+    return say if os.environ.get("RANK", "0") == "0" else lambda message: None
 
 
 def _drop_output() -> None:

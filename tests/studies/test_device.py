@@ -171,8 +171,8 @@ def recorder(monkeypatch):
     recorder = Recorder()
     plain = run_module._Step
 
-    def make(measure, optimizer, give_loss, device):
-        step = plain(measure, optimizer, give_loss, device)
+    def make(measure, optimizer, give_loss, device, ranks):
+        step = plain(measure, optimizer, give_loss, device, ranks)
         step._fresh_gradients = False
         return RecordedStep(step, optimizer, recorder.size, lambda function: recorder(optimizer, function))
 

@@ -84,15 +84,20 @@ class Checkpoint:
         """Say that the run starts anew, for a reason such as ``"is damaged"``."""
         self.tell(f"the checkpoint {self.path} {reason}, so the run starts anew", 0)
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time for `keep` to write."""
+        return time.monotonic() - self._last >= max(SECONDS, self._cost / SHARE)
+
     def keep(self, state: Callable[[], Mapping[str, Any]]) -> None:
         """Write the run's state, if it is time for that.
 
         Args:
             state: Gives what `load` is to return: numbers, texts and tensors in dictionaries, lists and tuples.
         """
-        began = time.monotonic()
-        if began - self._last < max(SECONDS, self._cost / SHARE):
+        if not self.due:
             return
+        began = time.monotonic()
         try:
             buffer = io.BytesIO()
             torch.save({"of": self._of, "state": state()}, buffer)

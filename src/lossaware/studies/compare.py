@@ -15,6 +15,7 @@ from lossaware.studies.engine import Engine
 from lossaware.studies.environment import environment
 from lossaware.studies.figures import learning_curves, sensitivity, series_labels
 from lossaware.studies.optimizers import make_optimizer
+from lossaware.studies.ranks import ranks_of
 from lossaware.studies.spec import Options, RunSpec, lga_options
 from lossaware.studies.statistics import summary
 from lossaware.studies.store import Store
@@ -53,6 +54,7 @@ class Comparison:
         scheduler_options: As in `RunSpec`.
         precision: As in `RunSpec`.
         device: As in `RunSpec`.
+        distributed: As in `RunSpec`.
     """
 
     task: str
@@ -68,6 +70,7 @@ class Comparison:
     scheduler_options: Options = ()
     precision: str = "fp32"
     device: str = "cpu"
+    distributed: str | None = None
 
     def spec(self, optimizer: str, lr: float, seed: int, gamma2: float | str | None) -> RunSpec:
         """One run; without LGA where gamma2 is None."""
@@ -83,6 +86,7 @@ class Comparison:
             scheduler_options=self.scheduler_options,
             precision=self.precision,
             device=self.device,
+            distributed=self.distributed,
             lga=None if gamma2 is None else lga_options({**dict(self.lga), "gamma2": gamma2}),
         )
 
@@ -203,6 +207,7 @@ def rehearse(spec: RunSpec, task: Task) -> None:
     """Make the optimizer, its scheduler and LGA as a run would."""
     run.check_spec(spec)
     optimizer = make_optimizer(spec.optimizer, task.model().parameters(), spec.lr, spec.optimizer_options)
+    ranks_of(spec.distributed).check(optimizer, spec.optimizer)
     run.make_scheduler(spec, optimizer)
     if spec.lga is not None:
         run.attach_lga(optimizer, spec.lga, steps=1)
@@ -307,6 +312,7 @@ def _facts(comparison: Comparison, task: Task, store: Store) -> dict[str, dict[s
         **{f"scheduler's {name}": str(value) for name, value in comparison.scheduler_options},
         "precision": comparison.precision,
         "device": comparison.device,
+        **({"distributed": comparison.distributed} if comparison.distributed else {}),
     }
     specs = comparison.specs()
     places: dict[str, dict[str, None]] = {}

@@ -1,11 +1,43 @@
 """The engines by name, as the command line takes them. A further one is an entry here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from lossaware.errors import UsageError
 from lossaware.studies.arguments import did_you_mean
 from lossaware.studies.engine import Engine, LocalEngine, default_jobs
 from lossaware.studies.ray_engine import RayEngine
+
+
+@contextmanager
+def opened(
+    name: str, *, jobs: int | None, device: str | None, ray_address: str | None, distributed: str | None
+) -> Iterator[Engine]:
+    """The engine that a command line asks for, while it is used.
+
+    Args:
+        name: See `make_engine`, as the next three.
+        jobs: Likewise.
+        device: Likewise.
+        ray_address: Likewise.
+        distributed: ``"ddp"`` or ``"fsdp"`` for runs that all processes of a torchrun share (of these only the first
+            comes back from here, see `lossaware.studies.distributed.joined`); None for runs of one process.
+
+    Raises:
+        UsageError: As `make_engine`; or what is asked for does not go together.
+    """
+    if distributed is None:
+        yield make_engine(name, jobs=jobs, device=device, ray_address=ray_address)
+        return
+    for option, given in (("--engine", name != "local"), ("--jobs", jobs), ("--ray-address", ray_address)):
+        if given:
+            raise UsageError(
+                f"{option} does not go with --distributed, whose runs come one after another, each on all ranks"
+            )
+    from lossaware.studies.distributed import joined
+
+    with joined(distributed) as engine:
+        yield engine
 
 
 def make_engine(

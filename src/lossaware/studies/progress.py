@@ -26,6 +26,7 @@ def describe(spec: RunSpec) -> str:
         gamma2 = dict(spec.lga).get("gamma2")
         arm = f"with LGA (gamma2 {number(gamma2)})" if isinstance(gamma2, float) else "with LGA"
     how = [*[spec.precision] * (spec.precision != "fp32"), *[spec.device] * (spec.device != "cpu")]
+    how += [spec.distributed] if spec.distributed else []
     return ", ".join([spec.optimizer, f"lr {number(spec.lr)}", arm, f"seed {spec.seed}", *how])
 
 

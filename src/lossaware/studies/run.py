@@ -24,6 +24,7 @@ from lossaware.studies.arguments import call, did_you_mean, where
 from lossaware.studies.checkpoint import Checkpoint
 from lossaware.studies.graphs import RecordedStep, Step, can_record
 from lossaware.studies.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
+from lossaware.studies.ranks import Alone, SharedCheckpoint, check_ranks, ranks_of
 from lossaware.studies.registry import load_task
 from lossaware.studies.spec import EpochRecord, Options, RunSpec
 from lossaware.studies.task import Batch, Data, Examples, Task
@@ -65,17 +66,18 @@ def run(
     with _reproducible(spec.device):
         task = load_task(spec.task, spec.task_options)
         data = task.load(data_folder)
-        training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, checkpoint)
+        shared = ranks_of(spec.distributed).checkpoint(checkpoint)
+        training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
             records.append(training.epoch(epoch, on_progress))
-            if checkpoint is not None and epoch < spec.epochs:
-                checkpoint.keep(lambda: _kept(training, records))
+            if shared is not None and epoch < spec.epochs:
+                shared.keep(lambda: _kept(training, records))
             yield records[-1]
 
 
 def _begun(
-    begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | None
+    begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | SharedCheckpoint | None
 ) -> tuple["_Training", list[EpochRecord]]:
     """A run as it stands: at its beginning, or where its checkpoint was written, with the epochs until then."""
     if checkpoint is not None and (kept := checkpoint.load()) is not None:
@@ -100,6 +102,7 @@ class _Training:
 
     def __init__(self, spec: RunSpec, task: Task, data: Data, graphs: bool = False) -> None:
         self._task = task
+        self._ranks = ranks_of(spec.distributed)
         self._device = torch.device(spec.device)
         self._batches = _Batches(spec, data, self._device)
         self._test = _Resident(data.test, self._device)
@@ -107,14 +110,16 @@ class _Training:
         torch.manual_seed(spec.seed)
         # Made on the CPU, so that it begins alike on every device.
         self._model = task.model().to(self._device)
+        measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
+        self._measure = self._ranks.spread(self._model, measure)
         self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
+        self._ranks.check(self._optimizer, spec.optimizer)
         self._scheduler = make_scheduler(spec, self._optimizer)
         self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
         # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
-        torch.manual_seed(_derived(spec.seed, "training"))
-        self._measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
-        self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device)
-        if graphs and self._device.type == "cuda" and can_record(self._optimizer):
+        torch.manual_seed(_derived(spec.seed, self._ranks.purpose("training")))
+        self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
+        if graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
             self._step = RecordedStep(self._step, self._optimizer, spec.batch_size)
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
@@ -123,12 +128,13 @@ class _Training:
         began = time.perf_counter()
         set_mode(self._optimizer, "train")
         self._model.train()
-        means = _Means(self._task)
+        means = _Means(self._task, self._ranks)
         for number, batch in enumerate(self._batches, 1):
             measures = self._step(batch)
             means.add(measures, len(batch[0]))
             report(number, measures["loss"])
         train = means.result()
+        self._ranks.settle(self._model)
         set_mode(self._optimizer, "eval")
         seconds = time.perf_counter() - began
         if isinstance(self._scheduler, ReduceLROnPlateau):
@@ -146,7 +152,7 @@ class _Training:
     @torch.no_grad()
     def _tested(self) -> dict[str, float]:
         self._model.eval()
-        means = _Means(self._task)
+        means = _Means(self._task, self._ranks)
         for batch in self._test.batches(self._task.test_batch_size, None):
             means.add(self._measure(batch), len(batch[0]))
         return means.result()
@@ -154,25 +160,23 @@ class _Training:
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on."""
         return {
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            **self._ranks.state(self._model, self._optimizer),
             "attributes": attributes(self._optimizer),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "lga": None if self._lga is None else self._lga.state_dict(),
-            "random": {name: generator.get_state() for name, generator in self._generators()},
+            "random": {name: self._ranks.gather(generator.get_state()) for name, generator in self._generators()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave, for the same specification."""
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._ranks.load(self._model, self._optimizer, state)
         vars(self._optimizer).update(state["attributes"])
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
         if self._lga is not None:
             self._lga.load_state_dict(state["lga"])
         for name, generator in self._generators():
-            generator.set_state(state["random"][name])
+            generator.set_state(self._ranks.own(state["random"][name]))
 
     def _generators(self) -> Iterator[tuple[str, torch.Generator]]:
         yield "training", torch.default_generator
@@ -242,8 +246,16 @@ class _Measure:
 class _Step:
     """A step of training on one batch. It reads nothing that a device computes, so that it never waits for one."""
 
-    def __init__(self, measure: _Measure, optimizer: Optimizer, give_loss: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        measure: Callable[[Batch], Mapping[str, Tensor]],
+        optimizer: Optimizer,
+        give_loss: bool,
+        device: torch.device,
+        ranks: Alone,
+    ) -> None:
         self._measure = measure
+        self._ranks = ranks
         self._optimizer: Any = optimizer
         self._give_loss = give_loss or takes_loss(optimizer)
         # Elsewhere gradients stay where they are, for a step that was captured in a graph finds them there again.
@@ -258,7 +270,7 @@ class _Step:
         self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._give_loss:
-            self._optimizer.step(loss=loss.detach())
+            self._optimizer.step(loss=self._ranks.mean(loss.detach()))
         else:
             self._optimizer.step()
         return {name: value.detach() for name, value in measures.items()}
@@ -267,8 +279,9 @@ class _Step:
 class _Means:
     """Means of the measures over the examples of an epoch. They stay tensors until the epoch is over."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, ranks: Alone) -> None:
         self._task = task
+        self._ranks = ranks
         self._values: dict[str, list[Tensor]] = {}
         self._sizes: list[int] = []
 
@@ -282,7 +295,11 @@ class _Means:
             raise UsageError(f"task {self._task.name!r}: a set of its data gave no batch")
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
         return {
-            name: float(torch.stack([value.reshape(()) for value in values]).cpu().double().dot(sizes) / sizes.sum())
+            name: float(
+                self._ranks.mean(
+                    torch.stack([value.reshape(()) for value in values]).cpu().double().dot(sizes) / sizes.sum()
+                )
+            )
             for name, values in self._values.items()
         }
 
@@ -388,6 +405,7 @@ def check_spec(spec: RunSpec) -> None:
         raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device 'cuda': there is no GPU that torch {torch.__version__} can use")
+    check_ranks(spec)
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

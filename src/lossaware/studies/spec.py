@@ -65,6 +65,8 @@ class RunSpec:
         batch_size: Examples a step, at least 1.
         precision: ``"fp32"`` or ``"bf16"`` (autocast).
         device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
+        distributed: ``"ddp-2"`` or ``"fsdp-2"``: how the run is shared by how many ranks, whose sums differ likewise;
+            None where it is one process.
     """
 
     task: str
@@ -80,12 +82,14 @@ class RunSpec:
     lga: Options | None = None
     precision: str = "fp32"
     device: str = "cpu"
+    distributed: str | None = None
 
     def to_json(self) -> str:
         """One canonical line; equal specifications give equal lines."""
         fields = asdict(self)
-        if self.device == "cpu":
-            del fields["device"]  # so that runs from before there was a choice keep their keys
+        for name, usual in (("device", "cpu"), ("distributed", None)):
+            if fields[name] == usual:
+                del fields[name]  # so that runs from before there was a choice keep their keys
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod

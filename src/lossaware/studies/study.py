@@ -76,6 +76,7 @@ class Settings(_Table):
     batch_size: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["fp32", "bf16"] | None = None
     device: Literal["cpu", "cuda"] | None = None
+    distributed: Annotated[str, Field(pattern=r"^(ddp|fsdp)-[1-9]\d*$")] | None = None
     seeds: int | list[int] | None = None
 
     @field_validator("seeds", mode="before")
@@ -524,6 +525,7 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
         "batch_size": settings.batch_size,
         "precision": settings.precision or "fp32",
         "device": settings.device or "cpu",
+        "distributed": settings.distributed,
     }
     return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
 

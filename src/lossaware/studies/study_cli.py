@@ -50,6 +50,7 @@ def run(
     tensorboard: Path | None = None,
     device: Literal["cpu", "cuda"] | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
+    distributed: str | None = None,
 ) -> int:
     """Carry out the runs of a study that are missing, and show its table.
 
@@ -73,21 +74,30 @@ def run(
         tensorboard: Folder for logs that TensorBoard reads.
         device: cpu or cuda, short for --set device=... It is part of what a run is, as the last bits differ.
         precision: fp32, or bf16 (autocast), short for --set precision=...
+        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
     """
     from lossaware.cli import console, say
-    from lossaware.studies.engines import make_engine
+    from lossaware.studies.engines import opened
     from lossaware.studies.measurements import measurements
+    from lossaware.studies.ranks import named_here
     from lossaware.studies.study import load_study
     from lossaware.studies.study_run import carry_out_study
 
-    place = make_engine(engine, jobs=jobs, device=device, ray_address=ray_address)
-    settings += tuple(f"{key}={value}" for key, value in (("device", device), ("precision", precision)) if value)
     study = load_study(name)
-    chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
     reused = None if fresh else results
-    failures = carry_out_study(
-        chosen, data=data, engine=place, out=out, results=reused, console=console(sys.stderr), tensorboard=tensorboard
-    )
+    with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+        short = {"device": device, "precision": precision, "distributed": named_here(distributed)}
+        settings += tuple(f"{key}={value}" for key, value in short.items() if value)
+        chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
+        failures = carry_out_study(
+            chosen,
+            data=data,
+            engine=place,
+            out=out,
+            results=reused,
+            console=console(sys.stderr),
+            tensorboard=tensorboard,
+        )
     with measurements(out, reused) as there:
         _print(there.table(study, chosen.overrides))
     if failures:
