@@ -200,6 +200,8 @@ def commands() -> list[tuple[str, list[str]]]:
             for offset, said in enumerate(text.splitlines()):
                 for command in said.removeprefix("$ ").split("&&"):
                     if words := shlex.split(command, comments=True):
+                        if words[0] == "torchrun" and "-m" in words:  # what it starts is a command as any other
+                            words = words[words.index("-m") + 1 :]
                         found.append((f"{name_of(page)}, line {line + offset}", words))
     return found
 

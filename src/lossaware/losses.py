@@ -67,7 +67,8 @@ def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None) -> LossVal
         device = torch.device(torch.accelerator.current_accelerator() or "cpu")
     own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
     all_losses = own.new_empty(dist.get_world_size(group))
-    dist.all_gather_into_tensor(all_losses, own, group=group)
+    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
+    gather(all_losses, own, group=group)
     if device.type == "cpu":
         values: list[float] = all_losses.tolist()
         return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan

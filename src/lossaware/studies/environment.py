@@ -73,5 +73,14 @@ def _command() -> str:
     program, *arguments = sys.argv or [""]
     name = Path(program).name
     if name == "__main__.py":
-        return shlex.join(["python", "-m", Path(program).parent.name, *arguments])
+        return shlex.join([*_launcher(), "-m", Path(program).parent.name, *arguments])
     return shlex.join([name, *arguments])
+
+
+def _launcher() -> list[str]:
+    """What runs a module: Python, or torchrun, which sets these variables."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["python"]
+    nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
+    several = [] if nodes == "1" else ["--nnodes", nodes]
+    return ["torchrun", *several, "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
