@@ -108,7 +108,7 @@ def bandwidth() -> list[Goal]:
         lga._state_on(loss.device)
         launcher = lga._launcher
         assert launcher is not None
-        groups = [([(p.detach(), p.grad) for p in params], GAMMA2, False)]
+        groups = [([(p.detach(), p.grad, None) for p in params], GAMMA2, False)]
         launcher.step(groups, loss, None)
         check_correction(before.cpu(), params[0].detach().cpu(), params[0].grad.cpu(), GAMMA2 * LOSS)
         graph = torch.cuda.CUDAGraph()  # so that the host's time is not measured

@@ -110,7 +110,8 @@ class SelfSet:
     steps_per_status: int
     scale: float  # root mean square of the parameters at the start
     xi: float = 1.0
-    reach: float = 0.05
+    reach: float = 0.02
+    momentum: float = 0.9
     growth: float = 1.3
     shrink: float = 0.6
     fade: float = 0.93
@@ -119,6 +120,7 @@ class SelfSet:
     upper: float = math.nan  # U, the first finite loss
     factor: float = 1.0
     previous: tuple[float, float] | None = None  # mean loss of the last status, and the variance of that mean
+    mean: Array | float = 0.0  # of the gradients, over the steps that pushed
     pending: list[float] = field(default_factory=list)
 
     def share(self, loss: float | None) -> float:
@@ -145,12 +147,17 @@ class SelfSet:
                 self.factor *= self.fade
             else:
                 self.factor *= self.growth if change < 0 else self.shrink
+            if mean > 0 and self.upper > 0:
+                self.factor = min(self.factor, math.sqrt(self.upper / mean))
         self.previous = mean, variance
 
     def correction(self, share: float, g: Array) -> Array:
-        """Return what is subtracted beside the base step; elements with a gradient of 0 rest."""
-        push = share * self.reach * self.scale * self.xi / phi(g, self.xi)
-        return np.where(g == 0, 0.0, push)
+        """Return what is subtracted beside the base step; elements whose mean gradient is 0 rest."""
+        if share == 0:
+            return np.zeros_like(g)
+        self.mean = self.momentum * self.mean + (1 - self.momentum) * g
+        push = share * self.reach * self.scale * self.xi / phi(self.mean, self.xi)
+        return np.where(self.mean == 0, 0.0, push)
 
 
 # ------------------------------------------------------------------------------------------------ the base optimizers

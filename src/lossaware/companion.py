@@ -16,6 +16,7 @@ from lossaware.correction import Correction
 from lossaware.gamma2 import SelfSet, make_strategy, scale_of
 from lossaware.gradients import StepGradients
 from lossaware.losses import LossValue, ObservedLosses, is_shared, mean_over_ranks, read_loss, wide
+from lossaware.means import RunningMeans
 from lossaware.meter import Measurement, UpdateMeter
 from lossaware.notices import BackoffNotice, StatusNotice
 from lossaware.status import HOST, Law, LowerBound, State, Status, make_lower_bound, summarize
@@ -45,7 +46,8 @@ class LGA:
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
+            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how. It needs one more
+            tensor a parameter, which is kept in the optimizer's state and goes into its checkpoints.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
@@ -55,7 +57,7 @@ class LGA:
             lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
             them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
-            sets itself.
+            sets itself; there phi reads a running mean of the gradients, and it is that which is 0.
         process_group: The ranks over which the loss is averaged; None means all of them.
 
     Raises:
@@ -121,6 +123,7 @@ class LGA:
         self._observed = ObservedLosses([p for group in optimizer.param_groups for p in group["params"]])
         self._loss: LossValue | None = None  # of the step in progress
         self._gradients = StepGradients(optimizer)
+        self._means = RunningMeans(optimizer, strategy.momentum) if strategy.momentum else None
         self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         # Other loss-aware optimizers, such as MoMo, have a step(loss=...) of their own.
@@ -230,6 +233,8 @@ class LGA:
             return
         if self._meter is not None:
             self._meter.after_base()
+        if self._means is not None:
+            self._means.make()
         push = self._push()
         if not (isinstance(push, float) and push == 0.0):
             self._correction.reseed(self._seed())
@@ -281,6 +286,8 @@ class LGA:
         amount: LossValue,
     ) -> None:
         maximize = bool(group.get("maximize", False))
+        if self._means is not None:
+            pairs = self._means.take_in(pairs, amount)
         correction.apply(pairs, amount, maximize=maximize)
         if isinstance(self.optimizer, ASGD):
             # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
@@ -365,17 +372,20 @@ class LGA:
         gradient_of = self._gradients.after_step()
         groups = [
             (
-                [(p.detach(), g) for p in group["params"] if (g := gradient_of(p)) is not None],
+                [(p.detach(), g, self._mean_of(p, g)) for p in group["params"] if (g := gradient_of(p)) is not None],
                 float(unit),
                 bool(group.get("maximize", False)),
             )
             for group, unit in zip(self.optimizer.param_groups, self._units(), strict=True)
         ]
-        groups = [(pairs, unit, maximize) for pairs, unit, maximize in groups if unit != 0]
-        if not all(launcher.takes(p, g) for pairs, _, _ in groups for p, g in pairs):
+        groups = [group for group in groups if group[1] != 0]
+        if not all(launcher.takes(p, g, mean) for tensors, _, _ in groups for p, g, mean in tensors):
             return False
         launcher.step(groups, loss, found_inf)
         return True
+
+    def _mean_of(self, parameter: Tensor, gradient: Tensor) -> Tensor | None:
+        return None if self._means is None else self._means.of(parameter, gradient)
 
     def _warn_of_missing_loss(self) -> None:
         if not self._steps_without_loss:
@@ -440,7 +450,9 @@ class LGA:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
 
-        Losses observed since the last step are not in it, as the gradients they belong to are in no checkpoint.
+        Where gamma2 sets itself, the running means of the gradients are in the optimizer's own
+        state_dict. Losses observed since the last step are not in it, as the gradients they belong to are in no
+        checkpoint.
         """
         return {
             "hyperparameters": self._hyperparameters(),
@@ -490,7 +502,10 @@ class LGA:
     # Coming and going -------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Leave the optimizer; it is then as it was before. Detaching twice does nothing."""
+        """Leave the optimizer; it is then as it was before. Detaching twice does nothing.
+
+        Running means of gradients stay in the optimizer's state, for an LGA that is attached next.
+        """
         for handle in self._handles:
             handle.remove()
         if self._handles:

@@ -81,7 +81,7 @@ class Correction:
             self._number += 1
             if tracing and not gradient.is_sparse:
                 with torch.no_grad():
-                    self._trace(_as_reals(_local(parameter)), _as_reals(_local(gradient)), amount, maximize)
+                    self._trace(_as_reals(as_local(parameter)), _as_reals(as_local(gradient)), amount, maximize)
             elif (
                 parameter.__class__ in _PLAIN
                 and gradient.__class__ in _PLAIN
@@ -94,7 +94,7 @@ class Correction:
                 batch.add(parameter, gradient, self._number)
             else:
                 with torch.no_grad():
-                    self._apply_to_views(batch, _local(parameter), _local(gradient))
+                    self._apply_to_views(batch, as_local(parameter), as_local(gradient))
         batch.run()
 
     def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
@@ -295,7 +295,7 @@ def _portions(pairs: Sequence[Pair]) -> Iterable[list[Pair]]:
         yield portion
 
 
-def _local(tensor: Tensor) -> Tensor:
+def as_local(tensor: Tensor) -> Tensor:
     """This rank's part of a distributed tensor; other tensors as they are."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local.detach()

@@ -28,6 +28,10 @@ class Strategy(Protocol):
 
     defaults: ClassVar[Defaults]
 
+    @property
+    def momentum(self) -> float:
+        """Weight of the earlier gradients in the running mean that phi reads, in [0, 1); 0 is the gradient itself."""
+
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """How many steps are judged together."""
 
@@ -57,6 +61,11 @@ class BackOff:
 
     backoff: float = 0.1
 
+    @property
+    def momentum(self) -> float:
+        """See `Strategy.momentum`."""
+        return 0.0
+
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """See `Strategy.steps_per_status`: one status an epoch."""
         return steps_per_epoch
@@ -80,12 +89,19 @@ class SelfSet:
     sqrt(U * Omega) in place of Omega. Near a minimum the loss goes with the square of the distance from it, so that a
     push along signs, which has the same size near and far, thus goes with the distance.
 
+    What phi reads is a running mean of the gradients, and not a batch's own. A push along the sign of each gradient
+    rests where half of them point either way, which is not where their mean is 0: the few examples that are still wrong
+    have large gradients, and are outvoted by the many that are right.
+
     After each status, m grows where the mean loss fell by more than ``certainty`` standard errors of the difference,
     shrinks where it rose by more, and fades where neither is certain. So noise alone ends the push, and it ends it at
-    a known rate.
+    a known rate. It never stands above what the bound lets through at the status' mean loss, so that it has nothing to
+    come down from when the push must become smaller.
 
     Args:
         reach: The most that one push may move a parameter, as a share of s, above 0.
+        momentum: Weight of the earlier gradients in their running mean, in [0, 1); 0 reads each batch's own, and saves
+            the mean, which is one more tensor a parameter. Sparse gradients are read as they are.
         growth: Factor on m where the loss surely fell, at least 1.
         shrink: Factor where it surely rose, in (0, 1].
         fade: Factor where neither is sure, in (0, 1].
@@ -99,7 +115,8 @@ class SelfSet:
 
     defaults: ClassVar[Defaults] = Defaults(eps=0.0, xi=1.0, lower_bound="zero", zero_gradient="rest")
 
-    reach: float = 0.05
+    reach: float = 0.02
+    momentum: float = 0.9
     growth: float = 1.3
     shrink: float = 0.6
     fade: float = 0.93
@@ -110,6 +127,7 @@ class SelfSet:
     def __post_init__(self) -> None:
         for name, fine, allowed in (
             ("reach", 0 < self.reach <= 1, "above 0 and at most 1"),
+            ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
             ("growth", 1 <= self.growth <= 10, "from 1 to 10"),
             ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
             ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
@@ -125,7 +143,11 @@ class SelfSet:
         change, before = mean - state.mean, state.decay
         sure = change * change > self.certainty**2 * (error + state.error)
         unless_it_fell = ops.where(sure & (change > 0), before * self.shrink, before * self.fade)
-        return ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
+        wanted = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
+        # Where the push at the mean loss is the largest that is allowed; there is none where a loss is 0 or below.
+        bounded = (mean > 0) & (state.upper > 0)
+        most = (ops.where(bounded, state.upper, 1.0) / ops.where(bounded, mean, 1.0)) ** 0.5
+        return ops.where(bounded & (wanted > most), most, wanted)
 
     def push(self, state: "State", ops: "Ops") -> "Scalar":
         """See `Strategy.push`. At most 1."""

@@ -20,12 +20,14 @@ from lossaware.correction import NOISE_BITS
 from lossaware.gamma2 import BackOff, SelfSet
 from lossaware.status import Average, Law, LowerBound, Momentum, Progressive, State, Zero
 
-Group = tuple[Sequence[tuple[Tensor, Tensor]], float, bool]
-"""Parameters with their gradients, their gamma2, and whether the base maximizes."""
+Group = tuple[Sequence[tuple[Tensor, Tensor, Tensor | None]], float, bool]
+"""Parameters with their gradients and the means of these, where phi reads means; gamma2; whether the base maximizes."""
 
 _BLOCK = 8192
 """Elements that a program takes at a time."""
 _PROGRAMS_A_PROCESSOR = 8
+_COLUMNS = 7
+"""Of a row: where parameter, gradient and mean lie, elements, the first one's place, the noise's key, maximize."""
 
 _GOLDEN = 0x9E3779B9
 _FIELDS = len(State._fields)
@@ -57,7 +59,8 @@ class Launcher:
         self._held = held
         self._rest = rest
         self._self_set = isinstance(law.strategy, SelfSet)
-        constants = [float(law.steps_per_status), law.eps, number, xi, *_factors(law)]
+        self._momentum = law.strategy.momentum
+        constants = [float(law.steps_per_status), law.eps, number, xi, *_factors(law), 1 - self._momentum]
         self._constants = torch.tensor(constants, dtype=torch.float64, device=held.device)
         self._push = torch.zeros(2, dtype=torch.float64, device=held.device)  # of the step, in units; the seed
         self._arrived = torch.zeros((), dtype=torch.int32, device=held.device)
@@ -69,16 +72,15 @@ class Launcher:
         """Whether the kernel has this law's lower bound and strategy; any other object runs as torch operators."""
         return type(law.lower_bound) in _BOUNDS and type(law.strategy) in (BackOff, SelfSet)
 
-    def takes(self, parameter: Tensor, gradient: Tensor) -> bool:
-        """Whether both are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
-        return (
-            type(parameter) is type(gradient) is Tensor
-            and parameter.dtype in _WORK
-            and gradient.dtype == parameter.dtype
-            and parameter.device == gradient.device == self._held.device
-            and gradient.layout is torch.strided
-            and parameter.is_contiguous()
-            and gradient.is_contiguous()
+    def takes(self, parameter: Tensor, gradient: Tensor, mean: Tensor | None = None) -> bool:
+        """Whether all are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
+        return parameter.dtype in _WORK and all(
+            type(tensor) is Tensor
+            and tensor.dtype == parameter.dtype
+            and tensor.device == self._held.device
+            and tensor.layout is torch.strided
+            and tensor.is_contiguous()
+            for tensor in (parameter, gradient, *([] if mean is None else [mean]))
         )
 
     def step(self, groups: Iterable[Group], loss: Tensor, found_inf: Tensor | None) -> None:
@@ -89,12 +91,12 @@ class Launcher:
             loss: A float64 tensor with one element, on the device.
             found_inf: Of a gradient scaler: where it is above 0, nothing moves, the state included.
         """
-        rows: dict[torch.dtype, list[tuple[Tensor, Tensor, int, float, bool]]] = {}
+        rows: dict[torch.dtype, list[_Row]] = {}
         number = 0
-        for pairs, gamma2, maximize in groups:
-            for p, g in pairs:
+        for tensors, gamma2, maximize in groups:
+            for p, g, mean in tensors:
                 number += 1
-                rows.setdefault(p.dtype, []).append((p, g, number, gamma2, maximize))
+                rows.setdefault(p.dtype, []).append((p, g, g if mean is None else mean, number, gamma2, maximize))
         with_law = True
         for dtype, some in rows.items() or [(torch.float32, [])]:
             table = self._tables.setdefault(dtype, _Table(self._held.device))
@@ -115,15 +117,20 @@ class Launcher:
                 SELF_SET=self._self_set,
                 SCALER=found_inf is not None,
                 REST=self._rest,
+                MEANS=self._momentum > 0,
                 WORK=_WORK[dtype],
                 STORED=_STORED[dtype],
                 NOISE=NOISE_BITS.get(dtype, 0),
                 ALIGNED=table.aligned,
                 FIELDS=_FIELDS,
+                COLUMNS=_COLUMNS,
                 BLOCK=_BLOCK,
                 num_warps=8,
             )
             with_law = False
+
+
+_Row = tuple[Tensor, Tensor, Tensor, int, float, bool]
 
 
 class _Table:
@@ -131,29 +138,32 @@ class _Table:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._known: list[tuple[int, int, int, int, float, bool]] | None = None
+        self._known: list[tuple[tuple[int, ...], int, int, float, bool]] | None = None
         self._staging: list[Tensor] = []
-        self.rows = torch.zeros(6, dtype=torch.int64, device=device)
+        self.rows = torch.zeros(_COLUMNS, dtype=torch.int64, device=device)
         self.gammas = torch.zeros(1, dtype=torch.float64, device=device)
         self.length = 0
         self.aligned = True
 
-    def fill(self, pairs: list[tuple[Tensor, Tensor, int, float, bool]]) -> None:
-        known = [(p.data_ptr(), g.data_ptr(), p.numel(), number, gamma2, m) for p, g, number, gamma2, m in pairs]
+    def fill(self, tensors: list[_Row]) -> None:
+        known: list[tuple[tuple[int, ...], int, int, float, bool]] = [
+            ((p.data_ptr(), g.data_ptr(), m.data_ptr()), p.numel(), number, gamma2, maximize)
+            for p, g, m, number, gamma2, maximize in tensors
+        ]
         if known == self._known:
             return
         self._known = known
-        self.aligned = all(p % 16 == 0 and g % 16 == 0 for p, g, *_ in known)
+        self.aligned = all(pointer % 16 == 0 for pointers, *_ in known for pointer in pointers)
         parts, gammas = [], []
-        for (p, g, size, number, gamma2, maximize), (tensor, *_) in zip(known, pairs, strict=True):
+        for (pointers, size, number, gamma2, maximize), (tensor, *_) in zip(known, tensors, strict=True):
             start = torch.arange(0, size, _BLOCK, device="cpu")
-            part = torch.empty(len(start), 6, dtype=torch.int64, device="cpu")
-            part[:, 0] = p + start * tensor.element_size()
-            part[:, 1] = g + start * tensor.element_size()
-            part[:, 2] = (size - start).clamp(max=_BLOCK)
-            part[:, 3] = start
-            part[:, 4] = number * _GOLDEN & 0xFFFFFFFF
-            part[:, 5] = int(maximize)
+            part = torch.empty(len(start), _COLUMNS, dtype=torch.int64, device="cpu")
+            for column, pointer in enumerate(pointers):
+                part[:, column] = pointer + start * tensor.element_size()
+            part[:, 3] = (size - start).clamp(max=_BLOCK)
+            part[:, 4] = start
+            part[:, 5] = number * _GOLDEN & 0xFFFFFFFF
+            part[:, 6] = int(maximize)
             parts.append(part)
             gammas.append(torch.full((len(start),), gamma2, dtype=torch.float64, device="cpu"))
         self.length = sum(map(len, parts))
@@ -206,11 +216,13 @@ def _step_kernel(  # type: ignore[no-untyped-def]
     SELF_SET: tl.constexpr,
     SCALER: tl.constexpr,
     REST: tl.constexpr,
+    MEANS: tl.constexpr,
     WORK: tl.constexpr,
     STORED: tl.constexpr,
     NOISE: tl.constexpr,
     ALIGNED: tl.constexpr,
     FIELDS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
@@ -255,7 +267,12 @@ def _step_kernel(  # type: ignore[no-untyped-def]
             sure = change * change > tl.load(constants + 7) * (error + old_error)
             other = tl.where(sure & (change > 0.0), shrink, tl.load(constants + 6))
             factor = tl.where(sure & (change < 0.0), tl.load(constants + 5), other)
-        decay = tl.where(complete & (old_statuses > 0.0), old_decay * factor, old_decay)
+        moved_on = old_decay * factor
+        if SELF_SET:
+            bounded = (mean > 0.0) & (upper > 0.0)
+            most = tl.sqrt(tl.where(bounded, upper, 1.0) / tl.where(bounded, mean, 1.0))
+            moved_on = tl.where(bounded & (moved_on > most), most, moved_on)
+        decay = tl.where(complete & (old_statuses > 0.0), moved_on, old_decay)
         statuses = old_statuses + 1.0
         if BOUND == 0:  # Eq. 3
             weight = number / tl.log(statuses + 10.0)
@@ -308,8 +325,8 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         xi = tl.load(constants + 3).to(WORK)
         places = tl.arange(0, BLOCK)
         for row in range(program, length, tl.num_programs(0)):
-            record = rows + tl.cast(row, tl.int64) * 6
-            size = tl.load(record + 2)
+            record = rows + tl.cast(row, tl.int64) * COLUMNS
+            size = tl.load(record + 3)
             p_pointer = tl.load(record).to(tl.pointer_type(STORED))
             g_pointer = tl.load(record + 1).to(tl.pointer_type(STORED))
             if ALIGNED:
@@ -324,7 +341,25 @@ def _step_kernel(  # type: ignore[no-untyped-def]
                 g = (g.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
             p = p.to(WORK)
             g = g.to(WORK)
-            g = tl.where(tl.load(record + 5) != 0, -g, g)
+            if MEANS:
+                m_pointer = tl.load(record + 2).to(tl.pointer_type(STORED))
+                if ALIGNED:
+                    m_pointer = tl.multiple_of(m_pointer, 16)
+                m = tl.load(m_pointer + places, mask=mask, other=0)
+                if NOISE == 16:
+                    m = (m.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+                m = m.to(WORK)
+                m = m + tl.load(constants + 8).to(WORK) * (g - m)
+                if NOISE == 16:  # to nearest, and of two to the even one; NaN, whose bits would run over, stays
+                    bits = m.to(tl.uint32, bitcast=True)
+                    bits = tl.where(m != m, bits, bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+                    tl.store(m_pointer + places, bits.to(STORED), mask=mask)
+                    m = (bits << 16).to(tl.float32, bitcast=True)
+                else:
+                    tl.store(m_pointer + places, m.to(STORED), mask=mask)
+                    m = m.to(STORED).to(WORK)
+                g = m
+            g = tl.where(tl.load(record + 6) != 0, -g, g)
             phi = tl.where(g >= 0, g + xi, g - xi)  # Eq. 5
             # In float32 the operator is rounded in its own way on GPUs, other than torch's.
             pushed = tl.div_rn(amount, phi) if tl.float32 == WORK else amount / phi
@@ -332,8 +367,8 @@ def _step_kernel(  # type: ignore[no-untyped-def]
                 pushed = tl.where(g == 0, 0.0, pushed)
             p = p - pushed
             if NOISE != 0:
-                key = _mixed(_mixed(steps.to(tl.int64).to(tl.uint32)) + tl.load(record + 4).to(tl.uint32))
-                noise = _mixed(key + (tl.load(record + 3) + places).to(tl.uint32))
+                key = _mixed(_mixed(steps.to(tl.int64).to(tl.uint32)) + tl.load(record + 5).to(tl.uint32))
+                noise = _mixed(key + (tl.load(record + 4) + places).to(tl.uint32))
                 lift = tl.where(mask, 0.0, 0.0)
                 if NOISE == 13:  # float16 has subnormals
                     small = tl.where(p >= 0, 6.103515625e-05, -6.103515625e-05)

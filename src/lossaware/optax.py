@@ -41,12 +41,15 @@ class LossAwareState(NamedTuple):
         gamma2: gamma2 at the last step, after all that moved it; shape ().
         base: State of the base optimizer.
         scale: Where gamma2 sets itself, the root mean square of the parameters at the start, else 0; shape ().
+        mean: Where gamma2 sets itself, the running mean of the gradients over the steps that pushed, in the shapes and
+            dtypes of the parameters, 0 before the first; else None.
     """
 
     law: State
     gamma2: jax.Array
     base: PyTree
     scale: jax.Array
+    mean: PyTree = None
 
 
 def loss_aware(
@@ -93,7 +96,8 @@ def loss_aware(
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how.
+            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how. It keeps one more
+            array a parameter, a running mean of the gradients.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
@@ -104,7 +108,7 @@ def loss_aware(
             lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
             them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
-            sets itself.
+            sets itself; there phi reads a running mean of the gradients, and it is that which is 0.
         axis_name: Mapped axis, or axes, over whose devices the loss is averaged, inside `jax.shard_map`, `jax.pmap` or
             `jax.vmap`. None where the loss is that of the whole batch already, as under plain `jax.jit`.
 
@@ -159,7 +163,8 @@ def loss_aware(
     def init(params: PyTree) -> LossAwareState:
         scale = _scale_of(params) if sets_itself else jnp.zeros((), _float())
         start = jnp.zeros((), _float()) if sets_itself else jnp.asarray(gamma2, _float())
-        return LossAwareState(_fresh(), start, inner.init(params), scale)
+        mean = jax.tree.map(jnp.zeros_like, params) if strategy.momentum else None
+        return LossAwareState(_fresh(), start, inner.init(params), scale, mean)
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
@@ -178,8 +183,14 @@ def loss_aware(
             amount = gamma2_now * moved.omega
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
-        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, zero_gradient == "rest"), stepped, updates)
-        return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale)
+        mean, read = state.mean, updates
+        if strategy.momentum:
+            weight = 1 - strategy.momentum
+            mean = read = jax.tree.map(
+                lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), state.mean, updates
+            )
+        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, zero_gradient == "rest"), stepped, read)
+        return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -31,18 +31,26 @@ SELF_SET_DEFAULTS: Mapping[str, Any] = {
     "xi": 1.0,
     "lower_bound": "zero",
     "zero_gradient": "rest",
+    "gamma2.reach": 0.02,
+    "gamma2.momentum": 0.9,
+    "gamma2.growth": 1.3,
+    "gamma2.shrink": 0.6,
+    "gamma2.fade": 0.93,
+    "gamma2.certainty": 1.0,
+    "gamma2.statuses_per_epoch": 10,
+    "gamma2.steps_at_least": 25,
 }
-"""The same for a gamma2 that sets itself."""
+"""The same for a gamma2 that sets itself; a rule with other constants gives other runs."""
+
+
+_WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least")
 
 
 def lga_options(given: Mapping[str, Any]) -> Options:
     """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
     whole = {**(SELF_SET_DEFAULTS if given.get("gamma2") == "auto" else LGA_DEFAULTS), **given}
     return options(
-        **{
-            name: float(value) if type(value) is int and name != "steps_per_epoch" else value
-            for name, value in whole.items()
-        }
+        **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
     )
 
 
