@@ -38,10 +38,12 @@ def attach(optimizer: torch.optim.Optimizer, gamma2: float = GAMMA2) -> LGA:
     return LGA(optimizer, steps_per_epoch=10**9, gamma2=gamma2, xi=XI, lower_bound=ZeroBound())
 
 
-def check_correction(before: Tensor, after: Tensor, gradient: Tensor, amount: float, steps: int = 1) -> None:
+def check_correction(
+    before: Tensor, after: Tensor, gradient: Tensor, amount: float, steps: int = 1, xi: float = XI
+) -> None:
     """Assert that the parameters were pushed as Eq. 2 and Eq. 5 say, so that nothing was timed that did nothing."""
     some = slice(0, 10_000)
-    push = amount / reference.phi(gradient[some].double().numpy(), XI)
+    push = amount / reference.phi(gradient[some].double().numpy(), xi)
     expected = before[some].double().numpy() - steps * push
     np.testing.assert_allclose(after[some].double().numpy(), expected, rtol=0, atol=1e-6 * steps)
     assert not np.array_equal(after[some].numpy(), before[some].numpy())

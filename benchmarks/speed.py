@@ -22,7 +22,7 @@ from benchmarks import peers, steps, training
 from benchmarks.goals import Goal, as_markdown
 from benchmarks.timing import circumstances
 
-PARTS = ("eager", "closed", "compiled", "whole", "peers", "studies", "scaling")
+PARTS = ("eager", "closed", "auto", "compiled", "whole", "peers", "studies", "scaling")
 FOLDER = Path(__file__).parents[1] / "results" / "speed"
 
 
@@ -58,6 +58,8 @@ def measure(part: str, seconds: float) -> tuple[list[Goal], dict[str, list[dict[
             return list(steps.eager(seconds)), {}
         case "closed":
             return list(steps.closed_gate(seconds)), {}
+        case "auto":
+            return list(steps.self_set(seconds)), {}
         case "compiled":
             goals, rows = steps.compiled(seconds)
             return goals, {"compiled": rows}

@@ -11,9 +11,10 @@ from torch import Tensor
 from benchmarks.goals import Goal
 from benchmarks.parameters import GAMMA2, LOSS, XI, attach, check_correction, make_parameters
 from benchmarks.timing import take_turns, threads
-from lossaware import LGA
+from lossaware import LGA, SelfSet
 from lossaware.compiled import compiler_arguments
 from lossaware.correction import Correction
+from lossaware.means import MEAN
 
 AMOUNT = 1e-6
 TINY = 1e-9  # a learning rate that moves nothing out of its range in thousands of steps
@@ -98,6 +99,40 @@ def closed_gate(seconds: float) -> Iterator[Goal]:
         times = take_turns({"base": small.step, "closed": lambda: step(loss=loss)}, seconds, most=400, calls=100)
         microseconds = (times.least("closed") - times.least("base")) * 1e3
         yield Goal("4 closed gate", "Python of hooks and law", microseconds, 20.0, unit="µs")
+
+
+def self_set(seconds: float) -> Iterator[Goal]:
+    """Whole eager steps with a gamma2 that sets itself, with a fixed one and without, on the same parameters and state.
+
+    The limits are what the bytes say that each must move, in units of 4 for each parameter: 3 for SGD and 7 for Adam, 3
+    for the correction, and 3 more for the running mean.
+    """
+    with threads(1):
+        for name, limit in (("SGD", 9 / 6), ("Adam", 13 / 10)):
+            params = make_parameters(10**7, 10)
+            plain, fixed, ours = (BASES[name][0](params, lr=TINY) for _ in range(3))
+            plain.step()
+            fixed.state = ours.state = plain.state
+            attach(fixed)
+            rule = SelfSet(reach=1e-5)  # so that thousands of steps move no parameter out of its range
+            lga = LGA(ours, steps_per_epoch=10**9, gamma2=rule)
+            steps: dict[str, Any] = {
+                "base": plain.step,
+                "fixed": partial(fixed.step, loss=LOSS),
+                "auto": partial(ours.step, loss=LOSS),
+            }
+            before = params[0].detach().clone()
+            steps["auto"]()
+            check_correction(
+                before, params[0].detach(), ours.state[params[0]][MEAN], rule.reach * lga._scales[0], xi=lga.xi
+            )
+            times = take_turns(steps, seconds)
+            assert lga.status.open_share == 1
+            what = f"{name}, 10 M, step with gamma2 'auto'"
+            yield Goal("5 auto", f"{what} / with a fixed one", times.ratio("auto", "fixed"), limit)
+            yield Goal(
+                "5 auto", f"{what} / base step", times.ratio("auto", "base"), limit * (2 if name == "SGD" else 10 / 7)
+            )
 
 
 def compiled_base(optimizer: torch.optim.Optimizer, arguments: dict[str, Any]) -> Callable[[], None]:

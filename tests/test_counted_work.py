@@ -39,13 +39,15 @@ class Operators(TorchDispatchMode):
         return out
 
 
-def made(name: str, *, lga: bool, tensors: int = 50, **arguments: Any) -> tuple[Any, LGA | None]:
+def made(
+    name: str, *, lga: bool, tensors: int = 50, gamma2: float | str = 1e-8, **arguments: Any
+) -> tuple[Any, LGA | None]:
     torch.manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(100)) for _ in range(tensors)]
     for p in params:
         p.grad = torch.randn(100)
     optimizer = torch_optimizer(name, params, lr=0.01, **arguments)
-    return optimizer, LGA(optimizer, steps_per_epoch=10) if lga else None
+    return optimizer, LGA(optimizer, steps_per_epoch=10, gamma2=gamma2) if lga else None
 
 
 def operators(optimizer: Any, **step: Any) -> Operators:
@@ -72,6 +74,18 @@ def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any],
     assert found.made == base.made
     assert lga is not None
     assert (lga.status.open_share > 0) == (loss is OPEN)
+
+
+@needs_library
+def test_a_gamma2_that_sets_itself_moves_the_means_by_one_operator() -> None:
+    plain, _ = made("sgd", lga=False)
+    ours, lga = made("sgd", lga=True, gamma2="auto")
+    base, found = operators(plain), operators(ours, loss=OPEN)
+    expected = {"aten._local_scalar_dense.default": 1, "aten._foreach_lerp_.Scalar": 1}
+    assert found.counts - base.counts == Counter(expected)
+    assert found.made == base.made
+    assert lga is not None
+    assert lga.status.open_share == 1
 
 
 def test_without_the_library_a_closed_gate_still_costs_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:

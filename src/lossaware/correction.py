@@ -81,7 +81,12 @@ class Correction:
             self._number += 1
             if tracing and not gradient.is_sparse:
                 with torch.no_grad():
-                    self._trace(_as_reals(as_local(parameter)), _as_reals(as_local(gradient)), amount, maximize)
+                    self._trace(
+                        _as_reals(as_local(parameter).detach()),
+                        _as_reals(as_local(gradient).detach()),
+                        amount,
+                        maximize,
+                    )
             elif (
                 parameter.__class__ in _PLAIN
                 and gradient.__class__ in _PLAIN
@@ -94,7 +99,7 @@ class Correction:
                 batch.add(parameter, gradient, self._number)
             else:
                 with torch.no_grad():
-                    self._apply_to_views(batch, as_local(parameter), as_local(gradient))
+                    self._apply_to_views(batch, as_local(parameter).detach(), as_local(gradient).detach())
         batch.run()
 
     def _apply_to_views(self, batch: "_Batch", parameter: Tensor, gradient: Tensor) -> None:
@@ -298,7 +303,7 @@ def _portions(pairs: Sequence[Pair]) -> Iterable[list[Pair]]:
 def as_local(tensor: Tensor) -> Tensor:
     """This rank's part of a distributed tensor; other tensors as they are."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local.detach()
+    return local
 
 
 def _as_reals(tensor: Tensor) -> Tensor:
