@@ -1,4 +1,4 @@
-"""A run that another one tells: under a scheduler that never acts."""
+"""Runs that others tell: under a scheduler that never acts, or shorter."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 from lossaware.cli import main
 from lossaware.studies.equal_runs import adopt_equal
 from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.spec import RunSpec, lga_options, options
 from lossaware.studies.store import Store
 
 PLAIN = RunSpec("digits", "adam", 0.003, 0, 6, 100, options(hidden=8), lga=options(gamma2=1e-6))
@@ -74,6 +74,61 @@ def test_an_unfinished_run_tells_nothing(store):
     assert adopt_equal([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0
 
 
+LONG = RunSpec("digits", "sgd", 0.01, 0, 5, 100, options(hidden=8))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "lga": options(gamma2=1e-6)},
+        {"optimizer": "adam", "lga": lga_options({"gamma2": "auto"})},
+        # A length that a scheduler is told by name is the same in both.
+        {"scheduler": "CosineAnnealingLR", "scheduler_options": options(T_max=5)},
+    ],
+    ids=["SGD", "Adam with LGA", "Adam with gamma2 that sets itself", "scheduler"],
+)
+def test_a_run_is_the_beginning_of_a_longer_one(store, changes):
+    long = replace(LONG, **changes)
+    stored(store, long)
+    spec = replace(long, epochs=3)
+    assert adopt_equal([spec], store, store) == 1
+    assert store.complete(spec)
+    assert exact(store.records(spec)) == exact(run(spec, None))
+    assert store.environment(spec) == store.environment(long)
+    assert exact(store.records(long)) == exact(run(long, None))  # which is as it was
+
+
+def test_a_scheduler_that_knows_the_length_makes_another_run(store):
+    cosine = replace(LONG, scheduler="CosineAnnealingLR", scheduler_options=options(T_max=5))
+    stored(store, cosine)
+    spec = replace(cosine, epochs=3, scheduler_options=options(T_max=3))
+    assert adopt_equal([spec, replace(LONG, epochs=3)], store, store) == 0
+    assert exact(store.records(cosine))[:3] != exact(run(spec, None))
+
+
+def test_a_longer_run_must_be_longer_and_complete(store):
+    stored(store, LONG, epochs=4)
+    stored(store, replace(LONG, seed=1, epochs=2))
+    assert adopt_equal([replace(LONG, epochs=3), replace(LONG, seed=1, epochs=3)], store, store) == 0
+
+
+def test_both_at_once(store):
+    """A short run under a scheduler that acts later than it ends, from a long one without."""
+    stored(store, PLAIN)
+    acts = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=EAGER)
+    early = replace(acts, epochs=3)
+    assert adopt_equal([acts, early, replace(acts, epochs=5)], store, store) == 1
+    assert exact(store.records(early)) == exact(run(early, None))
+
+
+def test_a_task_of_ones_own_is_not_taken(store):
+    """Nothing says that it is still what it was."""
+    own = replace(LONG, task="lossaware.studies.tasks.digits:build")
+    stored(store, own)
+    assert adopt_equal([replace(own, epochs=3)], store, store) == 0
+
+
 def test_a_study_computes_it_once(tmp_path, capsys):
     (tmp_path / "grid.toml").write_text("""
 title = "With and without a scheduler"
@@ -104,5 +159,5 @@ all = {}
         assert stop.value.code == 0
         said.append(capsys.readouterr().err)
     assert "1 run to do" in said[0]
-    assert "1 of 2 runs are the same as without their scheduler" in said[1]
+    assert "1 of 2 runs are in others already: in longer ones, or" in said[1]
     assert "All 2 runs are there already." in said[1]

@@ -1,6 +1,7 @@
 """Runs that need not be computed, as another one has all their numbers already."""
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,30 +15,56 @@ from lossaware.studies.study_table import Results
 
 
 def adopt_equal(specs: Iterable[RunSpec], results: Results, store: Store) -> int:
-    """Take into a store those runs under ReduceLROnPlateau whose learning rate never falls.
+    """Take into a store those runs whose numbers a complete one has already, bit for bit.
 
-    They are the runs without a scheduler, bit for bit. Whether a rate falls follows from the training losses alone, and
-    until it does, those are the same. So a complete run without a scheduler tells it. As in `study_exchange.adopt`,
-    runs of a user's own task are not taken.
+    - A run is the beginning of one that differs from it by more epochs alone, for nothing in a run knows how many there
+      will be. A scheduler that has a length has it among its options, which then differ as well.
+    - A run under ReduceLROnPlateau whose learning rate never falls is the run without a scheduler. Whether the rate
+      falls follows from the training losses alone, and until it does, those are the same.
+
+    As in `study_exchange.adopt`, runs of a user's own task are not taken.
 
     Args:
         specs: Runs that can be carried out.
-        results: Where runs without a scheduler are looked for.
+        results: Where the others are looked for.
         store: Takes what it misses.
 
     Returns:
         How many were taken.
     """
+    kinds = defaultdict(list)
+    for spec in results.specs():
+        kinds[_of_any_length(spec)].append(spec)
     taken = 0
     for spec in store.missing(specs):
-        if spec.scheduler != ReduceLROnPlateau.__name__ or ":" in spec.task:
-            continue
-        plain = replace(spec, scheduler=None, scheduler_options=())
-        records = results.records(plain)
-        if len(records) == spec.epochs and _keeps_the_rate(spec, records):
-            store.adopt(spec, records, results.environment(plain))
-            taken += 1
+        for other in _candidates(spec, kinds):
+            records = results.records(other)
+            if len(records) == other.epochs and _tells(other, records, spec):
+                store.adopt(spec, records[: spec.epochs], results.environment(other))
+                taken += 1
+                break
     return taken
+
+
+def _of_any_length(spec: RunSpec) -> RunSpec:
+    """What runs have in common that differ by their epochs alone."""
+    return replace(spec, epochs=1)
+
+
+def _candidates(spec: RunSpec, kinds: Mapping[RunSpec, Sequence[RunSpec]]) -> Iterator[RunSpec]:
+    """Runs at least as long that may begin with all numbers of this one."""
+    if ":" in spec.task:
+        return
+    alike = [spec]
+    if spec.scheduler == ReduceLROnPlateau.__name__:
+        alike.append(replace(spec, scheduler=None, scheduler_options=()))
+    for kind in map(_of_any_length, alike):
+        yield from (other for other in kinds.get(kind, ()) if other.epochs >= spec.epochs)
+
+
+def _tells(other: RunSpec, records: Sequence[EpochRecord], spec: RunSpec) -> bool:
+    """Whether the first records of a candidate are those of the run."""
+    return other.scheduler == spec.scheduler or _keeps_the_rate(spec, records[: spec.epochs])
 
 
 def _keeps_the_rate(spec: RunSpec, records: Sequence[EpochRecord]) -> bool:

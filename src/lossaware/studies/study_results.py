@@ -143,6 +143,10 @@ class Sources:
         most = len(self.records(spec))
         return next((place.environment(spec) for place in self._places if len(place.records(spec)) == most), {})
 
+    def specs(self) -> Sequence[RunSpec]:
+        """See `Results.specs`."""
+        return list(dict.fromkeys(spec for place in self._places for spec in place.specs()))
+
 
 def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: Overrides | None = None) -> StudyTable:
     """The table of a study as it was run; ``prefer`` as for `tabulate`."""

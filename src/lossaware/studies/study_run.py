@@ -67,7 +67,10 @@ def carry_out_study(
         _check(study, store.missing(specs), data)
         folder.note(Launch.now(study))
         if taken := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
-            say(f"{taken} of {len(specs)} runs are the same as without their scheduler, which never acts in them.")
+            say(
+                f"{taken} of {len(specs)} runs are in others already: in longer ones, or in those without a scheduler "
+                "that never acts."
+            )
         if not store.missing(specs):
             say(f"All {len(specs)} runs are there already.")
         return len(carry_out_watched(specs, store, engine, data=data, console=console, tensorboard=tensorboard))

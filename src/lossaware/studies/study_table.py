@@ -32,6 +32,9 @@ class Results(Protocol):
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
         """What a run was made with (see `lossaware.studies.environment`); empty for an unknown run."""
 
+    def specs(self) -> Sequence[RunSpec]:
+        """All runs that are there, finished or not, each once."""
+
 
 @dataclass(frozen=True)
 class Measured:
