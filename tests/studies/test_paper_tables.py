@@ -55,7 +55,7 @@ def printed(table: Study) -> str:
 
 
 def test_the_package_has_the_thirteen_tables_and_its_own_studies() -> None:
-    assert list(studies()) == [*TABLES, "auto-parts", "auto", "peers", "readings"]
+    assert list(studies()) == [*TABLES, "auto-parts", "auto-peers", "auto", "peers", "readings"]
 
 
 @pytest.mark.parametrize("name", TABLES)

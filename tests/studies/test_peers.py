@@ -215,3 +215,30 @@ def test_the_study_holds_all_to_the_same_budget():
         assert set(rates["prodigy", False]) == {1e-4, 1e-3, 1e-2, 1e-1, 1.0}
     gammas = {spec.task: dict(spec.lga)["gamma2"] for spec in study.specs if spec.lga is not None}
     assert gammas == {"digits": load_task("digits", ()).gamma2, "mnist": load_task("mnist", ()).gamma2}
+
+
+def test_the_study_beside_auto_computes_nothing_twice():
+    """Bases and gamma2 that sets itself are runs of `auto`, whatever the key; the peers are held to the same."""
+    study, auto = load_study("auto-peers"), {spec.key: spec for spec in load_study("auto").specs}
+    peers = [spec for spec in study.specs if spec.key not in auto]
+    assert {spec.optimizer for spec in peers} == {"momo", "prodigy", "schedulefree-sgd", "schedulefree-adamw"}
+    wanted = [spec.key for spec in auto.values() if spec.lga is None or dict(spec.lga)["gamma2"] == "auto"]
+    assert {spec.key for spec in study.specs} - {spec.key for spec in peers} == set(wanted)
+    budgets = {(spec.task, spec.epochs, spec.batch_size, spec.seed) for spec in auto.values()}
+    for name in {spec.optimizer for spec in peers}:
+        its = [spec for spec in peers if spec.optimizer == name]
+        assert {(spec.task, spec.epochs, spec.batch_size, spec.seed) for spec in its} == budgets
+        assert {spec.lr for spec in its} == {
+            1e-5,
+            1e-4,
+            1e-3,
+            1e-2,
+            1e-1,
+            {"schedulefree-adamw": 2.5e-3}.get(name, 1.0),
+        }
+    measured = {cell.row[0]: cell.quantity for cell in study.cells.values()}
+    assert {name: (what.name, what.higher_is_better) for name, what in measured.items()} == {
+        "Digits": ("accuracy", True),
+        "MNIST": ("accuracy", True),
+        "Autoencoder": ("loss", False),
+    }
