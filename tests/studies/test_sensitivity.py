@@ -1,6 +1,7 @@
 """Studies over their learning rates: scores, the time to the bases' best, and what is drawn and written of them."""
 
 import csv
+import dataclasses
 import json
 import math
 import xml.etree.ElementTree as ElementTree
@@ -170,30 +171,116 @@ def test_a_loss_is_best_when_low():
     assert found["SGD", 1e-2] == (1e-2, 2)
     assert found["SGD with LGA", 1e-3] == (1e-2, math.inf)
     assert found["Lion", 1e-3] == (1e-2, 1)
+    sgd, _, lion = series[:3]
+    assert (sensitivity.overall(sgd).worst, sensitivity.overall(sgd).worst_lr) == (pytest.approx(0.59), 1e-3)
+    assert sensitivity.overall(lion).worst == math.inf
+    _, rows = sensitivity.score_overview(series, "One")
+    assert rows[0][1:] == ["0.3900 (1e-2)", "0.5900 (1e-3)", "0.4900", "0.5900 (1e-3)"]
 
 
-def test_the_overview_names_the_best_and_the_soonest(series):
-    heads, rows = sensitivity.overview(series, sensitivity.times(series, Known()), "One")
-    assert heads == ["optimizer", "best (lr)", "to SGD's 81.00% (lr)"]
+def test_the_overviews_name_the_best_the_worst_and_the_soonest(series):
+    heads, rows = sensitivity.score_overview(series, "One")
+    assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2", "own (lr)"]
     assert rows == [
-        ["SGD", "61.00% (1e-2)", "2 epochs, 3 s (1e-2)"],
-        ["SGD with LGA", "81.00% (1e-2)", "4 epochs, 10 s (1e-2)"],
-        ["Lion", "91.00% (0.5)", "1 epoch, 1 s (1e-3)"],
-        ["Prodigy", "not run", ""],
+        ["SGD", "61.00% (1e-2)", "41.00% (1e-3)", "51.00%", "41.00% (1e-3)"],
+        ["SGD with LGA", "81.00% (1e-2)", "80.00% (1e-3)", "80.50%", "80.00% (1e-3)"],
+        ["Lion", "91.00% (0.5)", "not finite (1e-2)", "not finite", "91.00% (0.5)"],
+        ["Prodigy", "not run", "", "", ""],
     ]
+    heads, rows = sensitivity.time_overview(series, sensitivity.times(series, Known()), "One")
+    assert heads == ["optimizer", "to SGD's 81.00% (lr)"]
+    assert rows == [
+        ["SGD", "2 epochs, 3 s (1e-2)"],
+        ["SGD with LGA", "4 epochs, 10 s (1e-2)"],
+        ["Lion", "1 epoch, 1 s (1e-3)"],
+        ["Prodigy", ""],
+    ]
+
+
+def test_one_number_each_over_the_rates_that_the_study_names(series):
+    sgd, with_lga, lion, prodigy = series[:4]
+    assert [one.rates for one in series] == [{1e-3, 1e-2}] * 8
+    assert [one.own for one in series[:4]] == [1e-3, 1e-3, 0.5, 1.0]
+    summed = sensitivity.overall(with_lga)
+    assert (summed.worst, summed.worst_lr, summed.mean) == (pytest.approx(80), 1e-3, pytest.approx(80.5))
+    assert sensitivity.overall(sgd).mean == pytest.approx(51)  # its own rate is no third
+    diverged = sensitivity.overall(lion)
+    assert (diverged.worst, diverged.worst_lr, diverged.mean) == (-math.inf, 1e-2, -math.inf)
+    assert sensitivity.overall(prodigy) is None
+    some = dataclasses.replace(sgd, rates=sgd.rates | {1.0}, at={**sgd.at, 1.0: prodigy.at[1.0]})
+    assert sensitivity.overall(some) is None  # what is not measured might be the worst
+
+
+def test_one_seed_that_diverges_is_the_worst():
+    class Unlucky(Known):
+        def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
+            found = super().records(spec)
+            if spec.seed == 2 and spec.optimizer == "sgd" and spec.lr == 1e-2:
+                return [dataclasses.replace(record, test={"accuracy": math.nan}) for record in found]
+            return found
+
+    one = sensitivity.all_series(tabulate(parse_study(TEXT, "small"), Unlucky()))[0]
+    assert one.means[1e-2] == pytest.approx(60.5)  # of those that are finite
+    assert sensitivity.overall(one).worst == -math.inf
+
+
+def test_numbers_as_rows(series):
+    rows = sensitivity.overall_rows(series[:4])
+    assert [row["optimizer"] for row in rows] == ["SGD", "SGD with LGA", "Lion", "Prodigy"]
+    assert rows[1] == {
+        "task": "One",
+        "optimizer": "SGD with LGA",
+        "rates": 2,
+        "measured": 2,
+        "not_finite": 0,
+        "worst": pytest.approx(80),
+        "worst_lr": 1e-3,
+        "mean": pytest.approx(80.5),
+        "own": pytest.approx(80),
+        "own_lr": 1e-3,
+    }
+    assert (rows[2]["not_finite"], rows[2]["worst"], rows[2]["worst_lr"], rows[2]["mean"]) == (1, "", 1e-2, "")
+    assert (rows[2]["own"], rows[2]["own_lr"]) == (pytest.approx(91), 0.5)
+    assert (rows[3]["measured"], rows[3]["worst"], rows[3]["mean"], rows[3]["own"]) == (0, "", "", "")
+
+
+def test_a_study_without_own_rates_has_no_column_for_them():
+    text = TEXT.replace("own = {}\n", "")
+    series = sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
+    assert [one.own for one in series] == [None] * 8
+    heads, _ = sensitivity.score_overview(series, "One")
+    assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2"]
 
 
 def test_a_picture_has_a_line_for_each_and_the_same_bytes_each_time(series):
     picture = sensitivity.draw_scores([one for one in series if one.means])
     root = ElementTree.fromstring(picture.svg)
     shown = {text.strip() for text in root.itertext()}
-    assert {"SGD", "SGD with LGA", "Lion", "learning rate", "test accuracy"} <= shown
-    assert {"One: without and with LGA", "One: others", "Two: others"} <= shown
+    assert {"SGD", "SGD with LGA", "Lion", "not finite", "learning rate", "test accuracy"} <= shown
+    assert {"One", "Two"} <= shown
     assert "Prodigy" not in shown
     assert picture.png.startswith(b"\x89PNG")
     assert picture == sensitivity.draw_scores([one for one in series if one.means])
     fewer = sensitivity.draw_scores([one for one in series if one.name == "Lion"])
     assert {"Lion", "One", "Two"} <= {text.strip() for text in ElementTree.fromstring(fewer.svg).itertext()}
+
+
+def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
+    styles = sensitivity._styles(series)
+    assert list(styles) == ["SGD", "SGD with LGA", "Lion", "Prodigy"]
+    base, variant, lion, prodigy = styles.values()
+    assert base["color"] == variant["color"]
+    assert len({style["color"] for style in styles.values()}) == 3
+    assert "linestyle" in base
+    assert not any("linestyle" in style for style in (variant, lion, prodigy))
+
+
+@pytest.mark.parametrize("name", ["auto-peers", "auto", "peers"])
+def test_no_two_lines_look_alike(name):
+    series = sensitivity.all_series(tabulate(load_study(name), Known()))
+    styles = sensitivity._styles(series)
+    assert set(styles) == {one.name for one in series}
+    assert len({repr(style) for style in styles.values()}) == len(styles)
 
 
 def test_a_study_without_learning_rates_is_refused():
@@ -227,11 +314,23 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
             if records := Known().records(spec):
                 store.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
     assert run("study", "figure", "small.toml", "--to", "drawn") == 0
-    shown = capsys.readouterr().out
-    assert "SGD with LGA │ 81.00% (1e-2) │ 4 epochs, 10 s (1e-2)" in shown
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "SGD with LGA │ 81.00% (1e-2) │ 80.00% (1e-3) │ 80.50% │ 80.00% (1e-3) │" in shown
+    assert "Worst and mean are over the learning rates 1e-3, 1e-2." in shown
+    assert "SGD with LGA │ 4 epochs, 10 s (1e-2)" in shown
     drawn = {path.name for path in Path("drawn").iterdir()}
-    assert drawn == {*(f"small-lr.{kind}" for kind in ("svg", "png", "csv", "json")), "small-times.csv"}
+    assert drawn == {
+        *(f"small-lr.{kind}" for kind in ("svg", "png", "csv", "json")),
+        "small-overall.csv",
+        "small-times.csv",
+    }
     assert len(rows(Path("drawn/small-lr.csv"))) == 12
+    (base, *_), (_, two) = (
+        [row for row in rows(Path("drawn/small-overall.csv")) if row["optimizer"] == name]
+        for name in ("SGD", "SGD with LGA")
+    )
+    assert (float(base["worst"]), float(base["mean"]), base["own_lr"]) == (41, 51, "0.001")
+    assert float(two["mean"]) == pytest.approx(40.75)
     (lion,) = (
         row
         for row in rows(Path("drawn/small-times.csv"))
@@ -242,5 +341,5 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
 
     assert run("study", "export", "small.toml") == 0
     assert run("study", "figure", "small.toml", "--out", "empty", "--to", "again") == 0
-    for name in ("small-lr.csv", "small-times.csv", "small-lr.svg"):
+    for name in ("small-lr.csv", "small-overall.csv", "small-times.csv", "small-lr.svg"):
         assert Path("again", name).read_bytes() == Path("drawn", name).read_bytes()

@@ -245,8 +245,9 @@ def _over_rates(table: StudyTable, there: Measurements) -> Drawing:
     series = [one for one in series if one.means]
     tables = {}
     for panel in dict.fromkeys(one.panel for one in series):
-        heads, rows = sensitivity.overview(series, times, panel)
-        tables[f"best scores on {panel}, and the time to them"] = Sheet(heads, rows)
+        tables[f"best, worst and mean scores on {panel}"] = Sheet(*sensitivity.score_overview(series, panel))
+        if times:
+            tables[f"time to the best scores on {panel}"] = Sheet(*sensitivity.time_overview(series, times, panel))
     title = f"{table.study.title.partition(':')[0]} by learning rate"
     return _placed(f"{table.study.name}-lr", title, sensitivity.draw_scores(series).svg, tables)
 

@@ -1,21 +1,26 @@
 """What the learning rate is to each optimizer of a study: the score over it, and the time to the bases' best score.
 
+One number each says how much the learning rate matters: the worst and the mean score over those that the study names,
+for every optimizer the same ones. The score at the learning rate that comes with the optimizer stands beside them.
+
 A base is what the study has without and with LGA. How fast another optimizer is, is asked against the best score that a
 base reaches in any epoch at its best learning rate.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from statistics import fmean, median_high
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lossaware.errors import UsageError
-from lossaware.studies.pictures import INK, SERIES, Picture, draw, label
+from lossaware.studies.pictures import INK, PALETTE, SERIES, Picture, draw, label
 from lossaware.studies.spec import RunSpec
 from lossaware.studies.study import Quantity, Study, StudyFile, without_lga
 from lossaware.studies.study_table import Measured, Results, StudyTable
@@ -31,12 +36,16 @@ class Series:
         name: The optimizer, as the study names it.
         quantity: What its scores are.
         at: Its cell of the study by learning rate, in ascending order; finished runs or none.
+        rates: Those of these learning rates that the study names for every optimizer.
+        own: The one that comes with the optimizer, where the study asks for it; it may be one of the others.
     """
 
     panel: str
     name: str
     quantity: Quantity
     at: Mapping[float, Measured] = field(default_factory=dict)
+    rates: frozenset[float] = frozenset()
+    own: float | None = None
 
     @property
     def specs(self) -> Iterable[RunSpec]:
@@ -52,6 +61,39 @@ class Series:
     def means(self) -> dict[float, float]:
         """The mean of its finite scores by learning rate, in the units of the table."""
         return {lr: fmean(finite) for lr, measured in self.at.items() if (finite := _finite(measured.values.values()))}
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A series in one number, or two; see `overall`. All are in the units of the table.
+
+    Attributes:
+        worst: The smallest of its mean scores over the rates that the study names, or the largest where lower is
+            better.
+        worst_lr: Where that is.
+        mean: The mean of these scores.
+    """
+
+    worst: float
+    worst_lr: float
+    mean: float
+
+
+def overall(series: Series) -> Overall | None:
+    """How good an optimizer is whatever the learning rate.
+
+    A score that is not finite, of any seed, is the worst there is: worst and mean are then infinitely bad.
+
+    Returns:
+        None as long as nothing is measured at some of the rates, for over others it would be held against nothing.
+    """
+    measured = {lr: series.at[lr] for lr in sorted(series.rates)}
+    if not measured or not all(one.there for one in measured.values()):
+        return None
+    bad = -math.inf if series.quantity.higher_is_better else math.inf
+    scores = {lr: bad if one.summary.lost else series.means[lr] for lr, one in measured.items()}
+    worst = (min if series.quantity.higher_is_better else max)(scores, key=scores.__getitem__)
+    return Overall(scores[worst], worst, fmean(scores.values()))
 
 
 @dataclass(frozen=True)
@@ -92,7 +134,7 @@ def all_series(table: StudyTable) -> list[Series]:
     panels, rates, names = _roles(study.file)
     if not rates:
         raise UsageError(f"{study.what}: none of its axes has learning rates alone to draw over")
-    found: dict[tuple[str, str, Quantity], dict[float, Measured]] = {}
+    found: dict[tuple[str, str, Quantity], Series] = {}
     for (row, column), measured in table.cells.items():
         cell = measured.cell
         if not cell.specs or cell.compares:
@@ -100,9 +142,16 @@ def all_series(table: StudyTable) -> list[Series]:
         place = dict(zip((*study.file.rows, *study.file.columns), (*row, *column), strict=True))
         panel, name = (", ".join(place[axis] for axis in axes) for axes in (panels, names))
         panel = ", ".join(filter(None, [panel or cell.specs[0].task, measured.caution]))
-        at = found.setdefault((panel, name, cell.quantity), {})
-        at.setdefault(cell.specs[0].lr, measured)
-    return [Series(*key, dict(sorted(at.items()))) for key, at in found.items()]
+        lr = cell.specs[0].lr
+        before = found.get(key := (panel, name, cell.quantity), Series(*key))
+        named = any(study.file.axes[axis][place[axis]].lr for axis in rates)
+        found[key] = replace(
+            before,
+            at=dict(sorted({lr: measured, **before.at}.items())),
+            rates=before.rates | {lr} if named else before.rates,
+            own=before.own if named else lr,
+        )
+    return list(found.values())
 
 
 def has_rates(study: Study) -> bool:
@@ -208,6 +257,33 @@ def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     ]
 
 
+def overall_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """A row a series: how many of the study's rates are measured, and `overall`, empty where it is none or not finite.
+
+    Those at which a score is not finite are counted as ``not_finite``.
+    """
+    rows = []
+    for one in series:
+        measured = [one.at[lr] for lr in one.rates if one.at[lr].there]
+        summed = overall(one)
+        own = one.means.get(one.own) if one.own is not None else None
+        rows.append(
+            {
+                "task": one.panel,
+                "optimizer": one.name,
+                "rates": len(one.rates),
+                "measured": len(measured),
+                "not_finite": sum(cell.summary.lost > 0 for cell in measured),
+                "worst": "" if summed is None or math.isinf(summed.worst) else summed.worst,
+                "worst_lr": "" if summed is None else summed.worst_lr,
+                "mean": "" if summed is None or math.isinf(summed.mean) else summed.mean,
+                "own": "" if own is None else own,
+                "own_lr": "" if one.own is None else one.own,
+            }
+        )
+    return rows
+
+
 def time_rows(found: Sequence[Time]) -> list[dict[str, Any]]:
     """A row a `Time`; epochs and seconds are empty where the median run does not get there."""
     return [
@@ -227,26 +303,53 @@ def time_rows(found: Sequence[Time]) -> list[dict[str, Any]]:
     ]
 
 
-def overview(series: Sequence[Series], found: Sequence[Time], panel: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table of one task: each series with its best score and its shortest times to the bases'."""
-    own = [one for one in series if one.panel == panel]
-    targets = {time.base.name: time for time in found if time.series.panel == panel}
-    unit = "%" if own[0].quantity.percent else ""
-    heads = ["optimizer", "best (lr)"]
-    heads += [f"to {name}'s {time.target:.2f}{unit} (lr)" for name, time in targets.items()]
+def score_overview(series: Sequence[Series], panel: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table of one task.
+
+    Each series has its best score, its worst and its mean one over the rates that the study names, and the one at its
+    own rate, where the study has that.
+    """
+    its = [one for one in series if one.panel == panel]
+    quantity, count = its[0].quantity, len(its[0].rates)
+    heads = ["optimizer", "best (lr)", f"worst of {count} (lr)", f"mean of {count}"]
+    if with_own := any(one.own is not None for one in its):
+        heads.append("own (lr)")
     rows = []
-    for one in own:
+    for one in its:
         means = one.means
-        cells = ["not run"]
-        if means:
-            best = (max if one.quantity.higher_is_better else min)(means, key=means.__getitem__)
-            cells = [f"{means[best]:.2f}{unit} ({number(best)})"]
+        best = max(means, key=lambda lr: means[lr] if quantity.higher_is_better else -means[lr], default=None)
+        cells = ["not run" if best is None else _show(means[best], quantity, best), "", ""]
+        if summed := overall(one):
+            cells[1:] = _show(summed.worst, quantity, summed.worst_lr), _show(summed.mean, quantity)
+        if with_own:
+            cells.append(_show(means[one.own], quantity, one.own) if one.own in means else "")
+        rows.append([one.name, *cells])
+    return heads, rows
+
+
+def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of a table of one task: each series with its shortest times to the bases' best scores."""
+    its = [one for one in series if one.panel == panel]
+    targets = {time.base.name: time for time in found if time.series.panel == panel}
+    heads = [
+        "optimizer",
+        *(f"to {name}'s {_show(time.target, its[0].quantity)} (lr)" for name, time in targets.items()),
+    ]
+    rows = []
+    for one in its:
+        cells = []
         for name in targets:
-            its = [time for time in found if time.series is one and time.base.name == name]
-            shortest = min(its, key=lambda time: (time.epochs, -time.reached, time.seconds), default=None)
+            there = [time for time in found if time.series is one and time.base.name == name]
+            shortest = min(there, key=lambda time: (time.epochs, -time.reached, time.seconds), default=None)
             cells.append(_show_time(shortest))
         rows.append([one.name, *cells])
     return heads, rows
+
+
+def _show(score: float, quantity: Quantity, lr: float | None = None) -> str:
+    """A score, and its learning rate in brackets: two decimals in percent, otherwise four, as in the study's table."""
+    text = "not finite" if math.isinf(score) else f"{score:.2f}%" if quantity.percent else f"{score:.4f}"
+    return text if lr is None else f"{text} ({number(lr)})"
 
 
 def _show_time(time: Time | None) -> str:
@@ -261,75 +364,86 @@ def _show_time(time: Time | None) -> str:
 # --- as a picture ---------------------------------------------------------------------------------------------------
 
 _COLORS = (*SERIES[1:], INK)
-_DASHES = ("-", "--", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_CROSS: Mapping[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.6, "linestyle": ""}
 
 
 def draw_scores(series: Sequence[Series]) -> Picture:
-    """A row of panels a task: the bases without and with LGA on the left, the others, over the bases in grey, right."""
+    """A panel a task with all optimizers over the learning rate.
+
+    A base and what is it with LGA have a colour in common: the base is dashed. All others are thin, with open marks.
+    """
     panels = list(dict.fromkeys(one.panel for one in series))
-    base_names = list(dict.fromkeys(one.name for one in bases(series)))
-    held = {name: _with_lga_of(name, series) for name in base_names}
-    paired = {*base_names, *filter(None, held.values())}
-    others = list(dict.fromkeys(one.name for one in series if one.name not in paired))
-    columns = [names for names in (list(paired), others) if names]
+    styles = _styles(series)
 
     def plot(canvas: Canvas) -> None:
-        grid = canvas.subplots(len(panels), len(columns), sharex=True, sharey="row", squeeze=False)
-        for panel, line in zip(panels, grid, strict=True):
-            its = {one.name: one for one in series if one.panel == panel}
-            quantity = next(iter(its.values())).quantity
-            for axes, names in zip(line, columns, strict=True):
-                if names is others:
-                    _plot_others(axes, [its[name] for name in base_names if name in its], its, others)
-                    label(axes, f"{panel}: others" if base_names else panel)
-                else:
-                    _plot_bases(axes, its, held)
-                    label(axes, f"{panel}: without and with LGA")
-                axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(numticks=12))
-                axes.xaxis.set_minor_locator(NullLocator())
+        grid = canvas.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for panel, axes in zip(panels, grid, strict=True):
+            its = [one for one in series if one.panel == panel]
+            quantity = its[0].quantity
+            label(axes, panel)
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(numticks=12))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_ylabel(f"{quantity.set} {quantity.name}")
+            if _spread(its) > 10 and not quantity.percent:
+                axes.set_yscale("log")
+            else:
                 axes.yaxis.set_major_locator(MaxNLocator(5))
-                if quantity.percent:
-                    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
-            line[0].set_ylabel(f"{quantity.set} {quantity.name}")
-        for axes in grid[-1]:
-            axes.set_xlabel("learning rate")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+            if quantity.percent:
+                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
+            for one in its:
+                _line(axes, one, styles[one.name])
+            # Where a line breaks off, for a score is not finite, there is a cross at the bad end.
+            end = 0 if quantity.higher_is_better else 1
+            for one in its:
+                for lr in (lr for lr, measured in one.at.items() if measured.summary.lost):
+                    style = {**_CROSS, "color": styles[one.name]["color"]}
+                    axes.plot([lr], [end], transform=axes.get_xaxis_transform(), clip_on=False, **style)
+        axes.set_xlabel("learning rate")
+        handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+        if any(measured.summary.lost for one in series for measured in one.at.values()):
+            handles.append(Line2D([], [], label="not finite", color=INK, **_CROSS))
+        canvas.legend(handles=handles, loc="outside right upper", handlelength=3)
 
-    legend = 0.18 * math.ceil(max(map(len, [paired, [*base_names, *others]])) / 2)
-    size = (4.2 * len(columns), 2.4 * len(panels) + 0.4 + legend)
-    return draw(plot, size, f"Score of each optimizer over the learning rate, on {' and '.join(panels)}")
+    height = max(2.4 * len(panels) + 0.4, 0.19 * len(styles) + 0.6)
+    return draw(plot, (7.2, height), f"Score of each optimizer over the learning rate, on {' and '.join(panels)}")
 
 
-def _with_lga_of(name: str, series: Sequence[Series]) -> str | None:
-    """The series that is this base with LGA; of several the first."""
-    specs = {spec for one in series if one.name == name for spec in one.specs}
-    return next((o.name for o in series if o.with_lga and any(without_lga(spec) in specs for spec in o.specs)), None)
+def _spread(series: Sequence[Series]) -> float:
+    """The highest of the scores by the lowest, where all are above 0."""
+    scores = [mean for one in series for mean in one.means.values()]
+    return max(scores) / min(scores) if min(scores, default=0) > 0 else 1.0
 
 
-def _plot_bases(axes: Axes, its: Mapping[str, Series], held: Mapping[str, str | None]) -> None:
-    for index, (base, variant) in enumerate(held.items()):
+def _styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
+    """How each optimizer is drawn: bases and theirs first."""
+    families = {base: _with_lga_of(base, series) for base in dict.fromkeys(one.name for one in bases(series))}
+    styles: dict[str, dict[str, Any]] = {}
+    for index, (base, variants) in enumerate(families.items()):
         color = _COLORS[index % len(_COLORS)]
-        # The base is broad and below, so that it shows where the curves are the same.
-        if base in its:
-            _line(axes, its[base], color=color, linewidth=4, alpha=0.35)
-        if variant is not None and variant in its:
-            _line(axes, its[variant], color=color, linewidth=1.4, marker="o", markersize=3)
+        # Above the others: what is the same shows between the dashes.
+        styles[base] = {"color": color, "linewidth": 1.6, "linestyle": (0, (2.5, 1.5)), "zorder": 3}
+        for marker, variant in zip(cycle(_MARKERS), variants, strict=False):
+            styles.setdefault(variant, {"color": color, "linewidth": 1.6, "marker": marker, "markersize": 3.5})
+    others = [name for name in dict.fromkeys(one.name for one in series) if name not in styles]
+    for index, name in enumerate(others, start=len(families)):
+        color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index // len(_COLORS) % len(_MARKERS)]
+        face = PALETTE["card"][0]
+        styles[name] = {"color": color, "linewidth": 0.9, "marker": marker, "markersize": 4, "markerfacecolor": face}
+    return styles
 
 
-def _plot_others(axes: Axes, behind: Sequence[Series], its: Mapping[str, Series], others: Sequence[str]) -> None:
-    for dash, base in zip(_DASHES * len(behind), behind, strict=False):
-        _line(axes, base, color=SERIES[0], linewidth=3, linestyle=dash, alpha=0.6)
-    for index, name in enumerate(others):
-        if name in its:
-            color, dash = _COLORS[index % len(_COLORS)], _DASHES[index // len(_COLORS) % len(_DASHES)]
-            _line(axes, its[name], color=color, linewidth=1.4, linestyle=dash, marker="o", markersize=3)
+def _with_lga_of(name: str, series: Sequence[Series]) -> list[str]:
+    """The series that are this base with LGA."""
+    specs = {spec for one in series if one.name == name for spec in one.specs}
+    return list(dict.fromkeys(o.name for o in series if o.with_lga and any(without_lga(s) in specs for s in o.specs)))
 
 
-def _line(axes: Axes, one: Series, **style: Any) -> None:
+def _line(axes: Axes, one: Series, style: Mapping[str, Any]) -> None:
     """The means as a line, the range of the seeds as bars."""
     means = one.means
     for lr in means:
         values = _finite(one.at[lr].values.values())
         axes.plot([lr, lr], [min(values), max(values)], color=style["color"], linewidth=0.8, alpha=0.5)
-    axes.plot(list(means), list(means.values()), label=one.name, **style)
+    axes.plot(list(means), list(means.values()), **style)

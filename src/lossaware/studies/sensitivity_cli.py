@@ -9,10 +9,10 @@ from lossaware.errors import UsageError
 def figure(
     name: str, *, out: Path = Path("lossaware-out"), results: Path = Path("results"), to: Path = Path("results")
 ) -> int:
-    """Draw a study over its learning rates, and tell how soon each optimizer has the bases' best score.
+    """Draw a study over its learning rates; tell how much they matter, and how soon each has the bases' best score.
 
-    A base is what the study has without and with LGA. Writes NAME-lr.svg, .png, .csv and .json and NAME-times.csv from
-    the runs that are there.
+    A base is what the study has without and with LGA. Writes NAME-lr.svg, .png, .csv and .json, NAME-overall.csv with
+    the worst and the mean score over the rates, and NAME-times.csv, from the runs that are there.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
@@ -27,6 +27,7 @@ def figure(
     from lossaware.studies.artifacts import save
     from lossaware.studies.measurements import measurements
     from lossaware.studies.study import load_study
+    from lossaware.studies.tables import number
 
     study = load_study(name)
     with measurements(out, results) as there:
@@ -38,20 +39,31 @@ def figure(
         raise UsageError(
             f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
         )
-    tables = {f"{study.name}-lr": sensitivity.score_rows(series)}
+    tables = {
+        f"{study.name}-lr": sensitivity.score_rows(series),
+        f"{study.name}-overall": sensitivity.overall_rows(series),
+    }
     if times:
         tables[f"{study.name}-times"] = sensitivity.time_rows(times)
     settings = {"study": study.name, "digest": study.digest, "runs": list(table.provenance)}
     save(to, f"{study.name}-lr", tables=tables, picture=sensitivity.draw_scores(series), settings=settings)
     results_page.refresh(to)
     screen = console(sys.stdout)
-    for panel in dict.fromkeys(one.panel for one in series):
-        heads, rows = sensitivity.overview(series, times, panel)
+
+    def tell(panel: str, overview: tuple[list[str], list[list[str]]]) -> None:
+        heads, rows = overview
         shown = Table(*heads, title=panel)
         for row in rows:
             shown.add_row(*row)
         screen.print(shown)
+
+    panels = list(dict.fromkeys(one.panel for one in series))
+    for panel in panels:
+        tell(panel, sensitivity.score_overview(series, panel))
+    print(f"Worst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.\n")
     if times:
+        for panel in panels:
+            tell(panel, sensitivity.time_overview(series, times, panel))
         print("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
         print("Seconds are only as good as the machine was free of other work.\n")
     for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
