@@ -1,5 +1,6 @@
 """The thirteen published tables: every figure is there as it was printed, and stands at the runs it is said of."""
 
+import dataclasses
 import hashlib
 import inspect
 from collections import Counter
@@ -254,8 +255,10 @@ def test_every_run_can_be_set_up(name: str) -> None:
 def test_written_out_defaults_are_those_of_lga() -> None:
     parameters = inspect.signature(LGA).parameters
     for written, strategy in ((LGA_DEFAULTS, BackOff()), (SELF_SET_DEFAULTS, SelfSet())):
-        of_strategy = {**strategy.defaults._asdict(), "gamma2": written["gamma2"]}
-        assert {name: of_strategy.get(name, parameters[name].default) for name in written} == dict(written)
+        defaults = {name: parameter.default for name, parameter in parameters.items()} | strategy.defaults._asdict()
+        defaults |= {f"gamma2.{name}": value for name, value in dataclasses.asdict(strategy).items()}
+        assert {name: defaults[name] for name in written} == {**written, "gamma2": defaults["gamma2"]}
+    assert {f"gamma2.{field.name}" for field in dataclasses.fields(SelfSet)} <= set(SELF_SET_DEFAULTS)
     assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     assert set(LGA_DEFAULTS) == numeric - {"process_group"}
