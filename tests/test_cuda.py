@@ -44,11 +44,13 @@ def test_the_kernel_compiles_for_gpus_and_divides_as_torch_does(
         "SELF_SET": sets_itself,
         "SCALER": True,
         "REST": True,
+        "MEANS": sets_itself,
         "WORK": kernels._WORK[dtype],
         "STORED": kernels._STORED[dtype],
         "NOISE": kernels.NOISE_BITS.get(dtype, 0),
         "ALIGNED": True,
         "FIELDS": kernels._FIELDS,
+        "COLUMNS": kernels._COLUMNS,
         "BLOCK": kernels._BLOCK,
     }
     types = {"rows": "*i64", "length": "i32", "found_inf": "*fp32", "arrived": "*i32"}
