@@ -276,6 +276,55 @@ def test_without_momentum_nothing_is_kept(gamma2: Any) -> None:
     assert (p < 1).all()
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_of_a_group_that_is_left_out_nothing_is_kept(compiled: bool) -> None:
+    within, out = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([{"params": [within]}, {"params": [out], "gamma2": 0}], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    step = lga.compile(backend="eager") if compiled else lambda loss: optimizer.step(loss=loss)
+    for _ in range(3):
+        within.grad, out.grad = torch.ones(3), torch.ones(3)
+        step(2.0)
+    assert list(optimizer.state[within]) == [MEAN]
+    assert not optimizer.state[out]
+    assert torch.equal(out, torch.ones(3))
+
+
+def test_asgds_average_is_pushed_along_the_mean_too() -> None:
+    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer: Any = torch.optim.ASGD([p], lr=0.1, t0=1000)  # until then the average is the parameter
+    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    for gradient in (1.0, 1.0, -0.1, 0.5):
+        p.grad = torch.full_like(p, gradient)
+        optimizer.step(loss=2.0)
+        torch.testing.assert_close(optimizer.state[p]["ax"], p.detach())
+
+
+@pytest.mark.parametrize("arrives", [float, torch.tensor])
+def test_where_the_base_maximizes_the_push_goes_up_the_mean(arrives: Any) -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0, maximize=True)
+    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    moved = 1.0
+    for gradient, mean in ((2.0, 0.2), (-1.0, 0.08)):
+        p.grad = torch.full_like(p, gradient)
+        optimizer.step(loss=arrives(2.0))
+        moved += 0.02 / (1 + mean)
+        torch.testing.assert_close(p.detach(), torch.full((3,), moved))
+
+
+def test_where_a_scaler_skips_a_fused_step_the_means_stay() -> None:
+    p = nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0, fused=True)
+    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, mean in ((1.0, 0.1), (math.inf, 0.1), (2.0, 0.29)):
+        p.grad = torch.full_like(p, gradient) * scaler.scale(torch.ones(()))
+        scaler.step(optimizer, loss=2.0)
+        scaler.update()
+        torch.testing.assert_close(optimizer.state[p][MEAN], torch.full((3,), mean))
+
+
 def test_sparse_gradients_are_read_as_they_are() -> None:
     table = nn.Embedding(4, 2, sparse=True)
     with torch.no_grad():

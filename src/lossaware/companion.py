@@ -234,7 +234,7 @@ class LGA:
         if self._meter is not None:
             self._meter.after_base()
         if self._means is not None:
-            self._means.make()
+            self._means.make(p for group, _ in self._pushed() for p in group["params"])
         push = self._push()
         if not (isinstance(push, float) and push == 0.0):
             self._correction.reseed(self._seed())
@@ -273,6 +273,10 @@ class LGA:
             0.0 if group.get("gamma2") == 0 else reach * scale
             for group, scale in zip(groups, self._scales, strict=True)
         ]
+
+    def _pushed(self) -> list[tuple[dict[str, Any], float]]:
+        """The groups that LGA is not switched off for, each with its unit."""
+        return [group for group in zip(self.optimizer.param_groups, self._units(), strict=True) if group[1] != 0]
 
     def _seed(self) -> int | Tensor:
         """A whole number that is another each step, and the same on every rank."""
@@ -376,9 +380,8 @@ class LGA:
                 float(unit),
                 bool(group.get("maximize", False)),
             )
-            for group, unit in zip(self.optimizer.param_groups, self._units(), strict=True)
+            for group, unit in self._pushed()
         ]
-        groups = [group for group in groups if group[1] != 0]
         if not all(launcher.takes(p, g, mean) for tensors, _, _ in groups for p, g, mean in tensors):
             return False
         launcher.step(groups, loss, found_inf)

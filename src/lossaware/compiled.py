@@ -180,6 +180,8 @@ def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
             correction = Correction(lga.xi, lga.zero_gradient)
             correction.reseed(state.steps)
             for group, gamma2, of_group in zip(optimizer.param_groups, gamma2s, gradients, strict=True):
+                if lga._means is not None and group.get("gamma2") == 0:
+                    continue  # it has no means, and is to get none
                 pairs = [(p, g) for p, g in zip(group["params"], of_group, strict=True) if g is not None]
                 lga._correct(correction, group, pairs, push * gamma2)
             held.copy_(torch.stack(state))

@@ -1,5 +1,7 @@
 """Running means of the gradients, which phi reads where gamma2 sets itself."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -36,12 +38,11 @@ class RunningMeans:
         mean: Tensor = state[MEAN]
         return mean
 
-    def make(self) -> None:
-        """Have all means that parameters with a gradient need, so that a checkpoint finds the place to load into."""
-        for group in self._optimizer.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.of(p, p.grad)
+    def make(self, parameters: Iterable[Tensor]) -> None:
+        """Have all means that those with a gradient need, so that a checkpoint finds the place to load into."""
+        for p in parameters:
+            if p.grad is not None:
+                self.of(p, p.grad)
 
     def take_in(self, pairs: list[Pair], amount: float | Tensor) -> list[Pair]:
         """Move the means of a step that pushes.
