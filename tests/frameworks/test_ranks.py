@@ -12,6 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 from loop import SETTINGS, Trajectory, assert_same, batches, loss_of, net, record, sgd, train
 
-from lossaware import LGA
+from lossaware import LGA, SelfSet
 from support import needs
 
 STEPS = 10
@@ -29,6 +30,11 @@ PACKAGES = {"fabric": "lightning", "lightning": "lightning", "accelerate": "acce
 """What some scenarios need that is not installed everywhere."""
 DEVICE = "cpu"
 """Of the ranks; see `work`."""
+SHARDED: dict[str, dict[str, Any]] = {
+    "fsdp": SETTINGS,
+    "fsdp auto": {**SETTINGS, "gamma2": SelfSet(steps_at_least=4)},
+}
+"""Settings of LGA in the scenarios whose checkpoints go on on another number of ranks."""
 Found = dict[str, Any]
 
 
@@ -99,23 +105,23 @@ def ddp_accumulating() -> Found:
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def fsdp(folder: Path) -> Found:
+def fsdp(folder: Path, name: str) -> Found:
     """Six steps, a checkpoint, the other steps."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     module = sharded()
     optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
+    lga = LGA(optimizer, **SHARDED[name])
     trajectory = run(module, optimizer, lga, range(6))
     model_state, optimizer_state = get_state_dict(module, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
-    dcp.save(state, checkpoint_id=folder / f"sharded-{dist.get_world_size()}")
+    dcp.save(state, checkpoint_id=folder / f"{name}-{dist.get_world_size()}")
     trajectory += run(module, optimizer, lga, range(6, STEPS))
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def fsdp_resumed(folder: Path, saved_by: int) -> Found:
+def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
     """The other steps, from the checkpoint that another number of ranks saved."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -125,12 +131,12 @@ def fsdp_resumed(folder: Path, saved_by: int) -> Found:
         for p in module.parameters():
             p.zero_()  # nothing may be left of it
     optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
+    lga = LGA(optimizer, **SHARDED[name])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LGA got no loss")  # torch steps to see what state there is
         model_state, optimizer_state = get_state_dict(module, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
-    dcp.load(state, checkpoint_id=folder / f"sharded-{saved_by}")
+    dcp.load(state, checkpoint_id=folder / f"{name}-{saved_by}")
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     lga.load_state_dict(state["lga"])
     return {"trajectory": run(module, optimizer, lga, range(6, STEPS)), "state": lga.state_dict()}
@@ -280,8 +286,8 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str], devic
     dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=world)
     scenarios: dict[str, Callable[[], Found]] = {
         "ddp": ddp_accumulating,
-        "fsdp": lambda: fsdp(folder),
-        "fsdp resumed": lambda: fsdp_resumed(folder, saved_by=3 - world),
+        **{name: partial(fsdp, folder, name) for name in SHARDED},
+        **{f"{name} resumed": partial(fsdp_resumed, folder, name, saved_by=3 - world) for name in SHARDED},
         "no loss on one rank": no_loss_on_one_rank,
         "checkpoint on one rank": checkpoint_on_one_rank,
         "accelerate": with_accelerate,
@@ -317,17 +323,18 @@ def found() -> dict[str, list[Found]]:
     """What each scenario found on each rank."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        one = launch(1, folder, ["fsdp"])
-        names = ["ddp", "fsdp", "fsdp resumed", "no loss on one rank", "checkpoint on one rank"]
+        one = launch(1, folder, list(SHARDED))
+        resumed = [f"{name} resumed" for name in SHARDED]
+        names = ["ddp", *SHARDED, *resumed, "no loss on one rank", "checkpoint on one rank"]
         names += [name for name, package in PACKAGES.items() if find_spec(package)]
         names += ["vector on one rank"]
         two = launch(2, folder, names)
-        again = launch(1, folder, ["fsdp resumed"])
+        again = launch(1, folder, resumed)
         return {
-            "fsdp on 1": [rank["fsdp"] for rank in one],
-            "fsdp from 2 to 1": [rank["fsdp resumed"] for rank in again],
-            "fsdp from 1 to 2": [rank["fsdp resumed"] for rank in two],
-            **{name: [rank[name] for rank in two] for name in two[0] if name != "fsdp resumed"},
+            **{f"{name} on 1": [rank[name] for rank in one] for name in SHARDED},
+            **{f"{name} from 2 to 1": [rank[f"{name} resumed"] for rank in again] for name in SHARDED},
+            **{f"{name} from 1 to 2": [rank[f"{name} resumed"] for rank in two] for name in SHARDED},
+            **{name: [rank[name] for rank in two] for name in two[0] if name not in resumed},
         }
 
 
@@ -365,13 +372,15 @@ def test_ranks_on_gpus_are_one_process_with_the_whole_batch(tmp_path: Path, scen
     assert_plain([rank[scenario] for rank in found])
 
 
-@pytest.mark.parametrize(("scenario", "saved"), [("fsdp from 2 to 1", "fsdp"), ("fsdp from 1 to 2", "fsdp on 1")])
+@pytest.mark.parametrize(("way", "saved"), [("from 2 to 1", ""), ("from 1 to 2", " on 1")], ids=["2 to 1", "1 to 2"])
+@pytest.mark.parametrize("name", SHARDED)
 def test_a_checkpoint_goes_on_on_another_number_of_ranks(
-    found: dict[str, list[Found]], scenario: str, saved: str
+    found: dict[str, list[Found]], name: str, way: str, saved: str
 ) -> None:
-    for rank in found[scenario]:
-        assert_close(rank["trajectory"], found[saved][0]["trajectory"][6:])
-        kept, whole_run = rank["state"]["state"], found[saved][0]["state"]["state"]
+    whole = found[name + saved][0]
+    for rank in found[f"{name} {way}"]:
+        assert_close(rank["trajectory"], whole["trajectory"][6:])
+        kept, whole_run = rank["state"]["state"], whole["state"]["state"]
         assert kept == pytest.approx(whole_run, rel=1e-5, nan_ok=True)
 
 
