@@ -65,7 +65,7 @@ class AliG(Optimizer):
                 p.add_(p.grad, alpha=-size)
                 if group["momentum"] > 0:
                     state = self.state[p]
-                    if not state:
+                    if "velocity" not in state:
                         state["velocity"] = torch.zeros_like(p)
                     p.add_(state["velocity"].mul_(group["momentum"]).add_(p.grad, alpha=-size), alpha=group["momentum"])
         return loss
