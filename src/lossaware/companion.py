@@ -453,9 +453,8 @@ class LGA:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
 
-        Where gamma2 sets itself, the running means of the gradients are in the optimizer's own
-        state_dict. Losses observed since the last step are not in it, as the gradients they belong to are in no
-        checkpoint.
+        But where gamma2 sets itself, the running means of the gradients are in the optimizer's own state_dict. Losses
+        observed since the last step are in neither, as the gradients they belong to are in no checkpoint.
         """
         return {
             "hyperparameters": self._hyperparameters(),
@@ -505,7 +504,7 @@ class LGA:
     # Coming and going -------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Leave the optimizer; it is then as it was before. Detaching twice does nothing.
+        """Leave the optimizer, which then steps as it did before. Detaching twice does nothing.
 
         Running means of gradients stay in the optimizer's state, for an LGA that is attached next.
         """
