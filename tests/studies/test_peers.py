@@ -135,6 +135,16 @@ def test_alig_in_numbers():
         assert x.item() == pytest.approx(value)
 
 
+def test_alig_begins_its_velocity_beside_what_others_keep():
+    """As a gamma2 that sets itself keeps a mean in the same state."""
+    x = nn.Parameter(torch.ones(1))
+    x.grad = torch.ones(1)
+    optimizer = AliG([x], lr=0.1)
+    optimizer.state[x]["of another"] = torch.zeros(1)
+    optimizer.step(loss=1.0)
+    assert set(optimizer.state[x]) == {"of another", "velocity"}
+
+
 def test_a_schedule_moves_the_cap_of_alig():
     x = nn.Parameter(torch.tensor([3.0]))
     optimizer = AliG([x], lr=0.1, momentum=0.0)
