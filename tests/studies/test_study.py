@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies import atomic
+from lossaware.studies import atomic, study_html
 from lossaware.studies.sensitivity import all_series
 from lossaware.studies.spec import LGA_DEFAULTS, EpochRecord, RunSpec
 from lossaware.studies.statistics import summary
@@ -516,6 +516,21 @@ def test_text_fits_and_loses_nothing(table, width):
     for figure in ("90.0", "95", "91.25", "0.9", "0.5"):
         assert len(re.findall(rf"(?<![\d.]){re.escape(figure)}(?![\d.])", text)) >= 1
     assert text.count("measured") == 4 * text.count("algorithm ") + 1  # and one in the caption
+
+
+def test_each_cell_of_a_row_has_the_decimals_of_what_it_measures():
+    text = one("final").replace(
+        "b = { b = {} } }", 'b = { a = {}, b = { lr = 2, measure = { set = "test", name = "loss" } } } }'
+    )
+    known = Known()
+    for spec in parse_study(text, "one").specs:
+        known.put(spec, 0.4, 0.5, 0.6, 0.87656)
+    shown = measured(text, known)
+    assert re.search(r"measured +87\.66 +0\.1234", text_of(shown))
+    assert [figure.measured for line in study_html.grid(shown).groups[0] for figure in line.figures] == [
+        "87.66",
+        "0.1234",
+    ]
 
 
 def test_markdown(table):

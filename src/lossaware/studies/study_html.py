@@ -91,7 +91,10 @@ def grid(table: StudyTable) -> Grid:
     for row in study.rows:
         digits = digits_of([table.cells[row, column] for column in study.columns])
         lines.append(
-            [_figure((row, column), table.cells[row, column], digits, marks, words) for column in study.columns]
+            [
+                _figure((row, column), table.cells[row, column], count, marks, words)
+                for column, count in zip(study.columns, digits, strict=True)
+            ]
         )
     if len(study.file.rows) == 1:
         plain = [Line([Head(row[0], 1)], figures) for row, figures in zip(study.rows, lines, strict=True)]

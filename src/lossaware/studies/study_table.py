@@ -336,10 +336,11 @@ def _grid(table: StudyTable) -> _Grid:
     lines = LINES if any(m.cell.published is not None for m in table.cells.values()) else LINES[:1]
     rows = []
     for row in study.rows:
-        digits = digits_of([table.cells[row, column] for column in study.columns])
+        measured = [table.cells[row, column] for column in study.columns]
+        digits = digits_of(measured)
         texts = []
         for name, write in lines:
-            cells = [write(table.cells[row, column], digits) for column in study.columns]
+            cells = list(map(write, measured, digits))
             if name == "measured":
                 cells = [
                     f"{text} [{marks[row, column]}]" if (row, column) in marks else text
@@ -351,13 +352,15 @@ def _grid(table: StudyTable) -> _Grid:
     return _Grid(study.columns, rows)
 
 
-def digits_of(row: Sequence[Measured]) -> int:
-    """Two decimals for percentages and ratios; for the rest as many as the paper gives in the row, or else four."""
-    quantity = row[0].cell.quantity
-    if quantity.percent or quantity.at == "ratio":
-        return 2
-    published = [-int(m.cell.published.as_tuple().exponent) for m in row if m.cell.published is not None]
-    return max(published, default=4)
+def digits_of(row: Sequence[Measured]) -> list[int]:
+    """Decimals of each cell: 2 for percentages and ratios; for the rest as many as the paper gives in the row, or 4."""
+    plain = [not (m.cell.quantity.percent or m.cell.quantity.at == "ratio") for m in row]
+    published = [
+        -int(m.cell.published.as_tuple().exponent)
+        for m, is_plain in zip(row, plain, strict=True)
+        if is_plain and m.cell.published is not None
+    ]
+    return [max(published, default=4) if is_plain else 2 for is_plain in plain]
 
 
 def to_text(table: StudyTable, width: int) -> RenderableType:
