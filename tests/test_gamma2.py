@@ -224,11 +224,14 @@ def test_it_goes_where_the_mean_gradient_is_zero_and_not_where_half_of_them_are(
     assert float(x.detach()) == pytest.approx(ends_at, abs=0.04)
 
 
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("arrives", [float, torch.tensor])
-def test_a_step_that_does_not_push_leaves_the_means(arrives: Any) -> None:
+def test_a_step_that_does_not_push_leaves_the_means(arrives: Any, on_device: bool) -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.0)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    if on_device:  # as with losses from an accelerator: what the step pushes by is then a tensor
+        lga._state_on(torch.device("cpu"))
     for loss, gradient, mean in ((2.0, 1.0, 0.1), (math.nan, math.nan, 0.1), (3.0, 9.0, 0.1), (1.0, 2.0, 0.29)):
         p.grad = torch.full_like(p, gradient)
         optimizer.step(loss=arrives(loss))
