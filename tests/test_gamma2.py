@@ -408,6 +408,20 @@ def test_a_checkpoint_goes_on_to_the_same_bits() -> None:
     assert not torch.equal(whole[0], trained(lambda o: LGA(o, steps_per_epoch=8, gamma2=0.0), 40)[0])
 
 
+def test_a_group_that_was_just_added_is_in_the_checkpoint() -> None:
+    def with_new_group(value: float) -> LGA:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e-3)
+        lga = auto(optimizer)
+        optimizer.add_param_group({"params": [nn.Parameter(torch.full((3,), value))]})
+        return lga
+
+    kept = with_new_group(2.0).state_dict()
+    assert kept["scales"] == pytest.approx([1.0, 2.0])
+    lga = with_new_group(4.0)
+    lga.load_state_dict(kept)
+    assert lga.state_dict()["scales"] == kept["scales"]
+
+
 def test_a_state_of_another_strategy_is_refused() -> None:
     optimizer = torch.optim.SGD(model().parameters(), lr=1e-3)
     kept = auto(optimizer).state_dict()

@@ -112,8 +112,8 @@ class LGA:
         self.process_group = process_group
         self._steps_per_epoch = steps_per_epoch
         self._backoff = float(backoff)
-        self._scales: list[float] = []  # of the groups' parameters at the start, where gamma2 sets itself
-        self._units()
+        self._scales: list[float] = []
+        self._scales_of_groups()
 
         self._state = State()
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
@@ -267,12 +267,18 @@ class LGA:
         groups = self.optimizer.param_groups
         if not isinstance(self.gamma2, SelfSet):
             return [group.get("gamma2", self.gamma2) for group in groups]
-        self._scales += [scale_of(group["params"]) for group in groups[len(self._scales) :]]
         reach = self.gamma2.reach * self.xi
         return [
             0.0 if group.get("gamma2") == 0 else reach * scale
-            for group, scale in zip(groups, self._scales, strict=True)
+            for group, scale in zip(groups, self._scales_of_groups(), strict=True)
         ]
+
+    def _scales_of_groups(self) -> list[float]:
+        """Of the groups' parameters at the start, where gamma2 sets itself; groups that are new are measured now."""
+        if isinstance(self.gamma2, SelfSet):
+            new = self.optimizer.param_groups[len(self._scales) :]
+            self._scales += [scale_of(group["params"]) for group in new]
+        return self._scales
 
     def _pushed(self) -> list[tuple[dict[str, Any], float]]:
         """The groups that LGA is not switched off for, each with its unit."""
@@ -459,7 +465,7 @@ class LGA:
         return {
             "hyperparameters": self._hyperparameters(),
             "state": self._host_state()._asdict(),
-            "scales": list(self._scales),
+            "scales": list(self._scales_of_groups()),
             "steps_without_loss": self._steps_without_loss,
         }
 
@@ -487,10 +493,8 @@ class LGA:
         scales = state_dict["scales"]
         if not isinstance(scales, list) or not all(isinstance(scale, float) and scale > 0 for scale in scales):
             raise ValueError(f"scales in LGA's state_dict must be a list of numbers above 0: got {scales!r}")
-        if len(scales) != len(self._scales):
-            raise ValueError(
-                f"LGA's state_dict has the scales of {len(scales)} parameter groups, here are {len(self._scales)}"
-            )
+        if len(scales) != (here := len(self._scales_of_groups())):
+            raise ValueError(f"LGA's state_dict has the scales of {len(scales)} parameter groups, here are {here}")
 
         self._scales = list(scales)
         self._state = State(**state_dict["state"])
