@@ -12,6 +12,7 @@ from lossaware.studies.models.autoencoder import convolutional_autoencoder, dens
 from lossaware.studies.models.autoeval import AutoEval, autoeval, turn_at_random, turned
 from lossaware.studies.models.densenet import densenet
 from lossaware.studies.models.initialisation import he_normal
+from lossaware.studies.models.lenet import lenet5
 from lossaware.studies.models.resnet import resnet50
 from lossaware.studies.models.segmentation import encoder_decoder, one_hot, segmentation
 from lossaware.studies.models.vslnet import (
@@ -106,15 +107,82 @@ def test_densenet_takes_no_other_depth():
         densenet(depth=41)
 
 
-def test_resnet_halves_the_image_where_its_stem_and_stages_say():
-    def sides(net, x):
-        seen = []
-        for stage in net:
-            x = stage(x)
-            if x.dim() == 4 and (not seen or seen[-1] != x.shape[-1]):
-                seen.append(x.shape[-1])
-        return seen
+def sides(net, x):
+    """The sides that the image has on its way, each once."""
+    seen = []
+    for stage in net:
+        x = stage(x)
+        if x.dim() == 4 and (not seen or seen[-1] != x.shape[-1]):
+            seen.append(x.shape[-1])
+    return seen
 
+
+def test_densenet_halves_the_image_between_its_blocks_and_rectifies_after_each():
+    net = densenet().eval()
+    with torch.no_grad():
+        assert sides(net, torch.zeros(1, 3, 32, 32)) == [32, 16, 8, 1]
+    kinds = [type(stage) for stage in net]
+    assert [kinds[i + 1] for i, kind in enumerate(kinds) if kind is nn.BatchNorm2d] == [nn.ReLU] * 3
+    assert isinstance(net[-4], nn.ReLU)
+
+
+def test_a_bottleneck_adds_three_convolutions_to_its_shortcut():
+    torch.manual_seed(0)
+    stages = list(resnet50(10).eval())
+    first, second = (stage for stage in stages[4:6])
+    x = torch.randn(2, 64, 8, 8)
+
+    def normed(convolution, norm, x):
+        y = convolution(x)
+        mean, var = norm.running_mean[:, None, None], norm.running_var[:, None, None]
+        return (y - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    for block in (first, second):
+        a, b, _, c, d, _, e, f = block.residual
+        inner = normed(e, f, normed(c, d, normed(a, b, x).relu()).relu())
+        past = normed(*block.shortcut, x) if block is first else x
+        y = block(x)
+        torch.testing.assert_close(y, (inner + past).relu())
+        x = y
+
+
+@pytest.mark.parametrize("make", [densenet, lambda: resnet50(100, "3x3")])
+def test_residual_and_dense_networks_start_after_he(make):
+    torch.manual_seed(0)
+    net = make()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
+            outputs, _, height, width = module.weight.shape
+            assert float(module.weight.detach().std()) == pytest.approx(
+                math.sqrt(2 / (outputs * height * width)), rel=0.1
+            )
+    assert torch.equal(net[-1].bias, torch.zeros_like(net[-1].bias))
+
+
+def rectified(net):
+    """For each convolution and linear layer, whether its outputs are rectified before the next one."""
+    found = []
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            found.append(False)
+        elif isinstance(module, nn.ReLU):
+            found[-1] = True
+    return found
+
+
+@pytest.mark.parametrize("make", [encoder_decoder, dense_autoencoder, convolutional_autoencoder, lenet5])
+def test_all_layers_but_the_last_are_rectified(make):
+    *inner, last = rectified(make())
+    assert all(inner)
+    assert not last
+
+
+@pytest.mark.parametrize(("make", "pools"), [(lenet5, 2), (encoder_decoder, 5)])
+def test_images_are_halved_by_the_maximum(make, pools):
+    assert [type(stage) for stage in make() if "Pool" in type(stage).__name__] == [nn.MaxPool2d] * pools
+
+
+def test_resnet_halves_the_image_where_its_stem_and_stages_say():
     with torch.no_grad():
         assert sides(resnet50(10, "3x3").eval(), torch.zeros(1, 3, 32, 32)) == [32, 16, 8, 4, 1]
         assert sides(resnet50(10).eval(), torch.zeros(1, 3, 64, 64)) == [32, 16, 8, 4, 2, 1]
@@ -302,6 +370,64 @@ def test_vslnet_sees_no_padding():
     assert torch.isneginf(together[1][0, 7:]).all()
     assert torch.isneginf(together[2][0, 7:]).all()
     assert torch.isfinite(together[1][1]).all()
+
+
+def encoded_step_by_step(encoder, x):
+    """What the shared encoder of Zhang et al. (2020) makes of one sequence (time, size)."""
+
+    def normed(norm, x):
+        return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt() * norm.weight
+
+    x = x + encoder.positions.weight[: len(x)]
+    for norm, depthwise, pointwise in zip(encoder.norms, encoder.depthwise, encoder.pointwise, strict=True):
+        padded = functional.pad(normed(norm, x), (0, 0, 3, 3))
+        filtered = torch.stack([(padded[t : t + 7] * depthwise.weight[:, 0].T).sum(0) for t in range(len(x))])
+        x = x + pointwise(filtered).clamp(min=0)
+    attention = encoder.attention
+    projected = normed(encoder.attention_norm, x) @ attention.in_proj_weight.T + attention.in_proj_bias
+    heads = [
+        (q @ k.T / math.sqrt(q.shape[1])).softmax(1) @ v
+        for q, k, v in zip(*(part.chunk(8, 1) for part in projected.chunk(3, 1)), strict=True)
+    ]
+    x = x + attention.out_proj(torch.cat(heads, 1))
+    return x + encoder.last(normed(encoder.last_norm, x))
+
+
+def test_vslnet_is_that_of_its_paper_step_by_step():
+    torch.manual_seed(0)
+    net = VSLNet(words=50).eval()
+    video, words = torch.randn(9, 1024), torch.randint(2, 50, (5,))
+    with torch.no_grad():
+        found = net(video[None], torch.tensor([9]), words[None])
+        context = encoded_step_by_step(net.encoder, net.project_video(video))
+        query = encoded_step_by_step(net.encoder, net.project_words(net.words.weight[words]))
+        # Context-query attention.
+        cqa = net.attention
+        pairs = torch.cat([context[:, None].expand(9, 5, -1), query.expand(9, 5, -1), context[:, None] * query], 2)
+        scores = pairs @ torch.cat([cqa.of_context.weight, cqa.of_query.weight, cqa.of_both], 1)[0]
+        to_query, to_context = scores.softmax(1), scores.softmax(0)
+        answered, echoed = to_query @ query, to_query @ to_context.T @ context
+        fused = cqa.join(torch.cat([context, answered, context * answered, context * echoed], 1))
+        # Query-guided highlighting.
+        sentence = (query @ net.pool.weight[0]).softmax(0) @ query
+        fused = net.join(torch.cat([fused, sentence.expand(9, -1)], 1))
+        highlight = net.highlight(fused)
+        fused = highlight.sigmoid() * fused
+        # The conditioned span predictor.
+        starts, _ = net.start(fused)
+        ends, _ = net.end(starts)
+        start, end = net.start_score(torch.cat([starts, fused], 1)), net.end_score(torch.cat([ends, fused], 1))
+    for one, other in zip(found, (highlight, start, end), strict=True):
+        torch.testing.assert_close(one[0], other[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_vslnet_starts_after_xavier_and_drops_a_fifth():
+    net = VSLNet()
+    bound = math.sqrt(6 / (1024 + 128))
+    assert 0.99 * bound < float(net.project_video.weight.detach().abs().max()) <= bound
+    assert torch.equal(net.project_video.bias, torch.zeros(128))
+    assert {module.p for module in net.modules() if isinstance(module, nn.Dropout)} == {0.2}
+    assert net.encoder.attention.dropout == 0.2
 
 
 def test_the_end_is_looked_for_in_what_the_search_for_the_start_has_seen():

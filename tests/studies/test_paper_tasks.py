@@ -11,6 +11,7 @@ from PIL import Image
 
 from lossaware.errors import UsageError
 from lossaware.studies.data import bags, cifar
+from lossaware.studies.data.augmentation import move_mirror_rotate
 from lossaware.studies.data.stand_in import make_stand_in
 from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.run import run
@@ -46,6 +47,17 @@ PROTOCOL = {
     "autoencoder-cifar10": (100, 16),
     "autoeval": (50, 64),
     "grounding": (50, 16),
+}
+# With what images are standardised: the published statistics of each set; the bags as ImageNet, reconstructions not.
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    "segmentation": IMAGENET,
+    "autoencoder-mnist": ((0.0,), (1.0,)),
+    "autoencoder-cifar10": ((0.0,), (1.0,)),
+    "autoeval": ((0.1307,), (0.3081,)),
 }
 
 
@@ -202,9 +214,16 @@ def test_cifar100_is_augmented_unless_told_otherwise(made):
     assert load_task("cifar100", {"augment": False}).data(made).augment is None
     (batch,) = augmented.train.batches(8, None)
     changed = augmented.augment(batch, torch.Generator().manual_seed(0))
-    assert changed[0].shape == batch[0].shape
     assert not torch.equal(changed[0], batch[0])
+    expected = move_mirror_rotate(4, 15.0, *STATISTICS["cifar100"])(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(changed[0], expected[0])
     assert load_task("cifar10").data(made).augment is None
+
+
+@pytest.mark.parametrize("name", sorted(STATISTICS))
+def test_both_sets_are_standardised_with_the_statistics_of_the_training_images(made, name):
+    data = load_task(name, {"train_examples": 1}).data(made)
+    assert [(examples.mean, examples.std) for examples in (data.train, data.test)] == [STATISTICS[name]] * 2
 
 
 def test_what_autoencoders_give_back_is_from_0_to_1(made):
