@@ -182,6 +182,8 @@ def test_runs_are_those_of_section_4(name: str) -> None:
             assert (spec.lga is None) == without(cell)
             assert spec.lr == expected_lr(cell, spec.task)
             assert spec.optimizer == optimizer(cell, spec.optimizer)
+            assert not spec.optimizer_options
+            assert (spec.scheduler is None) == (name != "table05")
         if cell.specs:
             assert len(cell.specs) == {"table04": 1, "readings": 2}.get(name, 5)
 
@@ -201,6 +203,20 @@ def expected_lr(cell: Cell, task: str) -> float:
 def optimizer(cell: Cell, otherwise: str) -> str:
     names = [name for name in (*cell.row, *cell.column) if name in (*ALGORITHMS, "Adammax")]
     return names[0].lower().replace("adammax", "adamax") if names else otherwise
+
+
+def test_the_schedulers_of_table_5_have_the_arguments_that_its_note_names() -> None:
+    found = {
+        (cell.column[0], spec.scheduler, spec.scheduler_options)
+        for cell in study(5).cells.values()
+        for spec in cell.specs
+    }
+    assert found == {
+        ("CosineAnnealingLR", "CosineAnnealingLR", (("T_max", 20),)),
+        ("ExponentialLR", "ExponentialLR", (("gamma", 0.9),)),
+        ("ReduceLROnPlateau", "ReduceLROnPlateau", ()),
+        ("StepLR", "StepLR", (("gamma", 0.1), ("step_size", 5))),
+    }
 
 
 def test_what_the_cells_show() -> None:
