@@ -1,9 +1,9 @@
 """VSLNet (Zhang et al., 2020): where in a video is what a sentence tells? And what is measured of it.
 
-After the paper and its authors' code, with three differences. Words have random vectors that are learned, as GloVe's
-are not at hand, and there are no character embeddings. Padding is masked in the convolutions and in the attention too,
-so that a result does not depend on what else is in the batch. Gradients are not clipped: the optimizer is what is
-studied.
+After the paper and its authors' code, with four differences. Words have random vectors that are learned, as GloVe's
+are not at hand, and there are no character embeddings. The self-attention is torch's, which has a linear layer after
+its heads; theirs has none. Padding is masked in the convolutions and in the attention too, so that a result does not
+depend on what else is in the batch. Gradients are not clipped: the optimizer is what is studied.
 """
 
 from collections.abc import Mapping
