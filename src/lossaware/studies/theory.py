@@ -2,7 +2,7 @@
 
 The theorem says that R(t) <= prod(1 - mu lambda_i) R(0) <= (1 - mu gamma1)^t R(0), with lambda_t = gamma1 + gamma2
 Omega / phi^2, wherever 0 <= 1 - mu lambda_t and f(x*) = 0. `docs/theory.md` says what its proof needs besides;
-`COUNTEREXAMPLES` are runs that meet what the theorem asks, and break it.
+`COUNTEREXAMPLES` are runs that meet what the theorem asks, and break it, and one that shows what f(x*) = 0 is for.
 
 lambda_t is a number a coordinate. Where the theorem wants one, the smallest is taken: of all readings this gives the
 weakest bound, so what breaks it breaks the others too.
@@ -267,11 +267,11 @@ def rows(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A run that breaks the theorem, and why.
+    """A run that breaks the theorem's bound, and why.
 
     Attributes:
         name: What tables call it.
-        lacks: What the theorem, or its proof, lacks.
+        lacks: What the proof needs and the run does not have. The theorem asks for ``lowest`` alone of these.
         make: Makes the run.
     """
 
@@ -314,7 +314,7 @@ def _metric() -> Run:
 
 
 def _lowest_loss() -> Run:
-    """f(x*) = 1, from x*: R(0) = 0, and LGA leaves it."""
+    """f(x*) = 1, which the theorem rules out, from x*: R(0) = 0, and LGA leaves it."""
     problem = quadratic("f(x*) = 1", _vector(1, 1).diag(), _vector(0, 0), lowest=1.0)
     return descend(problem, 0.1, 1e-6, STEPS)
 

@@ -84,9 +84,7 @@ def _summary(rows: Rows) -> "Table":
 def _broken(rows: Rows) -> "Table":
     from rich.table import Table
 
-    table = Table(
-        "run", "lacks", "from step", "R", "bound", title="Runs that break Theorem 3.1, all that it asks being met"
-    )
+    table = Table("run", "lacks", "from step", "R", "bound", title="Runs that break the bound of Theorem 3.1")
     for row in rows:
         table.add_row(row["example"], row["lacks"], str(row["broken_from"]), f"{row['R']:.4g}", f"{row['bound']:.4g}")
     return table
