@@ -406,6 +406,19 @@ def test_a_derived_cell_needs_all_its_cells(grid):
     assert not table.cells[at(grid, "mean", "w/ LGA, 1e-2")].there
 
 
+def test_a_mean_of_cells_under_different_settings_says_so(grid):
+    known = Known()
+    fill(grid.overridden(Overrides({"algorithm": ("SGD",)})), known)
+    fill(grid.overridden(SHORT), known)
+    table = tabulate(grid, known, [SHORT])
+    said = "of cells under different settings"
+    assert f"{table.marks[at(grid, 'mean', 'w/ LGA, 1e-2')]}: {said}" in table.legend
+    assert table.cells[at(grid, "mean", "w/ LGA, 1e-2")].changed == said
+    assert [row["overridden"] for row in csv.DictReader(io.StringIO(FORMATS["csv"](table)))][-1] == said
+    fill(grid.overridden(Overrides({"algorithm": ("Momentum",)})), known)
+    assert not tabulate(grid, known, [SHORT]).marks
+
+
 # --- which runs are shown -------------------------------------------------------------------------------------------
 
 SHORT = Overrides({}, Settings(epochs=2, seeds=1))
@@ -431,7 +444,11 @@ def test_the_longer_runs_are_shown_and_those_of_the_file_before_all_others(grid)
     assert table.cells[at(grid, "SGD", "w/ LGA, 1e-3")].overrides == SHORT
     assert table.cells[at(grid, "Momentum", "w/ LGA, 1e-3")].overrides == SHORTER
     assert table.head == []
-    assert sorted(line[3:] for line in table.legend) == ["epochs = 1, seeds = 1", "epochs = 2, seeds = 1"]
+    assert sorted(line[3:] for line in table.legend) == [
+        "epochs = 1, seeds = 1",
+        "epochs = 2, seeds = 1",
+        "of cells under different settings",  # their means
+    ]
 
 
 def test_after_a_run_its_own_results_are_shown(grid):
@@ -555,6 +572,16 @@ def test_latex(table):
     assert r"95 \%" in tex
     assert "%" not in tex.replace(r"\%", "")
     assert tex.count("{") == tex.count("}")
+
+
+def test_latex_escapes_what_it_would_read_as_its_own():
+    title = "a_b & 5 % $ # {x} ^ ~ \\ ± \u03bc \u03c3 — [c]"
+    study = parse_study(TEXT.replace('title = "A small grid"', f"title = '{title}'"), "grid")
+    escaped = (
+        r"a\_b \& 5 \% \$ \# \{x\} \textasciicircum{} \textasciitilde{} \textbackslash{} "
+        r"$\pm$ $\mu$ $\sigma$ --- {[}c{]}."
+    )
+    assert rf"\caption{{{escaped} " in FORMATS["latex"](tabulate(study, Known()))
 
 
 def test_csv_has_a_line_a_cell(table):

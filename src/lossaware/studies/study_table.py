@@ -20,6 +20,7 @@ from lossaware.studies.study import Cell, Coordinates, Overrides, Quantity, Stud
 Key = tuple[Coordinates, Coordinates]
 
 NOT_RUN = "not run"
+MIXED = "of cells under different settings"
 GAP = 2  # spaces between columns
 
 
@@ -45,12 +46,14 @@ class Measured:
         values: What it shows for each finished seed, in the units of the table.
         summary: Mean and interval of the values.
         overrides: What differs from the study's file in the runs shown.
+        mixed: Whether a derived cell is made of cells whose runs differ from the study's file in different ways.
     """
 
     cell: Cell
     values: Mapping[int, float]
     summary: Summary
     overrides: Overrides = field(default_factory=Overrides)
+    mixed: bool = False
 
     @property
     def there(self) -> bool:
@@ -81,13 +84,18 @@ class Measured:
     @property
     def said(self) -> str:
         """The caution, and what differs from the study's file, in a line."""
-        return ", ".join(filter(None, [self.caution, describe(self.overrides)]))
+        return ", ".join(filter(None, [self.caution, self.differs]))
+
+    @property
+    def differs(self) -> str:
+        """What differs from the study's file, in a line."""
+        return MIXED if self.mixed else describe(self.overrides)
 
     @property
     def changed(self) -> str:
         """The same, but for the number of seeds."""
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
-        return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
+        return MIXED if self.mixed else ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
 
     @property
     def partial(self) -> bool:
@@ -132,8 +140,8 @@ class StudyTable:
         parts = []
         if measured.there and measured.caution and not self._common_caution:
             parts.append(measured.caution)
-        if measured.there and (said := describe(measured.overrides)) and not self._common_overrides:
-            parts.append(said)
+        if measured.there and measured.differs and not self._common_overrides:
+            parts.append(measured.differs)
         if measured.partial:
             parts.append(f"{len(measured.values)} of {len(measured.cell.specs)} seeds")
         if measured.summary.lost:
@@ -272,8 +280,9 @@ def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
         return Measured(cell, {}, summary([]))
     value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
     shared = {describe(cells[key].overrides): cells[key].overrides for key in sources}
-    overrides = next(iter(shared.values())) if len(shared) == 1 else Overrides()
-    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides)
+    mixed = len(shared) > 1
+    overrides = Overrides() if mixed else next(iter(shared.values()))
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides, mixed)
 
 
 def describe(overrides: Overrides) -> str:
