@@ -85,6 +85,8 @@ def test_a_push_shorter_than_the_basin_frees_nobody_and_a_longer_one_does(monkey
         for reading in landscape.READINGS:
             without, paper, short, _ = (shares[base, reading, gamma2] for gamma2 in landscape.GAMMA2S)
             assert without.gained == without.lost == without.first_push == 0
+            # Without LGA all stay where they start: those that start beyond the last barrier are in E's basin.
+            assert without.reached == int((starting_points(51) > turning_points()[1][-1]).sum()) < 51 / 3
             assert paper.reached == short.reached == without.reached
             assert 0 < paper.first_push < 1e-5
         long = shares[base, 30, 3e-2]

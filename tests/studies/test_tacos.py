@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.data import tacos
-from lossaware.studies.data.stand_in import FRAMES_A_ROW, SCALE, SIGNAL, make_stand_in
+from lossaware.studies.data.stand_in import FRAMES_A_ROW, SCALE, SIGNAL, features_of, make_stand_in
 from lossaware.studies.data.tacos import (
     FEATURE_SIZE,
     STAND_IN_MARK,
+    Video,
     pool,
     positions_of,
     read_annotations,
@@ -301,6 +302,14 @@ def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     share = SIGNAL / np.sqrt(1 + SIGNAL**2)
     np.testing.assert_allclose(np.sqrt((told**2).mean(axis=1)), SCALE * share, rtol=0.05)
     assert abs(without[1:].mean()) < 0.02
+
+
+def test_every_row_that_a_span_touches_tells_of_it():
+    told, silent = (
+        features_of("a", Video(timestamps=spans, sentences=["x"] * len(spans), fps=29.4, num_frames=256), {}, seed=0)
+        for spans in ([(70, 130)], [])
+    )
+    assert (told != silent).any(axis=1).tolist() == [False, True, True, False]
 
 
 def test_stand_ins_of_equal_seeds_are_equal(tmp_path):
