@@ -214,7 +214,8 @@ def compose(there: Measurements, results: Path) -> ResultsReport:
 HOW_TO_READ = (
     "In each cell: what was measured, with half the width of its 95 % t-interval where it has two seeds or more; below "
     "it the published figure, with ≈ where it lies in that interval and ≠ where it does not, and in brackets measured "
-    "minus published. Below a cell with LGA stands what the seeds say of it beside the same runs without."
+    "minus published; neither where settings were overridden. Below a cell with LGA stands what the seeds say of it "
+    "beside the same runs without."
 )
 
 

@@ -62,8 +62,13 @@ class Measured:
 
     @property
     def difference(self) -> float:
-        """Measured minus published, in the units of the table; NaN where either is missing."""
-        return math.nan if self.cell.published is None else self.summary.mean - float(self.cell.published)
+        """Measured minus published, in the units of the table.
+
+        NaN where either is missing, and for runs under other settings than the study's, see `agrees`.
+        """
+        if self.cell.published is None or self.changed:
+            return math.nan
+        return self.summary.mean - float(self.cell.published)
 
     @property
     def agrees(self) -> bool | None:
@@ -183,8 +188,10 @@ class StudyTable:
         if any(measured.cell.derived for measured in self.cells.values()):
             parts.append("Means and deviations are computed from the figures shown, as in the paper.")
         judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]
-        if any(measured.cell.published is not None for measured in self.cells.values()):
+        if any(math.isfinite(measured.difference) for measured in self.cells.values()):
             parts.append("Difference: measured minus published.")
+        if any(m.there and m.changed and m.cell.published is not None for m in self.cells.values()):
+            parts.append("Figures under overridden settings are not held against the published ones.")
         if judged:
             parts.append(f"The published figure lies in the interval in {sum(judged)} of {len(judged)} cells.")
         if missing := sum(not measured.there for measured in self.cells.values()):
@@ -320,7 +327,7 @@ def show_published(measured: Measured, digits: int) -> str:
 
 
 def show_difference(measured: Measured, digits: int) -> str:
-    """Measured minus published; empty where either is missing."""
+    """Measured minus published; empty where they are not to be compared."""
     return f"{measured.difference:+.{digits}f}" if math.isfinite(measured.difference) else ""
 
 
