@@ -145,7 +145,7 @@ def test_a_cell_has_measured_published_difference_interval_and_verdict(page: str
 def test_what_was_overridden_stands_above_the_table_and_is_held_against_nothing(page: str) -> None:
     second = section(page, "table02")
     cells = row(second, "Momentum")
-    assert cells[1] == "80.00 b published 99.51 (-19.51)"
+    assert cells[1] == "80.00 b published 99.51"
     assert "b: epochs = 2, seeds = 1" in words(second)
     assert row(second, "RMSprop")[2] == "not run published 99.59", "a run that is not finished is not shown"
 
@@ -198,6 +198,19 @@ def test_the_page_is_drawn_in_both_modes(page: str, tmp_path: Path, mode: str) -
 @in_browser
 def test_the_page_fits_every_width_and_wide_tables_scroll_in_their_boxes(page: str, tmp_path: Path) -> None:
     check_fits(page, tmp_path, scrolling=".scroll")
+
+
+@in_browser
+def test_a_long_name_of_a_row_takes_no_room_from_the_counts(page: str, tmp_path: Path) -> None:
+    name = "Table 2, overridden: " + ", ".join(f"task_options.train_examples = {n}" for n in range(1000, 1012))
+    page = re.sub(r"Table 2, overridden: [^<]*", name, page)
+    script = """<p id="measured"></p><script>
+        const boxes = [...document.querySelectorAll("#effects .scroll, #agreement .scroll")];
+        measured.textContent = boxes.map((box) => box.scrollWidth - box.clientWidth).join(" ");</script>"""
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{script}</body>"))
+    done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=1280,900")
+    assert name in done.stdout
+    assert re.findall(r'<p id="measured">([^<]+)</p>', done.stdout) == ["0 0"]
 
 
 # --- pictures that come from files ----------------------------------------------------------------------------------
