@@ -289,6 +289,13 @@ def test_a_study_without_learning_rates_is_refused():
         sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
 
 
+def test_a_learning_rate_that_goes_with_a_task_is_none_to_draw_over():
+    study = load_study("auto-parts")
+    assert not sensitivity.has_rates(study)
+    with pytest.raises(UsageError, match="study auto-parts: none of its axes has learning rates alone"):
+        sensitivity.all_series(tabulate(study, Known()))
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,8 @@ def _roles(file: StudyFile) -> tuple[list[str], list[str], list[str]]:
     rates = [
         axis
         for axis, points in file.axes.items()
-        if any(point.lr for point in points.values()) and not any(point.optimizer for point in points.values())
+        if any(point.lr for point in points.values())
+        and not any(point.optimizer or point.task for point in points.values())
     ]
     return panels, rates, [axis for axis in (*file.rows, *file.columns) if axis not in (*panels, *rates)]
 
@@ -407,7 +408,9 @@ def draw_scores(series: Sequence[Series]) -> Picture:
         canvas.legend(handles=handles, loc="outside right upper", handlelength=3)
 
     height = max(2.4 * len(panels) + 0.4, 0.19 * len(styles) + 0.6)
-    return draw(plot, (7.2, height), f"Score of each optimizer over the learning rate, on {' and '.join(panels)}")
+    places = " and ".join(filter(None, [", ".join(panels[:-1]), panels[-1]]))
+    said = f"Score of each optimizer over the learning rate, on {places}: mean, and range of the seeds as a thin line"
+    return draw(plot, (7.2, height), said)
 
 
 def _spread(series: Sequence[Series]) -> float:

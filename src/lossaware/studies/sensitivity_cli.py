@@ -64,6 +64,7 @@ def figure(
     if times:
         for panel in panels:
             tell(panel, sensitivity.time_overview(series, times, panel))
+        print("A base's best score is that of its best epoch.")
         print("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
         print("Seconds are only as good as the machine was free of other work.\n")
     for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
