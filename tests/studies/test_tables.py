@@ -187,6 +187,22 @@ def test_differences_that_round_to_zero_have_no_sign():
     assert ACCURACY.show_summary(summary([]), signed=True) == "—"
 
 
+def test_outside_percent_the_width_decides_the_decimals():
+    assert LOSS.show_summary(summary([0.29, 0.306])) == "0.30 ± 0.10"
+    assert LOSS.show_summary(summary([-0.0052, -0.0054]), signed=True) == "-0.0053 ± 0.0013"
+    assert LOSS.show_summary(summary([4321.0, 4000.0])) == "4160 ± 2039"
+    assert LOSS.show_summary(summary([0.25, 0.25])) == "0.25 ± 0"
+    assert LOSS.show_summary(summary([1e20, 2e20])) == "1.5e+20 ± 6.4e+20"
+
+
+def test_the_gamma2_of_all_rows_is_said_where_no_column_has_it():
+    same, other = with_lga(status(1), gamma2=1e-6), with_lga(status(1), gamma2=1e-7)
+    assert "LGA has gamma2 1e-6." in how_to_read(make_table(ACCURACY, [same, same]))
+    assert "gamma2" not in how_to_read(make_table(ACCURACY, [same, other]))
+    with_column = dataclasses.replace(same, setting={**same.setting, "gamma2": "1e-6"})
+    assert "LGA has" not in how_to_read(make_table(ACCURACY, [with_column]))
+
+
 def test_lead_counts_the_verdicts():
     said = lead(make_table(ACCURACY, four_pairs()))
     assert said == (

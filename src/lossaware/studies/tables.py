@@ -62,16 +62,18 @@ class Measure:
         return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
 
     def show_summary(self, values: Summary, *, signed: bool = False) -> str:
-        """``mean ± half width``, the width rounded as the mean is."""
-        shown = self.show(values.mean)
+        """``mean ± half width`` with the same decimals: two in percent, otherwise what gives the width two digits."""
+        half = values.half_width
+        if self.percent or not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
+            shown, width = self.show(values.mean), self.show(half) if self.percent else f"{half:.2g}"
+        else:
+            decimals = max(0, 1 - math.floor(math.log10(half)))
+            shown, width = f"{values.mean:.{decimals}f}", f"{half:.{decimals}f}"
         if signed and values.n and not float(shown):
             shown = shown.removeprefix("-")
         elif signed and values.mean > 0:
             shown = f"+{shown}"
-        if values.n < 2:
-            return shown
-        half = self.show(values.half_width) if self.percent else f"{values.half_width:.2g}"
-        return f"{shown} ± {half}"
+        return shown if values.n < 2 else f"{shown} ± {width}"
 
 
 @dataclass(frozen=True)
@@ -216,15 +218,22 @@ def how_to_read(table: Table) -> str:
     """What the columns are, and what the verdicts rest on."""
     seeds = max((len(row.pair.base.runs) for row in table.rows), default=0)
     spread = "± is the half width of the 95 % t-interval" if seeds > 1 else "one seed has no interval"
+    sizes = {size(gamma2) for row in table.rows if (gamma2 := (row.pair.variant.lga or {}).get("gamma2")) is not None}
     parts = [
         f"Means over {seeds} seed{'s' * (seeds != 1)}; {spread}. Difference: with minus without, from the same seeds.",
         "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
         "brackets the same of the base itself, which may have passed it earlier.",
     ]
-    holm = ", with Holm's correction over the rows of a table" if len(table.rows) > 1 else ""
+    holm = (
+        ", with Holm's correction over the rows of a table (an interval without 0 may not be enough)"
+        if len(table.rows) > 1
+        else ""
+    )
     parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
     if seeds < FEW:
         parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
+    if len(sizes) == 1 and "gamma2" not in table.columns:
+        parts.append(f"LGA has gamma2 {sizes.pop()}.")
     return " ".join(parts)
 
 
