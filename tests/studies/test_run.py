@@ -289,7 +289,10 @@ def test_torch_is_left_as_it_was():
         ({"lr": math.nan}, "learning rate must be a number above 0, got nan"),
         ({"optimizer": "adm"}, r"unknown optimizer 'adm'; did you mean adam.*module:Class"),
         ({"optimizer": "torch.optim:Adm"}, "torch.optim has no 'Adm'"),
-        ({"optimizer": "no_such_package:Adam"}, "cannot be imported: ModuleNotFoundError: No module named"),
+        (
+            {"optimizer": "no_such_package:Adam"},
+            "there is no module 'no_such_package' on the import path",
+        ),
         ({"optimizer": "torch.nn:ReLU"}, "'torch.nn:ReLU' is no torch.optim.Optimizer"),
         ({"optimizer": "torch.optim:LBFGS"}, "needs a closure"),
         (

@@ -169,6 +169,11 @@ def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
     except AttributeError:
         raise UsageError(f"optimizer {name!r}: {module} has no {attribute!r}") from None
     except ModuleNotFoundError as error:
+        if entry is None and error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"optimizer {name!r}: there is no module {error.name!r} on the import path "
+                "(python -m lossaware also finds those of this folder)"
+            ) from error
         if entry is None or entry.package is None:
             raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
         raise UsageError(
