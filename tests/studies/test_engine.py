@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import signal
 import time
+from multiprocessing.forkserver import ForkServer
 
 import pytest
 
@@ -86,6 +88,24 @@ def test_a_worker_that_dies_is_retried_once_and_then_reported(mine):
         always: "its process died twice, the last time by SIGKILL (out of memory?)",
         leaves: "its process died twice, the last time by exit with code 3",
     }
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="there is no server to fork from")
+def test_a_server_that_is_killed_as_it_begins_is_replaced(mine, monkeypatch):
+    ensure_running = ForkServer.ensure_running
+    killed = []
+
+    def start_and_kill_once(server):
+        ensure_running(server)
+        if not killed:
+            killed.append(server._forkserver_pid)
+            os.kill(killed[0], signal.SIGKILL)
+            os.waitid(os.P_PID, killed[0], os.WEXITED | os.WNOWAIT)  # the server itself must find out
+
+    monkeypatch.setattr(ForkServer, "ensure_running", start_and_kill_once)
+    fine = mine("good")
+    assert list(LocalEngine(1).execute([fine], None))[-1] == RunDone(fine)
+    assert killed
 
 
 def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_path):

@@ -209,7 +209,10 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(other_end, spec, data_folder, checkpoints, os.getcwd()), daemon=True
         )
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError):  # the server that forks it was killed; another takes its place
+            self._process.start()
         # With this copy closed, the end of the process is the end of its messages.
         other_end.close()
 
