@@ -132,8 +132,8 @@ class SelfSet:
             ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
             ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
             ("certainty", 0 <= self.certainty <= 10, "from 0 to 10"),
-            ("statuses_per_epoch", self.statuses_per_epoch >= 1, "at least 1"),
-            ("steps_at_least", self.steps_at_least >= 1, "at least 1"),
+            ("statuses_per_epoch", _counts(self.statuses_per_epoch), "a whole number of at least 1"),
+            ("steps_at_least", _counts(self.steps_at_least), "a whole number of at least 1"),
         ):
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
@@ -157,6 +157,10 @@ class SelfSet:
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """See `Strategy.steps_per_status`."""
         return max(self.steps_at_least, steps_per_epoch // self.statuses_per_epoch)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 SMALLEST_SCALE = 1e-3
