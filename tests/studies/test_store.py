@@ -165,9 +165,14 @@ def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
     ("damage", "read"),
     [
         ("UPDATE epochs SET test = '{'", lambda store: store.records(SPEC)),
+        ("UPDATE epochs SET train = '[]'", lambda store: store.records(SPEC)),
+        ("UPDATE epochs SET test = '{\"loss\": null}'", lambda store: store.records(SPEC)),
+        ('UPDATE epochs SET lga = \'{"loss": "x"}\'', lambda store: store.records(SPEC)),
+        ("UPDATE epochs SET seconds = 'x'", lambda store: store.records(SPEC)),
         ("UPDATE runs SET spec = '{}'", lambda store: store.specs()),
         ("UPDATE runs SET spec = '[]', state = 'failed'", lambda store: store.failures()),
         ("UPDATE environments SET content = ''", lambda store: store.environment(SPEC)),
+        ("UPDATE environments SET content = '[]'", lambda store: store.environment(SPEC)),
     ],
 )
 def test_what_we_did_not_write_is_one_line(path, damage, read):

@@ -189,10 +189,10 @@ class Store:
             return [
                 EpochRecord(
                     epoch=epoch,
-                    train=json.loads(train),
-                    test=json.loads(test),
-                    lga=None if lga is None else json.loads(lga),
-                    seconds=seconds,
+                    train=_numbers(train),
+                    test=_numbers(test),
+                    lga=None if lga is None else _numbers(lga),
+                    seconds=float(seconds),
                 )
                 for epoch, train, test, lga, seconds in rows
             ]
@@ -214,7 +214,7 @@ class Store:
             "SELECT content FROM environments JOIN runs ON environments.id = runs.environment WHERE key = ?", spec.key
         )
         with self._reading(f"the environment of run {spec.key}"):
-            return next((json.loads(content) for (content,) in rows), {})
+            return next((_texts(content) for (content,) in rows), {})
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
@@ -227,7 +227,7 @@ class Store:
         """What is no JSON, or not of our form, was not written by us; SQLite alone does not notice."""
         try:
             yield
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({error})") from None
 
     @staticmethod
@@ -285,6 +285,14 @@ class Store:
         database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
         database.close()
         new.rename(self.path)
+
+
+def _numbers(text: str) -> dict[str, float]:
+    return {name: float(value) for name, value in json.loads(text).items()}
+
+
+def _texts(text: str) -> dict[str, str]:
+    return {name: str(value) for name, value in json.loads(text).items()}
 
 
 def _beside(path: Path, ending: str) -> Path:
