@@ -284,12 +284,18 @@ WRONG = {
     "compare broken.py:build": "broken.py, line 2",
     "compare raising.py:build": "ZeroDivisionError",
     "compare raising.py:nothing": "has no 'nothing'",
+    "compare raising.py:no_data": "its data cannot be loaded: ZeroDivisionError",
+    "compare raising.py:no_sets": "its data cannot be loaded: AttributeError",
+    "compare raising.py:no_model": "its model cannot be made: ZeroDivisionError",
+    "compare raising.py:odd_model": "its model must be a torch.nn.Module, got int",
+    "compare not-\udce9.py:build": "argument 'not-\\udce9.py:build' is not valid UTF-8",
     "compare raising.py:number": "must return a lossaware.studies.task.Task, got int",
     "compare digits --lr 1e-3": "Did you mean --lrs?",
     "compare digits --optimizers sdg": "unknown optimizer 'sdg'; did you mean sgd?",
     "compare digits --optimizers sgd,,adam": "--optimizers must be names separated by commas",
     "compare digits --optimizers sgd,sgd": "--optimizers names sgd twice",
     "compare digits --optimizers torch.optim:LBFGS": "closure",
+    "compare digits --optimizers torch.optim:Optimizer": "optimizer 'torch.optim:Optimizer' cannot be made",
     "compare digits --lrs 0": "--lrs must be finite and above 0, got 0",
     "compare digits --lrs=-1e-3": "--lrs must be finite and above 0, got -1e-3",
     "compare digits --lrs nan": "--lrs must be finite and above 0, got nan",
@@ -297,6 +303,8 @@ WRONG = {
     "compare digits --lrs 1e-3,0.001": "--lrs names 0.001 twice",
     "compare digits --gamma2 nan": "--gamma2 must be finite and at least 0, got nan",
     "compare digits --gamma2=-1": "--gamma2 must be finite and at least 0, got -1",
+    "compare digits --gamma2 auto,auto": "--gamma2 names auto twice",
+    "compare digits --seeds 1.5": "--seeds: '1.5' is no whole number",
     "compare digits --seeds 0": "--seeds must be at least 1, got 0",
     "compare digits --seeds many": "--seeds",
     "compare digits --epochs 0": "--epochs must be at least 1, got 0",
@@ -314,6 +322,7 @@ WRONG = {
     "compare digits --lower-bound average,beta=1": "has no option 'beta'",
     "compare digits --scheduler StepLRR": "StepLR",
     "compare digits --scheduler StepLR": "step_size",
+    "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' can take no step with step_size=0",
     "compare digits --set hiden=3": "did you mean hidden?",
     "compare digits --set hidden": "--set wants key=value, got 'hidden'",
     "compare digits --set hidden=3 --set hidden=4": "--set gives hidden twice",
@@ -327,13 +336,33 @@ WRONG = {
 }
 
 
+RAISING = """
+import torch
+from lossaware.studies.task import Task
+
+def build(*ignored):
+    return 1 / 0
+
+def number(*ignored):
+    return 3
+
+def linear():
+    return torch.nn.Linear(2, 2)
+
+no_data = Task("mine", "", linear, build, number)
+no_sets = Task("mine", "", linear, number, number)
+no_model = Task("mine", "", build, number, number)
+odd_model = Task("mine", "", number, number, number)
+"""
+
+
 @pytest.fixture(scope="module")
 def clutter(tmp_path_factory) -> Path:
     """A folder with everything that can be wrong in a folder."""
     folder = tmp_path_factory.mktemp("clutter")
     (folder / "notes.txt").write_text("mine")
     (folder / "broken.py").write_text("# a task\ndef build(:\n")
-    (folder / "raising.py").write_text("def build():\n    return 1 / 0\n\ndef number():\n    return 3\n")
+    (folder / "raising.py").write_text(RAISING)
     raw = folder / "truncated" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 60000), ("t10k", 10000)):

@@ -13,7 +13,7 @@ from lossaware._version import __version__
 from lossaware.errors import UsageError
 
 try:
-    from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+    from cyclopts import App, CycloptsError, Parameter, Token, UnusedCliTokensError
     from rich.console import Console
 except ImportError as error:
     raise SystemExit(f"lossaware: the command line needs {error.name}: pip install 'lossaware[studies]'") from None
@@ -32,6 +32,17 @@ app = App(
 )
 
 
+def _whole(kind: type, tokens: Sequence[Token]) -> int:
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+"""A whole number; without the converter, cyclopts rounds one that is not."""
+
+
 @app.command
 def compare(
     task: str,
@@ -40,17 +51,17 @@ def compare(
     optimizers: str = "sgd,adam",
     lrs: str = "1e-3,1e-2",
     gamma2: str | None = None,
-    seeds: int = 5,
-    epochs: int | None = None,
-    batch_size: int | None = None,
+    seeds: Whole = 5,
+    epochs: Whole | None = None,
+    batch_size: Whole | None = None,
     data: Path | None = None,
-    jobs: int | None = None,
+    jobs: Whole | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     out: Path = Path("lossaware-out"),
     scheduler: str | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
-    steps_per_epoch: int | None = None,
+    steps_per_epoch: Whole | None = None,
     eps: float | None = None,
     xi: float | None = None,
     lower_bound: str | None = None,
@@ -196,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     say = _of_one_rank(given)
     try:
+        for argument in given:
+            if not _is_text(argument):
+                raise UsageError(f"argument {argument!r} is not valid UTF-8, so no result could name it")
         code = app(
             given,
             exit_on_error=False,
@@ -236,6 +250,15 @@ def _of_one_rank(arguments: Sequence[str]) -> Callable[[str], None]:
         return say
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch tells each rank of what may be slow
     return say if os.environ.get("RANK", "0") == "0" else lambda message: None
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it can be written; bytes that are no UTF-8, as in a file's name, cannot."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _drop_output() -> None:
@@ -290,12 +313,10 @@ def numbers(option: str, text: str, *, at_least: float, exclusive: bool = False)
 
 def sizes(option: str, text: str) -> "list[float | str]":
     """As `numbers`, of at least 0; ``auto`` may be among them."""
-    parts = [part.strip() for part in text.split(",")]
-    fixed = [part for part in parts if part != "auto"]
-    found: list[float | str] = [*numbers(option, ",".join(fixed), at_least=0.0)] if fixed else []
-    if "auto" in parts:
-        found.insert(parts.index("auto"), "auto")
-    return found
+    found: list[float | str] = []
+    for part in text.split(","):
+        found += ["auto"] if part.strip() == "auto" else numbers(option, part, at_least=0.0)
+    return _unique(option, found, lambda value: value if isinstance(value, str) else f"{value:g}")
 
 
 def assignments(option: str, texts: Sequence[str]) -> "Options":

@@ -206,9 +206,9 @@ def check(specs: Sequence[RunSpec], task: Task) -> None:
 def rehearse(spec: RunSpec, task: Task) -> None:
     """Make the optimizer, its scheduler and LGA as a run would."""
     run.check_spec(spec)
-    optimizer = make_optimizer(spec.optimizer, task.model().parameters(), spec.lr, spec.optimizer_options)
+    optimizer = make_optimizer(spec.optimizer, task.make_model().parameters(), spec.lr, spec.optimizer_options)
     ranks_of(spec.distributed).check(optimizer, spec.optimizer)
-    run.make_scheduler(spec, optimizer)
+    run.rehearse_scheduler(spec, optimizer)
     if spec.lga is not None:
         run.attach_lga(optimizer, spec.lga, steps=1)
 

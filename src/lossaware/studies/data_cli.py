@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cyclopts import App
 
+from lossaware.cli import Whole
 from lossaware.errors import UsageError
 
 app = App(name="data", help="Download the public data sets, or make stand-ins for features that cannot be had.")
@@ -64,7 +65,7 @@ def list_all(*, data: Path | None = None) -> int:
 
 
 @app.command(name="stand-in")
-def stand_in(name: Literal["tacos"], *, data: Path, seed: int = 0) -> int:
+def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
     """Make stand-in features for TACoS: noise that carries the annotated spans. No result from them is one on videos.
 
     They are read with --set features=stand-in of the task grounding, and every result from them says so.

@@ -91,7 +91,7 @@ def make_optimizer(
 
     Raises:
         UsageError: Unknown name or option, a package that is not installed, a value the optimizer refuses, or an
-            optimizer that needs a closure.
+            optimizer that fails as it is made, or that needs a closure.
     """
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"the learning rate must be a number above 0, got {lr}")
@@ -105,7 +105,12 @@ def make_optimizer(
         for option in chosen:
             if option not in known:
                 raise UsageError(f"{what} has no option {option!r}{did_you_mean(option, known)}")
-    optimizer = call(what, factory, list(params), lr, options={**preset, **chosen})
+    try:
+        optimizer = call(what, factory, list(params), lr, options={**preset, **chosen})
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} cannot be made: {where(error)}") from error
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"{what} makes no torch.optim.Optimizer but {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -109,7 +110,7 @@ class _Training:
         self._steps = math.ceil(len(data.train) / spec.batch_size)
         torch.manual_seed(spec.seed)
         # Made on the CPU, so that it begins alike on every device.
-        self._model = task.model().to(self._device)
+        self._model = task.make_model().to(self._device)
         measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
         self._measure = self._ranks.spread(self._model, measure)
         self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
@@ -137,10 +138,7 @@ class _Training:
         self._ranks.settle(self._model)
         set_mode(self._optimizer, "eval")
         seconds = time.perf_counter() - began
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(train["loss"])
-        elif self._scheduler is not None:
-            self._scheduler.step()
+        advance(self._scheduler, train["loss"])
         return EpochRecord(
             epoch=epoch,
             train=train,
@@ -306,7 +304,7 @@ class _Means:
 
 def names_measured(task: Task, data: Data) -> list[str]:
     """The names of what a task measures, told by two test examples; empty where two do not do."""
-    model = task.model().eval()
+    model = task.make_model().eval()
     try:
         with torch.no_grad():
             return list(task.measure(model, next(iter(data.test.batches(2, None)))))
@@ -346,6 +344,8 @@ def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> C
 def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
     if spec.scheduler is None:
+        if spec.scheduler_options:
+            raise UsageError(f"scheduler_options need a scheduler, got {_said(spec.scheduler_options)} and none")
         return None
     known = {
         name: found
@@ -361,6 +361,33 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     )
     assert isinstance(found, LRScheduler)
     return found
+
+
+def advance(scheduler: LRScheduler | None, loss: float) -> None:
+    """What a scheduler does after an epoch, whose mean training loss is given."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(loss)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+def rehearse_scheduler(spec: RunSpec, optimizer: Optimizer) -> None:
+    """Make the scheduler and have it take a step, for not before then does torch look at some of its options.
+
+    Raises:
+        UsageError: See `make_scheduler`; or the step fails.
+    """
+    scheduler = make_scheduler(spec, optimizer)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer took none before
+            advance(scheduler, 0.0)
+    except Exception as error:
+        said = _said(spec.scheduler_options)
+        raise UsageError(f"scheduler {spec.scheduler!r} can take no step with {said}: {error}") from error
+
+
+def _said(options: Options) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options)
 
 
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:

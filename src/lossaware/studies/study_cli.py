@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from lossaware.cli import Whole
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def run(
     name: str,
     *,
     only: tuple[str, ...] = (),
-    seeds: int | None = None,
-    epochs: int | None = None,
+    seeds: Whole | None = None,
+    epochs: Whole | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     data: Path | None = None,
-    jobs: int | None = None,
+    jobs: Whole | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     out: Path = OUT,

@@ -93,7 +93,8 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
     for key, group in groups.items():
         try:
             tasks[key] = load_task(group[0].task, group[0].task_options)
-            check(group, replace(tasks[key], model=cache(tasks[key].model)))  # one model serves all: it is not trained
+            one_model = cache(tasks[key].make_model)  # it serves all: it is not trained
+            check(group, replace(tasks[key], model=one_model))
         except UsageError as error:
             raise UsageError(f"{study.what}: {error}") from None
     return tasks

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lossaware.errors import UsageError
+from lossaware.studies.arguments import where
 
 Batch = tuple[Tensor, ...]
 """The tensors of one batch; each has the examples along its first dimension."""
@@ -114,10 +115,32 @@ class Task:
         """Its data.
 
         Raises:
-            UsageError: See `data`; or a set has no example.
+            UsageError: See `data`; or it fails otherwise; or a set has no example.
         """
-        data = self.data(folder)
-        for name, examples in (("training", data.train), ("test", data.test)):
-            if not len(examples):
+        try:
+            data = self.data(folder)
+            sizes = {"training": len(data.train), "test": len(data.test)}
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"task {self.name!r}: its data cannot be loaded: {where(error)}") from error
+        for name, size in sizes.items():
+            if not size:
                 raise UsageError(f"task {self.name!r}: its {name} set has no example")
         return data
+
+    def make_model(self) -> nn.Module:
+        """Its model.
+
+        Raises:
+            UsageError: `model` fails, or returns something else.
+        """
+        try:
+            model = self.model()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"task {self.name!r}: its model cannot be made: {where(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"task {self.name!r}: its model must be a torch.nn.Module, got {type(model).__name__}")
+        return model
