@@ -192,7 +192,7 @@ def list_optimizers() -> int:
     """List the base optimizers that compare knows."""
     from lossaware.studies.optimizers import optimizers
 
-    return listing(optimizers(), "Any other torch.optim.Optimizer: package.module:Class.")
+    return listing(optimizers(), "Any other torch.optim.Optimizer: file.py:Class, or package.module:Class.")
 
 
 app.command("lossaware.studies.study_cli:app", name="study", help="Run the paper's experiments, or a grid of your own.")

@@ -69,6 +69,14 @@ def test_other_runs_tell_nothing(store, other):
     assert adopt_equal([replace(PLAIN, **other)], store, store) == 0
 
 
+def test_runs_of_ones_own_code_tell_nothing(store):
+    own = replace(PLAIN, optimizer="torch.optim:Adam")
+    stored(store, own)
+    assert adopt_equal([replace(own, epochs=3)], store, store) == 0
+    stored(store, PLAIN)
+    assert adopt_equal([replace(PLAIN, epochs=3)], store, store) == 1
+
+
 def test_an_unfinished_run_tells_nothing(store):
     stored(store, PLAIN, epochs=5)
     assert adopt_equal([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0

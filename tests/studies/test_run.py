@@ -287,12 +287,13 @@ def test_torch_is_left_as_it_was():
         ({"precision": "fp16"}, "unknown precision 'fp16'; did you mean"),
         ({"lr": 0.0}, "learning rate must be a number above 0, got 0.0"),
         ({"lr": math.nan}, "learning rate must be a number above 0, got nan"),
-        ({"optimizer": "adm"}, r"unknown optimizer 'adm'; did you mean adam.*module:Class"),
+        ({"optimizer": "adm"}, r"unknown optimizer 'adm'; did you mean adam.*file.py:Class"),
         ({"optimizer": "torch.optim:Adm"}, "torch.optim has no 'Adm'"),
         (
             {"optimizer": "no_such_package:Adam"},
-            "there is no module 'no_such_package' on the import path",
+            "there is no module 'no_such_package' on the import path .*no_such_package.py:NAME",
         ),
+        ({"optimizer": "no_such_file.py:Adam"}, "optimizer 'no_such_file.py:Adam': there is no file no_such_file.py"),
         ({"optimizer": "torch.nn:ReLU"}, "'torch.nn:ReLU' is no torch.optim.Optimizer"),
         ({"optimizer": "torch.optim:LBFGS"}, "needs a closure"),
         (
@@ -325,6 +326,14 @@ def test_every_listed_optimizer_learns(name):
     spec = dataclasses.replace(SPEC, optimizer=name, lr=lr, epochs=2)
     first, last = run(spec, None)
     assert last.train["loss"] < first.train["loss"]
+
+
+def test_an_optimizer_of_ones_own_is_named_by_its_file(tmp_path):
+    (tmp_path / "mine.py").write_text("from torch.optim import SGD\n\n\nclass Mine(SGD):\n    pass\n")
+    own = dataclasses.replace(SPEC, optimizer=f"{tmp_path / 'mine.py'}:Mine")
+    assert own.own_code == (own.optimizer,)
+    (one, two) = ([dataclasses.replace(record, seconds=0.0) for record in run(spec, None)] for spec in (own, SPEC))
+    assert one == two
 
 
 def test_optimizers_are_those_of_torch():

@@ -85,10 +85,12 @@ def test_failures_are_kept_until_the_run_succeeds(path):
         assert store.missing([SPEC]) == []
 
 
-def test_a_changed_task_file_makes_its_runs_missing(path, tmp_path):
-    file = tmp_path / "my_task.py"
+@pytest.mark.parametrize("kind", ["task", "optimizer"])
+def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind):
+    (tmp_path / "task.py").write_text("# its task\n")
+    file = tmp_path / f"{kind}.py"
     file.write_text("# one\n")
-    spec = replace(SPEC, task=f"{file}:build")
+    spec = replace(SPEC, **{"task": f"{tmp_path / 'task.py'}:build", kind: f"{file}:build"})
     with Store(path) as store:
         fill(store, spec, 2)
         assert store.missing([spec]) == []

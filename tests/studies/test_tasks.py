@@ -9,7 +9,8 @@ import torch
 
 from lossaware.errors import UsageError
 from lossaware.studies.models.lenet import lenet5
-from lossaware.studies.registry import load_task, source_digest, tasks
+from lossaware.studies.own_code import source_digest
+from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.run import run
 from lossaware.studies.spec import RunSpec, options
 
@@ -219,11 +220,11 @@ def test_a_set_without_examples_is_told(my_task, empty, message):
 
 def test_the_digest_of_a_task_follows_its_file(my_task):
     path = my_task(GOOD)
-    before = source_digest(f"{path}:build")
+    before = source_digest([f"{path}:build"])
     assert before is not None
-    assert before == source_digest(f"{path}:task")
+    assert before == source_digest([f"{path}:task"])
     my_task(GOOD + "# changed\n")
-    assert source_digest(f"{path}:build") != before
-    assert source_digest("digits") is None
-    assert source_digest("no_such_package.tasks:build") is None
-    assert source_digest("lossaware.studies.tasks.digits:build") is not None
+    assert source_digest([f"{path}:build"]) != before
+    assert source_digest([]) is None
+    assert source_digest(["no_such_package.tasks:build"]) is None
+    assert source_digest(["lossaware.studies.tasks.digits:build"]) is not None

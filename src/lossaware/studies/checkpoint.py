@@ -19,7 +19,7 @@ from lossaware.errors import UsageError
 from lossaware.studies import environment
 from lossaware.studies.arguments import where
 from lossaware.studies.atomic import write_whole
-from lossaware.studies.registry import source_digest
+from lossaware.studies.own_code import source_digest
 from lossaware.studies.spec import RunSpec
 
 SECONDS = 5.0
@@ -52,7 +52,7 @@ class Checkpoint:
         self.tell = tell
         self._of = {
             "run": spec.key,
-            "task file": source_digest(spec.task),
+            "task or optimizer file": source_digest(spec.own_code),
             "lossaware": PACKAGE,
             "torch": str(torch.__version__),
             "processor": environment.processor(spec.device),

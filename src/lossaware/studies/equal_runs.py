@@ -53,7 +53,7 @@ def _of_any_length(spec: RunSpec) -> RunSpec:
 
 def _candidates(spec: RunSpec, kinds: Mapping[RunSpec, Sequence[RunSpec]]) -> Iterator[RunSpec]:
     """Runs at least as long that may begin with all numbers of this one."""
-    if ":" in spec.task:
+    if spec.own_code:
         return
     alike = [spec]
     if spec.scheduler == ReduceLROnPlateau.__name__:

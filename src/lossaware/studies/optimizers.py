@@ -1,11 +1,10 @@
-"""The base optimizers by name. A new one is one entry of the table, or ``module:Class`` of a user's own.
+"""The base optimizers by name. A new one is one entry of the table, or ``file.py:Class`` of a user's own.
 
 Two things that a base may ask for besides gradients every run serves: one whose ``step`` has a ``loss`` gets it there,
 and one that has ``train()`` and ``eval()``, as schedule-free ones do, is switched with the model. (Where such a base
 meets batch normalisation, the running statistics are those of the weights that are trained, not of those tested.)
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from lossaware.errors import UsageError
+from lossaware.studies import own_code
 from lossaware.studies.arguments import call, did_you_mean, where
 
 
@@ -84,7 +84,8 @@ def make_optimizer(
     """The base optimizer ``name`` on ``params``.
 
     Args:
-        name: One of `optimizers`, or ``module:Class`` of any other `torch.optim.Optimizer`.
+        name: One of `optimizers`, or ``file.py:Class`` or ``package.module:Class`` of any other
+            `torch.optim.Optimizer`.
         params: What it steps.
         lr: Learning rate, above 0.
         options: Its other keyword arguments.
@@ -165,27 +166,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
+    what = f"optimizer {name!r}"
     entry = _TABLE.get(name)
-    if entry is None and ":" not in name:
-        raise UsageError(f"unknown optimizer {name!r}{did_you_mean(name, _TABLE)} (or module:Class of your own)")
-    module, _, attribute = (entry.place if entry else name).rpartition(":")
+    if entry is None and not own_code.is_own(name):
+        raise UsageError(f"unknown {what}{did_you_mean(name, _TABLE)} (or file.py:Class of your own)")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except AttributeError:
-        raise UsageError(f"optimizer {name!r}: {module} has no {attribute!r}") from None
-    except ModuleNotFoundError as error:
-        if entry is None and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(
-                f"optimizer {name!r}: there is no module {error.name!r} on the import path "
-                "(python -m lossaware also finds those of this folder)"
-            ) from error
-        if entry is None or entry.package is None:
-            raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
-        raise UsageError(
-            f"optimizer {name!r} needs the package {entry.package}: pip install 'lossaware[peers]'"
-        ) from None
-    except Exception as error:
-        raise UsageError(f"optimizer {name!r} cannot be imported: {where(error)}") from error
+        found = own_code.load(what, entry.place if entry else name)
+    except UsageError as error:
+        if entry is None or entry.package is None or not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise UsageError(f"{what} needs the package {entry.package}: pip install 'lossaware[peers]'") from None
     if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
         raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
     return found, entry.preset if entry else {}

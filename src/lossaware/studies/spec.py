@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lossaware.studies.own_code import is_own
+
 Value = bool | int | float | str | None
 Options = tuple[tuple[str, Value], ...]
 """Keyword arguments as sorted pairs, so that a specification can be hashed."""
@@ -61,7 +63,7 @@ class RunSpec:
     Attributes:
         task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own.
         task_options: Keyword arguments of the function that builds the task.
-        optimizer: Name of the base optimizer.
+        optimizer: Name of the base optimizer, or, likewise, of a user's own.
         optimizer_options: Its keyword arguments besides the learning rate.
         lr: Learning rate, above 0.
         scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once an epoch, or None.
@@ -108,6 +110,11 @@ class RunSpec:
             if fields[name] is not None:
                 fields[name] = tuple((key, value) for key, value in fields[name])
         return cls(**fields)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The names of a user's own code that it runs; what was measured belongs to the code as it was then."""
+        return tuple(filter(is_own, (self.task, self.optimizer)))
 
     @property
     def caution(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.environment import environment
-from lossaware.studies.registry import source_digest
+from lossaware.studies.own_code import source_digest
 from lossaware.studies.spec import EpochRecord, RunSpec
 
 SCHEMA_VERSION = 1
@@ -106,9 +106,9 @@ class Store:
     def begin(self, spec: RunSpec) -> None:
         """A run starts, starts again or goes on. Its earlier epochs stay until they are told again.
 
-        Those of a task whose file has changed since do not: they are of another task.
+        Where the file of a user's task or optimizer has changed since, they do not: they are of another one.
         """
-        source = source_digest(spec.task)
+        source = source_digest(spec.own_code)
         with self._transaction() as database:
             if spec.device not in self._environments:
                 content = json.dumps(environment(spec.device))
@@ -152,7 +152,7 @@ class Store:
             database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
             database.execute(
                 "INSERT OR REPLACE INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'complete', ?, ?)",
-                (spec.key, spec.to_json(), source_digest(spec.task), *place),
+                (spec.key, spec.to_json(), source_digest(spec.own_code), *place),
             )
             for record in records:
                 self._insert(database, spec, record)
@@ -162,15 +162,15 @@ class Store:
     def missing(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
         """Those that are not complete, each once, in order.
 
-        A complete run of a user's task counts as missing once the task's file has changed.
+        A complete run of a user's own task or optimizer counts as missing once its file has changed.
         """
         done = dict(self._rows("SELECT key, source FROM runs WHERE state = 'complete'"))
-        sources: dict[str, str | None] = {}
+        sources: dict[tuple[str, ...], str | None] = {}
         found: dict[str, RunSpec] = {}
         for spec in specs:
-            if spec.task not in sources:
-                sources[spec.task] = source_digest(spec.task)
-            if spec.key not in done or done[spec.key] != sources[spec.task]:
+            if spec.own_code not in sources:
+                sources[spec.own_code] = source_digest(spec.own_code)
+            if spec.key not in done or done[spec.key] != sources[spec.own_code]:
                 found.setdefault(spec.key, spec)
         return list(found.values())
 

@@ -95,14 +95,14 @@ class Exported:
 def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
     """Take those runs into a store that it misses and that are there.
 
-    Runs of a user's own task are not taken: nothing says that the task is still what it was.
+    Runs of a user's own task or optimizer are not taken: nothing says that it is still what it was.
 
     Returns:
         How many were taken.
     """
     taken = 0
     for spec in store.missing(specs):
-        if ":" not in spec.task and (records := exported.records(spec)):
+        if not spec.own_code and (records := exported.records(spec)):
             store.adopt(spec, records, exported.environment(spec))
             taken += 1
     return taken
