@@ -3,13 +3,23 @@
 import dataclasses
 import os
 import signal
+import threading
 import time
 from multiprocessing.forkserver import ForkServer
 
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.engine import EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunStarted, carry_out
+from lossaware.studies.engine import (
+    EpochDone,
+    LocalEngine,
+    Progress,
+    RunDone,
+    RunFailed,
+    RunStarted,
+    _quiet_start,
+    carry_out,
+)
 from lossaware.studies.run import run
 from lossaware.studies.spec import RunSpec, options
 from lossaware.studies.store import Store
@@ -161,3 +171,29 @@ def test_only_what_is_missing_is_carried_out_and_stored_before_it_is_told(tmp_pa
 def test_jobs_are_at_least_one(jobs):
     with pytest.raises(UsageError, match=f"jobs must be at least 1, got {jobs}"):
         LocalEngine(jobs)
+
+
+def test_ctrl_c_waits_while_a_process_starts():
+    """Also where a library's thread, in which the signal is not blocked, lets it in."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    before = signal.getsignal(signal.SIGINT)
+    ready = []
+
+    def start():
+        with _quiet_start():
+            assert thread.ident is not None
+            signal.pthread_kill(thread.ident, signal.SIGINT)
+            time.sleep(0.1)
+            ready.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        done.set()
+        thread.join()
+    assert ready == [True]
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -299,17 +299,39 @@ def _quiet_start() -> Iterator[None]:
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
     resource_tracker.ensure_running()  # as it starts, it lets signals through again
+    with _interrupts_wait():
+        try:
+            for name in hidden:
+                delattr(main, name)
+            main.__spec__ = None
+            yield
+        finally:
+            vars(main).update(hidden)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C counts only at the end.
+
+    A new process inherits that the signal is blocked. In this one that is not enough: the threads of libraries let it
+    in, and Python then raises in the main thread, wherever that is.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
     blocks = hasattr(signal, "pthread_sigmask")
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
     try:
-        for name in hidden:
-            delattr(main, name)
-        main.__spec__ = None
         yield
     finally:
-        vars(main).update(hidden)
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 def default_jobs(device: str | None) -> int | None:
