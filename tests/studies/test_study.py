@@ -30,8 +30,8 @@ from lossaware.studies.study import (
     without_lga,
 )
 from lossaware.studies.study_exchange import Exported, adopt, export
-from lossaware.studies.study_results import Folder, Launch, Sources, show, without_folders
-from lossaware.studies.study_table import FORMATS, StudyTable, tabulate, to_text
+from lossaware.studies.study_results import Folder, Launch, Sources, made_with_said, show, without_folders
+from lossaware.studies.study_table import FORMATS, StudyTable, show_difference, tabulate, to_text
 
 TEXT = """
 title = "A small grid"
@@ -387,6 +387,14 @@ def test_means_intervals_differences_and_derived_rows(grid):
     assert mean.summary.mean == pytest.approx((52 + 62) / 2)
     assert mean.difference == pytest.approx(57 - 80)
     assert spread.summary.mean == pytest.approx(5.0)  # of the population: half the distance of two
+
+
+def test_a_difference_that_is_shown_as_none_has_no_sign(grid):
+    known = Known()
+    fill(grid, known)
+    cell = tabulate(grid, known).cells[at(grid, "SGD", "w/o LGA, 1e-3")]
+    near = replace(cell, summary=replace(cell.summary, mean=89.996))
+    assert (show_difference(near, 3), show_difference(near, 2)) == ("-0.004", "0.00")
 
 
 def test_derived_columns():
@@ -745,6 +753,13 @@ def test_runs_of_a_task_of_ones_own_are_not_taken_over(grid, tmp_path):
 )
 def test_no_folder_of_a_machine_is_published(command, shown):
     assert without_folders(command) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "last"), [(3, "Command: run 2"), (4, "... and 1 more command."), (5, "2 more commands.")]
+)
+def test_of_many_commands_the_first_are_named(count, last):
+    assert made_with_said({"command": f"run {number}"} for number in range(count))[-1].endswith(last)
 
 
 @pytest.mark.parametrize(

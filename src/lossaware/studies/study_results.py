@@ -187,8 +187,8 @@ def made_with_said(environments: Iterable[Mapping[str, str]]) -> list[str]:
     said = [f"{', '.join(parts)}."]
     commands = list(dict.fromkeys(map(without_folders, found.get("command", {}))))
     said += [f"Command: {command}" for command in commands[:COMMANDS]]
-    if len(commands) > COMMANDS:
-        said.append(f"... and {len(commands) - COMMANDS} more commands.")
+    if more := len(commands[COMMANDS:]):
+        said.append(f"... and {more} more command{'s' * (more != 1)}.")
     return said
 
 

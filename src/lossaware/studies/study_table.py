@@ -328,7 +328,10 @@ def show_published(measured: Measured, digits: int) -> str:
 
 def show_difference(measured: Measured, digits: int) -> str:
     """Measured minus published; empty where they are not to be compared."""
-    return f"{measured.difference:+.{digits}f}" if math.isfinite(measured.difference) else ""
+    if not math.isfinite(measured.difference):
+        return ""
+    shown = f"{measured.difference:+.{digits}f}"
+    return shown if float(shown) else shown[1:]
 
 
 LINES: Lines = (("measured", show_mean), ("published", show_published), ("difference", show_difference))
