@@ -727,8 +727,12 @@ def test_runs_are_taken_into_a_store_with_what_they_were_made_with(grid, tmp_pat
         assert adopt(specs[:3], Exported(tmp_path), store) == 0
 
 
-def test_runs_of_a_task_of_ones_own_are_not_taken_over(grid, tmp_path):
-    own = parse_study(TEXT.replace('task = "digits"', 'task = "my.py:build"'), "grid")
+@pytest.mark.parametrize(
+    ("pattern", "mine"),
+    [('task = "digits"', 'task = "my.py:build"'), ('optimizer = "[^"]*"', 'optimizer = "my.py:Own"')],
+)
+def test_runs_of_ones_own_code_are_not_taken_over(tmp_path, pattern, mine):
+    own = parse_study(re.sub(pattern, mine, TEXT), "grid")
     known = Exact(own)
     export(show(own, known, []), Sources([known]), [], tmp_path)
     with Store(tmp_path / "results.sqlite") as store:

@@ -87,20 +87,21 @@ class Measured:
         return next((spec.caution for spec in self.cell.specs), "")
 
     @property
-    def said(self) -> str:
-        """The caution, and what differs from the study's file, in a line."""
-        return ", ".join(filter(None, [self.caution, self.differs]))
-
-    @property
     def differs(self) -> str:
         """What differs from the study's file, in a line."""
         return MIXED if self.mixed else describe(self.overrides)
 
     @property
+    def said(self) -> str:
+        """The caution, and what differs from the study's file, in a line."""
+        return ", ".join(filter(None, [self.caution, self.differs]))
+
+    @property
     def changed(self) -> str:
-        """The same, but for the number of seeds."""
+        """What is `said`, but for the number of seeds."""
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
-        return MIXED if self.mixed else ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
+        differs = MIXED if self.mixed else describe(Overrides.from_plain(plain))
+        return ", ".join(filter(None, [self.caution, differs]))
 
     @property
     def partial(self) -> bool:
