@@ -473,6 +473,7 @@ def test_the_scale_of_what_starts_at_zero() -> None:
         ({"certainty": -1.0}, "certainty must be from 0 to 10: got -1.0"),
         ({"statuses_per_epoch": 0}, "statuses_per_epoch must be a whole number of at least 1: got 0"),
         ({"statuses_per_epoch": 1.5}, "statuses_per_epoch must be a whole number of at least 1: got 1.5"),
+        ({"steps_at_least": True}, "steps_at_least must be a whole number of at least 1: got True"),
         ({"steps_at_least": 0}, "steps_at_least must be a whole number of at least 1: got 0"),
     ],
 )

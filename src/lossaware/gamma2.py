@@ -160,7 +160,7 @@ class SelfSet:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+    return type(value) is int and value >= 1
 
 
 SMALLEST_SCALE = 1e-3

@@ -216,6 +216,8 @@ def test_published_figures_keep_their_digits(grid):
         ('"deviation"', '"spread"', "derived.points.spread: input should be 'mean' or 'deviation', got 'spread'"),
         ('title = "A small grid"', "", "'title' is missing"),
         ("[base]", "[base", "not valid TOML"),
+        ('title = "A small grid"', f"title = {'[' * 5000}{']' * 5000}", "nested too deeply"),
+        ("lga = { gamma2 = 1e-5 }", "lga = false", "axes.lr.1e-2.lga is without effect under base.lga = false"),
         ('name = "accuracy"', "", "measure must say its set (train or test) and its name"),
     ],
 )
@@ -594,8 +596,18 @@ def test_latex(table):
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in tex
     assert r"SGD & measured & 52.00 $\pm$ 12.71 & " in tex
     assert r"95 \%" in tex
-    assert "%" not in tex.replace(r"\%", "")
-    assert tex.count("{") == tex.count("}")
+    body, comments = tex.split(r"\end{table}")
+    assert "%" not in body.replace(r"\%", "")
+    assert body.count("{") == body.count("}")
+    assert all(line.startswith("% ") for line in comments.strip().splitlines())
+
+
+def test_latex_has_the_notes_and_says_where_it_comes_from(table):
+    file = table.study.file.model_copy(update={"notes": ["95 % is a misprint."]})
+    noted = replace(table, study=replace(table.study, file=file), provenance=["Measured 2026-11-26 with torch 2.13.0."])
+    after_the_figures = FORMATS["latex"](noted).split(r"\end{tabular}")[-1].splitlines()
+    assert r"\\ Note: 95 \% is a misprint." in after_the_figures
+    assert after_the_figures[-1] == "% Measured 2026-11-26 with torch 2.13.0."
 
 
 def test_latex_escapes_what_it_would_read_as_its_own():
@@ -782,6 +794,7 @@ def test_of_many_commands_the_first_are_named(count, last):
         ("grid-epochs.csv", lambda text: text.replace("run,", "ran,"), "not a file of epochs"),
         ("grid-epochs.csv", None, "cannot be read"),
         ("grid.study.json", lambda text: text[:100], "not an exported study"),
+        ("grid.study.json", lambda text: "[" * 100_000, "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"format": 1', '"format": 9'), "another version of lossaware"),
         ("grid.study.json", lambda text: text.replace('"environment": 0', '"environment": 5'), "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "is not the run that its"),

@@ -75,5 +75,5 @@ def _numbers(value: Any) -> Any:
         return value
     try:
         return tuple(json.loads(f"[{value}]"))
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return value

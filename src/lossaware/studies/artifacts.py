@@ -108,7 +108,7 @@ def _read_made_with(path: Path) -> dict[str, str]:
         return {str(name): str(value) for name, value in made_with.items()}
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: does not say how it was made ({type(error).__name__}: {error})") from None
 
 

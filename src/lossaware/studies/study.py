@@ -384,6 +384,8 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
         content["published"] = tomllib.loads(text, parse_float=Decimal).get("published", {})
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{what}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{what}: nested too deeply") from None
     try:
         file = StudyFile.model_validate(content)
     except ValidationError as error:
@@ -409,7 +411,7 @@ def parse_settings(given: Mapping[str, Any]) -> Settings:
     for key, value in given.items():
         name, dot, inner = key.partition(".")
         if isinstance(value, str):
-            with contextlib.suppress(tomllib.TOMLDecodeError):  # a bare word stays a text
+            with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):  # a bare word stays a text
                 value = tomllib.loads(f"value = {value}")["value"]
         if name not in Settings.model_fields:
             name, dot, inner = "task_options", ".", key
@@ -434,6 +436,11 @@ def _check_axes(what: str, file: StudyFile) -> None:
         raise UsageError(f"{what}: axis {missing[0]!r} must be once among rows and columns")
     if empty := [axis for axis, points in file.axes.items() if not points]:
         raise UsageError(f"{what}: axis {empty[0]!r} has no points")
+    if file.base.lga is False:
+        for axis, points in file.axes.items():
+            if vain := [name for name, point in points.items() if isinstance(point.lga, dict)]:
+                place = f"axes.{axis}.{vain[0]}.lga"
+                raise UsageError(f"{what}: {place} is without effect under base.lga = false, which goes before all")
     if file.derived:
         if file.derived.axis not in file.axes:
             raise UsageError(f"{what}: there is no axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")

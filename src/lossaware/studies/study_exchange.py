@@ -251,7 +251,7 @@ def _read_study(path: Path) -> _Study:
         )
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
     if foreign := [key for key, spec in study.runs.items() if spec.key != key]:
         raise UsageError(f"{path}: run {foreign[0]} is not the run that its specification says")

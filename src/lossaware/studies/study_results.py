@@ -94,7 +94,7 @@ class Folder:
         found = []
         for line in lines:
             # A line that a kill cut short tells of a launch that wrote no run.
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 found.append(Launch.from_plain(json.loads(line)))
         return [launch for launch in found if launch.study == study.name]
 

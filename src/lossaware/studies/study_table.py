@@ -522,7 +522,9 @@ def to_latex(table: StudyTable) -> str:
         for number, (name, texts) in enumerate(lines):
             titles = [_tex(part) if number == 0 else "" for part in row]
             out.append(" & ".join([*titles, name, *map(_tex, texts)]) + r" \\")
-    out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {_tex(line)}" for line in table.legend), r"\end{table}"]
+    below = [*table.legend, *(f"Note: {note}" for note in file.notes)]
+    out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {_tex(line)}" for line in below), r"\end{table}"]
+    out += [f"% {line}" for line in table.provenance]  # for whoever keeps the file; no reader of the paper asks
     return "\n".join(out) + "\n"
 
 
