@@ -147,6 +147,29 @@ def test_other_types(dtype: torch.dtype) -> None:
     assert_alike(lga, eager, params, judge, tolerance=1e-12 if dtype == torch.float64 else 0.02)
 
 
+def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
+    """As in the eager step, so that the groups behind it are rounded alike; it may rest, and rest no longer."""
+    start = torch.linspace(-1, 1, 4000).to(torch.bfloat16)
+    moved = []
+    for way in ("eager", "compiled"):
+        params = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+        groups = [{"params": [params[0]], "gamma2": 0.0}, {"params": [params[1]]}]
+        lga = LGA(torch.optim.SGD(groups, lr=0.0), steps_per_epoch=3, gamma2=1e-5)
+        step = compiled(lga) if way == "compiled" else lambda loss, lga=lga: lga.optimizer.step(loss=loss)
+        for i in range(9):
+            groups_now = lga.optimizer.param_groups
+            groups_now[0]["gamma2"] = 1e-5 if 3 <= i < 6 else 0.0
+            for p in params:
+                p.grad = start.sin()
+            step(torch.tensor(2.0))
+            if i == 2:
+                assert torch.equal(params[0], start)
+        moved.append(params)
+    for eager, found in zip(*moved, strict=True):
+        assert not torch.equal(eager, start)
+        assert torch.equal(eager, found)
+
+
 def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
     params, optimizer, lga = made("adam")
     judge, eager_optimizer, eager = made("adam")

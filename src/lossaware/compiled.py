@@ -29,8 +29,9 @@ class CompiledStep:
     Each call is one step of the optimizer and of LGA, from whichever of the two steps came before: both go on from the
     same state, so checkpoints, schedulers and the status are as they were. The first call runs uncompiled, which makes
     the optimizer's state; the second compiles. What changes from step to step (learning rates, the loss, gamma2, the
-    gate) is data of the graph, so nothing is compiled anew. A step without a loss, a step that is measured
-    (`LGA.measure_every`), and a fused base under a gradient scaler run uncompiled.
+    gate) is data of the graph, so nothing is compiled anew, unless a group's gamma2 becomes 0 or was it. A step
+    without a loss, a step that is measured (`LGA.measure_every`), and a fused base under a gradient scaler run
+    uncompiled.
 
     Args:
         lga: Whose step it is.
@@ -120,7 +121,9 @@ class CompiledStep:
         try:
             for group, tensors in zip(groups, numbers, strict=True):
                 group["lr"] = tensors["lr"]
-            self._graph(held, value, [tensors["gamma2"] for tensors in numbers])
+            # A group that rests is left out, as it is elsewhere: it has no means, and no number in the noise.
+            pushes = [tensors["gamma2"] if gamma else None for tensors, gamma in zip(numbers, gammas, strict=True)]
+            self._graph(held, value, pushes)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"{self._name} cannot be compiled together with LGA: {_INSTEAD} ({reason})") from error
@@ -163,12 +166,12 @@ def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
+def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor | None]], None]:
     """The function that is traced. It moves the optimizer, and the state in ``held``, on by one step."""
     optimizer, law = lga.optimizer, lga.law
     base_step = inspect.unwrap(type(optimizer).step)
 
-    def step(held: Tensor, loss: Tensor, gamma2s: list[Tensor]) -> None:
+    def step(held: Tensor, loss: Tensor, gamma2s: list[Tensor | None]) -> None:
         with torch.no_grad():
             # The gradients as they are now: a base may write into them. Where it does not, the copy is compiled away.
             gradients = [
@@ -180,8 +183,8 @@ def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor]], None]:
             correction = Correction(lga.xi, lga.zero_gradient)
             correction.reseed(state.steps)
             for group, gamma2, of_group in zip(optimizer.param_groups, gamma2s, gradients, strict=True):
-                if lga._means is not None and group.get("gamma2") == 0:
-                    continue  # it has no means, and is to get none
+                if gamma2 is None:
+                    continue
                 pairs = [(p, g) for p, g in zip(group["params"], of_group, strict=True) if g is not None]
                 lga._correct(correction, group, pairs, push * gamma2)
             held.copy_(torch.stack(state))
