@@ -29,7 +29,7 @@ class CompiledStep:
     Each call is one step of the optimizer and of LGA, from whichever of the two steps came before: both go on from the
     same state, so checkpoints, schedulers and the status are as they were. The first call runs uncompiled, which makes
     the optimizer's state; the second compiles. What changes from step to step (learning rates, the loss, gamma2, the
-    gate) is data of the graph, so nothing is compiled anew, unless a group's gamma2 becomes 0 or was it. A step
+    gate) is data of the graph, so nothing is compiled anew, unless a group's gamma2 becomes 0 or ceases to be. A step
     without a loss, a step that is measured (`LGA.measure_every`), and a fused base under a gradient scaler run
     uncompiled.
 

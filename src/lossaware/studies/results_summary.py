@@ -122,9 +122,10 @@ EFFECTS_READ = (
     "A pair is two cells that show the same of the same runs, without and with LGA, from the same seeds; the epochs of "
     "Tables 3, 4, 9 and 10 are none, and neither is Table 13, which has no runs without LGA. The words are those of "
     "lossaware compare: the paired t-test over seeds, with Holm's correction over the pairs of a study, checked by an "
-    "exact sign-flip test; with fewer than three seeds there are always too few. Pairs with too few seeds, and apart "
-    "from them those with one, are also counted by which figure is the better one, which may be chance; the paper's "
-    "own pairs in the same way, as printed. A run that two tables show counts in both."
+    "exact sign-flip test. That cannot come out significant with three to five seeds; then all of them must point one "
+    "way. With fewer than three there are always too few. Pairs with too few seeds, and apart from them those with "
+    "one, are also counted by which figure is the better one, which may be chance; the paper's own pairs in the same "
+    "way, as printed. A run that two tables show counts in both."
 )
 
 
