@@ -117,6 +117,36 @@ def test_several_observations_count_with_their_mean() -> None:
     assert setup.moved_by(3.0)
 
 
+def test_parameters_may_be_frozen_after_attaching() -> None:
+    """Unguarded: the parameter that is watched would be one that has no gradient to watch."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=10)
+    model[0].requires_grad_(False)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        lga.observe(loss)
+        loss.backward()
+        optimizer.step()
+    assert (lga.status.steps, lga.status.steps_without_loss) == (2, 0)
+
+
+def test_an_observed_loss_after_one_that_was_handed_over() -> None:
+    """Unguarded: the backward pass of the step before would be taken for one of this step, and its loss dropped."""
+    model = torch.nn.Linear(2, 1)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=10)
+    for way in ("observe", "loss", "observe", "loss", "observe"):
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        if way == "observe":
+            lga.observe(loss)
+        loss.backward()
+        optimizer.step() if way == "observe" else optimizer.step(loss=loss)
+    assert (lga.status.steps, lga.status.steps_without_loss) == (5, 0)
+
+
 def test_observations_do_not_stay_for_the_next_step() -> None:
     setup = Setup()
     setup.lga.observe(4.0)

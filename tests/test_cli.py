@@ -322,6 +322,7 @@ WRONG = {
     "compare digits --lower-bound average,beta=1": "has no option 'beta'",
     "compare digits --scheduler StepLRR": "StepLR",
     "compare digits --scheduler StepLR": "step_size",
+    "compare digits --scheduler MultiStepLR,milestones='3'": "milestones must be whole numbers separated by commas",
     "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' can take no step with step_size=0",
     "compare digits --set hiden=3": "did you mean hidden?",
     "compare digits --set hidden": "--set wants key=value, got 'hidden'",
@@ -408,10 +409,17 @@ def test_assigned_values_have_types():
         "g": "[1]",
         "h": "x=y",
     }
+    deep = "[" * 100_000
+    assert assignments("--set", [f"a={deep}"]) == (("a", deep),)
 
 
 def test_names_with_options():
     assert named("--scheduler", "StepLR,step_size=5") == ("StepLR", (("step_size", 5),))
     assert named("--scheduler", None) == (None, ())
+    assert named("--scheduler", "MultiStepLR,milestones=3,6,gamma=0.5") == (
+        "MultiStepLR",
+        (("gamma", 0.5), ("milestones", "3,6")),
+    )
+    assert named("--scheduler", "MultiStepLR,milestones=3,") == ("MultiStepLR", (("milestones", "3,"),))
     with pytest.raises(UsageError, match="wants a name"):
         named("--scheduler", ",a=1")

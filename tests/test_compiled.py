@@ -265,6 +265,65 @@ def test_other_hooks_are_refused() -> None:
         lga.compile()
 
 
+def test_hooks_that_come_later_are_refused_and_so_is_a_detached_lga() -> None:
+    """Unguarded: the hook would never run, and what is detached would go on pushing."""
+    params, optimizer, lga = made("sgd")
+    step = compiled(lga)
+    for i in range(2):
+        set_gradients(params, i)
+        step(loss_of(i))
+    handle = optimizer.register_step_pre_hook(lambda *_: None)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(UsageError, match=r"^SGD has step hooks"):
+        step(loss_of(2))
+    handle.remove()
+    lga.detach()
+    with pytest.raises(RuntimeError, match="detached"):
+        step(loss_of(2))
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+class WithoutRate(torch.optim.Optimizer):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(p.grad, alpha=0.1)
+
+
+def test_a_base_without_a_learning_rate() -> None:
+    moved = []
+    for way in ("eager", "compiled"):
+        params = parameters()
+        lga = LGA(WithoutRate(params), steps_per_epoch=3, gamma2=GAMMA2)
+        step = compiled(lga) if way == "compiled" else lambda loss, lga=lga: lga.optimizer.step(loss=loss)
+        for i in range(3):
+            set_gradients(params, i)
+            step(loss_of(i))
+        assert "lr" not in lga.optimizer.param_groups[0]
+        moved.append(params)
+    for eager, found in zip(*moved, strict=True):
+        torch.testing.assert_close(eager, found)
+
+
+def test_an_observed_loss_after_a_compiled_step() -> None:
+    """Unguarded: the backward pass of the step before would be taken for one of this step, and its loss dropped."""
+    model = torch.nn.Linear(2, 1)
+    lga = LGA(torch.optim.SGD(model.parameters(), lr=0.1), steps_per_epoch=3)
+    step = compiled(lga)
+    for way in ("observe", "observe", "loss", "loss", "observe"):
+        lga.optimizer.zero_grad()
+        loss = model(torch.ones(1, 2)).square().sum()
+        if way == "observe":
+            lga.observe(loss)
+        loss.backward()
+        step() if way == "observe" else step(loss)
+    assert (lga.status.steps, lga.status.steps_without_loss) == (5, 0)
+
+
 class ReadsTheLoss(torch.optim.SGD):
     def step(self, closure: Any = None, loss: Any = None) -> Any:  # type: ignore[override]
         assert loss is not None

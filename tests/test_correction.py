@@ -399,3 +399,15 @@ print(*loaded, lossaware.native.library.cache_info().currsize)
     )
     assert done.stdout.split() == ["False", "False", "0"], done.stderr
     assert list(cache.iterdir()) == []
+
+
+def test_a_user_without_a_home_has_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unguarded: the first step would fail, as in a container with a user of its own."""
+
+    def no_home() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("LOSSAWARE_NATIVE", raising=False)
+    monkeypatch.setattr(native.Path, "home", no_home)
+    assert native.library.__wrapped__() is None

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import reference
 from lossaware import LGA
+from lossaware.losses import mean_over_ranks
 
 STEPS = 20
 LGA_ARGUMENTS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "backoff": 0.5}
@@ -279,3 +280,18 @@ def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -
             torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-12)
         assert rank["sharded"]["status"]["loss"] == pytest.approx(rank["float64"]["status"]["loss"], rel=1e-9)
         assert rank["sharded"]["status"]["open_share"] > 0
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("cpu:gloo,meta:fake", "meta"), ("gloo", "cpu"), ("cpu:gloo,cuda:nccl", "cpu")]
+)
+def test_ranks_gather_where_the_parameters_are(monkeypatch: pytest.MonkeyPatch, backend: str, device: str) -> None:
+    """Unguarded: a rank that has no loss, or a number, would wait on the host for those whose loss is elsewhere."""
+    gathered = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "get_backend", lambda group: backend)
+    name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    monkeypatch.setattr(dist, name, lambda into, own, group: gathered.append(own.device.type))
+    mean_over_ranks(math.nan, None, lambda: torch.device("meta"))
+    assert gathered == [device]

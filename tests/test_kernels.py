@@ -198,6 +198,17 @@ def test_groups_and_types_go_together(kernels: Any, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(three, torch.full((4,), -push, dtype=torch.float64))
 
 
+def test_a_table_is_made_once(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unguarded: each step would allocate one on the device, and throw it away."""
+    made, _ = launcher(kernels)
+    tables = []
+    table = kernels._Table
+    monkeypatch.setattr(kernels, "_Table", lambda device: tables.append(table(device)) or tables[-1])
+    for _ in range(3):
+        made.step([([(torch.zeros(4), torch.ones(4), None)], 1e-3, False)], scalar(2.0), None)
+    assert len(tables) == 1
+
+
 def test_where_a_scaler_skips_nothing_moves(kernels: Any) -> None:
     made, held = launcher(kernels)
     p, g = torch.ones(4), torch.tensor([math.nan, math.inf, 1.0, 0.0])

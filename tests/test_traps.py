@@ -279,6 +279,18 @@ class ReplacesGradients(DecaysInPlace):
                 p.add_(p.grad, alpha=-group["lr"])
 
 
+class DecaysThroughData(DecaysInPlace):
+    """The same through `.data`, as Prodigy does, which counts up no version of the tensor."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.data.add_(p.data, alpha=0.5)
+                    p.add_(p.grad, alpha=-group["lr"])
+
+
 class DropsGradients(Optimizer):
     """Sets p.grad to None in its step, as HeavyBall does to save memory, from step number `start` on."""
 
@@ -320,14 +332,28 @@ def test_5_gradients_from_before_the_base_wrote_into_them(by: Callable[..., None
     np.testing.assert_allclose(flat(params), final(GRADIENTS, list(LOSSES), weight_decay=0.5), rtol=1e-12)
 
 
-def test_5_gradients_from_before_the_base_replaced_them() -> None:
+@pytest.mark.parametrize("base", [ReplacesGradients, DecaysThroughData])
+def test_5_gradients_from_before_the_base_replaced_them(base: type[Optimizer]) -> None:
     params = parameters(X, (12,))
-    optimizer: Any = ReplacesGradients(params)
+    optimizer: Any = base(params)
     attach(optimizer)
     for g, loss in zip(GRADIENTS, LOSSES, strict=True):
         set_gradients(params, g)
         optimizer.step(loss=loss)
     np.testing.assert_allclose(flat(params), final(GRADIENTS, list(LOSSES), weight_decay=0.5), rtol=1e-12)
+
+
+def test_5_a_step_without_gradients_does_not_tell_what_a_base_does() -> None:
+    """Unguarded: it would pass for one that writes into none, and be refused when it does."""
+    params = parameters(X, (12,))
+    optimizer: Any = DecaysThroughData(params)
+    lga = attach(optimizer)
+    optimizer.step(loss=LOSSES[0])
+    assert torch.equal(params[0], parameters(X, (12,))[0])
+    set_gradients(params, GRADIENTS[0])
+    optimizer.step(loss=LOSSES[0])
+    x = X - 0.1 * (GRADIENTS[0] + 0.5 * X) - GAMMA2 * lga.status.omega / reference.phi(GRADIENTS[0], lga.xi)
+    np.testing.assert_allclose(flat(params), x, rtol=1e-12)
 
 
 def test_5_a_base_that_writes_only_later_is_noticed() -> None:

@@ -1,9 +1,11 @@
 """The command line. Imports what a command needs only when it runs, so that help comes at once."""
 
 import errno
+import io
 import json as jsons
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -206,6 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     say = _of_one_rank(given)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shall not cost the table
     try:
         for argument in given:
             if not _is_text(argument):
@@ -330,19 +335,25 @@ def assignments(option: str, texts: Sequence[str]) -> "Options":
             raise UsageError(f"{option} gives {key} twice")
         try:
             parsed = jsons.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = value
         found[key] = parsed if isinstance(parsed, (bool, int, float, str)) or parsed is None else value
     return tuple(sorted(found.items()))
 
 
 def named(option: str, text: str | None) -> "tuple[Any, Options]":
-    """Name and options of ``StepLR,step_size=5``."""
+    """Name and options of ``StepLR,step_size=5`` or ``MultiStepLR,milestones=3,6``."""
     if text is None:
         return None, ()
-    name, *options = text.split(",")
+    name, *parts = text.split(",")
     if not name.strip():
         raise UsageError(f"{option} wants a name, got {text!r}")
+    options: list[str] = []
+    for part in parts:
+        if options and re.fullmatch(r"[-+.\de\s]*", part):  # milestones=3,6
+            options[-1] += f",{part}"
+        else:
+            options.append(part)
     return name.strip(), assignments(option, options)
 
 

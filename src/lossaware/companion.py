@@ -163,10 +163,18 @@ class LGA:
             TypeError: It is neither number nor tensor.
             RuntimeError: LGA is detached.
         """
-        if not self._handles:
-            raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
+        self._refuse_detached()
         self._observed.add(loss)
         self._observed_in_closure = True
+
+    def _refuse_detached(self) -> None:
+        if not self._handles:
+            raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
+
+    def _home(self) -> torch.device:
+        """Where the parameters are, of which all ranks have the same."""
+        params = (p for group in self.optimizer.param_groups for p in group["params"])
+        return next((p.device for p in params), torch.device("cpu"))
 
     def _before_step(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -183,7 +191,11 @@ class LGA:
             return None
         if given is not None and arrives["observe(loss)"]:
             self._refuse_two({**arrives, "step(closure)": False})
-        self._loss = None if given is None else read_loss(given)
+        if given is None:
+            self._loss = None
+        else:
+            self._loss = read_loss(given)
+            self._observed.clear()  # nothing is there, but it is to know that a step has come
         self._depth = 1  # not one more: a step that failed has not counted down
         if self._meter is not None:
             self._meter.before_step()
@@ -252,14 +264,14 @@ class LGA:
         loss, self._loss = self._loss, None
         if loss is not None:
             self._status_notice.step()
-            mean = mean_over_ranks(loss, self.process_group)
+            mean = mean_over_ranks(loss, self.process_group, self._home)
             return self._advance(mean, getattr(self.optimizer, "found_inf", None))
         self._warn_of_missing_loss()
         self._steps_without_loss += 1
         if not is_shared(self.process_group) or _rests(self.optimizer):
             return 0.0
         # Other ranks may have a loss and wait for this one's; a mean with NaN in it lets them make no correction.
-        mean = mean_over_ranks(math.nan, self.process_group)
+        mean = mean_over_ranks(math.nan, self.process_group, self._home)
         return torch.zeros_like(mean) if isinstance(mean, Tensor) else 0.0
 
     def _units(self) -> list[float]:

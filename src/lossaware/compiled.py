@@ -39,22 +39,13 @@ class CompiledStep:
 
     Raises:
         UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, or its
-            own step reads the loss.
+            own step reads the loss. Hooks that come later are refused at the next step.
     """
 
     def __init__(self, lga: "LGA", options: dict[str, Any]) -> None:
         self._lga = lga
         self._optimizer: Any = lga.optimizer
-        hooks = (
-            *self._optimizer._optimizer_step_pre_hooks.values(),
-            *self._optimizer._optimizer_step_post_hooks.values(),
-        )
-        others = [hook for hook in hooks if getattr(hook, "__self__", None) is not lga]
-        if others:
-            name = getattr(others[0], "__qualname__", repr(others[0]))
-            raise UsageError(
-                f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
-            )
+        self._refuse_other_hooks()
         if lga._base_takes_loss:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
@@ -75,6 +66,7 @@ class CompiledStep:
         Raises:
             UsageError: The base optimizer cannot be traced, or changes numbers besides its learning rate all the time.
             ValueError: The loss is none, or arrives in two ways.
+            RuntimeError: LGA is detached.
         """
         if scaler is None:
             self._step(loss=loss)
@@ -94,8 +86,19 @@ class CompiledStep:
     def _name(self) -> str:
         return type(self._optimizer).__name__
 
+    def _refuse_other_hooks(self) -> None:
+        for hooks in (self._optimizer._optimizer_step_pre_hooks, self._optimizer._optimizer_step_post_hooks):
+            for hook in hooks.values():
+                if getattr(hook, "__self__", None) is not self._lga:
+                    name = getattr(hook, "__qualname__", repr(hook))
+                    raise UsageError(
+                        f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
+                    )
+
     def _step(self, loss: float | Tensor | None) -> None:
         lga, optimizer = self._lga, self._optimizer
+        lga._refuse_detached()
+        self._refuse_other_hooks()  # there may be new ones
         scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
         has_loss = loss is not None or len(lga._observed) > 0
         if not self._begun or not has_loss or scaled or lga._meter is not None:
@@ -108,19 +111,21 @@ class CompiledStep:
     def _compiled_step(self, loss: float | Tensor | None) -> None:
         lga = self._lga
         lga._refuse_two({"step(loss)": loss is not None, "observe(loss)": len(lga._observed) > 0})
-        own = lga._observed.take() if loss is None else read_loss(loss)
+        observed = lga._observed.take()
+        own = observed if loss is None else read_loss(loss)
         assert own is not None
-        value = mean_over_ranks(own, lga.process_group)
+        value = mean_over_ranks(own, lga.process_group, lga._home)
         held = lga._state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
         lga._status_notice.step()
         groups = self._optimizer.param_groups
-        rates = [group["lr"] for group in groups]
+        rates = [group.get("lr") for group in groups]  # a base may have none
         gammas = [float(unit) for unit in lga._units()]
         numbers = self._as_tensors(rates, gammas)
         try:
             for group, tensors in zip(groups, numbers, strict=True):
-                group["lr"] = tensors["lr"]
+                if "lr" in group:
+                    group["lr"] = tensors["lr"]
             # A group that rests is left out, as it is elsewhere: it has no means, and no number in the noise.
             pushes = [tensors["gamma2"] if gamma else None for tensors, gamma in zip(numbers, gammas, strict=True)]
             self._graph(held, value, pushes)
@@ -129,7 +134,8 @@ class CompiledStep:
             raise UsageError(f"{self._name} cannot be compiled together with LGA: {_INSTEAD} ({reason})") from error
         finally:
             for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
+                if "lr" in group:
+                    group["lr"] = rate
 
     def _as_tensors(self, rates: list[Any], gammas: list[float]) -> list[dict[str, Tensor]]:
         """Numbers that may change, as tensors: a graph takes Python's for constants."""
@@ -139,7 +145,7 @@ class CompiledStep:
         for tensors, rate, gamma2 in zip(self._numbers, rates, gammas, strict=True):
             if isinstance(rate, Tensor):
                 tensors["lr"] = rate
-            else:
+            elif rate is not None:
                 tensors["lr"].fill_(rate)
             tensors["gamma2"].fill_(gamma2)
         return self._numbers

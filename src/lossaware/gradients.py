@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from lossaware.correction import as_local
 
 
 class StepGradients:
@@ -67,7 +70,12 @@ class StepGradients:
                 f"{name} consumes its gradients (it sets p.grad to None in its step), but LGA reads them after the "
                 "step: switch that off in the optimizer, for example by consume_grad=False"
             )
-        writes = any(p.grad is not g or g._version != version for p, g, version, _ in self._kept)
+        if not self._kept:
+            return lambda p: p.grad  # it had nothing to write into, which says nothing of later steps
+        writes = any(
+            p.grad is not g or g._version != version or (self._writes is None and _differ(g, copy))
+            for p, g, version, copy in self._kept
+        )
         if self._writes is False and writes:
             raise RuntimeError(
                 f"{name} has begun to write into its gradients, which it did not do in its first step, so LGA cannot "
@@ -80,3 +88,11 @@ class StepGradients:
     def forget(self) -> None:
         """Let the gradients go; to be called when the step is over."""
         self._kept = []
+
+
+def _differ(gradient: Tensor, copy: Tensor | None) -> bool:
+    """Whether values have changed: what is written through ``.data`` does not count up a tensor's version."""
+    if copy is None or gradient.is_sparse or torch.compiler.is_compiling():
+        return False
+    now, before = as_local(gradient.detach()), as_local(copy)
+    return not bool(((now == before) | ((now != now) & (before != before))).all())

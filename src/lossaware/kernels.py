@@ -99,7 +99,9 @@ class Launcher:
                 rows.setdefault(p.dtype, []).append((p, g, g if mean is None else mean, number, gamma2, maximize))
         with_law = True
         for dtype, some in rows.items() or [(torch.float32, [])]:
-            table = self._tables.setdefault(dtype, _Table(self._held.device))
+            if dtype not in self._tables:
+                self._tables[dtype] = _Table(self._held.device)
+            table = self._tables[dtype]
             table.fill(some)
             programs = max(1, min(self._programs, table.length))
             _step_kernel[(programs,)](

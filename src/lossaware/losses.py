@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,17 +55,27 @@ def is_shared(group: dist.ProcessGroup | None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None) -> LossValue:
+def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Callable[[], torch.device]) -> LossValue:
     """The mean of the ranks' losses; the loss itself where there is one rank only.
 
     Every rank sums the same numbers in the same order, so that all get the same bits: replicas that disagree in the
     last one would drift apart.
+
+    Args:
+        loss: This rank's, NaN where it has none.
+        group: The ranks.
+        home: Says where the parameters are. A rank may have its loss on the host while others have it there; where the
+            group can talk there, all do.
     """
     if not is_shared(group):
         return loss
     device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
-    if device.type == "cpu" and "gloo" not in (backend := dist.get_backend(group)) and "cpu" not in backend:
-        device = torch.device(torch.accelerator.current_accelerator() or "cpu")
+    if device.type == "cpu":
+        backend, there = dist.get_backend(group), home()
+        if there.type != "cpu" and there.type in backend:  # as in cpu:gloo,cuda:nccl
+            device = there
+        elif "gloo" not in backend and "cpu" not in backend:
+            device = torch.device(torch.accelerator.current_accelerator() or "cpu")
     own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
     all_losses = own.new_empty(dist.get_world_size(group))
     gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
@@ -89,7 +100,8 @@ class ObservedLosses:
         self._since_backward = 0  # how many of them came after the last backward pass
         self._backward_ran = False  # since the last step
         self._loss_first = True  # whether the first loss came before its backward pass
-        self._watched = next((p for p in parameters if p.requires_grad and p.is_leaf), None)
+        self._parameters = parameters
+        self._watched: nn.Parameter | None = None
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __len__(self) -> int:
@@ -98,9 +110,12 @@ class ObservedLosses:
     def add(self, loss: Any) -> None:
         """Take in one loss; see `read_loss`."""
         value = read_loss(loss)
-        if self._handle is None and self._watched is not None:
-            self._handle = self._watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
-            self._backward_ran = not self._cleared()
+        if self._handle is None:
+            # Not before: what requires gradients may change until training begins.
+            self._watched = next((p for p in self._parameters if p.requires_grad and p.is_leaf), None)
+            if self._watched is not None:
+                self._handle = self._watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
+                self._backward_ran = not self._cleared()
         if self._all and self._backward_ran and self._cleared():
             self.clear()
         if not self._all:

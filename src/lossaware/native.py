@@ -116,7 +116,7 @@ def library() -> Library | None:
                 return None
             _compile(compiler, source, path)
         return Library(path)
-    except (OSError, subprocess.SubprocessError, AttributeError):
+    except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError):  # the last: a user without a home
         return None
 
 

@@ -215,16 +215,25 @@ def test_the_callback_without_lga_says_where_to_attach_it(tmp_path: Path) -> Non
         trainer(tmp_path).fit(Module(with_lga=False), loader(2))
 
 
+class Logger(DummyLogger):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[tuple[int, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        if "lga/loss" in metrics:
+            self.got.append((step, metrics["lga/loss"]))
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3]), (2, [2])])
+def test_loggers_get_it_once_a_step_or_never(tmp_path: Path, every: int, steps: list[int]) -> None:
+    """Under accumulation several batches have the same step; 0 is how Lightning switches logging off."""
+    logger = Logger()
+    trainer(tmp_path, logger=logger, log_every_n_steps=every, accumulate_grad_batches=2).fit(Module(), loader(6))
+    assert [step for step, _ in logger.got] == steps
+
+
 def test_loggers_get_the_status(tmp_path: Path) -> None:
-    class Logger(DummyLogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.got: list[tuple[int, float]] = []
-
-        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-            if "lga/loss" in metrics:
-                self.got.append((step, metrics["lga/loss"]))
-
     logger, module = Logger(), Module()
     trainer(tmp_path, logger=logger, log_every_n_steps=4).fit(module, loader(10))
     assert [step for step, _ in logger.got] == [4, 8]

@@ -19,6 +19,7 @@ from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, options
 from lossaware.studies.statistics import paired
 from lossaware.studies.store import Store
+from lossaware.studies.tables import notes
 from lossaware.studies.watch import Stopped
 
 LGA = options(eps=0.1, xi=0.01, lower_bound="progressive", backoff=0.1, zero_gradient="push")
@@ -273,6 +274,9 @@ def test_wrong_setting(engine, tmp_path, change, message):
 
 def test_check_accepts_what_runs():
     check(SMALL.specs(), load_task("digits"))
+    one, *_ = SMALL.specs()
+    with pytest.raises(UsageError, match="sdg"):  # of another seed than the first
+        check([one, dataclasses.replace(one, optimizer="sdg", seed=5)], load_task("digits"))
 
 
 # --- nothing is written over ----------------------------------------------------------------------------------------
@@ -310,3 +314,9 @@ def test_foreign_report_is_left_alone(engine, tmp_path):
         carried_out(SMALL, tmp_path, engine=engine)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_a_push_that_can_move_nothing_is_told_also_at_the_defaults(tmp_path):
+    small = dataclasses.replace(SMALL, optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga=options())
+    [row] = carried_out(small, tmp_path).tables[0].rows
+    assert any("LGA alone could move no weight" in note for note in notes(row.pair))

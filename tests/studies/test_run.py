@@ -204,6 +204,7 @@ def test_evaluation_leaves_the_model_as_it_is(with_task):
     [
         ("StepLR", options(step_size=1, gamma=0.1)),
         ("MultiStepLR", options(milestones="1,3")),
+        ("MultiStepLR", options(milestones="2,")),
         ("CosineAnnealingLR", options(T_max=4)),
         ("ReduceLROnPlateau", options(patience=0, mode="max")),
     ],
@@ -221,7 +222,7 @@ def test_schedulers_step_once_an_epoch(with_task, monkeypatch, name, chosen):
     assert len(rates) == 4
     expected = {
         "StepLR": [1e-3, 1e-4, 1e-5, 1e-6],
-        "MultiStepLR": [1e-3, 1e-3, 1e-4, 1e-4],
+        "MultiStepLR": [1e-3, 1e-3, 1e-4, 1e-4] if chosen == options(milestones="1,3") else [1e-2, 1e-3, 1e-3, 1e-3],
         "CosineAnnealingLR": [0.01 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (1, 2, 3, 4)],
         "ReduceLROnPlateau": [1e-2, 1e-3, 1e-4, 1e-5],
     }

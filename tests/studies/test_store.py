@@ -96,6 +96,11 @@ def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind)
         assert store.missing([spec]) == []
         file.write_text("# two\n")
         assert store.missing([spec]) == [spec]
+        assert store.records(spec) == []  # it would stand beside runs of the new code
+        if kind == "task":
+            file.unlink()
+            assert len(store.records(spec)) == 2  # nobody has another code
+            file.write_text("# two\n")
         store.begin(spec)
         assert store.records(spec) == []
 

@@ -269,6 +269,9 @@ def test_points_are_found_however_they_are_written(grid, name):
 def test_unknown_axes_and_points(grid):
     with pytest.raises(UsageError, match="axis 'task' does not exist; known: algorithm, lr, strategy"):
         grid.overridden(Overrides({"task": ("mnist",)}))
+    for lr in ("1e1", "1e+3", "13", "1e-30"):  # signs are no punctuation here
+        with pytest.raises(UsageError, match=r"point of axis 'lr' '.*' does not exist"):
+            grid.overridden(Overrides({"lr": (lr,)}))
     with pytest.raises(UsageError, match="point of axis 'algorithm' 'sdg' does not exist; did you mean SGD"):
         grid.overridden(Overrides({"algorithm": ("sdg",)}))
 
@@ -406,6 +409,32 @@ def test_derived_columns():
     known = Known()
     fill(study, known)
     assert tabulate(study, known).cells[at(study, "SGD", "w/o LGA, mean")].summary.mean == pytest.approx((52 + 61) / 2)
+
+
+def test_a_mean_of_cells_that_lack_seeds_says_so_and_is_compared(grid):
+    known = Known()
+    fill(grid, known)
+    fewer = Overrides({"algorithm": ("Momentum",)}, Settings(seeds=1))
+    for spec in grid.overridden(Overrides({"algorithm": ("Momentum",)})).specs:
+        if spec.seed == 1:
+            del known.runs[spec]
+    table = tabulate(grid, known, [fewer])
+    key = at(grid, "mean", "w/ LGA, 1e-2")
+    assert table.cells[key].partial or table.cells[key].differs
+    assert key in table.marks
+    assert table.cells[key].changed == ""
+    assert math.isfinite(table.cells[key].difference)
+
+
+def test_a_mean_of_stand_ins_is_one(grid):
+    text = TEXT.replace("task_options = { hidden = 8 }", 'task_options = { features = "stand-in" }')
+    study = parse_study(text, "grid")
+    known = Known()
+    fill(study, known)
+    mean = tabulate(study, known).cells[at(study, "mean", "w/ LGA, 1e-2")]
+    assert mean.caution == "stand-in features"
+    assert mean.agrees is None
+    assert math.isnan(mean.difference)
 
 
 def test_a_derived_cell_needs_all_its_cells(grid):

@@ -41,6 +41,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
 
     def __init__(self) -> None:
         self._kept: list[dict[str, Any] | None] | None = None  # states read from a checkpoint, until they can be loaded
+        self._logged_at = 0
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Look for LGA."""
@@ -61,14 +62,16 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             lga.observe(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Log the status."""
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        """Log the status, once a step: several batches may make one."""
+        step, every = trainer.global_step, trainer.log_every_n_steps
+        if every and step % every == 0 and step != self._logged_at:
+            self._logged_at = step
             companions = _companions(trainer)
             for index, lga in enumerate(companions):
                 if lga is not None:
                     found = metrics(lga, "lga/" if len(companions) == 1 else f"lga{index}/")
                     for logger in trainer.loggers:
-                        logger.log_metrics(found, step=trainer.global_step)
+                        logger.log_metrics(found, step=step)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the states into the checkpoint."""

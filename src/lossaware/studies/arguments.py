@@ -41,7 +41,8 @@ def where(error: BaseException) -> str:
 def call(what: str, function: Callable[..., T], *given: Any, options: Mapping[str, Any]) -> T:
     """Calls ``function(*given, **options)``.
 
-    A text such as ``"0.9,0.99"`` is a tuple of numbers, as betas and milestones need one.
+    A text such as ``"0.9,0.99"`` is a tuple of numbers, as betas and milestones need one, and ``"3,"`` one of a
+    single number.
 
     Args:
         what: How messages name the thing, such as ``"optimizer 'adam'"``.
@@ -74,6 +75,6 @@ def _numbers(value: Any) -> Any:
     if not (isinstance(value, str) and "," in value):
         return value
     try:
-        return tuple(json.loads(f"[{value}]"))
+        return tuple(json.loads(f"[{value.removesuffix(',')}]"))
     except (json.JSONDecodeError, RecursionError):
         return value

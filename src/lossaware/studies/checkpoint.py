@@ -152,7 +152,7 @@ def _package_digest() -> str:
     """A SHA-256 over this package's source, for a version number stays the same while the source is worked on."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted((*package.rglob("*.py"), *package.rglob("*.c"))):
         digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,7 +120,7 @@ class Comparison:
         return Arm(
             label=label,
             runs={seed: store.records(self.spec(optimizer, lr, seed, gamma2)) for seed in range(self.seeds)},
-            lga=None if gamma2 is None else {**dict(self.lga), "gamma2": gamma2},
+            lga=None if gamma2 is None else dict(self.spec(optimizer, lr, 0, gamma2).lga or ()),
         )
 
 
@@ -198,9 +198,8 @@ def check(specs: Sequence[RunSpec], task: Task) -> None:
     Raises:
         UsageError: An unknown name, an option that does not exist, or a value that is not allowed.
     """
-    for spec in specs:
-        if spec.seed == specs[0].seed:
-            rehearse(spec, task)
+    for spec in {replace(spec, seed=0): spec for spec in specs}.values():
+        rehearse(spec, task)
 
 
 def rehearse(spec: RunSpec, task: Task) -> None:

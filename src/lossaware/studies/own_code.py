@@ -52,7 +52,7 @@ def _source(place: str) -> str | None:
     if not _is_file(place):
         try:
             spec = importlib.util.find_spec(place)
-        except (ImportError, ValueError):
+        except Exception:  # it imports the packages above, whose own mistakes are told where they are loaded
             return None
         path = spec.origin if spec else None
     try:

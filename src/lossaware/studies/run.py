@@ -354,6 +354,12 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
     }
     if spec.scheduler not in known:
         raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
+    if isinstance(milestones := dict(spec.scheduler_options).get("milestones", ()), str) and "," not in milestones:
+        # torch would take its characters for milestones.
+        raise UsageError(
+            f"scheduler {spec.scheduler!r}: milestones must be whole numbers separated by commas, one alone as '3,': "
+            f"got {milestones!r}"
+        )
     if any("lr" not in group for group in optimizer.param_groups):
         raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
     found = call(

@@ -183,7 +183,14 @@ class Store:
         return {key for (key,) in self._rows("SELECT key FROM runs WHERE state = 'complete'")}
 
     def records(self, spec: RunSpec) -> list[EpochRecord]:
-        """The epochs of a run so far, in order; empty for an unknown run."""
+        """The epochs of a run so far, in order; empty for an unknown run.
+
+        So are those of a user's own code that was another then, which would stand beside those of today's.
+        """
+        if spec.own_code and (today := source_digest(spec.own_code)) is not None:
+            measured = [source for (source,) in self._rows("SELECT source FROM runs WHERE key = ?", spec.key)]
+            if measured and measured[0] != today:
+                return []
         rows = self._rows("SELECT epoch, train, test, lga, seconds FROM epochs WHERE run = ? ORDER BY epoch", spec.key)
         with self._reading(f"the epochs of run {spec.key}"):
             return [

@@ -492,14 +492,18 @@ def _fields(place: Sequence[str]) -> Iterable[str]:
 
 
 def _match(what: str, name: str, known: Iterable[str]) -> str:
-    """The known name that is meant: case and punctuation do not matter."""
-    plain = {re.sub(r"[\W_]+", "", point.casefold()): point for point in known}
-    found = plain.get(re.sub(r"[\W_]+", "", name.casefold()))
-    if name in plain.values():
+    """The known name that is meant: case and punctuation do not matter, but for signs and dots in numbers."""
+    names = list(known)
+    if name in names:
         return name
-    if found is None:
-        raise UsageError(f"{what} {name!r} does not exist{did_you_mean(name, plain.values())}")
-    return found
+    found = [point for point in names if _plain(point) == _plain(name)]
+    if len(found) != 1:
+        raise UsageError(f"{what} {name!r} does not exist{did_you_mean(name, names)}")
+    return found[0]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 
 def _quantity(what: str, shown: Shown) -> Quantity:

@@ -47,6 +47,7 @@ class Measured:
         summary: Mean and interval of the values.
         overrides: What differs from the study's file in the runs shown.
         mixed: Whether a derived cell is made of cells whose runs differ from the study's file in different ways.
+        sources: The cells that a derived one is made of.
     """
 
     cell: Cell
@@ -54,6 +55,7 @@ class Measured:
     summary: Summary
     overrides: Overrides = field(default_factory=Overrides)
     mixed: bool = False
+    sources: Sequence["Measured"] = ()
 
     @property
     def there(self) -> bool:
@@ -84,7 +86,8 @@ class Measured:
     @property
     def caution(self) -> str:
         """See `RunSpec.caution`."""
-        return next((spec.caution for spec in self.cell.specs), "")
+        cautions = [*(spec.caution for spec in self.cell.specs), *(source.caution for source in self.sources)]
+        return next(filter(None, cautions), "")
 
     @property
     def differs(self) -> str:
@@ -99,14 +102,18 @@ class Measured:
     @property
     def changed(self) -> str:
         """What is `said`, but for the number of seeds."""
+        if self.sources:
+            said = {source.changed for source in self.sources}
+            return said.pop() if len(said) == 1 else MIXED
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
-        differs = MIXED if self.mixed else describe(Overrides.from_plain(plain))
-        return ", ".join(filter(None, [self.caution, differs]))
+        return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
 
     @property
     def partial(self) -> bool:
-        """Whether some, but not all of its seeds are finished."""
-        return self.there and len(self.values) < len(self.cell.specs)
+        """Whether some, but not all of its seeds are finished, or of those of a cell that it is made of."""
+        return self.there and (
+            len(self.values) < len(self.cell.specs) or any(source.partial for source in self.sources)
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,8 @@ class StudyTable:
         if measured.there and measured.differs and not self._common_overrides:
             parts.append(measured.differs)
         if measured.partial:
-            parts.append(f"{len(measured.values)} of {len(measured.cell.specs)} seeds")
+            some = f"{len(measured.values)} of {len(measured.cell.specs)} seeds"
+            parts.append("of cells that lack some of their seeds" if measured.sources else some)
         if measured.summary.lost:
             parts.append(f"{measured.summary.lost} of {len(measured.values)} values are not finite")
         return "; ".join(parts)
@@ -283,14 +291,15 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
 def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
     assert cell.derived
     kind, sources = cell.derived
-    means = [cells[key].summary.mean for key in sources]
+    made_of = [cells[key] for key in sources]
+    means = [source.summary.mean for source in made_of]
     if not all(map(math.isfinite, means)):
         return Measured(cell, {}, summary([]))
     value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
-    shared = {describe(cells[key].overrides): cells[key].overrides for key in sources}
+    shared = {describe(source.overrides): source.overrides for source in made_of}
     mixed = len(shared) > 1
     overrides = Overrides() if mixed else next(iter(shared.values()))
-    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides, mixed)
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides, mixed, made_of)
 
 
 def describe(overrides: Overrides) -> str:
