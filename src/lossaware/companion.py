@@ -44,7 +44,7 @@ class LGA:
     Args:
         optimizer: Any ``torch.optim.Optimizer`` but LBFGS.
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
-            that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+            that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
             ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how. It needs one more
             tensor a parameter, which is kept in the optimizer's state and goes into its checkpoints.

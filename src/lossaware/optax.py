@@ -94,7 +94,7 @@ def loss_aware(
     Args:
         base: Any optax optimizer.
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
-            that reproduces the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+            that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
             ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how. It keeps one more
             array a parameter, a running mean of the gradients.

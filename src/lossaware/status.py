@@ -65,8 +65,8 @@ class Progressive:
     """Eq. 3: L_t = w L_{t-1} + (1 - w) f_t with w = 1 / log(t + 10), so that later losses count for more.
 
     Args:
-        log_base: Base of the logarithm, in (1, 11], so that w stays within (0, 1]. 10 reproduces the paper's results
-            (w_0 is then exactly 1, as L_0 = 0 asks); ``math.e`` is the natural logarithm.
+        log_base: Base of the logarithm, in (1, 11], so that w stays within (0, 1]. 10 comes nearest to the paper's
+            results (w_0 is then exactly 1, as L_0 = 0 asks); ``math.e`` is the natural logarithm.
     """
 
     log_base: float = 10.0
@@ -189,7 +189,7 @@ class Law:
 
     Args:
         steps_per_status: Finite losses that make a status, at least 1. 1 is Algorithm 1 to the letter; the number of
-            batches in an epoch is the reading that reproduces the paper.
+            batches in an epoch is the reading that comes nearest to the paper.
         lower_bound: How L follows the statuses.
         eps: The gap below which the gate is closed (Eq. 4).
         strategy: How gamma2 moves.
