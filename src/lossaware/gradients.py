@@ -91,8 +91,11 @@ class StepGradients:
 
 
 def _differ(gradient: Tensor, copy: Tensor | None) -> bool:
-    """Whether values have changed: what is written through ``.data`` does not count up a tensor's version."""
-    if copy is None or gradient.is_sparse or torch.compiler.is_compiling():
+    """Whether values have changed: what is written through ``.data`` does not count up a tensor's version.
+
+    This waits for the device, in the first step alone.
+    """
+    if copy is None or gradient.is_sparse or gradient.is_meta or torch.compiler.is_compiling():
         return False
     now, before = as_local(gradient.detach()), as_local(copy)
     return not bool(((now == before) | ((now != now) & (before != before))).all())
