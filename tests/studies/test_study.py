@@ -780,6 +780,27 @@ def test_runs_of_ones_own_code_are_not_taken_over(tmp_path, pattern, mine):
         assert adopt(own.specs, Exported(tmp_path), store) == 0
 
 
+def test_an_export_of_other_code_is_none(tmp_path):
+    """Unguarded: figures of code that is gone would stand beside those of today's."""
+    file = tmp_path / "mine.py"
+    file.write_text("# one\n")
+    own = parse_study(TEXT.replace('optimizer = "sgd" }', f'optimizer = "{file}:Mine" }}', 1), "grid")
+    folder, known = tmp_path / "results", Exact(own)
+    export(show(own, known, []), Sources([known]), [], folder)
+    [mine] = {spec for spec in own.specs if spec.own_code and spec.lga is None and spec.seed == 0 and spec.lr == 1e-3}
+    other = next(spec for spec in own.specs if not spec.own_code)
+    assert Exported(folder).records(mine)
+    file.unlink()
+    assert Exported(folder).records(mine)  # nobody has another code
+    export(show(own, Known(), []), Sources([]), [], folder)
+    file.write_text("# two\n")
+    assert not Exported(folder).records(mine)
+    assert Exported(folder).records(other)
+    export(show(own, Known(), []), Sources([]), [], folder)  # it goes, and nothing else is lost
+    assert mine not in Exported(folder).specs()
+    assert Exported(folder).records(other)
+
+
 @pytest.mark.parametrize(
     ("command", "shown"),
     [

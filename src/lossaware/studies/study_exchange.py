@@ -17,6 +17,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.studies.atomic import write_whole
 from lossaware.studies.environment import environment
+from lossaware.studies.own_code import source_digest
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
@@ -30,9 +31,13 @@ _GROUPS = ("train", "test", "lga")
 
 @dataclass(frozen=True)
 class _Study:
-    """What ``NAME.study.json`` says: the runs and what each was made with, by key, and how they were launched."""
+    """What ``NAME.study.json`` says: the runs and what each was made with, by key, and how they were launched.
+
+    Of runs of a user's own code there is its digest, as `source_digest` gives it.
+    """
 
     runs: Mapping[str, RunSpec]
+    sources: Mapping[str, str]
     environments: Mapping[str, Mapping[str, str]]
     launches: Sequence[Launch]
 
@@ -62,9 +67,12 @@ class Exported:
         return {key: name for name, study in reversed(self._studies.items()) for key in study.runs}
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-        """See `Results.records`."""
+        """See `Results.records`. Runs of a user's own code that was another then are none, as in a store."""
         name = self._home.get(spec.key)
         if name is None:
+            return ()
+        today = source_digest(spec.own_code)
+        if today is not None and self._studies[name].sources.get(spec.key, today) != today:
             return ()
         if name not in self._epochs:
             self._epochs[name] = _read_epochs(self.folder / f"{name}-epochs.csv")
@@ -80,6 +88,11 @@ class Exported:
         if name is None:
             return {}
         return self._studies[name].environments[spec.key]
+
+    def source(self, spec: RunSpec) -> str | None:
+        """The digest of the user's own code that the run was made with."""
+        name = self._home.get(spec.key)
+        return None if name is None else self._studies[name].sources.get(spec.key)
 
     def specs(self, name: str | None = None) -> list[RunSpec]:
         """All runs, or those of one study."""
@@ -109,7 +122,7 @@ def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
 
 
 def export(table: StudyTable, results: Sources, launches: Sequence[Launch], folder: Path) -> list[Path]:
-    """Write what is measured of a study. What an earlier export had stays in.
+    """Write what is measured of a study. What an earlier export had stays in, unless it was of other code.
 
     Args:
         table: The study, measured.
@@ -125,7 +138,7 @@ def export(table: StudyTable, results: Sources, launches: Sequence[Launch], fold
     """
     study = table.study
     earlier = Exported(folder)
-    specs = {spec.key: spec for spec in earlier.specs(study.name)}
+    specs = {spec.key: spec for spec in earlier.specs(study.name) if earlier.records(spec)}
     for measured in table.cells.values():
         specs |= {spec.key: spec for spec in measured.cell.needed if spec.seed in measured.values}
     if not specs:
@@ -140,6 +153,8 @@ def export(table: StudyTable, results: Sources, launches: Sequence[Launch], fold
         if made_with not in environments:
             environments.append(made_with)
         runs[key] = {"environment": environments.index(made_with), "spec": json.loads(spec.to_json())}
+        if spec.own_code and (source := source_digest(spec.own_code) or earlier.source(spec)):
+            runs[key]["source"] = source
     content = {
         "format": FORMAT,
         "study": study.name,
@@ -246,6 +261,7 @@ def _read_study(path: Path) -> _Study:
         ]
         study = _Study(
             runs={key: RunSpec.from_json(json.dumps(run["spec"])) for key, run in content["runs"].items()},
+            sources={key: str(run["source"]) for key, run in content["runs"].items() if "source" in run},
             environments={key: environments[run["environment"]] for key, run in content["runs"].items()},
             launches=[Launch.from_plain(plain) for plain in content.get("launches", [])],
         )
