@@ -195,6 +195,19 @@ def test_an_output_on_a_full_disk_is_one_line(command):
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_that_lacks_a_character_gets_the_table_all_the_same(tmp_path, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "lossaware", "study", "show", "table05"],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"StepLR" in done.stdout
+
+
 def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch, capsys):
     def denied(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))

@@ -105,6 +105,18 @@ def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind)
         assert store.records(spec) == []
 
 
+def test_a_package_of_ones_own_that_fails_is_no_traceback_here(path, tmp_path, monkeypatch):
+    """It is told where it is loaded, as one line; a store only asks whether its file is what it was."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("raise RuntimeError('not today')\n")
+    (tmp_path / "broken" / "tasks.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = replace(SPEC, task="broken.tasks:build")
+    with Store(path) as store:
+        assert store.missing([spec]) == [spec]
+        assert store.records(spec) == []
+
+
 def test_a_second_writer_is_told_and_readers_are_let_in(path):
     with Store(path) as store:
         store.begin(SPEC)
