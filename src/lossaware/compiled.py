@@ -119,7 +119,7 @@ class CompiledStep:
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
         lga._status_notice.step()
         groups = self._optimizer.param_groups
-        rates = [group.get("lr") for group in groups]  # a base may have none
+        rates = [group.get("lr", 0.0) for group in groups]  # a base may have none
         gammas = [float(unit) for unit in lga._units()]
         numbers = self._as_tensors(rates, gammas)
         try:
@@ -145,7 +145,7 @@ class CompiledStep:
         for tensors, rate, gamma2 in zip(self._numbers, rates, gammas, strict=True):
             if isinstance(rate, Tensor):
                 tensors["lr"] = rate
-            elif rate is not None:
+            else:
                 tensors["lr"].fill_(rate)
             tensors["gamma2"].fill_(gamma2)
         return self._numbers

@@ -47,6 +47,12 @@ def source_digest(names: Sequence[str]) -> str | None:
     return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
 
 
+def has_changed(names: Sequence[str], measured: str | None) -> bool:
+    """Whether the files of what is named are others than those of the digest `measured`; not where none can be read."""
+    today = source_digest(names)
+    return today is not None and today != measured
+
+
 def _source(place: str) -> str | None:
     path: str | None = place
     if not _is_file(place):

@@ -15,7 +15,7 @@ from typing import Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.environment import environment
-from lossaware.studies.own_code import source_digest
+from lossaware.studies.own_code import has_changed, source_digest
 from lossaware.studies.spec import EpochRecord, RunSpec
 
 SCHEMA_VERSION = 1
@@ -187,9 +187,9 @@ class Store:
 
         So are those of a user's own code that was another then, which would stand beside those of today's.
         """
-        if (today := source_digest(spec.own_code)) is not None:
-            measured = [source for (source,) in self._rows("SELECT source FROM runs WHERE key = ?", spec.key)]
-            if measured and measured[0] != today:
+        if spec.own_code:
+            sources = self._rows("SELECT source FROM runs WHERE key = ?", spec.key)
+            if any(has_changed(spec.own_code, source) for (source,) in sources):
                 return []
         rows = self._rows("SELECT epoch, train, test, lga, seconds FROM epochs WHERE run = ? ORDER BY epoch", spec.key)
         with self._reading(f"the epochs of run {spec.key}"):

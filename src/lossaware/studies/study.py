@@ -503,6 +503,7 @@ def _match(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
+    # A dash or dot stays where it stands after a digit or the e of a number, and before a digit: 1e-3 is not 1e3.
     return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 

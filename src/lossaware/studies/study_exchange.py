@@ -17,7 +17,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.studies.atomic import write_whole
 from lossaware.studies.environment import environment
-from lossaware.studies.own_code import source_digest
+from lossaware.studies.own_code import has_changed, source_digest
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.store import Store
 from lossaware.studies.study import Study
@@ -71,8 +71,7 @@ class Exported:
         name = self._home.get(spec.key)
         if name is None:
             return ()
-        today = source_digest(spec.own_code)
-        if today is not None and self._studies[name].sources.get(spec.key, today) != today:
+        if (source := self.source(spec)) is not None and has_changed(spec.own_code, source):
             return ()
         if name not in self._epochs:
             self._epochs[name] = _read_epochs(self.folder / f"{name}-epochs.csv")

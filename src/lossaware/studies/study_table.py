@@ -46,7 +46,6 @@ class Measured:
         values: What it shows for each finished seed, in the units of the table.
         summary: Mean and interval of the values.
         overrides: What differs from the study's file in the runs shown.
-        mixed: Whether a derived cell is made of cells whose runs differ from the study's file in different ways.
         sources: The cells that a derived one is made of.
     """
 
@@ -54,7 +53,6 @@ class Measured:
     values: Mapping[int, float]
     summary: Summary
     overrides: Overrides = field(default_factory=Overrides)
-    mixed: bool = False
     sources: Sequence["Measured"] = ()
 
     @property
@@ -92,7 +90,7 @@ class Measured:
     @property
     def differs(self) -> str:
         """What differs from the study's file, in a line."""
-        return MIXED if self.mixed else describe(self.overrides)
+        return self._of_sources(lambda source: source.differs) if self.sources else describe(self.overrides)
 
     @property
     def said(self) -> str:
@@ -103,10 +101,14 @@ class Measured:
     def changed(self) -> str:
         """What is `said`, but for the number of seeds."""
         if self.sources:
-            said = {source.changed for source in self.sources}
-            return said.pop() if len(said) == 1 else MIXED
+            return self._of_sources(lambda source: source.changed)
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
         return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
+
+    def _of_sources(self, say: Callable[["Measured"], str]) -> str:
+        """What all cells say that it is made of, or that they differ."""
+        said = {say(source) for source in self.sources}
+        return said.pop() if len(said) == 1 else MIXED
 
     @property
     def partial(self) -> bool:
@@ -296,10 +298,7 @@ def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
     if not all(map(math.isfinite, means)):
         return Measured(cell, {}, summary([]))
     value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
-    shared = {describe(source.overrides): source.overrides for source in made_of}
-    mixed = len(shared) > 1
-    overrides = Overrides() if mixed else next(iter(shared.values()))
-    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), overrides, mixed, made_of)
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), sources=made_of)
 
 
 def describe(overrides: Overrides) -> str:
