@@ -1,0 +1,336 @@
+"""A stand-in for a GPU, on the CPU: tensors that say ``cuda`` and are computed here, with a GPU's rules.
+
+What a GPU does not forgive is an error here, too: operators whose tensors lie on two devices; the host waiting for the
+device where `torch.cuda.set_sync_debug_mode` forbids it, or while a graph is captured; NumPy on the device's memory. A
+captured graph is the list of the operators that ran: nothing is computed while it is captured, and a replay does the
+same again on the same memory, with the host's numbers of then. Triton's kernels run in its interpreter.
+
+It shows that code for GPUs does what it should; how fast, and the last bits, only a GPU can show.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+
+aten = torch.ops.aten
+GPU = torch.device("cuda", 0)
+CPU = torch.device("cpu")
+
+CROSSES = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.set_.source_Storage_storage_offset}
+"""Operators that take tensors of both devices."""
+READS = {
+    aten._local_scalar_dense.default,
+    aten.equal.default,
+    aten.is_nonzero.default,
+    aten.masked_select.default,
+    aten.nonzero.default,
+}
+"""Operators whose result the host needs."""
+MUTATES = {aten.native_batch_norm.default}
+"""Operators that change what they are given although their schema does not say so."""
+
+
+class Device:
+    """What lies on the device, who may wait for it, and what it launches."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, StorageWeakRef] = {}
+        self.may_wait = True
+        self.graph: Graph | None = None
+        self.launched: list[str] = []
+
+    def holds(self, tensor: Tensor) -> bool:
+        known = self._held.get(tensor.untyped_storage()._cdata)
+        return known is not None and not known.expired()
+
+    def take(self, tensor: Tensor) -> None:
+        if len(self._held) > 10_000:
+            self._held = {key: ref for key, ref in self._held.items() if not ref.expired()}
+        storage = tensor.untyped_storage()
+        self._held[storage._cdata] = StorageWeakRef(storage)
+
+    def forget(self, tensor: Tensor) -> None:
+        self._held.pop(tensor.untyped_storage()._cdata, None)
+
+    def wait(self, what: object) -> None:
+        """The host waits for the device."""
+        if self.graph is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {what}")
+        if not self.may_wait:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
+
+
+device = Device()
+
+
+# What tensors say ----------------------------------------------------------------------------------------------------
+
+
+def tensors_in(*values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.layout is torch.strided]
+
+
+def wanted_device(value: object) -> torch.device | None:
+    """The device that an argument names, if it does."""
+    if isinstance(value, torch.device):
+        return value
+    return torch.device(value) if isinstance(value, str) and value.split(":")[0] in ("cuda", "cpu") else None
+
+
+def on_host(value: object) -> object:
+    found = wanted_device(value)
+    return CPU if found is not None and found.type == "cuda" else value
+
+
+SAYS: dict[Any, Callable[[Tensor], object]] = {
+    Tensor.device.__get__: lambda t: GPU if device.holds(t) else t.device,  # type: ignore[attr-defined]
+    Tensor.is_cuda.__get__: lambda t: device.holds(t),  # type: ignore[attr-defined]
+    Tensor.is_cpu.__get__: lambda t: t.is_cpu and not device.holds(t),  # type: ignore[attr-defined]
+    Tensor.get_device: lambda t: 0 if device.holds(t) else t.get_device(),
+}
+
+
+class Says(TorchFunctionMode):
+    """Device names of the GPU are heard, and told."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.device, torch._C._nn._parse_to):
+            return func(*args, **kwargs)
+        if func in SAYS and isinstance(args[0], Tensor) and args[0].layout is torch.strided:
+            return SAYS[func](args[0])
+        if func in (Tensor.numpy, Tensor.__array__) and device.holds(args[0]):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        if func is Tensor.tolist and device.holds(args[0]):
+            device.wait("tolist")
+        if func is Tensor.pin_memory:
+            return args[0].clone()
+        named = [found for value in (*args, *kwargs.values()) if (found := wanted_device(value)) is not None]
+        if func is Tensor.cuda:
+            func, args, kwargs, named = Tensor.to, (args[0],), {}, [GPU]
+        elif func is Tensor.cpu:
+            named = [CPU]
+        elif func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
+            named = [GPU if device.holds(args[1]) else CPU]
+        if not named:
+            return func(*args, **kwargs)
+        result = func(*map(on_host, args), **{name: on_host(value) for name, value in kwargs.items()})
+        given = [t.untyped_storage()._cdata for t in tensors_in(args, kwargs)]
+
+        def placed(value: Any) -> Any:
+            if not tensors_in(value) or device.holds(value) == (named[0].type == "cuda"):
+                return value
+            if given and not kwargs.get("non_blocking"):
+                device.wait(func.__name__)
+            if value.untyped_storage()._cdata in given:
+                value = value.clone()
+            (device.take if named[0].type == "cuda" else device.forget)(value)
+            return value
+
+        return tree_map(placed, result)
+
+
+# What operators do ---------------------------------------------------------------------------------------------------
+
+
+class Computes(TorchDispatchMode):
+    """Operators know where their tensors lie, also in backward passes, and a capture notes them down."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = tensors_in(args, kwargs)
+        here = [device.holds(tensor) for tensor in tensors]
+        if any(here):
+            self._check(func, args, tensors, here)
+        elif tensors:
+            return func(*args, **kwargs)
+        device.launched.append(str(func))
+        result = func(*args, **kwargs) if device.graph is None else device.graph.note(func, args, kwargs)
+        if any(here) and func is not aten.copy_.default:
+            for tensor in tensors_in(result):
+                device.take(tensor)
+        return result
+
+    def _check(self, func: Any, args: tuple[Any, ...], tensors: list[Tensor], here: list[bool]) -> None:
+        if func in READS:
+            device.wait(func)
+        elif func is aten.copy_.default and not all(here):
+            if not (len(args) > 2 and args[2]):
+                device.wait(func)
+        elif func is aten.index.Tensor:
+            if not here[0] or any(t.dtype == torch.bool or not on for t, on in zip(tensors, here, strict=True) if t.dim()):
+                device.wait(func)
+        elif func not in CROSSES and any(t.dim() and not on for t, on in zip(tensors, here, strict=True)):
+            raise RuntimeError(f"Expected all tensors to be on the same device, cuda:0 and cpu in {func}")
+
+
+class Graph:
+    """`torch.cuda.CUDAGraph`."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], None]] = []
+
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the operator would give; nothing that was there before changes."""
+        given: dict[int, Tensor] = {}
+
+        def copied(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            copy = value.clone()
+            given[id(copy)] = value
+            return copy
+
+        if func._schema.is_mutable or func in MUTATES:
+            held = tree_map(copied, (args, kwargs))  # as long as it lives, no other object has the identity of a copy
+            result = tree_map(lambda value: given.get(id(value), value), func(*held[0], **held[1]))
+        else:
+            result = func(*args, **kwargs)
+
+        def again() -> None:
+            for old, new in zip(tensors_in(result), tensors_in(func(*args, **kwargs)), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+        self._steps.append(again)
+        return result
+
+    def launch(self, kernel: Callable[[], None]) -> None:
+        self._steps.append(kernel)
+
+    def replay(self) -> None:
+        with _disable_current_modes(), torch._C.DisableTorchFunction(), torch._C._AutoDispatchBelowAutograd():
+            for step in self._steps:
+                step()
+
+
+@contextmanager
+def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
+    """`torch.cuda.graph`."""
+    random = torch.get_rng_state()
+    device.graph = graph
+    try:
+        yield
+    finally:
+        device.graph = None
+        torch.set_rng_state(random)
+
+
+# What torch.cuda has --------------------------------------------------------------------------------------------------
+
+
+class Event:
+    """`torch.cuda.Event`; the times are the host's."""
+
+    def __init__(self, **_: Any) -> None:
+        self._at = 0.0
+
+    def record(self, *_: Any) -> None:
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Event) -> float:
+        return (end._at - self._at) * 1e3
+
+
+class Profile:
+    """`torch.profiler.profile`, as far as it tells what was launched."""
+
+    def __init__(self, **_: Any) -> None:
+        self._launched: list[str] = []
+
+    def __enter__(self) -> Profile:
+        device.launched.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._launched = list(device.launched)
+
+    def events(self) -> Iterable[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in self._launched]
+
+
+class Generator(torch.Generator):
+    """On the CPU wherever it is asked for."""
+
+    def __new__(cls, device: Any = "cpu") -> Generator:
+        return super().__new__(cls, on_host(device))
+
+
+def set_sync_debug_mode(mode: str) -> None:
+    device.may_wait = mode != "error"
+
+
+def install() -> None:
+    """Have this process believe in the GPU, from here on."""
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
+    random = torch.Generator()
+    vars(torch.cuda).update(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        current_device=lambda: 0,
+        set_device=lambda index: None,
+        synchronize=lambda *_: None,
+        set_sync_debug_mode=set_sync_debug_mode,
+        get_device_name=lambda *_: "stand-in on the CPU",
+        get_device_properties=lambda *_: SimpleNamespace(multi_processor_count=2, total_memory=1 << 33),
+        is_current_stream_capturing=lambda: device.graph is not None,
+        current_stream=lambda *_: stream,
+        default_generators=(random,),
+        get_rng_state=lambda *_: random.get_state(),
+        set_rng_state=lambda state, *_: random.set_state(state),
+        Stream=lambda *_, **__: stream,
+        stream=lambda stream: nullcontext(),
+        Event=Event,
+        CUDAGraph=Graph,
+        graph=capture,
+    )
+    torch.Generator = Generator  # type: ignore[misc]
+    torch.profiler.profile = Profile  # type: ignore[misc, assignment]
+    autocast = torch.autocast.__init__
+    torch.autocast.__init__ = lambda self, kind, *args, **kwargs: autocast(  # type: ignore[method-assign]
+        self, "cpu" if kind == "cuda" else kind, *args, **kwargs
+    )
+    _interpret_triton()
+    Says().__enter__()
+    Computes().__enter__()
+
+
+def _interpret_triton() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
+    import triton
+    from triton.runtime.interpreter import GridExecutor
+
+    triton.knobs.runtime.interpret = True  # whatever becomes of the variable
+    execute = GridExecutor.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        def kernel() -> None:
+            with _disable_current_modes(), torch._C.DisableTorchFunction():
+                execute(self, *args, **kwargs)
+
+        device.launched.append("a Triton kernel")
+        if device.graph is None:
+            kernel()
+        else:
+            device.graph.launch(kernel)
+
+    GridExecutor.__call__ = call
