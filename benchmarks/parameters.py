@@ -1,13 +1,12 @@
 """Parameters to step on, and proof that they moved as the reference says."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from tests import reference
 from torch import Tensor, nn
 
 from lossaware import LGA
+from lossaware.status import Zero
 
 XI = 0.01
 GAMMA2 = 1e-8
@@ -25,17 +24,9 @@ def make_parameters(total: int, tensors: int = 1) -> list[nn.Parameter]:
     return made
 
 
-class ZeroBound:
-    """L = 0 throughout, so that a constant loss keeps the gate open."""
-
-    def update(self, lower: Any, loss: Any, count: Any) -> Any:
-        """See `lossaware.LowerBound`."""
-        return lower
-
-
 def attach(optimizer: torch.optim.Optimizer, gamma2: float = GAMMA2) -> LGA:
-    """LGA whose gate is open at every step with the loss `LOSS`."""
-    return LGA(optimizer, steps_per_epoch=10**9, gamma2=gamma2, xi=XI, lower_bound=ZeroBound())
+    """LGA whose gate is open at every step with the loss `LOSS`: with L = 0, a constant loss keeps it open."""
+    return LGA(optimizer, steps_per_epoch=10**9, gamma2=gamma2, xi=XI, lower_bound=Zero())
 
 
 def check_correction(

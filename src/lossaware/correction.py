@@ -140,10 +140,8 @@ class Correction:
         if isinstance(amount, Tensor):
             amount = amount.to(device=p.device, dtype=work)
         buffer = self._buffer(p.device, work) if p.device.type == "cpu" else torch.empty_like(p, dtype=work)
-        size = buffer.numel()
-        if p.dtype in NOISE_BITS:
-            size //= 4  # the noise needs room, too
-        for start in range(0, p.numel(), max(size, 1)):
+        size = max(buffer.numel() // (4 if p.dtype in NOISE_BITS else 1), 1)  # the noise needs room, too
+        for start in range(0, p.numel(), size):
             block, grad = p[start : start + size], g[start : start + size]
             push = self._over_phi(amount, grad, maximize, buffer[: block.numel()])
             if p.dtype in NOISE_BITS:

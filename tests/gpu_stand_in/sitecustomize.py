@@ -1,4 +1,4 @@
-"""Python imports this module as it starts, where its folder is on PYTHONPATH: all processes of a run get the stand-in."""
+"""Python imports this module as it starts, where its folder is on PYTHONPATH; so all processes of a run have it."""
 
 import stand_in
 

@@ -124,6 +124,8 @@ class Says(TorchFunctionMode):
             func, args, kwargs, named = Tensor.to, (args[0],), {}, [GPU]
         elif func is Tensor.cpu:
             named = [CPU]
+        elif func is Tensor.new:  # of old, which torch makes without telling where
+            named = [GPU if device.holds(args[0]) else CPU]
         elif func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
             named = [GPU if device.holds(args[1]) else CPU]
         if not named:
@@ -160,7 +162,8 @@ class Computes(TorchDispatchMode):
             self._check(func, args, tensors, here)
         elif tensors:
             return func(*args, **kwargs)
-        device.launched.append(str(func))
+        if not func.is_view:
+            device.launched.append(str(func))
         result = func(*args, **kwargs) if device.graph is None else device.graph.note(func, args, kwargs)
         if any(here) and func is not aten.copy_.default:
             for tensor in tensors_in(result):
@@ -174,7 +177,8 @@ class Computes(TorchDispatchMode):
             if not (len(args) > 2 and args[2]):
                 device.wait(func)
         elif func is aten.index.Tensor:
-            if not here[0] or any(t.dtype == torch.bool or not on for t, on in zip(tensors, here, strict=True) if t.dim()):
+            # The places to read go to the device first, and those of a mask must be counted.
+            if not all(here) or any(tensor.dtype == torch.bool for tensor in tensors[1:]):
                 device.wait(func)
         elif func not in CROSSES and any(t.dim() and not on for t, on in zip(tensors, here, strict=True)):
             raise RuntimeError(f"Expected all tensors to be on the same device, cuda:0 and cpu in {func}")
