@@ -1,5 +1,6 @@
 """Every task of the paper trains: a few steps through `run`, on made files always, on the real ones where they are."""
 
+import dataclasses
 import json
 import math
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from lossaware.errors import UsageError
+from lossaware.studies import run as run_module
 from lossaware.studies.data import bags, cifar
 from lossaware.studies.data.augmentation import move_mirror_rotate
 from lossaware.studies.data.stand_in import make_stand_in
@@ -130,6 +132,22 @@ def test_a_run_of_made_data_without_and_with_lga(made, name):
     # The first step sees the same parameters, the second ones that LGA has pushed.
     assert plain[0].train == with_lga[0].train
     assert plain[1].train["loss"] != with_lga[1].train["loss"]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", sorted(FOLDERS))
+def test_cuda_a_step_waits_for_nothing(made, name):
+    """Neither for augmentation, whose numbers are drawn on the CPU, nor for features that are gathered a batch."""
+    chosen = dataclasses.replace(spec(name, train=2, lga=options(gamma2=1e-6)), device="cuda", batch_size=1)
+    task = load_task(name, chosen.task_options)
+    training = run_module._Training(chosen, task, task.data(made))
+    batches = iter(training._batches)
+    training._step(next(batches))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training._step(next(batches))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
