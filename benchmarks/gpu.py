@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from benchmarks.goals import Goal, as_markdown
 from benchmarks.parameters import GAMMA2, LOSS, attach, check_correction, make_parameters
@@ -57,14 +58,22 @@ def on_gpu(total: int, tensors: int, make: Callable[..., torch.optim.Optimizer],
     return make(params, lr=1e-9, **arguments)
 
 
-def launches(call: Callable[[], object]) -> list[str]:
-    """The names of the kernels that a call launches."""
+def launches(call: Callable[[], object], may_wait: bool = True) -> list[str]:
+    """The names of the kernels that a call launches, after a first one that makes states and compiles kernels.
+
+    The profiler itself may synchronize; the call may not, unless it says so.
+    """
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        call()
+        torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()
-    return [event.name for event in profile.events() if "memcpy" not in event.name.lower()]
+    on_device = [event.name for event in profile.events() if event.device_type == DeviceType.CUDA]
+    return [name for name in on_device if "memcpy" not in name.lower()]
 
 
 def one_launch() -> list[Goal]:
@@ -73,27 +82,10 @@ def one_launch() -> list[Goal]:
     plain, ours = (on_gpu(10**6, 300, torch.optim.Adam) for _ in range(2))
     lga = attach(ours)
     base = launches(plain.step)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        found = launches_without_sync(lambda: ours.step(loss=loss))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    found = launches(lambda: ours.step(loss=loss), may_wait=False)
     assert lga.status.open_share > 0
     # Reading the loss copies it, so that it may be changed afterwards: one small kernel more.
     return [Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(found) - len(base), 2, unit="")]
-
-
-def launches_without_sync(call: Callable[[], object]) -> list[str]:
-    """Like `launches`, where the profiler itself may synchronize but the call may not."""
-    call()
-    torch.cuda.set_sync_debug_mode("default")
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        torch.cuda.set_sync_debug_mode("error")
-        call()
-        torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.synchronize()
-    return [event.name for event in profile.events() if "memcpy" not in event.name.lower()]
 
 
 def bandwidth(elements: int) -> list[Goal]:

@@ -26,6 +26,16 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """An error where the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def needs(module: str) -> Any:
     """The module; the test skips where it is not installed, and says what brings it."""
     package = module.partition(".")[0]

@@ -6,14 +6,13 @@ That the kernel compiles for GPUs is seen on any machine.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
 from lossaware import LGA
-from support import needs
+from support import needs, no_waiting
 
 GAMMA2 = 1e-3
 FORMS: dict[str, dict[str, Any]] = {"foreach": {"foreach": True}, "fused": {"fused": True}}
@@ -89,14 +88,7 @@ def losses() -> list[torch.Tensor]:
     return list(torch.linspace(3.0, 2.0, 12, dtype=torch.float64, device="cuda"))
 
 
-@pytest.fixture
-def _strict() -> Iterator[None]:
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.cuda
-@pytest.mark.usefixtures("_strict")
 @pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_host_waits_for_nothing(form: str, bound: Any, losses: list[torch.Tensor]) -> None:
@@ -104,10 +96,9 @@ def test_the_host_waits_for_nothing(form: str, bound: Any, losses: list[torch.Te
     lga = attached(optimizer, bound)
     optimizer.step(loss=losses[0])  # makes states, and compiles the kernel
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    for loss in losses[1:]:
-        optimizer.step(loss=loss)
-    torch.cuda.set_sync_debug_mode("default")
+    with no_waiting():
+        for loss in losses[1:]:
+            optimizer.step(loss=loss)
     assert lga.status.steps == 12
     assert lga.status.open_share > 0.5
     assert all(p.isfinite().all() for p in params)

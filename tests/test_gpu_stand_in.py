@@ -60,6 +60,7 @@ FORBIDDEN = {
     "a condition": ("strict()\nif torch.ones(1, device='cuda') > 0: pass", "synchronizing"),
     "a mask": ("x = torch.ones(3, device='cuda'); strict(); x[x > 0]", "synchronizing"),
     "a blocking copy": ("x = torch.ones(3); strict(); x.to('cuda')", "synchronizing"),
+    "the host's numbers": ("strict(); torch.tensor([1.0], device='cuda')", "synchronizing"),
     "a copy back": ("x = torch.ones(3, device='cuda'); strict(); x.cpu()", "synchronizing"),
     "reading while captured": (
         "x = torch.ones((), device='cuda')\nwith torch.cuda.graph(torch.cuda.CUDAGraph()): x.item()",

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -28,8 +29,8 @@ aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
-CROSSES = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.set_.source_Storage_storage_offset}
-"""Operators that take tensors of both devices."""
+COPIES = {torch.tensor, torch.as_tensor}
+"""What carries the host's numbers to the device, and waits until it has them."""
 READS = {
     aten._local_scalar_dense.default,
     aten.equal.default,
@@ -49,7 +50,7 @@ class Device:
         self._held: dict[int, StorageWeakRef] = {}
         self.may_wait = True
         self.graph: Graph | None = None
-        self.launched: list[str] = []
+        self.launched: list[str] | None = None  # while somebody counts
 
     def holds(self, tensor: Tensor) -> bool:
         known = self._held.get(tensor.untyped_storage()._cdata)
@@ -136,7 +137,7 @@ class Says(TorchFunctionMode):
         def placed(value: Any) -> Any:
             if not tensors_in(value) or device.holds(value) == (named[0].type == "cuda"):
                 return value
-            if given and not kwargs.get("non_blocking"):
+            if (given or func in COPIES) and not kwargs.get("non_blocking"):
                 device.wait(func.__name__)
             if value.untyped_storage()._cdata in given:
                 value = value.clone()
@@ -162,7 +163,7 @@ class Computes(TorchDispatchMode):
             self._check(func, args, tensors, here)
         elif tensors:
             return func(*args, **kwargs)
-        if not func.is_view:
+        if device.launched is not None and not func.is_view:
             device.launched.append(str(func))
         result = func(*args, **kwargs) if device.graph is None else device.graph.note(func, args, kwargs)
         if any(here) and func is not aten.copy_.default:
@@ -180,7 +181,7 @@ class Computes(TorchDispatchMode):
             # The places to read go to the device first, and those of a mask must be counted.
             if not all(here) or any(tensor.dtype == torch.bool for tensor in tensors[1:]):
                 device.wait(func)
-        elif func not in CROSSES and any(t.dim() and not on for t, on in zip(tensors, here, strict=True)):
+        elif any(t.dim() and not on for t, on in zip(tensors, here, strict=True)):
             raise RuntimeError(f"Expected all tensors to be on the same device, cuda:0 and cpu in {func}")
 
 
@@ -202,8 +203,8 @@ class Graph:
             return copy
 
         if func._schema.is_mutable or func in MUTATES:
-            held = tree_map(copied, (args, kwargs))  # as long as it lives, no other object has the identity of a copy
-            result = tree_map(lambda value: given.get(id(value), value), func(*held[0], **held[1]))
+            copies, named = tree_map(copied, (args, kwargs))  # while they live, nothing else has their identities
+            result = tree_map(lambda value: given.get(id(value), value), func(*copies, **named))
         else:
             result = func(*args, **kwargs)
 
@@ -262,14 +263,14 @@ class Profile:
         self._launched: list[str] = []
 
     def __enter__(self) -> Profile:
-        device.launched.clear()
+        device.launched = self._launched
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._launched = list(device.launched)
+        device.launched = None
 
     def events(self) -> Iterable[SimpleNamespace]:
-        return [SimpleNamespace(name=name) for name in self._launched]
+        return [SimpleNamespace(name=name, device_type=DeviceType.CUDA) for name in self._launched]
 
 
 class Generator(torch.Generator):
@@ -331,7 +332,8 @@ def _interpret_triton() -> None:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
                 execute(self, *args, **kwargs)
 
-        device.launched.append("a Triton kernel")
+        if device.launched is not None:
+            device.launched.append("a Triton kernel")
         if device.graph is None:
             kernel()
         else:

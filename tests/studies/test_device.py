@@ -22,6 +22,7 @@ from lossaware.studies.run import run
 from lossaware.studies.spec import RunSpec, options
 from lossaware.studies.store import Store
 from lossaware.studies.task import Data, InMemory, Task
+from support import no_waiting
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
 META = dataclasses.replace(SPEC, device="meta")
@@ -293,9 +294,6 @@ def test_cuda_a_step_waits_for_nothing(name):
     batches = iter(training._batches)
     for _ in range(3):
         training._step(next(batches))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for _ in range(3):
             training._step(next(batches))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -19,6 +19,7 @@ from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.run import run
 from lossaware.studies.spec import RunSpec, options
 from lossaware.studies.tasks import segmentation
+from support import no_waiting
 
 FOLDERS = {
     "cifar10": "cifar-10-batches-bin",
@@ -143,11 +144,8 @@ def test_cuda_a_step_waits_for_nothing(made, name):
     training = run_module._Training(chosen, task, task.data(made))
     batches = iter(training._batches)
     training._step(next(batches))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         training._step(next(batches))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
