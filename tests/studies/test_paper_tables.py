@@ -13,7 +13,7 @@ from lossaware.gamma2 import BackOff, SelfSet
 from lossaware.studies.compare import check
 from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
-from lossaware.studies.study import Cell, Study, load_study, studies
+from lossaware.studies.study import Cell, Overrides, Study, load_study, studies
 
 # Figures in each table, their sum, and the SHA-256 (16 digits) of the table itself, a line a row, spaces in between:
 # counted, added up and computed from the paper's page, not from the study files. The first two can be followed by hand,
@@ -56,7 +56,7 @@ def printed(table: Study) -> str:
 
 
 def test_the_package_has_the_thirteen_tables_and_its_own_studies() -> None:
-    assert list(studies()) == [*TABLES, "auto-parts", "auto-peers", "auto", "peers", "readings"]
+    assert list(studies()) == [*TABLES, "auto-parts", "auto-peers", "auto", "peers", "protocols", "readings"]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -163,6 +163,21 @@ def test_runs_that_several_tables_need_are_the_same_runs() -> None:
     assert {spec for spec in study(13).specs if spec.task == "mnist" and spec in mnist}
     assert {spec for spec in shared[0] if spec.task == "cifar10"} <= set(study(8).specs)
     assert {spec for spec in load_study("readings").specs if spec.lga is None} <= set(study(2).specs)
+
+
+def test_protocols_change_the_network_alone_and_are_held_against_the_same_figures() -> None:
+    """The default's runs are those of Table 2; its figures those of Table 2, but for Adam, where that is a misprint."""
+    found = load_study("protocols")
+    assert set(found.overridden(Overrides({"protocol": ("default",)})).specs) <= set(study(2).specs)
+    known = {cell.specs[0]: cell.published for cell in study(2).cells.values()}
+    adam = study(1).cells[("Adam",), ("MNIST", "w/o LGA")].published
+    default = {cell.column: cell for cell in found.cells.values() if cell.row == ("default",)}
+    for cell in found.cells.values():
+        base = default[cell.column]
+        assert [dataclasses.replace(spec, task_options=()) for spec in cell.specs] == [*base.specs[: len(cell.specs)]]
+        assert cell.published == (adam if cell.column == ("Adam 1e-3",) else known[base.specs[0]])
+        assert load_task("mnist", cell.specs[0].task_options).name == "mnist"
+    assert len({cell.specs[0].task_options for cell in found.cells.values()}) == len(found.rows)
 
 
 @pytest.mark.parametrize("name", [*TABLES, "readings"])

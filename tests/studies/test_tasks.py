@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from lossaware.errors import UsageError
 from lossaware.studies.models.lenet import lenet5
@@ -47,6 +49,48 @@ def test_listing_imports_no_task():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def plain_lenet(pad=2, activation=nn.ReLU, pooling=nn.MaxPool2d, between=None, last=()):
+    """LeNet-5 as most write it: each stage a convolution, an activation, a pooling."""
+    between = between or activation
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, padding=pad), activation(), pooling(2)),
+        *(nn.Conv2d(6, 16, 5), activation(), pooling(2)),
+        nn.Flatten(),
+        *(nn.Linear(16 * ((28 + 2 * pad - 12) // 4) ** 2, 120), between(), nn.Linear(120, 84), between()),
+        *(nn.Linear(84, 10), *last),
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "plain"),
+    [
+        ({}, {}),
+        ({"pad": 0}, {"pad": 0}),
+        ({"activation": "tanh"}, {"activation": nn.Tanh}),
+        ({"activation": "sigmoid", "pad": 0}, {"activation": nn.Sigmoid, "pad": 0}),
+        ({"pooling": "average"}, {"pooling": nn.AvgPool2d}),
+        ({"head": "linear"}, {"between": nn.Identity}),
+        ({"head": "softmax"}, {"last": (nn.Softmax(dim=1),)}),
+    ],
+)
+def test_lenet_is_what_its_options_say(chosen, plain):
+    """Same initialisation, outputs and gradients, bit for bit, as layer by layer in the usual order."""
+    torch.manual_seed(0)
+    ours = load_task("mnist", options(**chosen)).model()
+    torch.manual_seed(0)
+    theirs = plain_lenet(**plain).to(memory_format=torch.channels_last)
+    images, labels = torch.randn(16, 1, 28, 28), torch.randint(10, (16,))
+    for net in (ours, theirs):
+        functional.cross_entropy(net(images), labels).backward()
+    assert torch.equal(ours(images), theirs(images))
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one.grad, two.grad)
+
+
+def test_the_default_lenet_has_the_names_that_stored_weights_have():
+    assert {name.split(".")[0] for name in load_task("mnist").model().state_dict()} == {"0", "3", "7", "9", "11"}
+
+
 @pytest.mark.parametrize(("pad", "parameters"), [(2, 61_706), (0, 44_426)])
 def test_lenet_has_the_known_number_of_parameters(pad, parameters):
     model = load_task("mnist", options(pad=pad)).model()
@@ -74,18 +118,26 @@ def test_digits_are_the_same_whatever_the_seed():
     assert labels.unique().tolist() == list(range(10))
 
 
-def test_mnist_values(tmp_path, write_idx):
-    """Standardised with the training set's mean and deviation, labels beside their images."""
+@pytest.mark.parametrize(
+    ("inputs", "scaled"),
+    [
+        (None, lambda value: (value / 255 - 0.1307) / 0.3081),
+        ("standardized", lambda value: (value / 255 - 0.1307) / 0.3081),
+        ("unit", lambda value: value / 255),
+        ("symmetric", lambda value: (value / 255 - 0.5) / 0.5),
+    ],
+)
+def test_mnist_values(tmp_path, write_idx, inputs, scaled):
+    """By default standardised with the training set's mean and deviation; labels beside their images."""
     raw = tmp_path / "MNIST" / "raw"
     images = np.stack([np.full((28, 28), value, np.uint8) for value in (0, 128, 255)])
     for part in ("train", "t10k"):
         write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([3, 0, 9], np.uint8))
-    inputs, labels = load_task("mnist").data(tmp_path).train.tensors
-    assert inputs.shape == (3, 1, 28, 28)
-    expected = [(value / 255 - 0.1307) / 0.3081 for value in (0, 128, 255)]
-    for image, value in zip(inputs, expected, strict=True):
-        torch.testing.assert_close(image, torch.full((1, 28, 28), value))
+    images, labels = load_task("mnist", {"inputs": inputs} if inputs else {}).data(tmp_path).train.tensors
+    assert images.shape == (3, 1, 28, 28)
+    for image, value in zip(images, (0, 128, 255), strict=True):
+        torch.testing.assert_close(image, torch.full((1, 28, 28), scaled(value)))
     assert labels.tolist() == [3, 0, 9]
 
 
@@ -143,7 +195,14 @@ def test_a_task_may_import_what_lies_beside_it(my_task):
         ("", {}, "unknown task ''"),
         ("digits", {"hiden": 3}, "task 'digits' has no option 'hiden'; did you mean hidden?"),
         ("digits", {"hidden": 0}, "hidden must be a whole number of at least 1, got 0"),
-        ("mnist", {"pad": 3}, "pad must be 0 or 2, got 3"),
+        ("mnist", {"pad": 3}, "task 'mnist': pad must be 0 or 2, got 3"),
+        ("mnist", {"pad": 2.0}, "pad must be 0 or 2, got 2.0"),
+        ("mnist", {"pad": False}, "pad must be 0 or 2, got False"),
+        ("mnist", {"head": "lin"}, "task 'mnist': head must be activated or linear or softmax, got 'lin'"),
+        ("mnist", {"pooling": "mean"}, "pooling must be max or average, got 'mean'"),
+        ("mnist", {"activation": 1}, "activation must be relu or tanh or sigmoid, got 1"),
+        ("mnist", {"inputs": "raw"}, "task 'mnist': inputs must be standardized or unit or symmetric, got 'raw'"),
+        ("mnist", {"padding": 0}, "has no option 'padding'; did you mean pad"),
         ("my_task.py", {}, "say which function.*my_task.py:build"),
         ("nowhere/my_task.py:build", {}, "there is no file nowhere/my_task.py"),
         ("no_such_package.tasks:build", {}, "there is no module 'no_such_package'"),

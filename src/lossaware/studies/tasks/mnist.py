@@ -1,5 +1,6 @@
 """MNIST with LeNet-5: the paper's main setting (Table 2)."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -9,38 +10,60 @@ from lossaware.studies.data.folder import downloadable, require
 from lossaware.studies.data.images import standardised
 from lossaware.studies.data.mnist import MEAN, PLACE, STD, read_mnist
 from lossaware.studies.models.classification import classification
-from lossaware.studies.models.lenet import lenet5
+from lossaware.studies.models.lenet import check_lenet5, lenet5
 from lossaware.studies.task import Data, InMemory, Task
 
 SUMMARY = "Handwritten digits, 60,000 images of 28 x 28, with LeNet-5 (reads MNIST/raw in --data)"
+INPUTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "standardized": (MEAN, STD),
+    "unit": ((0.0,), (1.0,)),
+    "symmetric": ((0.5,), (0.5,)),
+}
+"""What is taken from each pixel, on a scale of 0 to 1, and what the rest is divided by."""
 
 
-def build(pad: int = 2) -> Task:
-    """MNIST with LeNet-5.
+def build(
+    pad: int = 2,
+    activation: str = "relu",
+    pooling: str = "max",
+    head: str = "activated",
+    inputs: str = "standardized",
+) -> Task:
+    """MNIST with LeNet-5. The paper says none of these options; the study ``protocols`` compares them.
 
     Args:
         pad: Zeros around the image, 2 (61,706 parameters) or 0 (44,426 parameters).
+        activation: See `lenet5`.
+        pooling: See `lenet5`.
+        head: See `lenet5`.
+        inputs: ``"standardized"``: mean 0 and deviation 1 over the training pixels; ``"unit"``: from 0 to 1;
+            ``"symmetric"``: from -1 to 1.
     """
-    if pad not in (0, 2):
-        raise UsageError(f"task 'mnist': pad must be 0 or 2, got {pad!r}")
+    network = {"pad": pad, "activation": activation, "pooling": pooling, "head": head}
+    try:
+        check_lenet5(**network)
+        if inputs not in INPUTS:
+            raise ValueError(f"inputs must be {' or '.join(INPUTS)}, got {inputs!r}")
+    except ValueError as error:
+        raise UsageError(f"task 'mnist': {error}") from None
     return Task(
         name="mnist",
         summary=SUMMARY,
-        model=partial(lenet5, pad),
-        data=load,
+        model=partial(lenet5, pad, activation=activation, pooling=pooling, head=head),
+        data=partial(load, inputs=inputs),
         measure=classification,
         epochs=20,
         batch_size=64,
     )
 
 
-def load(folder: Path | None) -> Data:
-    """The two sets from ``folder/MNIST/raw``, images standardised."""
+def load(folder: Path | None, inputs: str = "standardized") -> Data:
+    """The two sets from ``folder/MNIST/raw``, with images scaled as `INPUTS` says."""
     raw = require(folder, PLACE, "mnist", f"it holds the four IDX files, gzipped or not; {downloadable('mnist')}")
-    return Data(train=_examples(raw, "train"), test=_examples(raw, "t10k"))
+    return Data(train=_examples(raw, "train", inputs), test=_examples(raw, "t10k", inputs))
 
 
-def _examples(raw: Path, part: Literal["train", "t10k"]) -> InMemory:
-    # As numbers, not as bytes: standardising each batch anew would cost more than the memory.
+def _examples(raw: Path, part: Literal["train", "t10k"], inputs: str) -> InMemory:
+    # As numbers, not as bytes: to scale each batch again would cost more than the memory.
     images, labels = read_mnist(raw, part)
-    return InMemory((standardised(images, MEAN, STD), labels))
+    return InMemory((standardised(images, *INPUTS[inputs]), labels))
