@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
-from lossaware import native
+from lossaware import LGA, native
 from lossaware.correction import Correction
 
 XI = 0.01
@@ -140,6 +140,141 @@ def test_lists_are_cut_into_portions(monkeypatch: pytest.MonkeyPatch) -> None:
         Correction(XI, "push")._push_lists(list(zip(p.split(300), g.split(300), strict=True)), AMOUNT, False)
     assert same_bits(p, expected)
     assert counted.largest_bytes <= 4 * 1000
+
+
+# Memory that is not the parameter's alone ---------------------------------------------------------------------------
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "every other": lambda base: base[::2],
+    "every third, from the second": lambda base: base[1::3],
+    "a column": lambda base: base.view(6, 10)[:, 3],
+    "columns": lambda base: base.view(6, 10)[:, 2:5],
+    "every other row": lambda base: base.view(6, 10)[::2],
+    "a transposed part": lambda base: base.view(6, 10)[1:4, 2:9].t(),
+    "a diagonal": lambda base: base[:49].view(7, 7).diagonal(),
+    "a part in the middle": lambda base: base[7:20],
+    "part of channels_last": lambda base: base.view(1, 3, 4, 5).to(memory_format=torch.channels_last)[:, :2],
+    "an as_strided grid": lambda base: base.as_strided((3, 4), (17, 3), 5),
+    "one element": lambda base: base[13],
+    "nothing": lambda base: base[5:5],
+}
+
+
+def pushed_views(view: Callable[[Tensor], Tensor], dtype: torch.dtype, gradient: str) -> tuple[Tensor, Tensor, Tensor]:
+    """All memory before, and after a push of a view; and a float64 copy of all that is pushed by itself."""
+    base = torch.arange(1, 61).to(dtype)
+    p = view(base)
+    if p.untyped_storage().data_ptr() != base.untyped_storage().data_ptr():  # the view is one of a copy
+        base = p._base if p._base is not None else p
+    before, alone = base.clone(), p.double().clone(memory_format=torch.contiguous_format)
+    g = torch.linspace(-1, 1, p.numel()).view(p.shape).to(dtype)
+    if gradient == "as the parameter":
+        g = torch.empty_like(p).copy_(g)
+    elif gradient == "with gaps":
+        g = torch.stack([g, torch.full_like(g, 77.0)], dim=-1)[..., 0]
+    elif gradient == "in another order":
+        backwards = tuple(range(g.dim()))[::-1]
+        g = g.permute(backwards).contiguous().permute(backwards)
+    Correction(XI, "push").apply([(p, g)], 0.25)
+    expected = alone - 0.25 * torch.where(g.double() >= 0, 1.0, -1.0) / (g.double().abs() + XI)
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, 1e-2)
+    torch.testing.assert_close(p.double(), expected, rtol=tolerance, atol=tolerance)
+    return before, base, p
+
+
+@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False], ids=["C", "torch"])
+@pytest.mark.parametrize("gradient", ["contiguous", "as the parameter", "with gaps", "in another order"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_a_view_is_pushed_and_its_neighbours_keep_their_bits(
+    view: Callable[[Tensor], Tensor], dtype: torch.dtype, gradient: str, library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unguarded: a view of every other element is taken for dense memory, and others' numbers are overwritten."""
+    if not library:
+        monkeypatch.setattr(native, "library", lambda: None)
+    before, base, p = pushed_views(view, dtype, gradient)
+    belongs = torch.zeros(base.untyped_storage().nbytes() // base.element_size(), dtype=torch.bool)
+    belongs.as_strided(p.shape, p.stride(), p.storage_offset()).fill_(True)
+    belongs = belongs.as_strided(base.shape, base.stride(), base.storage_offset())
+    assert torch.equal(base[~belongs], before[~belongs])
+
+
+def test_a_strided_parameter_by_an_optimizer() -> None:
+    base = torch.zeros(8)
+    p = torch.nn.Parameter(base[::2])
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=10, gamma2=1.0)
+    p.grad = torch.full_like(p, 0.99)
+    optimizer.step(loss=1.0)  # type: ignore[call-arg]
+    torch.testing.assert_close(base, torch.tensor([-1.0, 0.0] * 4))
+
+
+@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False], ids=["C", "torch"])
+@pytest.mark.parametrize("part", ["real", "imag"])
+def test_a_part_of_complex_numbers_is_pushed_alone(part: str, library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not library:
+        monkeypatch.setattr(native, "library", lambda: None)
+    z = torch.full((5,), 1 + 2j, dtype=torch.complex128)
+    p = getattr(z, part)
+    Correction(0.5, "push").apply([(p, torch.full_like(p, 0.5))], 1.0)
+    expected = {"real": 0 + 2j, "imag": 1 + 1j}[part]
+    assert z.tolist() == [expected] * 5
+
+
+@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False], ids=["C", "torch"])
+@pytest.mark.parametrize("zero_gradient", ["push", "rest"])
+def test_gradients_that_are_negated_or_conjugated_lazily(
+    zero_gradient: str, library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unguarded: memory holds the other sign, and the parameter climbs; a conjugated one has no view as reals."""
+    if not library:
+        monkeypatch.setattr(native, "library", lambda: None)
+    weights = torch.complex(torch.linspace(-1, 1, 7), torch.linspace(1, -2, 7))
+    cases = {
+        "a part of the conjugate": (torch.ones(7), weights.conj().imag),
+        "the conjugate": (torch.ones(7, dtype=torch.complex64), weights.conj()),
+        "the negated conjugate": (torch.ones(7, dtype=torch.complex64), weights.conj()._neg_view()),
+    }
+    for name, (p, g) in cases.items():
+        assert g.is_neg() or g.is_conj(), name
+        before, plain = p.clone(), g.resolve_conj().resolve_neg().clone()
+        expected = p.clone()
+        Correction(XI, zero_gradient).apply([(expected, plain)], 0.1)
+        Correction(XI, zero_gradient).apply([(p, g)], 0.1)
+        assert torch.equal(p, expected), name
+        steps, slopes = (torch.view_as_real(x) if x.is_complex() else x for x in (before - p, plain))
+        assert torch.equal(steps.sign()[slopes != 0], slopes.sign()[slopes != 0]), name
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,)], ids=str)
+def test_the_gradient_of_a_conjugate_by_an_optimizer(shape: tuple[int, ...]) -> None:
+    """Autograd leaves the gradient of a scalar negated lazily."""
+    a, b = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizer = torch.optim.SGD([a, b], lr=0.0)
+    LGA(optimizer, steps_per_epoch=10, gamma2=1.0)
+    (torch.complex(a, b).conj() * (1 + 2j)).sum().real.backward()
+    assert b.grad is not None
+    assert b.grad.is_neg() == (shape != (7,))
+    optimizer.step(loss=1.0)  # type: ignore[call-arg]
+    torch.testing.assert_close(a.detach(), torch.full(shape, 1 - 1 / 1.01))
+    torch.testing.assert_close(b.detach(), torch.full(shape, 1 - 1 / 2.01))
+
+
+@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False], ids=["C", "torch"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_parameters_that_are_negated_or_conjugated_lazily(
+    sparse: bool, library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not library:
+        monkeypatch.setattr(native, "library", lambda: None)
+    z = torch.complex(torch.linspace(-1, 1, 5), torch.linspace(2, -2, 5))
+    conjugated, negated = z.conj(), torch.conj(z.clone()).imag
+    assert conjugated.is_conj()
+    assert negated.is_neg()
+    for p, g in ((conjugated, torch.full((5,), 0.5 - 0.5j)), (negated, torch.full((5,), -0.5))):
+        before = p.clone()
+        Correction(0.5, "push").apply([(p, g.to_sparse() if sparse else g)], 1.0)
+        torch.testing.assert_close(p, before - (1 - 1j if p.is_complex() else -1.0))
 
 
 # Parameters of 16 bits ------------------------------------------------------------------------------------------------

@@ -262,6 +262,8 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
     assert not takes(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))
     assert not takes(torch.ones(3, 2).t(), torch.ones(2, 3))
     assert not takes(torch.ones(3), torch.ones(3).to_sparse())
+    assert not takes(torch.ones(3), torch.ones(3)._neg_view())
+    assert not takes(torch.ones(6)[::2], torch.ones(3))
     assert not takes(torch.ones(3), torch.ones(3, dtype=torch.float64))
     assert takes(torch.ones(3), torch.ones(3), torch.ones(3))
     assert not takes(torch.ones(3), torch.ones(3), torch.ones(3, dtype=torch.float64))

@@ -94,7 +94,7 @@ class Correction:
                 and (
                     (parameter.is_contiguous() and gradient.is_contiguous()) or _are_channels_last(parameter, gradient)
                 )
-                and not parameter.is_complex()
+                and not (parameter.dtype.is_complex or parameter.is_neg() or gradient.is_neg())
             ):
                 batch.add(parameter, gradient, self._number)
             else:
@@ -107,17 +107,27 @@ class Correction:
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             where = tuple(gradient.indices())
-            rows = _as_reals(parameter)[where]
-            batch.run_alone(rows.view(-1), _as_reals(gradient.values()).reshape(-1), self._number)
-            _as_reals(parameter)[where] = rows
+            rows, values = parameter[where], gradient.values().resolve_conj().resolve_neg()
+            rows = rows.resolve_conj().resolve_neg()
+            batch.run_alone(_as_reals(rows).view(-1), _as_reals(values).reshape(-1), self._number)
+            parameter[where] = rows
             return
-        parameter, gradient = _as_reals(parameter), _as_reals(gradient)
+        # Memory holds other values than a tensor that is negated or conjugated lazily.
+        gradient = _as_reals(gradient.resolve_conj().resolve_neg())
+        if parameter.is_conj() or parameter.is_neg():
+            moved = parameter.resolve_conj().resolve_neg()
+            batch.run_alone(*_flatten(_as_reals(moved), gradient), self._number)
+            parameter.copy_(moved)
+            return
+        parameter = _as_reals(parameter)
         p, g = _flatten(parameter, gradient)
-        if p.data_ptr() == parameter.data_ptr():
-            batch.add(p, g, self._number)
-        else:
+        if p.data_ptr() != parameter.data_ptr():
             batch.run_alone(p, g, self._number)
             parameter.copy_(p.view_as(parameter))
+        elif p.is_contiguous():
+            batch.add(p, g, self._number)
+        else:  # a view with gaps, whose neighbours in memory belong to others
+            batch.run_alone(p, g, self._number)
 
     # torch.compile ----------------------------------------------------------------------------------------------------
 
@@ -201,7 +211,7 @@ class _Batch:
         self._correction = correction
         self._amount = amount
         self._maximize = maximize
-        self._held: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor], list[int]]] = {}
+        self._held: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor, int]]] = {}
 
     def add(self, p: Tensor, g: Tensor, number: int) -> None:
         """Take in tensors of equal shape that fill their memory in the same order; `run` moves the first in place."""
@@ -210,11 +220,8 @@ class _Batch:
             self.run_alone(p, g, number)
             return
         if key not in self._held:
-            self._held[key] = ([], [], [])
-        parameters, gradients, numbers = self._held[key]
-        parameters.append(p)
-        gradients.append(g)
-        numbers.append(number)
+            self._held[key] = []
+        self._held[key].append((p, g, number))
 
     def run_alone(self, p: Tensor, g: Tensor, number: int) -> None:
         """Move one parameter now."""
@@ -224,7 +231,8 @@ class _Batch:
 
     def run(self) -> None:
         """Move all that was added."""
-        for (dtype, device), (parameters, gradients, numbers) in self._held.items():
+        for (dtype, device), held in self._held.items():
+            parameters, gradients, numbers = zip(*held, strict=True)
             noisy = dtype in NOISE_BITS
             if device.type == "cpu" and (library := native.library()) is not None and dtype in library.dtypes:
                 library.push(
@@ -238,11 +246,11 @@ class _Batch:
                     rest=self._correction.rest,
                 )
             elif device.type == "cpu" or noisy:
-                for p, g, number in zip(parameters, gradients, numbers, strict=True):
+                for p, g, number in held:
                     self.run_alone(p, g, number)
             else:
                 with torch.no_grad():
-                    flat = [_flatten(p, g) for p, g in zip(parameters, gradients, strict=True)]
+                    flat = [_flatten(p, g) for p, g, _ in held]
                     self._correction._push_lists(flat, self._amount, self._maximize)
         self._held = {}
 

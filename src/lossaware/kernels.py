@@ -80,6 +80,7 @@ class Launcher:
             and tensor.device == self._held.device
             and tensor.layout is torch.strided
             and tensor.is_contiguous()
+            and not tensor.is_neg()
             for tensor in (parameter, gradient, *([] if mean is None else [mean]))
         )
 

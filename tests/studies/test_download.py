@@ -129,7 +129,7 @@ def get(data_set, folder, **more):
     return lines
 
 
-@pytest.mark.parametrize(("content", "name"), [(TAR, "things.tar.gz"), (ZIP, "things.zip")])
+@pytest.mark.parametrize(("content", "name"), [(TAR, "things.tar.gz"), (ZIP, "things.zip")], ids=["tar", "zip"])
 def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, content, name):
     server.answers[name] = [whole(content)]
     lines = get(archive_set(server, content, name), tmp_path / "new")
@@ -340,7 +340,11 @@ def test_the_same_content_packed_anew_or_unpacked_counts(files, server, tmp_path
     assert (raw / name).read_bytes() == anew
 
 
-@pytest.mark.parametrize("content", [b"other", gzip.compress(b"other"), ZIPPED["a.gz"][:-9], b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"other", gzip.compress(b"other", mtime=0), ZIPPED["a.gz"][:-9], b""],
+    ids=["not compressed", "compressed", "cut short", "empty"],
+)
 def test_other_content_is_told_and_kept(files, server, tmp_path, content):
     raw = tmp_path / "deep" / "raw"
     raw.mkdir(parents=True)

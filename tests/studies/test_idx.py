@@ -35,31 +35,33 @@ def test_unpacked_is_preferred_and_zipped_found(tmp_path, write_idx):
 
 
 GOOD = bytes.fromhex("00 00 08 02 00 00 00 02 00 00 00 03") + bytes(range(6))
+ZIPPED = gzip.compress(GOOD, mtime=0)
+FOREIGN_OR_DAMAGED = {
+    "empty": (b"", "not an IDX file.*nothing"),
+    "two bytes": (b"\x00\x00", "not an IDX file"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", "not an IDX file.*89 50 4e 47"),
+    "a page": (b"<html>not found</html>", "not an IDX file"),
+    "three dimensions": (b"\x00\x00\x08\x03" + GOOD[4:], "3 dimensions; 2 are expected"),
+    "one dimension": (b"\x00\x00\x08\x01" + GOOD[4:], "1 dimension; 2 are expected"),
+    "float32": (b"\x00\x00\x0d\x02" + GOOD[4:], "type float32; uint8 is expected"),
+    "half a header": (GOOD[:9], "cut short within its header"),
+    "another size": (GOOD[:4] + struct.pack(">II", 2, 4) + GOOD[12:], "dimensions 2 x 4; expected any x 3"),
+    "no example": (GOOD[:4] + struct.pack(">II", 0, 3), "holds no example"),
+    "a value less": (GOOD[:-1], "announces 6 values, only 5 follow"),
+    "a value more": (GOOD + b"\x00", "announces 6 values, more follow"),
+    "a huge size": (
+        GOOD[:4] + struct.pack(">II", 2**32 - 1, 3) + GOOD[12:],
+        "announces 12884901885 values, only 6 follow",
+    ),
+    "zipped, cut short": (ZIPPED[:-9], "gzip file is damaged or cut short"),
+    "zipped, a header alone": (ZIPPED[:12], "gzip file is damaged or cut short"),
+    "zipped, another checksum": (ZIPPED[:-8] + bytes(8), "gzip file is damaged or cut short"),
+    "zipped, other content": (ZIPPED[:10] + b"\xff" * 20, "gzip file is damaged or cut short"),
+    "zipped, a value less": (gzip.compress(GOOD[:-1], mtime=0), "announces 6 values, only 5 follow"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "not an IDX file.*nothing"),
-        (b"\x00\x00", "not an IDX file"),
-        (b"\x89PNG\r\n\x1a\n", "not an IDX file.*89 50 4e 47"),
-        (b"<html>not found</html>", "not an IDX file"),
-        (b"\x00\x00\x08\x03" + GOOD[4:], "3 dimensions; 2 are expected"),
-        (b"\x00\x00\x08\x01" + GOOD[4:], "1 dimension; 2 are expected"),
-        (b"\x00\x00\x0d\x02" + GOOD[4:], "type float32; uint8 is expected"),
-        (GOOD[:9], "cut short within its header"),
-        (GOOD[:4] + struct.pack(">II", 2, 4) + GOOD[12:], "dimensions 2 x 4; expected any x 3"),
-        (GOOD[:4] + struct.pack(">II", 0, 3), "holds no example"),
-        (GOOD[:-1], "announces 6 values, only 5 follow"),
-        (GOOD + b"\x00", "announces 6 values, more follow"),
-        (GOOD[:4] + struct.pack(">II", 2**32 - 1, 3) + GOOD[12:], "announces 12884901885 values, only 6 follow"),
-        (gzip.compress(GOOD)[:-9], "gzip file is damaged or cut short"),
-        (gzip.compress(GOOD)[:12], "gzip file is damaged or cut short"),
-        (gzip.compress(GOOD)[:-8] + bytes(8), "gzip file is damaged or cut short"),
-        (gzip.compress(GOOD)[:10] + b"\xff" * 20, "gzip file is damaged or cut short"),
-        (gzip.compress(GOOD[:-1]), "announces 6 values, only 5 follow"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), FOREIGN_OR_DAMAGED.values(), ids=FOREIGN_OR_DAMAGED)
 def test_foreign_and_damaged_files_are_told(tmp_path, content, message):
     path = tmp_path / "some-file"
     path.write_bytes(content)
