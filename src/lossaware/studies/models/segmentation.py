@@ -10,14 +10,18 @@ from torch.nn import functional
 from lossaware.studies.task import Batch
 
 
-def encoder_decoder() -> nn.Sequential:
+def encoder_decoder(width: int = 64) -> nn.Sequential:
     """Five stages down, five up, a 1 x 1 convolution to 2 channels: background and object.
 
     Gives logits (batch, 2, height, width) from images (batch, 3, height, width) whose sides are multiples of 32.
     Initialised as torch does by default, as the code that the paper names.
+
+    Args:
+        width: Channels after the first stage, a multiple of 4; all others go with it. The paper's network has 64.
     """
-    down = ((3, 64), (64, 128), (128, 256, 256), (256, 512, 512), (512, 512, 512))
-    up = (512, 256, 128, 64, 32, 16)
+    w = width
+    down = ((3, w), (w, 2 * w), (2 * w, 4 * w, 4 * w), (4 * w, 8 * w, 8 * w), (8 * w, 8 * w, 8 * w))
+    up = (8 * w, 4 * w, 2 * w, w, w // 2, w // 4)
     stages: list[nn.Module] = []
     for channels in down:
         for inputs, outputs in pairwise(channels):

@@ -42,6 +42,11 @@ def build(hidden: int = 64) -> Task:
 
 def load(folder: Path | None = None) -> Data:
     """The same 1,438 training and 359 test images whatever the run's seed, standardised. Needs no folder."""
+    return Data(*read())
+
+
+def read() -> tuple[InMemory, InMemory]:
+    """Training and test set: images (examples, 64) and labels."""
     pixels, digits = load_digits(return_X_y=True)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(pixels))
     inputs = torch.from_numpy(pixels[order]).float()
@@ -49,4 +54,4 @@ def load(folder: Path | None = None) -> Data:
     tests = int(TEST_SHARE * len(pixels))
     train = inputs[tests:]
     inputs = (inputs - train.mean()) / train.std()
-    return Data(train=InMemory((inputs[tests:], labels[tests:])), test=InMemory((inputs[:tests], labels[:tests])))
+    return InMemory((inputs[tests:], labels[tests:])), InMemory((inputs[:tests], labels[:tests]))

@@ -1,8 +1,10 @@
 """Bags in photographs, found pixel by pixel (Table 9)."""
 
+from functools import partial
 from pathlib import Path
 
-from lossaware.studies.data.bags import PLACE, list_bags, read_bags, split_bags
+from lossaware.errors import UsageError
+from lossaware.studies.data.bags import PLACE, SIDE, list_bags, read_bags, split_bags
 from lossaware.studies.data.folder import require
 from lossaware.studies.data.images import Images
 from lossaware.studies.data.subset import check_counts, spread
@@ -18,27 +20,34 @@ SOURCE = (
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
+def build(
+    train_examples: int | None = None, test_examples: int | None = None, side: int = SIDE, width: int = 64
+) -> Task:
     """Segmentation of bags. The paper reports the training loss; there is no official test set, see `split_bags`.
 
     Args:
         train_examples: How many of the training images (nine tenths of all), always the same ones; all if left out.
         test_examples: How many of the test images (one tenth), likewise.
+        side: Width and height of the images, to which all are resized, a multiple of 32; the paper has 224.
+        width: Channels of the network's first stage, a multiple of 4, with which all others go; the paper has 64.
     """
     check_counts("segmentation", train_examples=train_examples, test_examples=test_examples)
+    for option, value, unit in (("side", side, 32), ("width", width, 4)):
+        if type(value) is not int or value < unit or value % unit:
+            raise UsageError(f"task 'segmentation': {option} must be a multiple of {unit} above 0, got {value!r}")
 
     def load(folder: Path | None) -> Data:
         train, test = split_bags(list_bags(require(folder, PLACE, "segmentation", SOURCE)))
         sets = []
         for pairs, count, option in ((train, train_examples, "train_examples"), (test, test_examples, "test_examples")):
             chosen = [pairs[index] for index in spread(len(pairs), count, option).tolist()]
-            sets.append(Images(read_bags(chosen), MEAN, STD))
+            sets.append(Images(read_bags(chosen, side), MEAN, STD))
         return Data(train=sets[0], test=sets[1])
 
     return Task(
         name="segmentation",
         summary=SUMMARY,
-        model=encoder_decoder,
+        model=partial(encoder_decoder, width),
         data=load,
         measure=segmentation,
         score="iou",
