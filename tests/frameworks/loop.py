@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -61,6 +61,20 @@ def record(optimizer: Any) -> Trajectory:
     return trajectory
 
 
+class Attached(NamedTuple):
+    """An optimizer with LGA, and the record of its steps."""
+
+    optimizer: Any
+    lga: LGA
+    trajectory: Trajectory
+
+
+def attached(module: nn.Module, **kwargs: Any) -> Attached:
+    """SGD with LGA for the module; further arguments are those of SGD."""
+    optimizer = sgd(module.parameters(), **kwargs)
+    return Attached(optimizer, LGA(optimizer, **SETTINGS), record(optimizer))
+
+
 class Watched:
     """An optimizer with LGA, whose gradients, losses and parameters are written down to be judged by the reference."""
 
@@ -106,6 +120,42 @@ class Watched:
         assert np.abs(np.array(ways[0][-1]) - ways[1][-1]).max() > 100 * tolerance
         assert self.lga.status.lower_bound == pytest.approx(law.lower, rel=1e-12)  # a GPU has its own logarithm
         assert law.lower > 0
+
+
+def plain(data: Sequence[Batch], *, fused: bool = False, **kwargs: Any) -> Attached:
+    """The run of the plain loop that a framework's run is compared with; further arguments are those of `train`."""
+    module = net()
+    run = attached(module, fused=fused)
+    train(module, run.optimizer, data, **kwargs)
+    return run
+
+
+def observing(
+    module: Callable[[Tensor], Tensor],
+    optimizer: Any,
+    lga: LGA,
+    data: Iterable[Batch],
+    *,
+    backward: Callable[[Tensor], Any] = Tensor.backward,
+    accumulate: int = 1,
+) -> None:
+    """The loop of those whose ``step`` takes no loss: LGA observes the loss before the backward pass.
+
+    Args:
+        module: What is trained.
+        optimizer: What steps: the optimizer with LGA, or a framework's wrapper of it.
+        lga: Gets the losses.
+        data: One micro-batch each.
+        backward: A framework's backward pass.
+        accumulate: Micro-batches that make a step.
+    """
+    for index, batch in enumerate(data, 1):
+        loss = loss_of(module, batch)
+        lga.observe(loss)
+        backward(loss / accumulate)
+        if index % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def train(
@@ -163,6 +213,13 @@ def assert_same(ours: Trajectory, plain: Trajectory) -> None:
     assert len(ours) == len(plain) > 0
     for step, (a, b) in enumerate(zip(ours, plain, strict=True)):
         assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True)), f"they part at step {step}"
+
+
+def assert_same_run(ours: Attached, plain: Attached) -> None:
+    """The same trajectory and the same status, and LGA took part in it."""
+    assert_same(ours.trajectory, plain.trajectory)
+    assert ours.lga.status == plain.lga.status
+    assert_matters(ours.lga)
 
 
 def assert_matters(lga: LGA) -> None:

@@ -16,17 +16,19 @@ accelerate = needs("accelerate")
 
 from loop import (  # noqa: E402
     SETTINGS,
-    assert_matters,
+    Attached,
     assert_same,
+    assert_same_run,
+    attached,
     batches,
     loss_of,
     net,
+    plain,
     record,
     sgd,
     train,
 )
 
-from lossaware import LGA  # noqa: E402
 from lossaware.recipes.accelerate import attach, backward  # noqa: E402
 
 
@@ -54,6 +56,10 @@ class Run:
             self.lga = attach(self.accelerator, self.optimizer, **SETTINGS)
         self.trajectory = record(base)
 
+    @property
+    def attached(self) -> Attached:
+        return Attached(self.optimizer, self.lga, self.trajectory)
+
     def train(self, data: Any, clip: float | None = None) -> None:
         for batch in data:
             with self.accelerator.accumulate(self.module):
@@ -64,15 +70,6 @@ class Run:
                 self.optimizer.zero_grad()
 
 
-def plain(data: Any, **kwargs: Any) -> Any:
-    module = net()
-    optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
-    trajectory = record(optimizer)
-    train(module, optimizer, data, **kwargs)
-    return trajectory, lga
-
-
 @pytest.mark.parametrize("prepare_first", [False, True], ids=["attached before prepare", "after"])
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -81,10 +78,7 @@ def test_accumulation_and_mixed_precision(precision: str, accumulate: int, prepa
     run = Run(prepare_first, mixed_precision=precision, gradient_accumulation_steps=accumulate)
     run.train(batches(32), clip=1.0)
     autocast = torch.bfloat16 if precision == "bf16" else None
-    expected, lga = plain(batches(32), accumulate=accumulate, autocast=autocast, clip=1.0)
-    assert_same(run.trajectory, expected)
-    assert run.lga.status == lga.status
-    assert_matters(run.lga)
+    assert_same_run(run.attached, plain(batches(32), accumulate=accumulate, autocast=autocast, clip=1.0))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -103,11 +97,8 @@ def test_the_way_of_float16(accumulate: int) -> None:
             backward(run.accelerator, run.lga, loss)
             run.optimizer.step()
             run.optimizer.zero_grad()
-    expected, lga = plain(batches(40), accumulate=accumulate, autocast=torch.float16, scaler=twin)
-    assert_same(run.trajectory, expected)
-    assert run.lga.status == lga.status
-    assert lga.status.steps < 40 // accumulate  # there were overflows
-    assert_matters(run.lga)
+    assert_same_run(run.attached, plain(batches(40), accumulate=accumulate, autocast=torch.float16, scaler=twin))
+    assert run.lga.status.steps < 40 // accumulate  # there were overflows
 
 
 def test_save_state_and_load_state(tmp_path: Path) -> None:
@@ -118,10 +109,8 @@ def test_save_state_and_load_state(tmp_path: Path) -> None:
     second = Run()
     second.accelerator.load_state(str(tmp_path))
     second.train(data[6:])
-    expected, lga = plain(data)
-    assert_same([*first.trajectory, *second.trajectory], expected)
-    assert second.lga.status == lga.status
-    assert_matters(second.lga)
+    whole = Attached(second.optimizer, second.lga, [*first.trajectory, *second.trajectory])
+    assert_same_run(whole, plain(data))
 
 
 def test_its_scheduler() -> None:
@@ -132,11 +121,9 @@ def test_its_scheduler() -> None:
         run.train([batch])
         scheduler.step()
     module = net()
-    optimizer = sgd(module.parameters())
-    LGA(optimizer, **SETTINGS)
-    expected = record(optimizer)
-    twin = torch.optim.lr_scheduler.StepLR(optimizer, 3, gamma=0.5)
+    expected = attached(module)
+    twin = torch.optim.lr_scheduler.StepLR(expected.optimizer, 3, gamma=0.5)
     for batch in batches(9):
-        train(module, optimizer, [batch])
+        train(module, expected.optimizer, [batch])
         twin.step()
-    assert_same(run.trajectory, expected)
+    assert_same(run.trajectory, expected.trajectory)

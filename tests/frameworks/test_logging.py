@@ -86,7 +86,7 @@ def test_a_small_model_is_measured_exactly() -> None:
     lga = LGA(optimizer, steps_per_epoch=100, gamma2=1e-2)
     assert lga.measurement is None
     lga.measure_every(3)
-    measured = []
+    measured: list[Any] = []
     for step in range(1, 8):
         gradients(params, step)
         optimizer.step(loss=1.0 if step != 6 else math.nan)
@@ -134,8 +134,9 @@ def test_measuring_changes_nothing_and_makes_no_copy_of_the_model() -> None:
         lga.measure_every(every)
         gradients(params, 0)
         if every is not None:
-            lga._meter.before_step()  # type: ignore[union-attr]
-            held = sum(sample.values.numel() for sample in lga._meter._before)  # type: ignore[union-attr]
+            meter: Any = lga._meter
+            meter.before_step()
+            held = sum(sample.values.numel() for sample in meter._before)
             assert held == SAMPLE
         optimizer.step(loss=1.0)
         runs.append(params[0].detach())

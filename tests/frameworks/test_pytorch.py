@@ -13,8 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lossaware import LGA
 
-ADAMW = {"lr": 0.01, "weight_decay": 0.01}
-MOMENTUM = {"lr": 0.05, "momentum": 0.9}
+ADAMW: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.01}
+MOMENTUM: dict[str, Any] = {"lr": 0.05, "momentum": 0.9}
 
 
 def optimizer_of(module: torch.nn.Module, name: str, fused: bool) -> Any:
@@ -102,6 +102,10 @@ def test_accumulation(channel: str) -> None:
     assert lga.status.statuses == 3
 
 
+def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in module.parameters() if p.grad is not None]
+
+
 @pytest.mark.parametrize("by", ["norm", "value"])
 def test_clipping_before_the_step_is_what_phi_reads(by: str) -> None:
     module = net()
@@ -111,12 +115,12 @@ def test_clipping_before_the_step_is_what_phi_reads(by: str) -> None:
         watched.optimizer.zero_grad()
         loss = loss_of(module, batch)
         loss.backward()
-        before = [p.grad.clone() for p in module.parameters()]
+        before = gradients(module)
         if by == "norm":
             torch.nn.utils.clip_grad_norm_(module.parameters(), 0.3)
         else:
             torch.nn.utils.clip_grad_value_(module.parameters(), 0.05)
-        clipped += any(not torch.equal(p.grad, g) for p, g in zip(module.parameters(), before, strict=True))
+        clipped += any(not torch.equal(*pair) for pair in zip(gradients(module), before, strict=True))
         watched.optimizer.step(loss=loss.detach())
         losses.append(float(loss.detach()))
     assert clipped > 6

@@ -20,7 +20,20 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from loop import SETTINGS, Trajectory, assert_same, batches, loss_of, net, record, sgd, train
+from loop import (
+    SETTINGS,
+    Batch,
+    Trajectory,
+    assert_same,
+    attached,
+    batches,
+    loss_of,
+    net,
+    observing,
+    plain,
+    record,
+    sgd,
+)
 
 from lossaware import LGA, SelfSet
 from support import needs
@@ -45,14 +58,9 @@ def shard(step: int, rank: int, world: int) -> Any:
     return x[rank * size : (rank + 1) * size], y[rank * size : (rank + 1) * size]
 
 
-def plain() -> tuple[Trajectory, LGA]:
-    """The run of one process on whole batches."""
-    module = net()
-    optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
-    trajectory = record(optimizer)
-    train(module, optimizer, batches(STEPS))
-    return trajectory, lga
+def own_shards() -> list[Batch]:
+    """This rank's share of each step."""
+    return [shard(step, dist.get_rank(), dist.get_world_size()) for step in range(STEPS)]
 
 
 def whole(optimizer: Any) -> list[torch.Tensor]:
@@ -86,9 +94,7 @@ def sharded() -> Any:
 def ddp_accumulating() -> Found:
     """Two micro-batches a step, the first under no_sync."""
     module = torch.nn.parallel.DistributedDataParallel(net(DEVICE))
-    optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
-    trajectory = record(optimizer)
+    optimizer, lga, trajectory = attached(module)
     for step in range(STEPS):
         x, y = shard(step, dist.get_rank(), dist.get_world_size())
         half = len(x) // 2
@@ -107,8 +113,8 @@ def ddp_accumulating() -> Found:
 
 def fsdp(folder: Path, name: str) -> Found:
     """Six steps, a checkpoint, the other steps."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     module = sharded()
     optimizer = sgd(module.parameters())
@@ -116,15 +122,15 @@ def fsdp(folder: Path, name: str) -> Found:
     trajectory = run(module, optimizer, lga, range(6))
     model_state, optimizer_state = get_state_dict(module, optimizer)
     state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
-    dcp.save(state, checkpoint_id=folder / f"{name}-{dist.get_world_size()}")
+    save(state, checkpoint_id=folder / f"{name}-{dist.get_world_size()}")
     trajectory += run(module, optimizer, lga, range(6, STEPS))
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
 def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
     """The other steps, from the checkpoint that another number of ranks saved."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     module = sharded()
     with torch.no_grad():
@@ -135,8 +141,8 @@ def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LGA got no loss")  # torch steps to see what state there is
         model_state, optimizer_state = get_state_dict(module, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
-    dcp.load(state, checkpoint_id=folder / f"{name}-{saved_by}")
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
+    load(state, checkpoint_id=folder / f"{name}-{saved_by}")
     set_state_dict(module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     lga.load_state_dict(state["lga"])
     return {"trajectory": run(module, optimizer, lga, range(6, STEPS)), "state": lga.state_dict()}
@@ -145,9 +151,8 @@ def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
 def no_loss_on_one_rank() -> Found:
     """The last rank hands over no loss at step 3; nobody waits for it, and nobody makes a correction."""
     module = torch.nn.parallel.DistributedDataParallel(net())
-    optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
-    trajectory, messages = record(optimizer), []
+    optimizer, lga, trajectory = attached(module)
+    messages = []
     for step in range(STEPS):
         optimizer.zero_grad()
         loss = loss_of(module, shard(step, dist.get_rank(), dist.get_world_size()))
@@ -202,58 +207,21 @@ def with_fabric() -> Found:
     fabric = Fabric(accelerator="cpu", devices=dist.get_world_size(), strategy="ddp")
     fabric.launch()
     module = net()
-    optimizer = sgd(module.parameters())
-    lga = LGA(optimizer, **SETTINGS)
-    trajectory = record(optimizer)
+    optimizer, lga, trajectory = attached(module)
     wrapped, stepper = fabric.setup(module, optimizer)
-    for step in range(STEPS):
-        loss = loss_of(wrapped, shard(step, dist.get_rank(), dist.get_world_size()))
-        lga.observe(loss)
-        fabric.backward(loss)
-        stepper.step()
-        stepper.zero_grad()
+    observing(wrapped, stepper, lga, own_shards(), backward=fabric.backward)
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
 def with_lightning() -> Found:
-    import lightning.pytorch as pl
+    from lightning_module import Module, loader, trainer
 
     from lossaware.recipes.lightning import LossAware
 
-    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net()
-
-        def training_step(self, batch: Any, index: int) -> torch.Tensor:
-            return loss_of(self.net, batch)
-
-        def configure_optimizers(self) -> Any:
-            optimizer = sgd(self.parameters())
-            self.lga = LGA(optimizer, **SETTINGS)
-            self.trajectory = record(optimizer)
-            return optimizer
-
     module = Module()
-    pl.Trainer(
-        accelerator="cpu",
-        devices=dist.get_world_size(),
-        strategy="ddp",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[LossAware()],
-    ).fit(
-        module,
-        torch.utils.data.DataLoader(
-            [shard(step, dist.get_rank(), dist.get_world_size()) for step in range(STEPS)],  # type: ignore[arg-type]
-            batch_size=None,
-        ),
-    )
-    return {"trajectory": module.trajectory, "state": module.lga.state_dict()}
+    options = {"devices": dist.get_world_size(), "strategy": "ddp", "use_distributed_sampler": False}
+    trainer(**options, callbacks=[LossAware()]).fit(module, loader(own_shards()))
+    return {"trajectory": module.run.trajectory, "state": module.run.lga.state_dict()}
 
 
 def vector_on_one_rank() -> Found:
@@ -347,7 +315,7 @@ def assert_close(ours: Trajectory, theirs: Trajectory) -> None:
 
 
 def assert_plain(ranks: list[Found]) -> None:
-    expected, lga = plain()
+    _, lga, expected = plain(batches(STEPS))
     for rank in ranks:
         assert_close(rank["trajectory"], expected)
         assert_same(rank["trajectory"], ranks[0]["trajectory"])  # replicas agree bit for bit

@@ -29,7 +29,7 @@ def _warn() -> Iterator[None]:
         yield
 
 
-class LossAwareTrainer(LossAware, transformers.Trainer):  # type: ignore[misc]
+class LossAwareTrainer(LossAware, transformers.Trainer):  # type: ignore[misc, name-defined]  # not a module for mypy
     pass
 
 
@@ -209,6 +209,7 @@ def test_the_trainers_own_optimizer_and_its_logs(tmp_path: Path) -> None:
         lga=SETTINGS,
     )
     made.train()
+    assert made.lga is not None
     rows = [row for row in made.state.log_history if "loss" in row]
     assert [row["lga/steps"] for row in rows] == [3, 6]
     assert rows[-1]["lga/loss"] == made.lga.status.loss > 0
