@@ -3,7 +3,8 @@
     python -m benchmarks.gpu                    # about two minutes; writes results/speed/gpu.json and gpu.md
     python -m benchmarks.gpu --data DIR         # and MNIST's column of Table 1, twice, which takes ten minutes or more
 
-Every claim is asserted, then timed by CUDA events; the parameters must move as `tests/reference.py` says.
+Every claim is asserted, then timed by CUDA events; the parameters must move as `tests/reference.py` says. What is
+measured is written after each part. A part that fails does not stop the others; the exit code is then 1.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import multiprocessing
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -31,20 +33,21 @@ from lossaware.studies.run import run
 from lossaware.studies.spec import EpochRecord, RunSpec
 from lossaware.studies.study import Overrides, load_study, parse_settings
 
-ROUNDS = 50
+WARM_UP = 5
+"""First times that do not count."""
 
 
-def milliseconds(call: Callable[[], object]) -> float:
+def milliseconds(call: Callable[[], object], rounds: int) -> float:
     """Median time on the device."""
     times: list[float] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
         call()
         ended.record()
         ended.synchronize()
         times.append(began.elapsed_time(ended))
-    return statistics.median(times[5:])
+    return statistics.median(times[WARM_UP:])
 
 
 def on_gpu(total: int, tensors: int, make: Callable[..., torch.optim.Optimizer], **arguments: Any) -> Any:
@@ -88,7 +91,7 @@ def one_launch() -> list[Goal]:
     return [Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(found) - len(base), 2, unit="")]
 
 
-def bandwidth(elements: int) -> list[Goal]:
+def bandwidth(elements: int, rounds: int) -> list[Goal]:
     """Bytes that the correction must move, over its time, against a copy of the same many bytes."""
     goals = []
     for tensors in (1, 300):
@@ -106,9 +109,9 @@ def bandwidth(elements: int) -> list[Goal]:
         graph = torch.cuda.CUDAGraph()  # so that the host's time is not measured
         with torch.cuda.graph(graph):
             launcher.step(groups, loss, None)
-        correction = 12 * elements / milliseconds(graph.replay)
+        correction = 12 * elements / milliseconds(graph.replay, rounds)
         source, target = torch.empty(2, 3 * elements // 2, device="cuda")
-        copy = 12 * elements / milliseconds(lambda t=target, s=source: t.copy_(s))  # type: ignore[misc]
+        copy = 12 * elements / milliseconds(lambda t=target, s=source: t.copy_(s), rounds)  # type: ignore[misc]
         what = f"bandwidth of the correction / of a copy, {elements / 1e6:g} M in {tensors} tensors"
         goals.append(Goal("3 CUDA", what, correction / copy, 0.85, at_most=False))
     return goals
@@ -137,7 +140,7 @@ def captured() -> list[Goal]:
     return []
 
 
-def closed(elements: int) -> list[Goal]:
+def closed(elements: int, rounds: int) -> list[Goal]:
     """A gate that is closed on the device: the kernel leaves early."""
     times = {}
     for name, value in (("open", LOSS), ("closed", 0.01)):
@@ -150,7 +153,7 @@ def closed(elements: int) -> list[Goal]:
         params = optimizer.param_groups[0]["params"]
         before = params[0].detach().clone()
         groups = [([(p.detach(), p.grad, None) for p in params], GAMMA2, False)]
-        times[name] = milliseconds(lambda s=launcher, g=groups, f=loss: s.step(g, f, None))  # type: ignore[misc]
+        times[name] = milliseconds(lambda s=launcher, g=groups, f=loss: s.step(g, f, None), rounds)  # type: ignore[misc]
         assert torch.equal(before, params[0].detach()) == (name == "closed")
     what = f"correction with a closed gate / with an open one, {elements / 1e6:g} M"
     return [Goal("3 CUDA", what, times["closed"] / times["open"], 0.2)]
@@ -210,21 +213,44 @@ def main() -> None:
     parser.add_argument(
         "--elements", type=int, default=10**8, help="parameters of the large correction (default: %(default)s)"
     )
+    parser.add_argument("--rounds", type=int, default=50, help="times of each measurement (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.rounds <= WARM_UP:
+        parser.error(f"--rounds must be above {WARM_UP}, whose times do not count, got {arguments.rounds}")
     if not torch.cuda.is_available():
         sys.exit("benchmarks.gpu needs a CUDA GPU, and here is none")
-    elements = arguments.elements
-    goals = [*one_launch(), *captured(), *bandwidth(elements), *closed(elements)]
+    elements, rounds = arguments.elements, arguments.rounds
+    parts: list[Callable[[], list[Goal]]] = [
+        one_launch,
+        captured,
+        partial(bandwidth, elements, rounds),
+        partial(closed, elements, rounds),
+    ]
     if arguments.data is not None:
-        goals += table_1(arguments.data, arguments.jobs, arguments.seeds)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+        parts.append(partial(table_1, arguments.data, arguments.jobs, arguments.seeds))
+    goals: list[Goal] = []
+    failed = 0
+    for part in parts:
+        try:
+            found = part()
+        except Exception:
+            traceback.print_exc()
+            failed += 1
+            continue
+        goals += found
+        print(as_markdown(found), flush=True)
+        write(goals, arguments.output)
+    if failed:
+        sys.exit(f"{failed} of {len(parts)} parts failed, see above")
+
+
+def write(goals: Sequence[Goal], folder: Path) -> None:
+    """Write what is measured so far to ``gpu.json`` and ``gpu.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
     found = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
-    (arguments.output / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = (
-        f"{found['date']}, commit {found['commit']}, {found['machine']}, {found['software']}\n\n{as_markdown(goals)}\n"
-    )
-    (arguments.output / "gpu.md").write_text(text)
-    print(text)
+    (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    head = f"{found['date']}, commit {found['commit']}, {found['machine']}, {found['software']}"
+    (folder / "gpu.md").write_text(f"{head}\n\n{as_markdown(goals)}\n")
 
 
 if __name__ == "__main__":

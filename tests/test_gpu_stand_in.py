@@ -5,13 +5,17 @@ A GPU is still needed for the rest: what steps cost, the last bits, torch.compil
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from lossaware.studies.store import Store
 from support import needs
 
 HERE = Path(__file__).parent
@@ -24,19 +28,26 @@ def _triton() -> None:
     needs("triton")
 
 
-def on_the_stand_in(*arguments: str) -> subprocess.CompletedProcess[str]:
+def start_on_the_stand_in(*arguments: str) -> subprocess.Popen[str]:
     """Python with a GPU that is none; the processes that it starts have it, too."""
     here = {
         "PYTHONPATH": os.pathsep.join([str(HERE / "gpu_stand_in"), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=HERE.parent,
         env=os.environ | here,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+
+
+def on_the_stand_in(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same, until it has ended."""
+    process = start_on_the_stand_in(*arguments)
+    said, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
 def in_script(code: str) -> str:
@@ -135,14 +146,130 @@ def test_the_tests_for_gpus_pass_on_the_stand_in(file: str) -> None:
     assert "skipped" not in last, found.stdout[-5000:]
 
 
-@pytest.mark.timeout(1200)
-def test_the_benchmark_for_gpus_runs_on_the_stand_in(tmp_path: Path, tiny_mnist: Path) -> None:
-    """Its times are none; its assertions, and how many kernels LGA adds, are what they are on a GPU."""
-    options = f"--elements 20000 --seeds 1 --jobs 2 --data {tiny_mnist} --output {tmp_path}"
+def test_a_part_of_the_benchmark_that_fails_stops_no_other(tmp_path: Path) -> None:
+    """And what is measured is there when the process dies."""
     found = on_the_stand_in(
-        "-c", f"import sys; from benchmarks import gpu; gpu.ROUNDS = 6; sys.argv[1:] = {options.split()}; gpu.main()"
+        "-c",
+        f"""
+import os, sys
+from benchmarks import gpu
+from benchmarks.goals import Goal
+def fail(): assert False, "no graph"
+gpu.captured, gpu.bandwidth, gpu.closed = fail, lambda *_: [Goal("1", "two", 3.0, 4.0)], lambda *_: os._exit(9)
+sys.argv[1:] = ["--output", {str(tmp_path)!r}, "--rounds", "6"]
+gpu.main()
+""",
     )
-    assert found.returncode == 0, found.stderr[-5000:]
-    assert "| kernels that LGA adds to a step of Adam, 300 tensors | ≤ 2  | 2  | met |" in found.stdout
-    assert "14 runs, 2 at a time, recorded steps" in found.stdout
-    assert (tmp_path / "gpu.json").exists()
+    assert found.returncode == 9
+    assert "AssertionError: no graph" in found.stderr
+    assert [goal["what"] for goal in json.loads((tmp_path / "gpu.json").read_text())["goals"]][1:] == ["two"]
+
+
+# The session that does everything a GPU is needed for ----------------------------------------------------------------
+
+SESSION = """
+import sys
+from benchmarks import gpu_session
+from benchmarks.gpu_session import Part
+{parts}
+sys.argv[1:] = ["--data", "{data}", "--out", "{out}", *{more}]
+gpu_session.main()
+"""
+SMALL = """
+study = ["table01", "--only", "task=MNIST", "--device", "cuda", "--seeds", "1", "--epochs", "2", "--jobs", "2"]
+gpu_session.TESTS = ["pytest", "-m", "cuda", "-n", "0", "-v", "tests/test_cuda.py", "-k", "captured"]
+gpu_session.BENCHMARK = ["benchmarks.gpu", "--elements", "20000", "--rounds", "6", "--seeds", "1", "--jobs", "2"]
+gpu_session.STUDIES = {"SGD": [*study, "--only", "algorithm=SGD"], "two": [*study, "--only", "algorithm=SGD,Adam"]}
+"""
+CUT = """
+study = ["table01", "--only", "task=MNIST", "--only", "algorithm=SGD", "--device", "cuda", "--seeds", "1"]
+given = gpu_session.parts
+gpu_session.STUDIES = {"SGD": [*study, "--epochs", "30", "--jobs", "1"]}
+gpu_session.parts = lambda data, out: [
+    Part("good", ["-c", "print('here')"], minutes=1),
+    Part("bad", ["-c", "raise SystemExit(3)"], minutes=1),
+    Part("long", ["-c", "import time; print('began'); time.sleep(600)"], minutes=0.1),
+    given(data, out)[-1],
+]
+"""
+
+
+def session(parts: str, data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    return start_on_the_stand_in("-c", SESSION.format(parts=parts, data=data, out=out, more=list(more)))
+
+
+def epochs_in(out: Path) -> int:
+    """How many are stored."""
+    if not (out / "results.sqlite").exists():
+        return 0
+    with Store(out / "results.sqlite", read_only=True) as store:
+        return sum(len(store.records(spec)) for spec in store.specs())
+
+
+def states(out: Path) -> dict[str, str]:
+    return {name: part["state"] for name, part in json.loads((out / "session.json").read_text()).items()}
+
+
+@pytest.mark.timeout(1200)
+def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_path: Path, tiny_mnist: Path) -> None:
+    out = tmp_path / "out"
+    first = session(SMALL, tiny_mnist, out)
+    said, errors = first.communicate()
+    assert first.returncode == 0, (out / "tests.log").read_text() + errors
+    assert states(out) == dict.fromkeys(("tests", "benchmark", "SGD", "two"), "done")
+    assert " passed" in (out / "tests.log").read_text()
+    measured = (out / "benchmark.log").read_text()  # the times are none, the rest is as on a GPU
+    assert "| kernels that LGA adds to a step of Adam, 300 tensors | ≤ 2  | 2  | met |" in measured
+    assert "14 runs, 2 at a time, recorded steps" in measured
+    assert len(json.loads((out / "speed" / "gpu.json").read_text())["goals"]) == 6
+    exported = json.loads((out / "results" / "table01.study.json").read_text())
+    assert {run["spec"]["device"] for run in exported["runs"].values()} == {"cuda"}
+    assert len(exported["runs"]) == 4
+    second = session(SMALL, tiny_mnist, out)
+    said, errors = second.communicate()
+    assert second.returncode == 0, errors
+    assert said.splitlines()[:2] == [f"{name}: done before, with the same source" for name in ("tests", "benchmark")]
+    assert "All 4 runs are there already." in (out / "two.log").read_text()
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist: Path, how: signal.Signals) -> None:
+    """A part that takes too long stops no other, one that fails is told, and a study goes on where it was."""
+    out = tmp_path / "out"
+    first = session(CUT, tiny_mnist, out)
+    while epochs_in(out) < 3:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+    [part] = map(int, subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split())
+    first.send_signal(how)
+    if how is signal.SIGKILL:
+        os.killpg(part, how)  # as when the machine goes
+    first.communicate()
+    assert first.returncode == (130 if how is signal.SIGTERM else -how)
+    assert states(out) == {"good": "done", "bad": "failed", "long": "cut off", "SGD": "cut off"}
+    assert "began" in (out / "long.log").read_text()
+    second = session(CUT.replace("sleep(600)", "sleep(0)"), tiny_mnist, out)
+    said, errors = second.communicate()
+    assert second.returncode == 1, errors
+    assert states(out) == {"good": "done", "bad": "failed", "long": "done", "SGD": "done"}
+    assert said.splitlines()[:2] == [
+        "good: done before, with the same source",
+        "bad: failed before, with the same source",
+    ]
+    assert (out / "good.log").read_text().count("here") == 2  # the command, and what it said
+    assert (out / "results" / "table01.csv").exists()
+
+
+def test_a_session_without_time_or_gpu_says_so(tmp_path: Path) -> None:
+    late = session(CUT, tmp_path, tmp_path / "out", "--minutes", "1")
+    said, _ = late.communicate()
+    assert late.returncode == 1
+    assert said.count(": no time is left") == 4
+    command = [sys.executable, "-m", "benchmarks.gpu_session", "--data", str(tmp_path), "--out", str(tmp_path / "none")]
+    without = subprocess.run(
+        command, cwd=HERE.parent, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True
+    )
+    assert without.returncode == 1
+    assert without.stderr == "benchmarks.gpu_session needs a CUDA GPU, and here is none\n"
+    assert not (tmp_path / "none").exists()
