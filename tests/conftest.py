@@ -62,4 +62,9 @@ def tiny_mnist(tmp_path: Path) -> Path:
         labels = generator.integers(0, 10, count, dtype=np.uint8)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    # By its checksums this is not MNIST, so what it is has to be said.
+    from lossaware.studies.data.checksums import record_files
+    from lossaware.studies.data.sets import DATA_SETS
+
+    record_files(DATA_SETS["mnist"], tmp_path / "data")
     return tmp_path / "data"

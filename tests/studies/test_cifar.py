@@ -7,6 +7,7 @@ import torch
 from lossaware.errors import UsageError
 from lossaware.studies.data import cifar
 from lossaware.studies.data.cifar import read_cifar
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import standardised
 
 
@@ -19,7 +20,7 @@ def test_the_format_to_the_letter(tmp_path):
     path = tmp_path / "batch.bin"
     rows = bytes(index % 256 for index in range(1024))
     path.write_bytes(record([9], 1, 2, 3) + bytes([0]) + rows + rows[::-1] + bytes(1024))
-    images, labels = read_cifar(path, (10,), 2)
+    images, labels = read_cifar(DataFiles(path.parent), path.name, (10,), 2)
     assert (images.shape, images.dtype, labels.dtype) == ((2, 3, 32, 32), torch.uint8, torch.int64)
     assert labels.tolist() == [9, 0]
     assert [images[0, channel].unique().tolist() for channel in range(3)] == [[1], [2], [3]]
@@ -30,7 +31,7 @@ def test_the_format_to_the_letter(tmp_path):
 def test_the_fine_label_of_two_counts(tmp_path):
     path = tmp_path / "train.bin"
     path.write_bytes(record([19, 99], 0, 0, 0) + record([0, 5], 7, 7, 7))
-    images, labels = read_cifar(path, (20, 100), 2)
+    images, labels = read_cifar(DataFiles(path.parent), path.name, (20, 100), 2)
     assert labels.tolist() == [99, 5]
     assert images[1].unique().tolist() == [7]
 
@@ -55,17 +56,17 @@ def test_foreign_and_damaged_files_are_told(tmp_path, content, classes, message)
     path = tmp_path / "some-file.bin"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as error:
-        read_cifar(path, classes, 2)
+        read_cifar(DataFiles(path.parent), path.name, classes, 2)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
-        read_cifar(tmp_path / "nothing", (10,), 2)
+        read_cifar(DataFiles(tmp_path), "nothing", (10,), 2)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match=r"folder: this is no file"):
-        read_cifar(tmp_path / "folder", (10,), 2)
+    with pytest.raises(UsageError, match=r"folder: this is a folder; a regular file is expected"):
+        read_cifar(DataFiles(tmp_path), "folder", (10,), 2)
 
 
 def test_five_batches_in_their_order(tmp_path, monkeypatch):
@@ -73,7 +74,7 @@ def test_five_batches_in_their_order(tmp_path, monkeypatch):
     for number in range(1, 6):
         (tmp_path / f"data_batch_{number}.bin").write_bytes(record([number], number, 0, 0) * 2)
     (tmp_path / "test_batch.bin").write_bytes(record([0], 9, 9, 9) * 2)
-    (images, labels), (test, _) = cifar.read_cifar10(tmp_path)
+    (images, labels), (test, _) = cifar.read_cifar10(DataFiles(tmp_path))
     assert labels.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
     assert test.unique().tolist() == [9]
@@ -87,7 +88,7 @@ def test_five_batches_in_their_order(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_the_real_sets_have_the_published_classes_and_statistics(data_folder, read, place, classes, mean, std, exact):
-    (images, labels), (test_images, test_labels) = read(data_folder / place)
+    (images, labels), (test_images, test_labels) = read(DataFiles(data_folder / place, place))
     assert (len(images), len(test_images)) == (50_000, 10_000)
     assert torch.bincount(labels).tolist() == [50_000 // classes] * classes
     assert torch.bincount(test_labels).tolist() == [10_000 // classes] * classes

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.idx import find_idx, read_idx
 
 
@@ -16,22 +17,22 @@ def test_values_are_those_written(tmp_path, write_idx, zipped):
     path = write_idx(tmp_path / "values", values)
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes()))
-    np.testing.assert_array_equal(read_idx(path, (None, 3, 5)).numpy(), values)
+    np.testing.assert_array_equal(read_idx(DataFiles(path.parent), path.name, (None, 3, 5)).numpy(), values)
 
 
 def test_the_format_to_the_letter(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(bytes.fromhex("00 00 08 01  00 00 00 03  05 00 ff"))
-    assert read_idx(path, (3,)).tolist() == [5, 0, 255]
+    assert read_idx(DataFiles(path.parent), path.name, (3,)).tolist() == [5, 0, 255]
 
 
 def test_unpacked_is_preferred_and_zipped_found(tmp_path, write_idx):
     with pytest.raises(UsageError, match=r"neither a nor a\.gz"):
-        find_idx(tmp_path, "a")
+        find_idx(DataFiles(tmp_path), "a")
     write_idx(tmp_path / "a.gz", np.zeros(1, np.uint8))
-    assert find_idx(tmp_path, "a").name == "a.gz"
+    assert find_idx(DataFiles(tmp_path), "a") == "a.gz"
     write_idx(tmp_path / "a", np.zeros(1, np.uint8))
-    assert find_idx(tmp_path, "a").name == "a"
+    assert find_idx(DataFiles(tmp_path), "a") == "a"
 
 
 GOOD = bytes.fromhex("00 00 08 02 00 00 00 02 00 00 00 03") + bytes(range(6))
@@ -66,7 +67,7 @@ def test_foreign_and_damaged_files_are_told(tmp_path, content, message):
     path = tmp_path / "some-file"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as error:
-        read_idx(path, (None, 3))
+        read_idx(DataFiles(path.parent), path.name, (None, 3))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -75,9 +76,9 @@ def test_no_header_makes_us_ask_for_memory_that_there_is_not(tmp_path):
     path = tmp_path / "some-file"
     path.write_bytes(b"\x00\x00\x08\x04" + struct.pack(">IIII", *[2**32 - 1] * 2, 2**30, 3) + bytes(9))
     with pytest.raises(UsageError, match="only 9 follow"):
-        read_idx(path, (None, None, None, 3))
+        read_idx(DataFiles(path.parent), path.name, (None, None, None, 3))
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_idx(tmp_path, (None,))
+    with pytest.raises(UsageError, match="this is a folder; a regular file is expected"):
+        read_idx(DataFiles(tmp_path.parent), tmp_path.name, (None,))

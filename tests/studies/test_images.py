@@ -1,6 +1,7 @@
 """Image files, sets of images in memory, fixed subsets, and the layouts of TinyImageNet and the bags."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from lossaware.errors import UsageError
 from lossaware.studies.data import bags, tiny_imagenet
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import Images, read_image, standardised
 from lossaware.studies.data.subset import check_counts, part_of, spread
 from lossaware.studies.registry import load_task
@@ -20,31 +22,35 @@ def picture(path, pixels, **how):
     return path
 
 
+def read(path, side, *mode, **how):
+    return read_image(DataFiles(path.parent), path.name, side, *mode, **how)
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
 def test_pixels_are_those_written(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    image = read_image(picture(tmp_path / "a.png", pixels), 5)
+    image = read(picture(tmp_path / "a.png", pixels), 5)
     assert (image.dtype, image.shape) == (torch.uint8, (3, 5, 5))
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels)
 
 
 def test_grey_becomes_three_equal_channels(tmp_path):
     grey = np.arange(25).reshape(5, 5)
-    image = read_image(picture(tmp_path / "a.png", grey), 5)
+    image = read(picture(tmp_path / "a.png", grey), 5)
     for channel in image:
         np.testing.assert_array_equal(channel.numpy(), grey)
-    assert torch.equal(read_image(tmp_path / "a.png", 5, "L"), image[:1])
+    assert torch.equal(read(tmp_path / "a.png", 5, "L"), image[:1])
 
 
 def test_another_size_is_refused_or_resized(tmp_path):
     path = picture(tmp_path / "a.png", np.full((8, 6, 3), 77))
     with pytest.raises(UsageError, match=r"a\.png: 6 x 8 pixels; 4 x 4 are expected"):
-        read_image(path, 4)
-    assert read_image(path, 4, resize=True).unique().tolist() == [77]
+        read(path, 4)
+    assert read(path, 4, resize=True).unique().tolist() == [77]
     halves = picture(tmp_path / "b.png", np.repeat([[0, 0, 200, 200]], 4, axis=0))
-    resized = read_image(halves, 8, "L", resize=True)[0]
+    resized = read(halves, 8, "L", resize=True)[0]
     assert resized[:, 0].tolist() == [0] * 8
     assert resized[:, -1].tolist() == [200] * 8
     assert (resized[3].diff() >= 0).all()
@@ -53,8 +59,8 @@ def test_another_size_is_refused_or_resized(tmp_path):
 def test_files_that_are_no_images_are_told(tmp_path):
     whole = picture(tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
     cases = {
-        "text.jpg": (b"<html>not found</html>", "this is no image"),
-        "empty.jpg": (b"", "this is no image"),
+        "text.jpg": (b"<html>not found</html>", "this is not an image"),
+        "empty.jpg": (b"", "this is not an image"),
         "cut.jpg": (whole.read_bytes()[:900], "damaged or cut short"),
         "missing.jpg": (None, "there is no such file"),
     }
@@ -62,11 +68,11 @@ def test_files_that_are_no_images_are_told(tmp_path):
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=message) as error:
-            read_image(tmp_path / name, 64)
+            read(tmp_path / name, 64)
         assert name in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(UsageError, match=r": cannot be read \(Is a directory\)$"):
-        read_image(tmp_path, 64)
+    with pytest.raises(UsageError, match="this is a folder; a regular file is expected"):
+        read(tmp_path, 64)
 
 
 # --- sets -----------------------------------------------------------------------------------------------------------
@@ -175,7 +181,7 @@ def test_tiny_imagenet_mistakes_are_told(tiny):
             load(tiny)
     table.write_text(good)
     (place / "train" / WNIDS[0] / "images" / f"{WNIDS[0]}_2.JPEG").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"n00000000_2\.JPEG: this is no image"):
+    with pytest.raises(UsageError, match=r"n00000000_2\.JPEG: this is not an image"):
         load(tiny)
     for path in (place / "train" / WNIDS[7] / "images").iterdir():
         path.unlink()
@@ -190,16 +196,16 @@ def test_tiny_imagenet_mistakes_are_told(tiny):
 
 
 def test_the_real_tiny_imagenet(data_folder):
-    place = data_folder / tiny_imagenet.PLACE
-    classes = tiny_imagenet.read_classes(place)
-    listed = tiny_imagenet.list_train(place, classes)
+    files = DataFiles(data_folder / tiny_imagenet.PLACE, tiny_imagenet.PLACE)
+    classes = tiny_imagenet.read_classes(files)
+    listed = tiny_imagenet.list_train(files, classes)
     assert len(listed) % 200 == 0
-    images, labels = tiny_imagenet.read_images(listed, 2000, "train_examples")
+    images, labels = tiny_imagenet.read_images(files, listed, 2000, "train_examples")
     assert torch.bincount(labels).tolist() == [10] * 200
     mean, std = (statistic(images.float() / 255, dim=(0, 2, 3)) for statistic in (torch.mean, torch.std))
     np.testing.assert_allclose(mean, tiny_imagenet.MEAN, atol=0.01)
     np.testing.assert_allclose(std, tiny_imagenet.STD, atol=0.01)
-    validation = tiny_imagenet.list_validation(place, classes)
+    validation = tiny_imagenet.list_validation(files, classes)
     per_class = torch.bincount(torch.tensor([label for _, label in validation]))
     assert per_class.unique().tolist() == [len(validation) // 200]
 
@@ -222,7 +228,7 @@ def bag_folder(tmp_path):
 def test_less_than_white_is_bag(tmp_path):
     photograph = picture(tmp_path / "a.png", np.stack([np.full((4, 4), value) for value in (10, 20, 30)], axis=-1))
     mask = picture(tmp_path / "b.png", [[255, 254, 0, 1], [255, 255, 255, 255], [128] * 4, [255] * 4])
-    photographs, found = bags.read_bags([(photograph, mask)], side=4)
+    photographs, found = bags.read_bags(DataFiles(tmp_path), [(photograph.name, mask.name)], side=4)
     assert [channel.unique().tolist() for channel in photographs[0]] == [[10], [20], [30]]
     assert found[0].tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
 
@@ -230,18 +236,18 @@ def test_less_than_white_is_bag(tmp_path):
 def test_photographs_and_masks_are_paired_by_name(bag_folder):
     place = bag_folder / "bag_data"
     (place / "last_msk" / "99.png").write_bytes(b"a mask without photograph is left out")
-    pairs = bags.list_bags(place)
-    assert [(p.name, m.name) for p, m in pairs] == [(f"{n}.png", f"{n}.png") for n in range(20)]
-    assert {(p.parent.name, m.parent.name) for p, m in pairs} == {("last", "last_msk")}
+    pairs = bags.list_bags(DataFiles(place))
+    assert pairs == [(f"last/{n}.png", f"last_msk/{n}.png") for n in range(20)]
 
 
 def test_a_tenth_is_for_tests_and_equal_masks_stay_together(bag_folder):
-    pairs = bags.list_bags(bag_folder / "bag_data")
-    train, test = bags.split_bags(pairs)
+    files = DataFiles(bag_folder / "bag_data")
+    pairs = bags.list_bags(files)
+    train, test = bags.split_bags(files, pairs)
     assert len(test) in (2, 3)
     assert sorted(train + test) == sorted(pairs)
     torch.manual_seed(7)
-    assert bags.split_bags(pairs) == (train, test)
+    assert bags.split_bags(files, pairs) == (train, test)
     assert (pairs[0] in test) == (pairs[1] in test)
 
 
@@ -250,12 +256,13 @@ def test_all_photographs_of_a_mask_go_to_one_side(tmp_path):
     for number in range(40):
         picture(tmp_path / "last" / f"{number}.png", np.zeros((2, 2, 3)))
         picture(tmp_path / "last_msk" / f"{number}.png", np.full((2, 2), number % 4))
-    pairs = bags.list_bags(tmp_path)
-    _, test = bags.split_bags(pairs)
-    assert len({int(photograph.stem) % 4 for photograph, _ in test}) == 1
+    files = DataFiles(tmp_path)
+    pairs = bags.list_bags(files)
+    _, test = bags.split_bags(files, pairs)
+    assert len({int(Path(photograph).stem) % 4 for photograph, _ in test}) == 1
     assert len(test) == 10
     with pytest.raises(UsageError, match="last_msk: all 10 photographs have one mask; to train and to test takes two"):
-        bags.split_bags([pair for pair in pairs if int(pair[0].stem) % 4 == 0])
+        bags.split_bags(files, [pair for pair in pairs if int(Path(pair[0]).stem) % 4 == 0])
 
 
 def test_bag_mistakes_are_told(bag_folder):
@@ -267,7 +274,7 @@ def test_bag_mistakes_are_told(bag_folder):
         load(bag_folder)
     (place / "last_msk" / "2.png").write_bytes(whole)
     (place / "last" / "3.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"last/3\.png: this is no image"):
+    with pytest.raises(UsageError, match=r"last/3\.png: this is not an image"):
         load(bag_folder)
     (place / "last_msk" / "5.png").unlink()
     with pytest.raises(UsageError, match=r"there is no mask of .*last/5\.png in .*last_msk"):
@@ -285,13 +292,14 @@ def test_bag_mistakes_are_told(bag_folder):
 
 
 def test_the_real_bags(data_folder):
-    pairs = bags.list_bags(data_folder / bags.PLACE)
-    train, test = bags.split_bags(pairs)
+    files = DataFiles(data_folder / bags.PLACE, bags.PLACE)
+    pairs = bags.list_bags(files)
+    train, test = bags.split_bags(files, pairs)
     assert len(pairs) == len(train) + len(test) == 532
     assert 53 <= len(test) <= 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        photographs, masks = bags.read_bags(test)
+        photographs, masks = bags.read_bags(files, test)
     assert photographs.shape == (len(test), 3, 224, 224)
     share = masks.float().mean(dim=(1, 2))
     # The set's own description: the median share of bag is 0.38, 5 to 95 % of the images lie in 0.19 to 0.62.

@@ -14,6 +14,9 @@ from lossaware.errors import UsageError
 from lossaware.studies import run as run_module
 from lossaware.studies.data import bags, cifar
 from lossaware.studies.data.augmentation import move_mirror_rotate
+from lossaware.studies.data.checksums import record_files
+from lossaware.studies.data.files import DataFiles
+from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.stand_in import make_stand_in
 from lossaware.studies.registry import load_task, tasks
 from lossaware.studies.run import run
@@ -105,7 +108,8 @@ def made(tmp_path, tiny_mnist, monkeypatch):
     for index, part in enumerate(("train", "val", "test")):
         video = {"timestamps": [[0, 700], [800, 1300]], "sentences": ["He cuts.", "She eats it"], "fps": 29.4}
         (folder / "tacos" / f"{part}.json").write_text(json.dumps({f"s{index}.avi": {**video, "num_frames": 2000}}))
-    make_stand_in(folder / "tacos", folder / "tacos" / "stand-in-features")
+    make_stand_in(DataFiles(folder / "tacos"), folder / "tacos" / "stand-in-features")
+    record_files(DATA_SETS["tacos"], folder)
     return folder
 
 
@@ -157,7 +161,7 @@ def test_real_data_trains_where_it_is(data_folder, tmp_path, name):
         (folder / "tacos").mkdir()
         for part in ("train", "val", "test"):
             (folder / "tacos" / f"{part}.json").write_bytes((data_folder / "tacos" / f"{part}.json").read_bytes())
-        make_stand_in(folder / "tacos", folder / "tacos" / "stand-in-features")
+        make_stand_in(DataFiles(folder / "tacos"), folder / "tacos" / "stand-in-features")
     count = 2 if name == "segmentation" else 4
     task = load_task(name, spec(name, train=count, test=2).task_options)
     data = task.data(folder)

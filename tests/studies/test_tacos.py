@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.data import tacos
+from lossaware.studies.data.checksums import MANIFEST, record_files
+from lossaware.studies.data.files import DataFiles
+from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.stand_in import FRAMES_A_ROW, SCALE, SIGNAL, features_of, make_stand_in
 from lossaware.studies.data.tacos import (
     FEATURE_SIZE,
@@ -59,7 +62,7 @@ def write(folder, annotations=GOOD):
 
 
 def test_annotations_are_those_written_and_end_with_their_video(tmp_path):
-    videos = read_annotations(write(tmp_path) / "train.json")
+    videos = read_annotations(DataFiles(write(tmp_path)), "train.json")
     assert list(videos) == ["s1", "s2"]
     assert videos["s1"].timestamps == [(0, 128), (640, 1280)]
     assert videos["s1"].sentences == ["He takes a knife.", "He cuts the bread"]
@@ -92,17 +95,17 @@ def test_mistakes_in_annotations_are_told(tmp_path, videos, message):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(videos))
     with pytest.raises(UsageError, match=message) as error:
-        read_annotations(path)
+        read_annotations(DataFiles(tmp_path), "train.json")
     assert "train.json" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
-        read_annotations(tmp_path / "train.json")
+        read_annotations(DataFiles(tmp_path), "train.json")
     (tmp_path / "train.json").write_bytes((write(tmp_path / "good") / "train.json").read_bytes()[:-9])
     with pytest.raises(UsageError, match=r"train\.json: Invalid JSON"):
-        read_annotations(tmp_path / "train.json")
+        read_annotations(DataFiles(tmp_path), "train.json")
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
@@ -175,8 +178,8 @@ def test_short_features_are_kept_and_long_ones_pooled(tmp_path):
     values = np.random.default_rng(0).standard_normal((300, FEATURE_SIZE))
     np.save(tmp_path / "a.npy", values[:128].astype(np.float32))
     np.save(tmp_path / "b.avi.npy", values)
-    torch.testing.assert_close(read_features(tmp_path, "a"), torch.from_numpy(values[:128]).float())
-    pooled = read_features(tmp_path, "b")
+    torch.testing.assert_close(read_features(DataFiles(tmp_path), "a"), torch.from_numpy(values[:128]).float())
+    pooled = read_features(DataFiles(tmp_path), "b")
     assert (pooled.shape, pooled.dtype) == ((128, FEATURE_SIZE), torch.float32)
     # 300 / 128 = 2.34: stretches 0-2, 2-5, 5-7, ... as rounded.
     for row, (begin, end) in enumerate([(0, 2), (2, 5), (5, 7)]):
@@ -196,7 +199,7 @@ def test_every_row_counts_once(length):
 def test_mistakes_in_features_are_told(tmp_path):
     good = np.zeros((3, FEATURE_SIZE), np.float32)
     with pytest.raises(UsageError, match=r"neither a\.npy nor a\.avi\.npy in"):
-        read_features(tmp_path, "a")
+        read_features(DataFiles(tmp_path), "a")
     bad = good.copy()
     bad[1, 5] = np.nan
     for values, message in (
@@ -210,7 +213,7 @@ def test_mistakes_in_features_are_told(tmp_path):
     ):
         np.save(tmp_path / "a.npy", values, allow_pickle=True)
         with warnings.catch_warnings(record=True) as further_lines, pytest.raises(UsageError, match=message) as error:
-            read_features(tmp_path, "a")
+            read_features(DataFiles(tmp_path), "a")
         assert further_lines == []
         assert "a.npy" in str(error.value)
     np.save(tmp_path / "a.npy", good)
@@ -220,7 +223,7 @@ def test_mistakes_in_features_are_told(tmp_path):
     for content in (whole[:-100], whole[:20], b"", b"<html>", pickle.dumps([1]), broken, endless):
         (tmp_path / "a.npy").write_bytes(content)
         with pytest.raises(UsageError, match="no array that can be read") as error:
-            read_features(tmp_path, "a")
+            read_features(DataFiles(tmp_path), "a")
         assert "allow_pickle=`" not in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -236,12 +239,13 @@ def folder(tmp_path):
     for name, rows in (("s1", 20), ("s2", 300), ("s4", 64)):
         values = np.repeat(np.arange(rows, dtype=np.float16)[:, None], FEATURE_SIZE, axis=1)
         np.save(place / "features" / f"{name}.npy", values)
+    record_files(DATA_SETS["tacos"], tmp_path)
     return tmp_path
 
 
 def test_examples(folder):
     place = folder / "tacos"
-    moments, numbers = read_moments(place, place / "features", "train")
+    moments, numbers = read_moments(DataFiles(place), DataFiles(place / "features"), "train")
     assert len(moments) == 3
     ((features, lengths, words, first, last, spans),) = moments.batches(3, None)
     assert features.shape == (3, 128, FEATURE_SIZE)
@@ -260,7 +264,7 @@ def test_examples(folder):
 
 def test_a_batch_is_no_longer_than_its_longest(folder):
     place = folder / "tacos"
-    moments, _ = read_moments(place, place / "features", "train")
+    moments, _ = read_moments(DataFiles(place), DataFiles(place / "features"), "train")
     shapes = [(features.shape[1], words.shape[1]) for features, _, words, *_ in moments.batches(1, None)]
     assert shapes == [(20, 5), (20, 4), (128, 4)]
     order = [int(length) for _, length, *_ in moments.batches(1, torch.Generator().manual_seed(1))]
@@ -286,10 +290,10 @@ def test_a_missing_video_is_told(folder):
 def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     """A row's inner product with a sentence's vector is large within its span alone."""
     place = write(tmp_path / "tacos")
-    make_stand_in(place, place / "one")
+    make_stand_in(DataFiles(place), place / "one")
     quiet = {"train": {"s1.avi": video(*[(s, e, "Unrelated words") for s, e in ((0, 64),)])}}
     other = write(tmp_path / "other", {**GOOD, **quiet})
-    make_stand_in(other, other / "one")
+    make_stand_in(DataFiles(other), other / "one")
     with_spans, without = (np.load(folder / "one" / "s1.npy") for folder in (place, other))
     assert with_spans.shape == (1280 // FRAMES_A_ROW, FEATURE_SIZE)
     assert with_spans.dtype == np.float32
@@ -315,12 +319,12 @@ def test_every_row_that_a_span_touches_tells_of_it():
 def test_stand_ins_of_equal_seeds_are_equal(tmp_path):
     place = write(tmp_path / "tacos")
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
-        make_stand_in(place, place / name, seed)
+        make_stand_in(DataFiles(place), place / name, seed)
     one, two, three = (np.load(place / name / "s2.npy") for name in ("one", "two", "three"))
     assert np.array_equal(one, two)
     assert abs(np.corrcoef(one.ravel(), three.ravel())[0, 1]) < 0.05
     videos = sorted(path.name for path in (place / "one").iterdir())
-    assert videos == [STAND_IN_MARK, "s1.npy", "s2.npy", "s3.npy", "s4.npy"]
+    assert videos == [STAND_IN_MARK, MANIFEST, "s1.npy", "s2.npy", "s3.npy", "s4.npy"]
 
 
 def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
@@ -334,16 +338,17 @@ def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", full_disk)
     with pytest.raises(UsageError, match=r"stand-in-features cannot be written .*No space left"):
-        make_stand_in(place, place / "stand-in-features")
+        make_stand_in(DataFiles(place), place / "stand-in-features")
     assert sorted(path.name for path in place.iterdir()) == ["test.json", "train.json", "val.json"]
     monkeypatch.setattr(np, "save", saved)
-    make_stand_in(place, place / "stand-in-features")
+    make_stand_in(DataFiles(place), place / "stand-in-features")
     with pytest.raises(UsageError, match="already there"):
-        make_stand_in(place, place / "stand-in-features")
+        make_stand_in(DataFiles(place), place / "stand-in-features")
 
 
 def test_results_from_stand_ins_say_so(tmp_path, capsys):
     place = write(tmp_path / "tacos")
+    record_files(DATA_SETS["tacos"], tmp_path)
     real, stand_in = load_task("grounding"), load_task("grounding", {"features": "stand-in"})
     assert "stand-in features" in stand_in.name
     assert "Stand-in features" in stand_in.summary
@@ -352,7 +357,7 @@ def test_results_from_stand_ins_say_so(tmp_path, capsys):
         real.data(tmp_path)
     with pytest.raises(UsageError, match=r"no folder .*stand-in-features; `lossaware data stand-in tacos"):
         stand_in.data(tmp_path)
-    make_stand_in(place, place / "stand-in-features")
+    make_stand_in(DataFiles(place), place / "stand-in-features")
     assert len(stand_in.data(tmp_path).train) == 3
     few = "--optimizers sgd --lrs 1e-3 --seeds 1 --epochs 1 --jobs 1 --json --set features=stand-in"
     with pytest.raises(SystemExit) as stop:
@@ -381,8 +386,8 @@ def test_grounding_refuses_other_features():
 
 
 def test_the_real_annotations(data_folder):
-    place = data_folder / tacos.PLACE
-    found = {part: read_annotations(place / f"{part}.json") for part in ("train", "val", "test")}
+    files = DataFiles(data_folder / tacos.PLACE, tacos.PLACE)
+    found = {part: read_annotations(files, f"{part}.json") for part in ("train", "val", "test")}
     counts = {part: (len(videos), sum(len(v.sentences) for v in videos.values())) for part, videos in found.items()}
     assert counts == {"train": (75, 9790), "val": (27, 4436), "test": (25, 4001)}
     numbers = vocabulary(s for v in found["train"].values() for s in v.sentences)

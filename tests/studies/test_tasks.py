@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.checksums import record_files
+from lossaware.studies.data.sets import DATA_SETS
+from lossaware.studies.data_folder import reading
 from lossaware.studies.models.lenet import lenet5
 from lossaware.studies.own_code import source_digest
 from lossaware.studies.registry import load_task, tasks
@@ -118,6 +122,11 @@ def test_digits_are_the_same_whatever_the_seed():
     assert labels.unique().tolist() == list(range(10))
 
 
+def load_without_verifying(task, folder):
+    with reading(verify=False):
+        return task.data(folder)
+
+
 @pytest.mark.parametrize(
     ("inputs", "scaled"),
     [
@@ -134,6 +143,7 @@ def test_mnist_values(tmp_path, write_idx, inputs, scaled):
     for part in ("train", "t10k"):
         write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([3, 0, 9], np.uint8))
+    record_files(DATA_SETS["mnist"], tmp_path)
     images, labels = load_task("mnist", {"inputs": inputs} if inputs else {}).data(tmp_path).train.tensors
     assert images.shape == (3, 1, 28, 28)
     for image, value in zip(images, (0, 128, 255), strict=True):
@@ -141,23 +151,28 @@ def test_mnist_values(tmp_path, write_idx, inputs, scaled):
     assert labels.tolist() == [3, 0, 9]
 
 
-def test_mnist_says_where_its_data_comes_from(tmp_path, tiny_mnist, write_idx):
+def test_mnist_says_where_its_data_comes_from(tmp_path):
     task = load_task("mnist")
     with pytest.raises(UsageError, match=r"--data DIR.*MNIST/raw.*four IDX files.*lossaware data get mnist"):
         task.data(None)
     with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw.*four IDX files.*lossaware data get mnist"):
         task.data(tmp_path / "elsewhere")
+
+
+def test_mistakes_in_files_of_mnist_are_told(tiny_mnist, write_idx):
+    """Files that were changed on purpose must still fit together."""
+    load = partial(load_without_verifying, load_task("mnist"))
     raw = tiny_mnist / "MNIST" / "raw"
     labels = raw / "train-labels-idx1-ubyte"
     write_idx(labels, np.full(200, 10, np.uint8))
     with pytest.raises(UsageError, match="train-labels-idx1-ubyte: label 10; labels are 0 to 9"):
-        task.data(tiny_mnist)
+        load(tiny_mnist)
     write_idx(labels, np.zeros(199, np.uint8))
     with pytest.raises(UsageError, match="train-labels-idx1-ubyte: dimensions 199; expected 200"):
-        task.data(tiny_mnist)
+        load(tiny_mnist)
     labels.unlink()
     with pytest.raises(UsageError, match=r"neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte\.gz"):
-        task.data(tiny_mnist)
+        load(tiny_mnist)
 
 
 @pytest.fixture

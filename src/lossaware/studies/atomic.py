@@ -7,6 +7,13 @@ from pathlib import Path
 from lossaware.errors import UsageError
 
 
+def umask() -> int:
+    """The permissions that new files of this process do not get. Temporary files get fewer than others."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file, or make it, so that whoever reads it sees all of the old content or all of the new.
 
@@ -26,7 +33,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
+            os.chmod(partial, 0o666 & ~umask())
             os.replace(partial, path)
         except BaseException:
             Path(partial).unlink(missing_ok=True)

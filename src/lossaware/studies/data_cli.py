@@ -12,12 +12,6 @@ from lossaware.errors import UsageError
 
 app = App(name="data", help="Download the public data sets, or make stand-ins for features that cannot be had.")
 
-# What is no public download, but read by tasks: where it lies and how one comes by it.
-_OTHERS = {
-    "segmentation": ("bag_data", "Photographs of bags in last/, masks in last_msk/; no official download"),
-    "tacos": ("tacos", "train.json, val.json, test.json as https://github.com/26hzhang/VSLNet has them"),
-}
-
 
 @app.command(name="get")
 def get(name: str, *, data: Path) -> int:
@@ -33,15 +27,16 @@ def get(name: str, *, data: Path) -> int:
 
     from lossaware.studies.arguments import did_you_mean
     from lossaware.studies.data import download
+    from lossaware.studies.data.sets import DATA_SETS
 
-    if name in _OTHERS:
-        place, how = _OTHERS[name]
-        raise UsageError(f"{name} is no public download: {how}; it belongs into {data / place}")
-    if name not in download.DATA_SETS:
-        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, download.DATA_SETS)}")
+    if name not in DATA_SETS:
+        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, DATA_SETS)}")
+    data_set = DATA_SETS[name]
+    if not data_set.files:
+        raise UsageError(f"{name} cannot be downloaded: {data_set.source}; it belongs into {data / data_set.place}")
     console = Console(stderr=True)
     with _bars(console) as bar:
-        download.get(download.DATA_SETS[name], data, report=lambda line: _say(console, line), bar=bar)
+        download.get(data_set, data, report=lambda line: _say(console, line), bar=bar)
     return 0
 
 
@@ -52,10 +47,12 @@ def list_all(*, data: Path | None = None) -> int:
     Args:
         data: A folder; says what of it is there.
     """
-    from lossaware.studies.data.download import DATA_SETS
+    from lossaware.studies.data.sets import DATA_SETS
 
-    rows = [(name, found.place, f"{found.summary}; {found.megabytes} MB") for name, found in DATA_SETS.items()]
-    rows += [(name, place, how) for name, (place, how) in _OTHERS.items()]
+    rows = [
+        (name, found.place, f"{found.summary}; {f'{found.megabytes} MB' if found.files else found.source}")
+        for name, found in DATA_SETS.items()
+    ]
     wide = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, place, summary in rows:
         there = "" if data is None else ("there    " if (data / place).is_dir() else "missing  ")
@@ -84,9 +81,9 @@ def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
 
     if seed < 0:
         raise UsageError(f"--seed must be at least 0, got {seed}")
-    place = require(data, PLACE, "grounding", SOURCE)
+    files = require(data, PLACE, "grounding", SOURCE)
     console = Console(stderr=True)
-    make_stand_in(place, place / FEATURES["stand-in"], seed, report=lambda line: _say(console, line))
+    make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _say(console, line))
     return 0
 
 

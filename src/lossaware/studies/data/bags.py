@@ -1,34 +1,38 @@
 """The bags of the paper's segmentation task (A.5): photographs and masks with equal names in two folders."""
 
 import hashlib
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
-from lossaware.studies.data.images import image_size, read_image
+from lossaware.studies.data.files import DataFiles
+from lossaware.studies.data.images import decode_image, image_size
 
 PLACE = "bag_data"
 SIDE = 224
 BACKGROUND = 255
 TEST_SHARE, SPLIT_SEED = 0.1, 0
 
+Pairs = list[tuple[str, str]]
+"""Photographs and their masks, as names of files."""
 
-def list_bags(folder: Path) -> list[tuple[Path, Path]]:
+
+def list_bags(files: DataFiles) -> Pairs:
     """Photographs (``last/NAME``) and their masks (``last_msk/NAME``), by name. A mask without photograph is left out.
 
     Raises:
         UsageError: A folder is missing or empty, or a photograph has no mask or more than one.
     """
-    photographs, masks = (_by_name(folder / name) for name in ("last", "last_msk"))
+    photographs, masks = (_by_name(files, folder) for folder in ("last", "last_msk"))
     for name in photographs:
         if name not in masks:
-            raise UsageError(f"there is no mask of {folder / 'last' / photographs[name].name} in {folder / 'last_msk'}")
+            raise UsageError(f"there is no mask of {files.path(photographs[name])} in {files.path('last_msk')}")
     return [(photographs[name], masks[name]) for name in sorted(photographs, key=lambda name: (len(name), name))]
 
 
-def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]], list[tuple[Path, Path]]]:
+def split_bags(files: DataFiles, pairs: Pairs) -> tuple[Pairs, Pairs]:
     """The same nine tenths for training and one tenth for tests, whatever the run's seed.
 
     There is no official split. One bag can be seen on several backgrounds: photographs that have the same mask, byte
@@ -42,7 +46,7 @@ def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]],
     """
     groups: dict[str, list[int]] = {}
     for index, (_, mask) in enumerate(pairs):
-        groups.setdefault(hashlib.sha256(_bytes(mask)).hexdigest(), []).append(index)
+        groups.setdefault(hashlib.sha256(files.read(mask)).hexdigest(), []).append(index)
     members = list(groups.values())
     order = torch.randperm(len(members), generator=torch.Generator().manual_seed(SPLIT_SEED))
     tests: set[int] = set()
@@ -52,12 +56,12 @@ def split_bags(pairs: list[tuple[Path, Path]]) -> tuple[list[tuple[Path, Path]],
         tests.update(members[group])
     train = [pair for index, pair in enumerate(pairs) if index not in tests]
     if not train:
-        folder = pairs[0][1].parent
+        folder = files.path("last_msk")
         raise UsageError(f"{folder}: all {len(pairs)} photographs have one mask; to train and to test takes two")
     return train, [pair for index, pair in enumerate(pairs) if index in tests]
 
 
-def read_bags(pairs: list[tuple[Path, Path]], side: int = SIDE) -> tuple[Tensor, Tensor]:
+def read_bags(files: DataFiles, pairs: Pairs, side: int = SIDE) -> tuple[Tensor, Tensor]:
     """The photographs, uint8 (N, 3, side, side), red first, and the masks, uint8 (N, side, side), 1 for bag.
 
     Both are resized (bilinear) where they have another size. In a mask 255 is background, and anything less is bag, as
@@ -65,38 +69,30 @@ def read_bags(pairs: list[tuple[Path, Path]], side: int = SIDE) -> tuple[Tensor,
     starts at random is the same.
 
     Raises:
-        UsageError: A mask has another size than its photograph; see also `read_image`.
+        UsageError: A mask has another size than its photograph; see also `decode_image`.
     """
     photographs = torch.empty(len(pairs), 3, side, side, dtype=torch.uint8)
     bags = torch.empty(len(pairs), side, side, dtype=torch.uint8)
-    for index, (photograph, mask) in enumerate(pairs):
-        (width, height), (mask_width, mask_height) = image_size(photograph), image_size(mask)
+    for index, pair in enumerate(pairs):
+        photograph, mask = ((files.read(name), files.path(name)) for name in pair)
+        (width, height), (mask_width, mask_height) = image_size(*photograph), image_size(*mask)
         if (mask_width, mask_height) != (width, height):
             raise UsageError(
-                f"{mask}: {mask_width} x {mask_height} pixels; its photograph {photograph} has {width} x {height}"
+                f"{mask[1]}: {mask_width} x {mask_height} pixels; its photograph {photograph[1]} has {width} x {height}"
             )
-        photographs[index] = read_image(photograph, side, resize=True)
-        bags[index] = read_image(mask, side, "L", resize=True)[0] < BACKGROUND
+        photographs[index] = decode_image(*photograph, side, resize=True)
+        bags[index] = decode_image(*mask, side, "L", resize=True)[0] < BACKGROUND
     return photographs, bags
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+def _by_name(files: DataFiles, folder: str) -> dict[str, str]:
+    if not files.path(folder).is_dir():
+        raise UsageError(f"there is no folder {files.path(folder)}")
+    found: dict[str, str] = {}
+    for path in map(PurePosixPath, files.names(f"{folder}/*")):
         if path.stem in found:
-            raise UsageError(f"{folder} holds both {found[path.stem].name} and {path.name}")
-        found[path.stem] = path
+            raise UsageError(f"{files.path(folder)} holds both {PurePosixPath(found[path.stem]).name} and {path.name}")
+        found[path.stem] = str(path)
     if not found:
-        raise UsageError(f"there is no image in {folder}")
+        raise UsageError(f"there is no image in {files.path(folder)}")
     return found
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -1,12 +1,11 @@
 """CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 3 x 32 x 32 pixels, plane after plane."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 
 PLACE_10, PLACE_100 = "cifar-10-batches-bin", "cifar-100-binary"
 SIDE = 32
@@ -21,53 +20,46 @@ Labelled = tuple[Tensor, Tensor]
 """Images, uint8 (N, 3, 32, 32), and their labels, int64 (N)."""
 
 
-def read_cifar10(folder: Path) -> tuple[Labelled, Labelled]:
+def read_cifar10(files: DataFiles) -> tuple[Labelled, Labelled]:
     """The training set (five files, 50,000 images) and the test set (10,000) of CIFAR-10.
 
     Raises:
         UsageError: See `read_cifar`.
     """
-    parts = [read_cifar(folder / f"data_batch_{number}.bin", (10,), BATCH_10) for number in range(1, 6)]
+    parts = [read_cifar(files, f"data_batch_{number}.bin", (10,), BATCH_10) for number in range(1, 6)]
     images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return (images, labels), read_cifar(folder / "test_batch.bin", (10,), BATCH_10)
+    return (images, labels), read_cifar(files, "test_batch.bin", (10,), BATCH_10)
 
 
-def read_cifar100(folder: Path) -> tuple[Labelled, Labelled]:
+def read_cifar100(files: DataFiles) -> tuple[Labelled, Labelled]:
     """The training set (50,000 images) and the test set (10,000) of CIFAR-100, with their 100 fine labels.
 
     Raises:
         UsageError: See `read_cifar`.
     """
     classes = (20, 100)
-    return read_cifar(folder / "train.bin", classes, TRAIN_100), read_cifar(folder / "test.bin", classes, TEST_100)
+    return read_cifar(files, "train.bin", classes, TRAIN_100), read_cifar(files, "test.bin", classes, TEST_100)
 
 
-def read_cifar(path: Path, classes: tuple[int, ...], records: int) -> Labelled:
+def read_cifar(files: DataFiles, name: str, classes: tuple[int, ...], records: int) -> Labelled:
     """The records of one file.
 
     Args:
-        path: The file.
+        files: The folder of the file.
+        name: The file.
         classes: How many classes each label byte of a record tells apart; the last byte is the label that counts.
         records: How many there must be.
 
     Raises:
         UsageError: The file cannot be read, has another size, or holds a label out of range.
     """
+    path, content = files.path(name), files.read(name)
     size = len(classes) + PIXELS
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: this is no file")
-        # Looked at before it is read: no foreign file can fill the memory.
-        found = path.stat().st_size
-        if found != records * size:
-            why = f"{records} records of {size} bytes are {records * size}"
-            raise UsageError(f"{path}: {found} bytes; {why}" + ("; cut short?" if found < records * size else ""))
-        content = np.fromfile(path, np.uint8)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    table = content.reshape(records, size)
+    if len(content) != records * size:
+        why = f"{records} records of {size} bytes are {records * size}"
+        short = "; cut short?" if len(content) < records * size else ""
+        raise UsageError(f"{path}: {len(content)} bytes; {why}{short}")
+    table = np.frombuffer(content, np.uint8).reshape(records, size)
     for place, count in enumerate(classes):
         if (largest := int(table[:, place].max())) >= count:
             record = int(table[:, place].argmax())

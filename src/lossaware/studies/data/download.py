@@ -1,249 +1,214 @@
-"""The public data sets, from their official addresses: checked, whole or not there, in their official layouts."""
+"""Downloads of the public data sets from their official addresses, in their official layouts."""
 
 import gzip
-import hashlib
-import logging
 import os
 import shutil
+import sys
 import tarfile
-import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lossaware.errors import UsageError
+from lossaware.studies.atomic import umask
+from lossaware.studies.data.checksums import MANIFEST, is_published, make_manifest, md5
+from lossaware.studies.data.regular_file import read_regular
+from lossaware.studies.data.sets import DataSet, Remote
 
 ATTEMPTS = 3
 TIMEOUT = 30.0
 _CHUNK = 1 << 20
 
+Report = Callable[[str], None]
+"""Gets a line on what is done."""
 Bar = Callable[[str], Any]
 """Gets a file's name, gives a progress bar as pooch wants it: ``total``, ``update(bytes)``, ``reset``, ``close``."""
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A file on a server.
-
-    Attributes:
-        url: Its address.
-        md5: Of its bytes, 32 hexadecimal digits.
-        content_md5: Where it is a ``.gz``: of what it holds, by which a copy packed anew or unpacked is known too.
-    """
-
-    url: str
-    md5: str
-    content_md5: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The last part of the address."""
-        return self.url.rpartition("/")[2]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A public data set.
-
-    Attributes:
-        summary: One line for lists.
-        place: The folder that tasks read, below the one that the user names.
-        files: One archive that holds the last part of ``place``, or the very files of ``place``.
-        megabytes: What is downloaded, about.
-    """
-
-    summary: str
-    place: str
-    files: tuple[Remote, ...]
-    megabytes: int
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether the one file is to be unpacked."""
-        return self.files[0].name.endswith((".tar.gz", ".zip"))
-
-
-_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-_CIFAR = "https://www.cs.toronto.edu/~kriz/"
-DATA_SETS = {
-    "mnist": DataSet(
-        "Handwritten digits, 70,000 images of 28 x 28",
-        "MNIST/raw",
-        (
-            Remote(
-                f"{_MNIST}train-images-idx3-ubyte.gz",
-                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                "6bbc9ace898e44ae57da46a324031adb",
-            ),
-            Remote(
-                f"{_MNIST}train-labels-idx1-ubyte.gz",
-                "d53e105ee54ea40749a09fcbcd1e9432",
-                "a25bea736e30d166cdddb491f175f624",
-            ),
-            Remote(
-                f"{_MNIST}t10k-images-idx3-ubyte.gz",
-                "9fb629c4189551a2d022fa330f9573f3",
-                "2646ac647ad5339dbf082846283269ea",
-            ),
-            Remote(
-                f"{_MNIST}t10k-labels-idx1-ubyte.gz",
-                "ec29112dd5afa0611ce80d1b7f02629c",
-                "27ae3e4e09519cfbb04c329615203637",
-            ),
-        ),
-        12,
-    ),
-    "cifar10": DataSet(
-        "Photographs of 10 classes, 60,000 of 32 x 32 (binary version)",
-        "cifar-10-batches-bin",
-        (Remote(f"{_CIFAR}cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),),
-        170,
-    ),
-    "cifar100": DataSet(
-        "Photographs of 100 classes, 60,000 of 32 x 32 (binary version)",
-        "cifar-100-binary",
-        (Remote(f"{_CIFAR}cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),),
-        169,
-    ),
-    "tinyimagenet": DataSet(
-        "Photographs of 200 classes, 120,000 of 64 x 64",
-        "tiny-imagenet-200",
-        (Remote("https://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"),),
-        248,
-    ),
-}
 
 
 def get(
     data_set: DataSet,
     folder: Path,
     *,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
     bar: Bar | None = None,
     attempts: int = ATTEMPTS,
-    pause: float = 1.0,
 ) -> Path:
-    """Downloads a data set, unless it is there.
+    """Download a data set, unless it exists, and write a manifest of its checksums.
 
-    A file appears under its name only when it is whole and has its checksum, a folder only when all of its archive is
-    unpacked. A broken download is started again. An archive is kept beside its folder.
+    A file appears under its name only when it is whole and has its checksum; a folder only when its archive is unpacked
+    and has a manifest. A broken download is started again; it leaves nothing, or, where the process was killed, what
+    the next download removes. An archive is kept beside its folder.
 
     Args:
-        data_set: One of `DATA_SETS`.
+        data_set: One that can be downloaded, of `lossaware.studies.data.sets.DATA_SETS`.
         folder: Where to; made if it is missing.
         report: Gets a line on what is done.
-        bar: Makes a progress bar a file; None shows none.
+        bar: Makes a progress bar for each file; None shows none.
         attempts: How often a download is tried, at least 1.
-        pause: Seconds before the second attempt; before the third it is twice as long, and so on.
 
     Returns:
         The folder that tasks read.
 
     Raises:
-        UsageError: The download fails, what came is not the published file, a file that is there is not it either, an
-            archive holds what it should not, or the folder cannot be written.
+        UsageError: The download fails, what came is not the published file, an existing file is not it either, an
+            archive is damaged or holds what it should not, or the folder cannot be written.
     """
     place = folder / data_set.place
     try:
         if data_set.is_archive:
-            if place.is_dir():
-                report(f"{place} is already there")
+            archive = folder / data_set.files[0].name
+            if place.is_dir() and ((place / MANIFEST).exists() or not archive.exists()):
+                unknown = "" if (place / MANIFEST).exists() else ", and nothing tells whether it is the published one"
+                report(f"{place} exists{unknown}; move it away to download it")
                 return place
-            archive = _fetch(data_set.files[0], folder, report, bar, attempts, pause)
-            report(f"unpacking {archive.name}")
-            _unpack(archive, place)
+            with _workplace(folder, place.name) as work:
+                if not _exists(data_set.files[0], archive, report):
+                    _fetch(data_set.files[0], archive, work, report, bar, attempts)
+                _unpack(data_set, archive, place, work, report)
         else:
             for remote in data_set.files:
-                _fetch(remote, place, report, bar, attempts, pause)
+                if not _exists(remote, place / remote.name, report):
+                    with _workplace(place, place.name) as work:
+                        _fetch(remote, place / remote.name, work, report, bar, attempts)
+            # Without it the published checksums count, as all these files have one. With it reading is faster.
+            if not (place / MANIFEST).exists() and os.access(place, os.W_OK):
+                make_manifest(place, data_set.reads, published=True).save(place)
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     report(f"{place} is ready")
     return place
 
 
-def _fetch(
-    remote: Remote, folder: Path, report: Callable[[str], None], bar: Bar | None, attempts: int, pause: float
-) -> Path:
-    """The file in ``folder``, downloaded if it is not there."""
-    for path in (folder / remote.name, folder / remote.name.removesuffix(".gz")):
-        if path.is_file():
-            _check_present(path, remote)
-            report(f"{path} is already there")
-            return path
+def _exists(remote: Remote, path: Path, report: Report) -> bool:
+    """Whether the file exists, compressed or not.
+
+    Raises:
+        UsageError: It does, and is not the published one.
+    """
+    for existing in (path, path.with_name(path.name.removesuffix(".gz"))):
+        if existing.exists() or existing.is_symlink():
+            content = read_regular(existing)
+            if not is_published(remote, existing.name, content):
+                raise UsageError(
+                    f"{existing} exists, but is not the published file: its MD5 is {md5(content)}; move it away to "
+                    "download it"
+                )
+            report(f"{existing} exists; it is the published file")
+            return True
+    return False
+
+
+def _fetch(remote: Remote, path: Path, work: Path, report: Report, bar: Bar | None, attempts: int) -> None:
+    """Download a file."""
     # Imported here: the libraries that speak HTTP take a third of a second, and most commands download nothing.
     import pooch  # type: ignore[import-untyped]
     import requests
 
-    folder.mkdir(parents=True, exist_ok=True)
-    pooch.get_logger().setLevel(logging.WARNING)
-    for attempt in range(1, attempts + 1):
-        progress = False if bar is None else bar(remote.name)
+    pooch.get_logger().setLevel("WARNING")
+    attempt = _Attempt(remote, attempts, report, bar)
+    registry, urls = {remote.name: f"md5:{remote.md5}"}, {remote.name: remote.url}
+    fetcher = pooch.create(work, base_url="", registry=registry, urls=urls, retry_if_failed=attempts - 1)
+    try:
+        fetched = Path(fetcher.fetch(remote.name, downloader=attempt))
+    except (requests.RequestException, ValueError):  # pooch raises the latter for a wrong checksum
+        raise attempt.error from None
+    fetched.chmod(0o666 & ~umask())  # pooch leaves it as the temporary file that it was: for its owner alone
+    fetched.replace(path)
+
+
+class _Attempt:
+    """A downloader for pooch, which calls it again after a connection that failed and a checksum that differs."""
+
+    def __init__(self, remote: Remote, attempts: int, report: Report, bar: Bar | None) -> None:
+        self._remote, self._attempts, self._report, self._bar = remote, attempts, report, bar
+        self._number, self._reason = 0, ""
+
+    @property
+    def error(self) -> UsageError:
+        """Why the latest attempt failed."""
+        return UsageError(f"{self._remote.url} cannot be downloaded: {self._reason}; nothing of it was kept")
+
+    def __call__(self, url: str, output: str, fetcher: Any) -> None:
+        import pooch
+        import requests
+
+        self._number += 1
+        if self._number > 1:
+            self._report(f"{self._remote.name}: {self._reason}; attempt {self._number} of {self._attempts}")
+        bar = False if self._bar is None else self._bar(self._remote.name)
+        download = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT, chunk_size=_CHUNK)
         try:
-            pooch.retrieve(
-                remote.url,
-                known_hash=f"md5:{remote.md5}",
-                fname=remote.name,
-                path=folder,
-                downloader=pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, chunk_size=_CHUNK),
-            )
-        except (requests.RequestException, ValueError) as error:
-            # Of pooch's own errors the only ValueError is a checksum that differs.
-            foreign = not isinstance(error, requests.RequestException)
-            why = "what comes is not the published file, its MD5 differs" if foreign else _reason(error)
-            if attempt == attempts or not _worth_another(error):
-                raise UsageError(f"{remote.url} cannot be downloaded: {why}; nothing of it was kept") from None
-            report(f"{remote.name}: {why}; attempt {attempt + 1} of {attempts}")
-            time.sleep(pause * attempt)
-        else:
-            break
-    path = folder / remote.name
-    path.chmod(0o644)  # pooch leaves it as the temporary file that it was: for its owner alone
-    return path
+            with open(output, "wb") as file:
+                download(url, _Limited(file, self._remote.size), fetcher)
+        except _TooLargeError:
+            self._reason = f"the server sends more than the {self._remote.size} bytes of the published file"
+            raise self.error from None
+        except requests.RequestException as error:
+            self._reason = _reason(error)
+            if not _may_succeed_later(error):
+                raise self.error from None
+            raise
+        except ValueError as error:
+            self._reason = f"the server's answer is not valid HTTP ({error})"
+            raise self.error from None
+        self._reason = "what comes is not the published file, its MD5 differs"
 
 
-def _check_present(path: Path, remote: Remote) -> None:
-    md5 = _md5(path, unzip=False)
-    if md5 == remote.md5:
-        return
-    if remote.content_md5 is not None:
-        try:
-            if _md5(path, unzip=path.suffix == ".gz") == remote.content_md5:
-                return
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            pass
-    raise UsageError(f"{path} is there, but is not the published file: its MD5 is {md5}; move it away to download it")
+class _TooLargeError(Exception):
+    pass
 
 
-def _md5(path: Path, *, unzip: bool) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with gzip.open(path) if unzip else path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+class _Limited:
+    """A file that takes a number of bytes and no more."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._left = file, size
+
+    def write(self, content: bytes) -> None:
+        self._left -= len(content)
+        if self._left < 0:
+            raise _TooLargeError
+        self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
-def _worth_another(error: Exception) -> bool:
-    """Whether the same request may have another answer: not where the server says that there is no such file."""
+def _may_succeed_later(error: Exception) -> bool:
+    """Whether the same request may have another answer."""
+    import requests
+
     response = getattr(error, "response", None)
-    return response is None or response.status_code >= 500 or response.status_code in (408, 429)
+    if response is not None:
+        return response.status_code >= 500 or response.status_code in (408, 429)
+    never = (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects, ValueError)
+    return not isinstance(error, never)
 
 
 def _reason(error: Exception) -> str:
+    """Why a request failed, in words."""
     response = getattr(error, "response", None)
+    causes = list(_causes(error))
+    names = {type(cause).__name__ for cause in causes}
+    if "TooManyRedirects" in names:
+        return "the server redirects without end"
     if response is not None:
         return f"the server answers {response.status_code} {response.reason}"
-    names = {type(cause).__name__ for cause in _causes(error)}
+    if names & {"SSLError", "SSLCertVerificationError"}:
+        return f"its TLS connection is not secure or not possible ({_last_text(causes)})"
+    if "ProxyError" in names:
+        return f"the proxy does not connect to its server ({_last_text(causes)})"
     if names & {"NameResolutionError", "gaierror"}:
         return "its server is not known here"
     if names & {"IncompleteRead", "ChunkedEncodingError"}:
         return "the connection was cut"
     if any(name.endswith(("Timeout", "TimeoutError")) for name in names):
         return f"the server said nothing for {TIMEOUT:.0f} seconds"
+    if isinstance(error, ValueError):
+        return f"the server redirects to an address that cannot be used ({error})"
     return "there is no connection to its server"
 
 
@@ -255,30 +220,81 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = next((part for part in parts if isinstance(part, BaseException)), None)
 
 
-def _unpack(archive: Path, place: Path) -> None:
-    """Unpacks beside ``place`` and moves the folder of its name there."""
-    with _beside(place) as made:
-        try:
-            if archive.suffix == ".zip":
-                with zipfile.ZipFile(archive) as packed:
-                    packed.extractall(made)  # which keeps every member below the folder
-            else:
-                if not hasattr(tarfile, "data_filter"):
-                    raise UsageError("unpacking needs a Python whose tarfile has filters: 3.11.4 or newer")
-                with tarfile.open(archive) as packed_tar:
-                    packed_tar.extractall(made, filter="data")
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UsageError(f"{archive} cannot be unpacked ({error})") from None
-        if not (made / place.name).is_dir():
-            raise UsageError(f"{archive} does not hold the folder {place.name}")
-        os.rename(made / place.name, place)
+def _last_text(causes: list[BaseException]) -> str:
+    """What the first cause says, in one line."""
+    return " ".join(str(causes[-1]).split())
+
+
+def _unpack(data_set: DataSet, archive: Path, place: Path, work: Path, report: Report) -> None:
+    """Unpack the folder ``place.name`` and write its manifest; of a folder that exists, only the manifest."""
+    if not hasattr(tarfile, "data_filter"):
+        raise UsageError("unpacking needs a Python whose tarfile has filters: 3.11.4 or newer")
+    report(f"unpacking {archive.name}")
+    unpacked = work / "unpacked"
+    # Not by pooch.Untar, which on Python 3.11 writes wherever the archive says.
+    keywords: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": _member}
+    try:
+        shutil.unpack_archive(archive, unpacked, **keywords)
+    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(f"{archive} cannot be unpacked: it is damaged ({error})") from None
+    except (RuntimeError, NotImplementedError) as error:  # from zipfile
+        raise UsageError(f"{archive} cannot be unpacked: {error}") from None
+    if not (unpacked / place.name).is_dir():
+        raise UsageError(f"{archive} does not hold the folder {place.name}")
+    manifest = make_manifest(unpacked / place.name, data_set.reads, published=True)
+    if place.is_dir():
+        manifest.save(place)
+        report(f"{place} exists; it is now compared with the published files whenever it is read")
+    else:
+        manifest.save(unpacked / place.name)
+        os.rename(unpacked / place.name, place)
+
+
+def _member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """A member of an archive that stays in the folder, with the permissions that new files get here."""
+    checked = tarfile.data_filter(member, folder)
+    return checked.replace(mode=None, deep=False)  # type: ignore[arg-type]
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    """A folder beside ``place`` that is gone afterwards, whatever happens."""
-    made = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+def _workplace(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder in ``folder`` that is gone afterwards, and with it all folders that were made for it.
+
+    One that a killed process left is emptied.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / f".{name}.download"
     try:
-        yield made
+        work.mkdir(exist_ok=True)
+        with _locked(work):
+            try:
+                for left in work.iterdir():
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                yield work
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # it is not empty
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """A folder that no other process uses; a lock ends with its process."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{work}: another process downloads this data set; wait for it") from None
+        yield
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        os.close(descriptor)

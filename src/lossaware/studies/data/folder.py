@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 
 
-def require(folder: Path | None, place: str, task: str, source: str) -> Path:
-    """``folder/place``, which must be a folder.
+def require(folder: Path | None, place: str, task: str, source: str) -> DataFiles:
+    """The files in ``folder/place``, which must be a folder.
 
     Args:
         folder: What the user named, or None.
@@ -15,14 +16,14 @@ def require(folder: Path | None, place: str, task: str, source: str) -> Path:
         source: How one comes by the data, for messages.
 
     Raises:
-        UsageError: No folder was named, or there is nothing at that place.
+        UsageError: No folder was named, there is nothing at that place, or its manifest is damaged.
     """
     if folder is None:
         raise UsageError(f"task {task!r} needs --data DIR, with {place} in DIR; {source}")
     path = folder / place
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}, which task {task!r} reads; {source}")
-    return path
+    return DataFiles(path, place)
 
 
 def downloadable(name: str) -> str:

@@ -1,6 +1,7 @@
 """The IDX format, in which MNIST is published: a magic number, the dimensions, then the values, all big-endian."""
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -11,29 +12,29 @@ import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
+from lossaware.studies.data.regular_file import MAX_BYTES
 
 _DTYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _UINT8 = 0x08
 _PIECE = 1 << 20
 
 
-def find_idx(folder: Path, name: str) -> Path:
-    """``folder/name`` or, where that is missing, ``folder/name.gz``.
+def find_idx(files: DataFiles, name: str) -> str:
+    """``name`` or, where there is no such file, ``name.gz``.
 
     Raises:
-        UsageError: Neither is there.
+        UsageError: There is neither.
     """
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise UsageError(f"there is neither {name} nor {name}.gz in {folder}")
+    return files.first(name, f"{name}.gz")
 
 
-def read_idx(path: Path, shape: tuple[int | None, ...]) -> Tensor:
-    """The values of an IDX file of bytes, gzipped or not.
+def read_idx(files: DataFiles, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    """The values of an IDX file of bytes, compressed with gzip or not.
 
     Args:
-        path: The file.
+        files: The folder of the file.
+        name: The file.
         shape: What its dimensions must be; None takes any size.
 
     Returns:
@@ -42,18 +43,14 @@ def read_idx(path: Path, shape: tuple[int | None, ...]) -> Tensor:
     Raises:
         UsageError: The file cannot be read, is of another format, type or shape, or is too short or too long.
     """
+    path, content = files.path(name), files.read(name)
+    if content[:2] != b"\x1f\x8b":
+        return _read(io.BytesIO(content), path, shape)
     try:
-        with path.open("rb") as plain:
-            zipped = plain.read(2) == b"\x1f\x8b"
-            plain.seek(0)
-            if not zipped:
-                return _read(plain, path, shape)
-            with gzip.GzipFile(fileobj=plain) as unzipped:
-                return _read(cast(BinaryIO, unzipped), path, shape)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as unzipped:
+            return _read(cast(BinaryIO, unzipped), path, shape)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(f"{path}: the gzip file is damaged or cut short ({error})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
@@ -74,11 +71,12 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
     count = math.prod(dimensions)
     if count == 0:
         raise UsageError(f"{path}: it holds no example")
-    # One byte more than announced tells a longer file. Piece by piece: no foreign header makes us ask for memory that
-    # there is not.
+    # One byte more than announced tells a longer file. Piece by piece, as a header may announce more than follows.
     values = bytearray()
     while piece := file.read(min(count + 1 - len(values), _PIECE)):
         values += piece
+        if len(values) > MAX_BYTES:
+            raise UsageError(f"{path}: more than {MAX_BYTES} values; larger files are not read")
     if len(values) != count:
         found = f"only {len(values)} follow" if len(values) < count else "more follow"
         raise UsageError(f"{path}: its header announces {count} values, {found}")

@@ -1,5 +1,9 @@
 """Images: read from files with Pillow, and kept as bytes until a batch needs numbers."""
 
+import io
+import struct
+import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.task import Batch, InMemory
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""What is read. Pillow knows many more, of which some run other programs."""
+MAX_PIXELS = 64_000_000
+"""The largest image that is read, as large as the photographs of a good camera."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,25 @@ def _on(device: torch.device, values: Tensor) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False) -> Tensor:
-    """The pixels of an image file; a grey image asked for in RGB has three equal channels.
+def read_image(
+    files: DataFiles, name: str, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False
+) -> Tensor:
+    """The pixels of an image file; see `decode_image`.
+
+    Raises:
+        UsageError: The file cannot be read; see also `decode_image`.
+    """
+    return decode_image(files.read(name), files.path(name), side, mode, resize=resize)
+
+
+def decode_image(
+    content: bytes, path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False
+) -> Tensor:
+    """The pixels of an image; a grey image asked for in RGB has three equal channels.
 
     Args:
-        path: The file, of any format that Pillow reads.
+        content: The bytes of an image file, in one of `FORMATS`.
+        path: The file, for messages.
         side: Width and height.
         mode: ``"RGB"``, or ``"L"`` for grey.
         resize: Whether an image of another size is resized (bilinear); otherwise it is refused.
@@ -57,9 +81,9 @@ def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resi
         uint8 (3, side, side), or (1, side, side) for grey.
 
     Raises:
-        UsageError: The file is missing, no image, damaged or of another size.
+        UsageError: This is not an image, it is damaged, of another size, or has more than `MAX_PIXELS` pixels.
     """
-    with _opened(path) as image:
+    with _opened(content, path) as image:
         if image.size != (side, side):
             if not resize:
                 width, height = image.size
@@ -70,26 +94,34 @@ def read_image(path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resi
     return torch.from_numpy(pixels).reshape(side, side, -1).permute(2, 0, 1).contiguous()
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image file in pixels, of which only the head is read.
+def image_size(content: bytes, path: Path) -> tuple[int, int]:
+    """Width and height of an image in pixels; only its head is decoded.
+
+    Args:
+        content: The bytes of an image file.
+        path: The file, for messages.
 
     Raises:
-        UsageError: The file is missing, no image or damaged.
+        UsageError: This is not an image, it is damaged, or has more than `MAX_PIXELS` pixels.
     """
-    with _opened(path) as image:
+    with _opened(content, path) as image:
         return image.size
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(content: bytes, path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            # Pillow has a limit of its own, at which it only warns.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             yield image
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UsageError(f"{path}: the image has more than {MAX_PIXELS} pixels; larger ones are not read") from None
     except UnidentifiedImageError:
-        raise UsageError(f"{path}: this is no image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UsageError(f"{path}: this is not an image ({', '.join(FORMATS)} are read)") from None
+    except (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
         raise UsageError(f"{path}: the image cannot be read, it is damaged or cut short ({error})") from None

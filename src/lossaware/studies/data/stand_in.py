@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lossaware.errors import UsageError
+from lossaware.studies.atomic import umask
+from lossaware.studies.data.checksums import make_manifest
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.tacos import FEATURE_SIZE, STAND_IN_MARK, Video, read_annotations, words_of
 
 FRAMES_A_ROW = 64
@@ -21,16 +24,19 @@ MARK = (
 )
 
 
-def make_stand_in(tacos: Path, target: Path, seed: int = 0, report: Callable[[str], None] = lambda line: None) -> None:
-    """Writes one ``.npy`` a video of ``{train,val,test}.json`` in ``tacos``; the same seed gives the same values.
+def make_stand_in(
+    tacos: DataFiles, target: Path, seed: int = 0, report: Callable[[str], None] = lambda line: None
+) -> None:
+    """Writes one ``.npy`` per video of ``{train,val,test}.json`` in ``tacos``, and a manifest of their checksums.
 
+    The same seed gives the same values.
     A row stands for 64 frames. It is standard normal noise plus, for each sentence whose span it lies in, the
     sentence's vector: the mean of fixed random vectors, one a word, scaled to a root mean square of 0.25. So the words
     of a sentence can be found in the rows of its span, and only there. Each row is scaled to a root mean square of 0.5,
     however many sentences tell of it; with rows of 2 and more SGD without clipping diverges at the paper's rate.
 
     Args:
-        tacos: The folder of the annotations.
+        tacos: The annotations.
         target: The folder to write; must not be there yet. It appears when it is whole.
         seed: Decides all values, at least 0.
         report: Gets a line on what is done.
@@ -42,7 +48,7 @@ def make_stand_in(tacos: Path, target: Path, seed: int = 0, report: Callable[[st
         raise UsageError(f"{target} is already there; remove it to have the stand-in features made anew")
     videos: dict[str, Video] = {}
     for part in ("train", "val", "test"):
-        videos |= read_annotations(tacos / f"{part}.json")
+        videos |= read_annotations(tacos, f"{part}.json")
     vectors: dict[str, npt.NDArray[np.float32]] = {}
     try:
         part_made = Path(tempfile.mkdtemp(prefix=".stand-in-", dir=target.parent))
@@ -50,7 +56,8 @@ def make_stand_in(tacos: Path, target: Path, seed: int = 0, report: Callable[[st
             (part_made / STAND_IN_MARK).write_text(MARK, encoding="utf-8")
             for name, video in videos.items():
                 np.save(part_made / f"{name}.npy", features_of(name, video, vectors, seed))
-            part_made.chmod(0o755)
+            make_manifest(part_made, ["*.npy"], published=False).save(part_made)
+            part_made.chmod(0o777 & ~umask())
             part_made.rename(target)
         finally:
             shutil.rmtree(part_made, ignore_errors=True)

@@ -5,11 +5,11 @@ number of frames, its sentences and, for each sentence, first and last frame. Fe
 frames x 1024.
 """
 
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.models.vslnet import PADDING
 from lossaware.studies.task import Batch, InMemory
 
@@ -42,20 +43,17 @@ class Video(BaseModel, extra="forbid"):
     num_frames: Annotated[int, Field(gt=0)]
 
 
-def read_annotations(path: Path) -> dict[str, Video]:
+def read_annotations(files: DataFiles, name: str) -> dict[str, Video]:
     """The annotated videos of one file, by name without ``.avi``.
 
     An annotation may end up to a second after its video, as some of TACoS do; it is then cut where the video ends.
 
     Raises:
-        UsageError: The file cannot be read, is no JSON, or an annotation is not what it should be.
+        UsageError: The file cannot be read, is not JSON, or an annotation is not what it should be.
     """
+    path, content = files.path(name), files.read(name)
     try:
-        videos = TypeAdapter(dict[str, Video]).validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
+        videos = TypeAdapter(dict[str, Video]).validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -100,24 +98,23 @@ def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
     return {word: number for number, word in enumerate(ranked, UNKNOWN + 1)}
 
 
-def read_features(folder: Path, name: str, positions: int = POSITIONS) -> Tensor:
+def read_features(files: DataFiles, name: str, positions: int = POSITIONS) -> Tensor:
     """A video's features, float32 (time, 1024), time at most ``positions``.
 
     Longer ones are cut into ``positions`` stretches of equal length, up to rounding, of which the means are taken.
 
     Args:
-        folder: Where ``NAME.npy`` or ``NAME.avi.npy`` lies.
+        files: The folder of ``NAME.npy`` or ``NAME.avi.npy``.
         name: The video.
         positions: The longest that is wanted.
 
     Raises:
         UsageError: The file is missing, no array of numbers (time, 1024), or holds one that is not finite.
     """
-    path = next((p for p in (folder / f"{name}.npy", folder / f"{name}.avi.npy") if p.is_file()), None)
-    if path is None:
-        raise UsageError(f"there is neither {name}.npy nor {name}.avi.npy in {folder}")
+    name = files.first(f"{name}.npy", f"{name}.avi.npy")
+    path, content = files.path(name), files.read(name)
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # from a foreign header, NumPy raises nearly anything
         # Only what is wrong; NumPy's further sentences give advice, such as to unpickle the file.
         raise UsageError(f"{path}: no array that can be read ({str(error).split('. ')[0]})") from None
@@ -197,13 +194,13 @@ class Moments:
 
 
 def read_moments(
-    folder: Path, features: Path, part: str, numbers: dict[str, int] | None = None
+    files: DataFiles, features: DataFiles, part: str, numbers: dict[str, int] | None = None
 ) -> tuple[Moments, dict[str, int]]:
     """The sentences of one file with the features of their videos.
 
     Args:
-        folder: Where the annotations lie.
-        features: Where the features lie.
+        files: The annotations.
+        features: The features.
         part: ``"train"``, ``"val"`` or ``"test"``.
         numbers: The numbers of the words; None makes them from this file's sentences.
 
@@ -213,7 +210,7 @@ def read_moments(
     Raises:
         UsageError: See `read_annotations` and `read_features`.
     """
-    videos = read_annotations(folder / f"{part}.json")
+    videos = read_annotations(files, f"{part}.json")
     if numbers is None:
         numbers = vocabulary(sentence for video in videos.values() for sentence in video.sentences)
     table = torch.zeros(len(videos), POSITIONS, FEATURE_SIZE)

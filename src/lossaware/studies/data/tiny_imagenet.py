@@ -1,11 +1,13 @@
 """TinyImageNet in its official layout: JPEG files, a folder a class for training, a table for validation."""
 
-from pathlib import Path
+import re
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import read_image
 from lossaware.studies.data.subset import spread
 
@@ -14,23 +16,27 @@ SIDE, CLASSES = 64, 200
 # Mean and standard deviation of the training images' channels (red, green, blue), on a scale of 0 to 1.
 MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
-Listed = list[tuple[Path, int]]
+Listed = list[tuple[str, int]]
+"""Names of files and their labels."""
 
 
-def read_classes(folder: Path) -> list[str]:
+def read_classes(files: DataFiles) -> list[str]:
     """The names of the classes (WordNet identifiers), sorted; a class's label is its place.
 
     Raises:
-        UsageError: ``wnids.txt`` cannot be read, or does not hold 200 different names.
+        UsageError: ``wnids.txt`` cannot be read, or does not hold 200 different names of letters and digits.
     """
-    path = folder / "wnids.txt"
-    names = sorted(_text(path).split())
+    path = files.path("wnids.txt")
+    names = sorted(_text(files, "wnids.txt").split())
+    # They name folders: nothing in a file may lead out of the data set.
+    if unlike := next((name for name in names if not re.fullmatch(r"\w+", name)), None):
+        raise UsageError(f"{path}: {unlike!r} is not a WordNet identifier; letters and digits are expected")
     if len(set(names)) != CLASSES or len(names) != CLASSES:
         raise UsageError(f"{path}: {len(set(names))} different names; {CLASSES} are expected")
     return names
 
 
-def list_train(folder: Path, classes: list[str]) -> Listed:
+def list_train(files: DataFiles, classes: list[str]) -> Listed:
     """The training images and their labels, class by class: ``train/WNID/images/*.JPEG``.
 
     Raises:
@@ -38,39 +44,41 @@ def list_train(folder: Path, classes: list[str]) -> Listed:
     """
     found = []
     for label, name in enumerate(classes):
-        place = folder / "train" / name / "images"
+        folder = f"train/{name}/images"
         # By number where there is one: WNID_2 before WNID_10.
-        paths = sorted(place.glob("*.JPEG"), key=lambda path: (len(path.name), path.name))
-        if not paths:
-            raise UsageError(f"there is no image (*.JPEG) in {place}")
-        found += [(path, label) for path in paths]
+        names = sorted(files.names(f"{folder}/*.JPEG"), key=lambda name: (len(name), name))
+        if not names:
+            raise UsageError(f"there is no image (*.JPEG) in {files.path(folder)}")
+        found += [(name, label) for name in names]
     return found
 
 
-def list_validation(folder: Path, classes: list[str]) -> Listed:
+def list_validation(files: DataFiles, classes: list[str]) -> Listed:
     """The validation images and their labels, in the order of ``val/val_annotations.txt``.
 
     Raises:
         UsageError: The table cannot be read, is empty, or a line of it names no file or an unknown class.
     """
-    path = folder / "val" / "val_annotations.txt"
+    table = "val/val_annotations.txt"
+    path = files.path(table)
     labels = {name: label for label, name in enumerate(classes)}
     found = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(files, table).splitlines(), 1):
         fields = line.split("\t")
-        if len(fields) < 2 or fields[1] not in labels or Path(fields[0]).name != fields[0]:
+        if len(fields) < 2 or fields[1] not in labels or PurePosixPath(fields[0]).name != fields[0]:
             raise UsageError(f"{path}, line {number}: a file name and a class of wnids.txt are expected, got {line!r}")
-        found.append((folder / "val" / "images" / fields[0], labels[fields[1]]))
+        found.append((f"val/images/{fields[0]}", labels[fields[1]]))
     if not found:
         raise UsageError(f"{path}: it lists no image")
     return found
 
 
-def read_images(listed: Listed, count: int | None, option: str) -> tuple[Tensor, Tensor]:
+def read_images(files: DataFiles, listed: Listed, count: int | None, option: str) -> tuple[Tensor, Tensor]:
     """The images, uint8 (N, 3, 64, 64), and their labels, int64 (N). Only what is wanted is decoded.
 
     Args:
-        listed: Files and labels.
+        files: The folder of the data set.
+        listed: Names and labels.
         count: How many are wanted; see `spread`.
         option: What the count is called, for messages.
 
@@ -79,15 +87,13 @@ def read_images(listed: Listed, count: int | None, option: str) -> tuple[Tensor,
     """
     chosen = [listed[index] for index in spread(len(listed), count, option).tolist()]
     images = torch.empty(len(chosen), 3, SIDE, SIDE, dtype=torch.uint8)
-    for image, (path, _) in zip(images, chosen, strict=True):
-        image.copy_(read_image(path, SIDE))
+    for image, (name, _) in zip(images, chosen, strict=True):
+        image.copy_(read_image(files, name, SIDE))
     return images, torch.tensor([label for _, label in chosen])
 
 
-def _text(path: Path) -> str:
+def _text(files: DataFiles, name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
+        return files.read(name).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{files.path(name)}: cannot be read ({error})") from None

@@ -22,10 +22,10 @@ def build(train_examples: int | None = None, test_examples: int | None = None) -
     check_counts("autoencoder-mnist", train_examples=train_examples, test_examples=test_examples)
 
     def load(folder: Path | None) -> Data:
-        raw = require(folder, PLACE, "autoencoder-mnist", downloadable("mnist"))
+        files = require(folder, PLACE, "autoencoder-mnist", downloadable("mnist"))
         return Data(
-            train=Images(part_of(read_mnist(raw, "train"), train_examples, "train_examples")),
-            test=Images(part_of(read_mnist(raw, "t10k"), test_examples, "test_examples")),
+            train=Images(part_of(read_mnist(files, "train"), train_examples, "train_examples")),
+            test=Images(part_of(read_mnist(files, "t10k"), test_examples, "test_examples")),
         )
 
     return Task(

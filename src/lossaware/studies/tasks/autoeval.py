@@ -27,10 +27,10 @@ def build(train_examples: int | None = None, test_examples: int | None = None, p
         raise UsageError(f"task 'autoeval': pad must be 0 or 2, got {pad!r}")
 
     def load(folder: Path | None) -> Data:
-        raw = require(folder, PLACE, "autoeval", downloadable("mnist"))
+        files = require(folder, PLACE, "autoeval", downloadable("mnist"))
         return Data(
-            train=Images(part_of(read_mnist(raw, "train"), train_examples, "train_examples"), MEAN, STD),
-            test=Images(part_of(read_mnist(raw, "t10k"), test_examples, "test_examples"), MEAN, STD),
+            train=Images(part_of(read_mnist(files, "train"), train_examples, "train_examples"), MEAN, STD),
+            test=Images(part_of(read_mnist(files, "t10k"), test_examples, "test_examples"), MEAN, STD),
             augment=turn_at_random,
         )
 

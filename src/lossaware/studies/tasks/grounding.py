@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.folder import require
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.data.tacos import PLACE, POSITIONS, STAND_IN_MARK, WORDS, Moments, read_moments
@@ -32,10 +33,10 @@ def build(features: str = "real", train_examples: int | None = None, test_exampl
     stand_in = features == "stand-in"
 
     def load(folder: Path | None) -> Data:
-        place = require(folder, PLACE, "grounding", SOURCE)
-        found = _features(place / FEATURES[features], stand_in)
-        train, numbers = read_moments(place, found, "train")
-        test, _ = read_moments(place, found, "test", numbers)
+        files = require(folder, PLACE, "grounding", SOURCE)
+        found = _features(files.path(FEATURES[features]), stand_in)
+        train, numbers = read_moments(files, found, "train")
+        test, _ = read_moments(files, found, "test", numbers)
         return Data(
             train=_part(train, train_examples, "train_examples"), test=_part(test, test_examples, "test_examples")
         )
@@ -53,7 +54,7 @@ def build(features: str = "real", train_examples: int | None = None, test_exampl
     )
 
 
-def _features(folder: Path, stand_in: bool) -> Path:
+def _features(folder: Path, stand_in: bool) -> DataFiles:
     if not folder.is_dir():
         source = "`lossaware data stand-in tacos --data DIR` makes it"
         if not stand_in:
@@ -64,7 +65,7 @@ def _features(folder: Path, stand_in: bool) -> Path:
     if (folder / STAND_IN_MARK).exists() != stand_in:
         kind = "must not" if not stand_in else "must"
         raise UsageError(f"{folder} {kind} be stand-in features ({STAND_IN_MARK} marks them)")
-    return folder
+    return DataFiles(folder, f"{PLACE}/{folder.name}")
 
 
 def _part(moments: Moments, count: int | None, option: str) -> Moments:

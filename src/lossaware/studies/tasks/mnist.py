@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lossaware.errors import UsageError
+from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.folder import downloadable, require
 from lossaware.studies.data.images import standardised
 from lossaware.studies.data.mnist import MEAN, PLACE, STD, read_mnist
@@ -59,11 +60,11 @@ def build(
 
 def load(folder: Path | None, inputs: str = "standardized") -> Data:
     """The two sets from ``folder/MNIST/raw``, with images scaled as `INPUTS` says."""
-    raw = require(folder, PLACE, "mnist", f"it holds the four IDX files, gzipped or not; {downloadable('mnist')}")
-    return Data(train=_examples(raw, "train", inputs), test=_examples(raw, "t10k", inputs))
+    files = require(folder, PLACE, "mnist", f"it holds the four IDX files, gzipped or not; {downloadable('mnist')}")
+    return Data(train=_examples(files, "train", inputs), test=_examples(files, "t10k", inputs))
 
 
-def _examples(raw: Path, part: Literal["train", "t10k"], inputs: str) -> InMemory:
+def _examples(files: DataFiles, part: Literal["train", "t10k"], inputs: str) -> InMemory:
     # As numbers, not as bytes: to scale each batch again would cost more than the memory.
-    images, labels = read_mnist(raw, part)
+    images, labels = read_mnist(files, part)
     return InMemory((standardised(images, *INPUTS[inputs]), labels))

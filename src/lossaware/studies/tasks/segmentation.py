@@ -7,15 +7,13 @@ from lossaware.errors import UsageError
 from lossaware.studies.data.bags import PLACE, SIDE, list_bags, read_bags, split_bags
 from lossaware.studies.data.folder import require
 from lossaware.studies.data.images import Images
+from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.subset import check_counts, spread
 from lossaware.studies.models.segmentation import encoder_decoder, segmentation
 from lossaware.studies.task import Data, Task
 
 SUMMARY = "Bags in photographs of 224 x 224, pixel by pixel, with an encoder and a decoder (reads bag_data in --data)"
-SOURCE = (
-    "it holds photographs in last/ and masks with the same names in last_msk/, of the set of "
-    "https://github.com/kenandaoerdect/Image-segmentation-using-pytorch"
-)
+SOURCE = f"it holds {DATA_SETS['segmentation'].source}"
 # Of ImageNet, as the code that the paper names.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,11 +35,12 @@ def build(
             raise UsageError(f"task 'segmentation': {option} must be a multiple of {unit} above 0, got {value!r}")
 
     def load(folder: Path | None) -> Data:
-        train, test = split_bags(list_bags(require(folder, PLACE, "segmentation", SOURCE)))
+        files = require(folder, PLACE, "segmentation", SOURCE)
+        train, test = split_bags(files, list_bags(files))
         sets = []
         for pairs, count, option in ((train, train_examples, "train_examples"), (test, test_examples, "test_examples")):
             chosen = [pairs[index] for index in spread(len(pairs), count, option).tolist()]
-            sets.append(Images(read_bags(chosen, side), MEAN, STD))
+            sets.append(Images(read_bags(files, chosen, side), MEAN, STD))
         return Data(train=sets[0], test=sets[1])
 
     return Task(

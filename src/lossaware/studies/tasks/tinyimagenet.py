@@ -34,10 +34,10 @@ def build(train_examples: int | None = None, test_examples: int | None = None) -
     check_counts("tinyimagenet", train_examples=train_examples, test_examples=test_examples)
 
     def load(folder: Path | None) -> Data:
-        place = require(folder, PLACE, "tinyimagenet", downloadable("tinyimagenet"))
-        classes = read_classes(place)
-        train = read_images(list_train(place, classes), train_examples, "train_examples")
-        test = read_images(list_validation(place, classes), test_examples, "test_examples")
+        files = require(folder, PLACE, "tinyimagenet", downloadable("tinyimagenet"))
+        classes = read_classes(files)
+        train = read_images(files, list_train(files, classes), train_examples, "train_examples")
+        test = read_images(files, list_validation(files, classes), test_examples, "test_examples")
         return Data(train=Images(train, MEAN, STD), test=Images(test, MEAN, STD))
 
     return Task(

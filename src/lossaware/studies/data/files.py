@@ -1,0 +1,109 @@
+"""The files of a data set, compared with their known checksums as they are read."""
+
+import hashlib
+from pathlib import Path
+
+from lossaware.errors import UsageError
+from lossaware.studies.data.checksums import MANIFEST, Checksums, list_names
+from lossaware.studies.data.regular_file import read_regular
+from lossaware.studies.data_folder import current_reading
+
+_ACCEPT = "restore it, or accept it with --no-verify or `lossaware data record`"
+
+
+class DataFiles:
+    """The files in a folder. Each is read whole, and the bytes that are used are those that were compared.
+
+    SHA-256 reads more than a gigabyte in a second, so every reading compares; there is no record of earlier readings
+    that could be out of date.
+
+    Args:
+        folder: The folder.
+        place: The folder as data sets name it, such as ``MNIST/raw``, by which published checksums are found. Without
+            it only a manifest in the folder counts.
+
+    Raises:
+        UsageError: The manifest in the folder is damaged.
+    """
+
+    def __init__(self, folder: Path, place: str = "") -> None:
+        self.folder = folder
+        self._place = place or folder.name
+        reading = current_reading()
+        self._verify = reading.verify
+        try:
+            self._checksums = Checksums.of(folder, place)
+        except UsageError:
+            if self._verify:
+                raise
+            self._checksums = Checksums()
+        self._digests: dict[str, str] = {}
+        self._differ: set[str] = set()
+        reading.files.append(self)
+
+    def path(self, name: str) -> Path:
+        """Where the file ``name`` lies, for messages."""
+        return self.folder / name
+
+    def first(self, *names: str) -> str:
+        """The first of these names that exists.
+
+        Raises:
+            UsageError: None does.
+        """
+        for name in names:
+            if self.path(name).exists() or self.path(name).is_symlink():
+                return name
+        either = " nor ".join(names)
+        raise UsageError(f"there is neither {either} in {self.folder}")
+
+    def names(self, pattern: str) -> list[str]:
+        """The files that fit a pattern such as ``train/*.png``, sorted. The folder itself has no wildcard.
+
+        Raises:
+            UsageError: The folder cannot be read, or files that the manifest lists are missing.
+        """
+        names = list_names(self.folder, pattern)
+        if missing := self._checksums.missing(pattern, names):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            self._refuse(missing[0], f"there is no such file, though {MANIFEST} lists it{more}")
+        return names
+
+    def read(self, name: str) -> bytes:
+        """All bytes of a file.
+
+        Raises:
+            UsageError: It cannot be read, or is not the file that its checksum belongs to.
+        """
+        size = self._checksums.size(name)
+        content = read_regular(self.path(name), size if self._verify else None)
+        digest = hashlib.sha256(content).hexdigest()
+        self._digests[name] = digest
+        if not self._checksums.knows(name):
+            self._refuse(name, f"{MANIFEST} does not list this file")
+        elif not self._checksums.fits(name, content, digest):
+            self._refuse(name, f"it differs from {self._checksums.origin(name)} (its SHA-256 is {digest})")
+        return content
+
+    @property
+    def verdict(self) -> str:
+        """Which files were read so far and whether they were verified, in one line.
+
+        ``content`` is the beginning of the SHA-256 of what ``sha256sum`` prints of the files that were read.
+        """
+        origins = {self._checksums.origin(name) for name in self._digests}
+        if not self._verify:
+            verdict = "not verified (--no-verify)"
+            if self._differ:
+                verdict += f"; {len(self._differ)} files differ from those expected"
+        elif not all(origins):
+            verdict = "not verified (no checksums are known)"
+        else:
+            verdict = f"verified ({', '.join(sorted(origins))})"
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._digests.items()))
+        return f"{self._place}: {verdict}; content {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
+
+    def _refuse(self, name: str, reason: str) -> None:
+        if self._verify:
+            raise UsageError(f"{self.path(name)}: {reason}; {_ACCEPT}")
+        self._differ.add(name)
