@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
 from lossaware.cli import Whole
 from lossaware.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossaware.studies.data.sets import DataSet
 
 app = App(name="data", help="Download the public data sets, or make stand-ins for features that cannot be had.")
 
@@ -25,13 +28,9 @@ def get(name: str, *, data: Path) -> int:
     """
     from rich.console import Console
 
-    from lossaware.studies.arguments import did_you_mean
     from lossaware.studies.data import download
-    from lossaware.studies.data.sets import DATA_SETS
 
-    if name not in DATA_SETS:
-        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, DATA_SETS)}")
-    data_set = DATA_SETS[name]
+    data_set = _data_set(name)
     if not data_set.files:
         raise UsageError(f"{name} cannot be downloaded: {data_set.source}; it belongs into {data / data_set.place}")
     console = Console(stderr=True)
@@ -61,6 +60,23 @@ def list_all(*, data: Path | None = None) -> int:
     return 0
 
 
+@app.command(name="record")
+def record(name: str, *, data: Path) -> int:
+    """Record the checksums of a data set as it is; from then on its files must stay so.
+
+    For data sets that no checksums are known of, and for files that were changed on purpose.
+
+    Args:
+        name: mnist, cifar10, cifar100, tinyimagenet, segmentation or tacos.
+        data: The folder; the one that tasks get as --data.
+    """
+    from lossaware.studies.data.checksums import MANIFEST, record_files
+
+    for place in record_files(_data_set(name), data):
+        print(f"{place / MANIFEST} is written")
+    return 0
+
+
 @app.command(name="stand-in")
 def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
     """Make stand-in features for TACoS: noise that carries the annotated spans. No result from them is one on videos.
@@ -85,6 +101,15 @@ def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
     console = Console(stderr=True)
     make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _say(console, line))
     return 0
+
+
+def _data_set(name: str) -> "DataSet":
+    from lossaware.studies.arguments import did_you_mean
+    from lossaware.studies.data.sets import DATA_SETS
+
+    if name not in DATA_SETS:
+        raise UsageError(f"unknown data set {name!r}{did_you_mean(name, DATA_SETS)}")
+    return DATA_SETS[name]
 
 
 def _say(console: Any, line: str) -> None:

@@ -21,6 +21,15 @@ from lossaware.studies.data.sets import DataSet, Remote
 ATTEMPTS = 3
 TIMEOUT = 30.0
 _CHUNK = 1 << 20
+_ARCHIVE_ERRORS = (
+    shutil.ReadError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # a member of a zip is encrypted, or compressed in another way than is known here
+)
 
 Report = Callable[[str], None]
 """Gets a line on what is done."""
@@ -235,10 +244,8 @@ def _unpack(data_set: DataSet, archive: Path, place: Path, work: Path, report: R
     keywords: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": _member}
     try:
         shutil.unpack_archive(archive, unpacked, **keywords)
-    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{archive} cannot be unpacked: it is damaged ({error})") from None
-    except (RuntimeError, NotImplementedError) as error:  # from zipfile
-        raise UsageError(f"{archive} cannot be unpacked: {error}") from None
+    except _ARCHIVE_ERRORS as error:
+        raise UsageError(f"{archive} cannot be unpacked ({error})") from None
     if not (unpacked / place.name).is_dir():
         raise UsageError(f"{archive} does not hold the folder {place.name}")
     manifest = make_manifest(unpacked / place.name, data_set.reads, published=True)

@@ -8,7 +8,7 @@ from lossaware.studies.data.checksums import MANIFEST, Checksums, list_names
 from lossaware.studies.data.regular_file import read_regular
 from lossaware.studies.data_folder import current_reading
 
-_ACCEPT = "restore it, or accept it with --no-verify or `lossaware data record`"
+_ACCEPT = "restore it, or accept all files as they are with `lossaware data record`"
 
 
 class DataFiles:
