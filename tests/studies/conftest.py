@@ -2,19 +2,17 @@
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lossaware.studies.data import bags, cifar
+from lossaware.studies.data import cifar
 from lossaware.studies.data.checksums import record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.stand_in import make_stand_in
-from lossaware.studies.tasks import segmentation
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +56,6 @@ def made(tmp_path, tiny_mnist, monkeypatch):
     (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn003\t0\t0\t63\t63\n")
     (tiny / "wnids.txt").write_text("".join(f"n{label:03}\n" for label in range(200)))
 
-    monkeypatch.setattr(segmentation, "read_bags", partial(bags.read_bags, side=64))
     for number in range(5):
         picture(folder / "bag_data" / "last" / f"{number}.png", generator.integers(0, 256, (64, 64, 3)))
         mask = np.full((64, 64), 255)

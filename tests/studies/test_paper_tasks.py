@@ -63,6 +63,8 @@ def spec(name, *, train=4, test=1, lga=None, **more):
     chosen = {"train_examples": train, "test_examples": test, **more}
     if name == "grounding":
         chosen["features"] = "stand-in"
+    if name == "segmentation":
+        chosen.setdefault("side", 64)
     return RunSpec(
         task=name, task_options=options(**chosen), optimizer="sgd", lr=1e-3, seed=1, epochs=2, batch_size=2, lga=lga
     )
@@ -109,7 +111,8 @@ def test_real_data_trains_where_it_is(data_folder, tmp_path, name):
             (folder / "tacos" / f"{part}.json").write_bytes((data_folder / "tacos" / f"{part}.json").read_bytes())
         make_stand_in(DataFiles(folder / "tacos"), folder / "tacos" / "stand-in-features")
     count = 2 if name == "segmentation" else 4
-    task = load_task(name, spec(name, train=count, test=2).task_options)
+    more = {"side": 224} if name == "segmentation" else {}
+    task = load_task(name, spec(name, train=count, test=2, **more).task_options)
     data = task.data(folder)
     assert (len(data.train), len(data.test)) == (count, 2)
     torch.manual_seed(0)
