@@ -28,10 +28,12 @@ from benchmarks.goals import Goal, as_markdown
 from benchmarks.parameters import GAMMA2, LOSS, attach, check_correction, make_parameters
 from benchmarks.speed import FOLDER
 from benchmarks.timing import circumstances
-from lossaware.studies.engine import EpochDone, LocalEngine, RunFailed, default_jobs
-from lossaware.studies.run import run
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.study import Overrides, load_study, parse_settings
+from lossaware.studies.execution.events import EpochDone, RunFailed
+from lossaware.studies.execution.local import LocalEngine, default_jobs
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Overrides, load_study
+from lossaware.studies.specs.study_file import parse_settings
+from lossaware.studies.training.run import run
 
 WARM_UP = 5
 """First times that do not count."""

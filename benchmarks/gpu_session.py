@@ -31,7 +31,7 @@ from typing import IO
 
 import torch
 
-from lossaware.studies.environment import environment
+from lossaware.studies.specs.provenance import environment
 
 ROOT = Path(__file__).parents[1]
 GRACE = 30.0

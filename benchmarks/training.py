@@ -14,9 +14,9 @@ from benchmarks.parameters import attach
 from benchmarks.timing import take_turns, threads
 from lossaware.studies.models.densenet import densenet
 from lossaware.studies.models.lenet import lenet5
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.task import Data, InMemory, Task
+from lossaware.studies.training.run import run
 
 BATCHES = 50
 BATCH = 64

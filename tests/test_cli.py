@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from lossaware import __version__
-from lossaware.cli import assignments, main, named, numbers, words
+from lossaware.cli import main
+from lossaware.cli.values import assignments, named, numbers, words
 from lossaware.errors import UsageError
-from lossaware.studies.optimizers import optimizers
-from lossaware.studies.registry import tasks
-from lossaware.studies.store import Store
+from lossaware.studies.specs.optimizers import optimizers
+from lossaware.studies.specs.tasks import tasks
+from lossaware.studies.store.database import Store
 
 SMALL = ["digits", "--set", "hidden=8", "--epochs", "2", "--batch-size", "200", "--seeds", "2", "--jobs", "2"]
 

@@ -209,9 +209,9 @@ def commands() -> list[tuple[str, list[str]]]:
 def test_commands_exist() -> None:
     needs("cyclopts")
     from lossaware.cli import app
-    from lossaware.studies.optimizers import optimizers
-    from lossaware.studies.registry import tasks
-    from lossaware.studies.study import load_study
+    from lossaware.studies.specs.optimizers import optimizers
+    from lossaware.studies.specs.study import load_study
+    from lossaware.studies.specs.tasks import tasks
 
     kinds = set()
     for place, words in commands():
@@ -233,7 +233,7 @@ def test_commands_exist() -> None:
             assert all(name in optimizers() or ".py:" in name for name in names), place
         elif words[1] == "study" and "name" in said and not said["name"].endswith(".toml"):
             study = load_study(said["name"])
-            from lossaware.studies.study_cli import _overrides
+            from lossaware.cli.study import _overrides
 
             if command.__name__ == "run":
                 chosen = (said.get(option) for option in ("seeds", "epochs"))

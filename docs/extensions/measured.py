@@ -14,12 +14,15 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from lossaware.studies import figures
-from lossaware.studies.study import Study, load_study, studies, without_lga
-from lossaware.studies.study_exchange import Exported
-from lossaware.studies.study_results import Sources, show
-from lossaware.studies.study_table import StudyTable, to_markdown
-from lossaware.studies.tables import Arm, Measure, Pair, number
+from lossaware.studies.analysis.collect import show
+from lossaware.studies.analysis.paired import Arm, Measure, Pair
+from lossaware.studies.analysis.study_table import StudyTable
+from lossaware.studies.report import figures
+from lossaware.studies.report.study_table import to_markdown
+from lossaware.studies.specs.formatting import number
+from lossaware.studies.specs.study import Study, load_study, studies, without_lga
+from lossaware.studies.store.exported import Exported
+from lossaware.studies.store.results import Sources
 
 RESULTS = Path(__file__).parents[2] / "results"
 MANY = 8

@@ -6,11 +6,13 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from lossaware.studies import checkpoint, engine
-from lossaware.studies.engine import LocalEngine, carry_out
-from lossaware.studies.engines import make_engine
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.store import Store
+from lossaware.studies.execution import local
+from lossaware.studies.execution.factory import make_engine
+from lossaware.studies.execution.local import LocalEngine
+from lossaware.studies.execution.supervise import execute_missing
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.store.database import Store
+from lossaware.studies.training import checkpoint
 
 
 def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, told: Connection) -> None:
@@ -19,10 +21,10 @@ def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: flo
     The workers are forked from this process, which has torch already: a server of its own would take seconds a kill. As
     a program (`main`) it has one.
     """
-    engine._context = lambda specs: multiprocessing.get_context("fork")
+    local._context = lambda specs: multiprocessing.get_context("fork")
     checkpoint.SECONDS, checkpoint.SHARE = seconds, math.inf
     with Store(path) as store:
-        for event in carry_out(specs, store, LocalEngine(jobs), None):
+        for event in execute_missing(specs, store, LocalEngine(jobs), None):
             told.send(event)
 
 
@@ -41,7 +43,7 @@ def main() -> None:
     print("starting", flush=True)
     try:
         with Store(Path(sys.argv[1])) as store:
-            for event in carry_out(specs, store, make_engine(sys.argv[2], jobs=2), None):
+            for event in execute_missing(specs, store, make_engine(sys.argv[2], jobs=2), None):
                 print(type(event).__name__, flush=True)
     except KeyboardInterrupt:
         print("stopped", flush=True)

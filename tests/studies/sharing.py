@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 
 from lossaware.cli import main
-from lossaware.studies import checkpoint, distributed
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import _reproducible, _Training
-from lossaware.studies.spec import RunSpec
+from lossaware.studies.execution import torchrun as distributed
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.training import checkpoint
+from lossaware.studies.training.run import _reproducible, _Training
 
 
 def train(folder: Path) -> None:

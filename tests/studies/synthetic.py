@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from lossaware.studies.spec import EpochRecord
-from lossaware.studies.tables import Arm, Measure, Pair
+from lossaware.studies.analysis.paired import Arm, Measure, Pair
+from lossaware.studies.specs.run_spec import EpochRecord
 
 ACCURACY = Measure("accuracy", "test", higher_is_better=True, percent=True)
 LOSS = Measure("loss", "train", higher_is_better=False, percent=False)

@@ -10,17 +10,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lossaware.cli.comparison import compare
 from lossaware.errors import UsageError
-from lossaware.studies import progress
-from lossaware.studies.compare import Comparison, Outcome, check, compare
-from lossaware.studies.engine import Engine, EpochDone, LocalEngine, Progress, RunDone, RunFailed, RunNote, RunStarted
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import EpochRecord, options
-from lossaware.studies.statistics import paired
-from lossaware.studies.store import Store
-from lossaware.studies.tables import notes
-from lossaware.studies.watch import Stopped
+from lossaware.studies.analysis.comparison import Comparison
+from lossaware.studies.analysis.paired import notes
+from lossaware.studies.analysis.statistics import paired
+from lossaware.studies.execution import progress
+from lossaware.studies.execution.events import Engine, EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.local import LocalEngine
+from lossaware.studies.execution.supervise import Stopped
+from lossaware.studies.report.comparison import Outcome
+from lossaware.studies.specs.run_spec import EpochRecord, options
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.rehearse import check
+from lossaware.studies.training.run import run
 
 LGA = options(eps=0.1, xi=0.01, lower_bound="progressive", backoff=0.1, zero_gradient="push")
 SMALL = Comparison(

@@ -17,7 +17,7 @@ from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import MAX_PIXELS, read_image
 from lossaware.studies.data.regular_file import read_regular
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
-from lossaware.studies.data_folder import reading
+from lossaware.studies.specs.data_folder import reading
 
 
 @pytest.fixture

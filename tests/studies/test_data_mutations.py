@@ -12,7 +12,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import MANIFEST, record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
-from lossaware.studies.registry import load_task
+from lossaware.studies.specs.tasks import load_task
 from mutations import change_content, change_folder
 
 TASKS = {

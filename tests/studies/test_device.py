@@ -9,19 +9,20 @@ import torch
 from torch import nn
 
 from lossaware.errors import UsageError
-from lossaware.studies import run as run_module
-from lossaware.studies.checkpoint import Checkpoint
 from lossaware.studies.data.tacos import Moments
-from lossaware.studies.engine import EpochDone, LocalEngine
-from lossaware.studies.graphs import WARM_UP, RecordedStep, can_record
+from lossaware.studies.execution.events import EpochDone
+from lossaware.studies.execution.local import LocalEngine
+from lossaware.studies.execution.progress import describe
 from lossaware.studies.models.classification import classification
-from lossaware.studies.optimizers import make_capturable, make_optimizer, optimizers, set_mode
-from lossaware.studies.progress import describe
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.store import Store
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.optimizers import make_capturable, make_optimizer, optimizers, set_mode
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.task import Data, InMemory, Task
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.store.database import Store
+from lossaware.studies.training import run as run_module
+from lossaware.studies.training.checkpoint import Checkpoint
+from lossaware.studies.training.graphs import WARM_UP, RecordedStep, can_record
+from lossaware.studies.training.run import run
 from support import no_waiting
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
@@ -270,7 +271,7 @@ def test_cuda_runs_side_by_side_are_as_they_are_alone():
 @pytest.mark.cuda
 @pytest.mark.parametrize("graphs", [False, True])
 def test_cuda_goes_on_to_the_same_bits(tmp_path, monkeypatch, graphs):
-    from lossaware.studies import checkpoint
+    from lossaware.studies.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(run_module, "load_task", noisy)

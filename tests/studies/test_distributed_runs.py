@@ -15,10 +15,10 @@ import torch
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies.ranks import parsed, ranks_of
-from lossaware.studies.run import check_spec, run
-from lossaware.studies.spec import RunSpec, lga_options, options
-from lossaware.studies.store import Store
+from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.ranks import parsed, ranks_of
+from lossaware.studies.training.run import check_spec, run
 
 TASK = """
 import os, time

@@ -585,7 +585,7 @@ def test_the_command_downloads_and_says_so(server, tmp_path, monkeypatch, capsys
 def test_the_command_shows_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
     from rich.console import Console
 
-    from lossaware.studies import data_cli
+    from lossaware.cli import data as data_cli
 
     server.answers["things.tar.gz"] = [cut(TAR), whole(TAR)]
     console = Console(file=io.StringIO(), force_terminal=True, width=100)

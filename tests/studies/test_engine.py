@@ -10,19 +10,12 @@ from multiprocessing.forkserver import ForkServer
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.engine import (
-    EpochDone,
-    LocalEngine,
-    Progress,
-    RunDone,
-    RunFailed,
-    RunStarted,
-    _quiet_start,
-    carry_out,
-)
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.store import Store
+from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.local import LocalEngine, _quiet_start
+from lossaware.studies.execution.supervise import execute_missing
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.run import run
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=0, epochs=2, batch_size=100)
 TASK = """
@@ -154,17 +147,17 @@ def test_only_what_is_missing_is_carried_out_and_stored_before_it_is_told(tmp_pa
     specs = [dataclasses.replace(SPEC, seed=seed) for seed in range(3)]
     broken = dataclasses.replace(SPEC, optimizer="sgdd")
     with Store(tmp_path / "results.sqlite") as store:
-        for event in carry_out([specs[0], broken], store, LocalEngine(1), None):
+        for event in execute_missing([specs[0], broken], store, LocalEngine(1), None):
             if isinstance(event, EpochDone):
                 assert event.record in store.records(event.spec)
             if isinstance(event, RunDone):
                 assert store.complete(event.spec)
         assert list(store.failures()) == [broken]
         started = [
-            e.spec for e in carry_out([*specs, *specs], store, LocalEngine(2), None) if isinstance(e, RunStarted)
+            e.spec for e in execute_missing([*specs, *specs], store, LocalEngine(2), None) if isinstance(e, RunStarted)
         ]
         assert started == specs[1:]
-        assert not list(carry_out(specs, store, LocalEngine(2), None))
+        assert not list(execute_missing(specs, store, LocalEngine(2), None))
 
 
 @pytest.mark.parametrize("jobs", [0, -1])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lossaware.studies.environment import environment
+from lossaware.studies.specs.provenance import environment
 
 MODULE = "/somewhere/lossaware/__main__.py"
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from lossaware.cli import main
-from lossaware.studies.equal_runs import adopt_equal
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, lga_options, options
-from lossaware.studies.store import Store
+from lossaware.studies.execution.reuse import adopt_equal
+from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.run import run
 
 PLAIN = RunSpec("digits", "adam", 0.003, 0, 6, 100, options(hidden=8), lga=options(gamma2=1e-6))
 # After two epochs without a gain of the first's loss, or without one that is out of reach.

@@ -14,17 +14,19 @@ import torch
 from torch import nn
 
 from lossaware.errors import UsageError
-from lossaware.studies import checkpoint as checkpoint_module
-from lossaware.studies import run as run_module
-from lossaware.studies.checkpoint import Checkpoint, Checkpoints
-from lossaware.studies.engine import EpochDone, LocalEngine, RunDone, RunFailed, RunNote, RunStarted, carry_out
+from lossaware.studies.execution.events import EpochDone, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.local import LocalEngine
+from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.models.classification import classification
-from lossaware.studies.optimizers import optimizers
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.store import Store
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.optimizers import optimizers
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.task import Data, InMemory, Task
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.store.database import Store
+from lossaware.studies.training import checkpoint as checkpoint_module
+from lossaware.studies.training import run as run_module
+from lossaware.studies.training.checkpoint import Checkpoint, Checkpoints
+from lossaware.studies.training.run import run
 
 SPEC = RunSpec(task="digits", optimizer="momentum", lr=0.01, seed=3, epochs=4, batch_size=300)
 
@@ -307,7 +309,7 @@ def test_what_cannot_be_kept_is_one_line(tmp_path):
 TASK = """
 import os, pathlib, signal
 import torch
-from lossaware.studies import checkpoint
+from lossaware.studies.training import checkpoint
 from lossaware.studies.models.classification import classification
 from lossaware.studies.task import Data, InMemory, Task
 
@@ -348,7 +350,7 @@ def mine(tmp_path):
 def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(mine, tmp_path):
     specs = [mine(dies) for dies in (2, 5, 6, 10, 13, 20)]
     with Store(tmp_path / "results.sqlite") as store:
-        events = list(carry_out(specs, store, LocalEngine(2), None))
+        events = list(execute_missing(specs, store, LocalEngine(2), None))
         for spec, epochs in zip(specs, (0, 0, 1, 1, 2, 3), strict=True):
             told = [event for event in events if event.spec == spec]
             assert sum(isinstance(event, RunStarted) for event in told) == 2
@@ -369,7 +371,7 @@ def test_workers_that_are_killed_at_random_moments(mine, tmp_path):
         expected = {spec: exact(run(spec, None)) for spec in specs}
         with Store(tmp_path / f"{rounds}.sqlite") as store:
             while store.missing(specs):  # a run that died twice is tried again
-                for event in carry_out(specs, store, LocalEngine(2), None):
+                for event in execute_missing(specs, store, LocalEngine(2), None):
                     if isinstance(event, RunNote):
                         assert event.epochs
                         resumed += 1
@@ -398,7 +400,7 @@ def carry_out_until(spec, path, epochs):
                 yield event
 
     with Store(path) as store, pytest.raises(StopError):
-        list(carry_out([spec], store, Cut(1), None))
+        list(execute_missing([spec], store, Cut(1), None))
 
 
 def test_a_checkpoint_ahead_of_the_store_and_one_behind_it(mine, tmp_path):
@@ -413,7 +415,7 @@ def test_a_checkpoint_ahead_of_the_store_and_one_behind_it(mine, tmp_path):
     with Store(path) as store:
         assert len(store.records(spec)) == 3
         shutil.copy(tmp_path / "old.pt", place)
-        events = list(carry_out([spec], store, LocalEngine(1), None))
+        events = list(execute_missing([spec], store, LocalEngine(1), None))
         assert sum(event.epochs for event in events if isinstance(event, RunNote)) in (2, 3, 4)
         assert store.complete(spec)
         assert exact(store.records(spec)) == exact(run(spec, None))
@@ -425,7 +427,7 @@ def test_a_changed_task_file_makes_the_checkpoint_stale(mine, tmp_path):
     carry_out_until(spec, path, epochs=3)
     (tmp_path / "my_task.py").write_text(TASK.replace("Dropout(0.5)", "Dropout(0.1)"))
     with Store(path) as store:
-        events = list(carry_out([spec], store, LocalEngine(1), None))
+        events = list(execute_missing([spec], store, LocalEngine(1), None))
         (said,) = [event.message for event in events if isinstance(event, RunNote)]
         assert "is of another task or optimizer file" in said
         assert exact(store.records(spec)) == exact(run(spec, None))
@@ -441,7 +443,7 @@ def test_a_failed_run_keeps_its_checkpoint_and_others_leave_nothing(mine, tmp_pa
         folder.mkdir()
         (folder / ".half-written.pt-abc").write_bytes(b"half")
         for attempt in range(2):
-            events = list(carry_out([spec, fine], store, LocalEngine(2), None))
+            events = list(execute_missing([spec, fine], store, LocalEngine(2), None))
             assert [event.spec for event in events if isinstance(event, RunFailed)] == [spec]
             assert [event.spec for event in events if isinstance(event, RunDone)] == [fine] * (attempt == 0)
             assert [path.name for path in folder.iterdir()] == [f"{spec.key}.pt"]
@@ -464,10 +466,10 @@ def test_the_store_says_when_its_disk_is_full_and_the_checkpoint_has_the_rest(mi
     monkeypatch.setattr(Store, "_insert", staticmethod(full))
     with Store(path) as store:
         with pytest.raises(UsageError, match=r"the results cannot be written \(database or disk is full\)"):
-            list(carry_out([spec], store, LocalEngine(1), None))
+            list(execute_missing([spec], store, LocalEngine(1), None))
         assert len(store.records(spec)) == 2
     monkeypatch.undo()
     with Store(path) as store:
-        events = list(carry_out([spec], store, LocalEngine(1), None))
+        events = list(execute_missing([spec], store, LocalEngine(1), None))
         assert next(event.epochs for event in events if isinstance(event, RunNote)) >= 3
         assert exact(store.records(spec)) == exact(run(spec, None))

@@ -13,7 +13,7 @@ from lossaware.studies.data import bags, tiny_imagenet
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import Images, read_image, standardised
 from lossaware.studies.data.subset import check_counts, part_of, spread
-from lossaware.studies.registry import load_task
+from lossaware.studies.specs.tasks import load_task
 
 
 def picture(path, pixels, **how):

@@ -16,10 +16,11 @@ from pathlib import Path
 import killing
 import pytest
 
-from lossaware.studies.engine import EpochDone, RunDone, RunNote, _quiet_start
-from lossaware.studies.run import run
-from lossaware.studies.spec import EpochRecord, RunSpec, options
-from lossaware.studies.store import Store
+from lossaware.studies.execution.events import EpochDone, RunDone, RunNote
+from lossaware.studies.execution.local import _quiet_start
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.run import run
 from support import needs
 
 KILLS = 20
@@ -43,7 +44,7 @@ def killed(program, *arguments, words, seconds):
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["torch", "torch._dynamo", "lossaware.studies.run", "lossaware.studies.tasks.digits"]
+        ["torch", "torch._dynamo", "lossaware.studies.training.run", "lossaware.studies.tasks.digits"]
     )
     messages, other = context.Pipe(duplex=False)
     process = context.Process(target=program, args=(*arguments, other))

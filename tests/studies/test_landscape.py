@@ -8,10 +8,11 @@ import torch
 
 from lossaware import LGA
 from lossaware.cli import main
-from lossaware.studies import landscape, paper_figures
-from lossaware.studies.artifacts import to_csv
-from lossaware.studies.landscape import Descent, Figure1, Share, loss, starting_points, turning_points
-from lossaware.studies.paper_figures import draw_figure1
+from lossaware.studies.paper import figures as paper_figures
+from lossaware.studies.paper import landscape
+from lossaware.studies.paper.figures import draw_figure1
+from lossaware.studies.paper.landscape import Descent, Figure1, Share, loss, starting_points, turning_points
+from lossaware.studies.report.artifacts import to_csv
 
 
 def real_path(start: float, descent: Descent, gamma2: float) -> list[float]:

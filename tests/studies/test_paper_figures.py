@@ -10,13 +10,14 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from lossaware.cli import main
-from lossaware.studies.paper_figures import curve_rows, draw_figure2, loss_curves
-from lossaware.studies.pictures import INK, PALETTE, SERIES, draw
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.store import Store
-from lossaware.studies.study import Overrides, Settings, load_study
-from lossaware.studies.study_results import Folder, Launch
-from lossaware.studies.study_table import tabulate
+from lossaware.studies.analysis.study_table import tabulate
+from lossaware.studies.paper.figures import curve_rows, draw_figure2, loss_curves
+from lossaware.studies.report.pictures import INK, PALETTE, SERIES, draw
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Overrides, load_study
+from lossaware.studies.specs.study_file import Settings
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.folder import Folder, Launch
 
 EPOCHS = 3
 

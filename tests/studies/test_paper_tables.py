@@ -10,10 +10,10 @@ import pytest
 
 from lossaware import LGA
 from lossaware.gamma2 import BackOff, SelfSet
-from lossaware.studies.compare import check
-from lossaware.studies.registry import load_task, tasks
-from lossaware.studies.spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
-from lossaware.studies.study import Cell, Overrides, Study, load_study, studies
+from lossaware.studies.specs.run_spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
+from lossaware.studies.specs.study import Cell, Overrides, Study, load_study, studies
+from lossaware.studies.specs.tasks import load_task, tasks
+from lossaware.studies.training.rehearse import check
 
 # Figures in each table, their sum, and the SHA-256 (16 digits) of the table itself, a line a row, spaces in between:
 # counted, added up and computed from the paper's page, not from the study files. The first two can be followed by hand,

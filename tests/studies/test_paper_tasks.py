@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from lossaware.errors import UsageError
-from lossaware.studies import run as run_module
 from lossaware.studies.data.augmentation import move_mirror_rotate
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.stand_in import make_stand_in
-from lossaware.studies.registry import load_task, tasks
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.tasks import load_task, tasks
+from lossaware.studies.training import run as run_module
+from lossaware.studies.training.run import run
 from support import no_waiting
 
 FOLDERS = {

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from lossaware.errors import UsageError
-from lossaware.studies.alig import AliG
-from lossaware.studies.optimizers import make_optimizer
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.study import load_study
+from lossaware.studies.specs.alig import AliG
+from lossaware.studies.specs.optimizers import make_optimizer
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.study import load_study
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.training.run import run
 from support import needs
 
 PEERS = ("momo", "momo-adam", "alig", "schedulefree-sgd", "schedulefree-adamw", "prodigy", "lion", "signsgd")

@@ -13,12 +13,13 @@ import pytest
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies.engine import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted, carry_out
-from lossaware.studies.engines import make_engine
-from lossaware.studies.ray_engine import RayEngine, _stream
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.store import Store
+from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.factory import make_engine
+from lossaware.studies.execution.ray import RayEngine, _stream
+from lossaware.studies.execution.supervise import execute_missing
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.run import run
 
 without_ray = importlib.util.find_spec("ray") is None  # which is not imported here, as the engine prepares that
 pytestmark = pytest.mark.skipif(without_ray, reason="ray is not installed: pip install -e '.[everything]' brings it")
@@ -26,7 +27,7 @@ DIGITS = RunSpec(task="digits", optimizer="adam", lr=0.01, seed=0, epochs=2, bat
 TASK = """
 import os, pathlib, signal, time
 import torch
-from lossaware.studies import checkpoint
+from lossaware.studies.training import checkpoint
 from lossaware.studies.models.classification import classification
 from lossaware.studies.task import Data, InMemory, Task
 
@@ -96,7 +97,7 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **how: folders.append(make(**how)) or folders[-1])
     events, addresses = [], set()
     with Store(tmp_path / "results.sqlite") as store:
-        for event in carry_out([error, dies, *fine], store, RayEngine(2), None):
+        for event in execute_missing([error, dies, *fine], store, RayEngine(2), None):
             events.append(event)
             addresses |= {node["NodeManagerAddress"] for node in sys.modules["ray"].nodes()}
         assert store.missing([error, dies, *fine]) == [error, dies]
@@ -140,7 +141,7 @@ def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
         folder = tmp_path / "waits"
         with Store(tmp_path / "results.sqlite") as store:
             events = []
-            for event in carry_out(specs, store, engine, None):
+            for event in execute_missing(specs, store, engine, None):
                 events.append(event)
                 if isinstance(event, EpochDone) and sum(isinstance(event, EpochDone) for event in events) == 4:
                     cluster.remove_node(node, allow_graceful=False)  # both have two epochs, one on each node
@@ -234,7 +235,7 @@ def test_engines_by_name():
     ],
 )
 def test_a_machine_that_is_set_up_otherwise(monkeypatch, folder, package, reason):
-    from lossaware.studies.checkpoint import PACKAGE
+    from lossaware.studies.training.checkpoint import PACKAGE
 
     (event,) = _stream(DIGITS, None, None, folder, package or PACKAGE)
     assert isinstance(event, RunFailed)

@@ -12,9 +12,10 @@ from pages import check_fits, check_self_contained, chromium, in_browser
 from synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record
 
 from lossaware.errors import UsageError
-from lossaware.studies.figures import COLORS, learning_curves, sensitivity, series_labels
-from lossaware.studies.report import Report, Section, render, write
-from lossaware.studies.tables import Arm, Pair, gathered_notes, how_to_read, lead, make_table
+from lossaware.studies.analysis.paired import Arm, Pair, make_table
+from lossaware.studies.report.figures import COLORS, learning_curves, sensitivity, series_labels
+from lossaware.studies.report.page import Report, Section, render, write
+from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead
 
 LONG = "lossaware compare some/rather/long/path/to/a/task_of_ones_own.py:build --optimizers sgd,adam,adadelta " * 2
 
@@ -209,7 +210,7 @@ def test_failed_write_leaves_the_old_report(report: Report, tmp_path, monkeypatc
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lossaware.studies.atomic.os.fsync", full)
+    monkeypatch.setattr("lossaware.studies.specs.atomic.os.fsync", full)
     with pytest.raises(UsageError, match=r"report.html: cannot be written \(No space left"):
         write(dataclasses.replace(report, title="Second"), path)
     assert path.read_bytes() == before

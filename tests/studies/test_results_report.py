@@ -14,13 +14,17 @@ from pages import Tags, check_fits, check_self_contained, chromium, in_browser
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies import artifacts, results_page, results_report
-from lossaware.studies.measurements import measurements
-from lossaware.studies.pictures import draw
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.store import Store
-from lossaware.studies.study import Overrides, Settings, load_study, studies
-from lossaware.studies.study_results import Folder, Launch
+from lossaware.studies.analysis.collect import measurements
+from lossaware.studies.paper.figures import figure2
+from lossaware.studies.report import artifacts
+from lossaware.studies.report import results_html as results_report
+from lossaware.studies.report import results_markdown as results_page
+from lossaware.studies.report.pictures import draw
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Overrides, load_study, studies
+from lossaware.studies.specs.study_file import Settings
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.folder import Folder, Launch
 
 ROOT = Path(__file__).parents[2]
 MADE_WITH = {"date": "2026-01-02T03:04:05", "commit": "0123456789ab", "command": "lossaware study run table01"}
@@ -75,7 +79,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(out: Path, results: Path) -> str:
     with measurements(out, results) as there:
-        return results_report.render(there, results)
+        return results_report.render(there, results, figure2)
 
 
 def section(page: str, name: str) -> str:

@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from lossaware import LGA
 from lossaware.errors import UsageError
-from lossaware.studies import run as run_module
 from lossaware.studies.models.classification import classification
-from lossaware.studies.optimizers import make_optimizer, optimizers
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.optimizers import make_optimizer, optimizers
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.task import Data, InMemory, Task
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.training import run as run_module
+from lossaware.studies.training.run import run
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_size=100)
 

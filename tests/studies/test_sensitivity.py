@@ -12,11 +12,12 @@ import pytest
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies import sensitivity
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.store import Store
-from lossaware.studies.study import Study, load_study, parse_study
-from lossaware.studies.study_table import tabulate
+from lossaware.studies.analysis import lr_sensitivity as sensitivity
+from lossaware.studies.analysis.study_table import tabulate
+from lossaware.studies.report import lr_plot
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Study, load_study, parse_study
+from lossaware.studies.store.database import Store
 
 TEXT = """
 title = "Small"
@@ -174,12 +175,12 @@ def test_a_loss_is_best_when_low():
     sgd, _, lion = series[:3]
     assert (sensitivity.overall(sgd).worst, sensitivity.overall(sgd).worst_lr) == (pytest.approx(0.59), 1e-3)
     assert sensitivity.overall(lion).worst == math.inf
-    _, rows = sensitivity.score_overview(series, "One")
+    _, rows = lr_plot.score_overview(series, "One")
     assert rows[0][1:] == ["0.3900 (1e-2)", "0.5900 (1e-3)", "0.4900", "0.5900 (1e-3)"]
 
 
 def test_the_overviews_name_the_best_the_worst_and_the_soonest(series):
-    heads, rows = sensitivity.score_overview(series, "One")
+    heads, rows = lr_plot.score_overview(series, "One")
     assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2", "own (lr)"]
     assert rows == [
         ["SGD", "61.00% (1e-2)", "41.00% (1e-3)", "51.00%", "41.00% (1e-3)"],
@@ -187,7 +188,7 @@ def test_the_overviews_name_the_best_the_worst_and_the_soonest(series):
         ["Lion", "91.00% (0.5)", "not finite (1e-2)", "not finite", "91.00% (0.5)"],
         ["Prodigy", "not run", "", "", ""],
     ]
-    heads, rows = sensitivity.time_overview(series, sensitivity.times(series, Known()), "One")
+    heads, rows = lr_plot.time_overview(series, sensitivity.times(series, Known()), "One")
     assert heads == ["optimizer", "to SGD's 81.00% (lr)"]
     assert rows == [
         ["SGD", "2 epochs, 3 s (1e-2)"],
@@ -248,25 +249,25 @@ def test_a_study_without_own_rates_has_no_column_for_them():
     text = TEXT.replace("own = {}\n", "")
     series = sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
     assert [one.own for one in series] == [None] * 8
-    heads, _ = sensitivity.score_overview(series, "One")
+    heads, _ = lr_plot.score_overview(series, "One")
     assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2"]
 
 
 def test_a_picture_has_a_line_for_each_and_the_same_bytes_each_time(series):
-    picture = sensitivity.draw_scores([one for one in series if one.means])
+    picture = lr_plot.draw_scores([one for one in series if one.means])
     root = ElementTree.fromstring(picture.svg)
     shown = {text.strip() for text in root.itertext()}
     assert {"SGD", "SGD with LGA", "Lion", "not finite", "learning rate", "test accuracy"} <= shown
     assert {"One", "Two"} <= shown
     assert "Prodigy" not in shown
     assert picture.png.startswith(b"\x89PNG")
-    assert picture == sensitivity.draw_scores([one for one in series if one.means])
-    fewer = sensitivity.draw_scores([one for one in series if one.name == "Lion"])
+    assert picture == lr_plot.draw_scores([one for one in series if one.means])
+    fewer = lr_plot.draw_scores([one for one in series if one.name == "Lion"])
     assert {"Lion", "One", "Two"} <= {text.strip() for text in ElementTree.fromstring(fewer.svg).itertext()}
 
 
 def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
-    styles = sensitivity._styles(series)
+    styles = lr_plot._styles(series)
     assert list(styles) == ["SGD", "SGD with LGA", "Lion", "Prodigy"]
     base, variant, lion, prodigy = styles.values()
     assert base["color"] == variant["color"]
@@ -278,7 +279,7 @@ def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
 @pytest.mark.parametrize("name", ["auto-peers", "auto", "peers"])
 def test_no_two_lines_look_alike(name):
     series = sensitivity.all_series(tabulate(load_study(name), Known()))
-    styles = sensitivity._styles(series)
+    styles = lr_plot._styles(series)
     assert set(styles) == {one.name for one in series}
     assert len({repr(style) for style in styles.values()}) == len(styles)
 

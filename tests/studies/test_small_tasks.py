@@ -9,10 +9,10 @@ from torch import nn
 from lossaware.errors import UsageError
 from lossaware.studies.data.python_text import characters, reference_text, windows, words
 from lossaware.studies.models.classification import classification
-from lossaware.studies.registry import load_task
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.tasks import digits, embeddings
+from lossaware.studies.training.run import run
 
 # Name, options, and the loss of a network that knows nothing: a uniform guess, or the variance of what is predicted.
 TASKS = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lossaware.studies.statistics import (
+from lossaware.studies.analysis.statistics import (
     FEW,
     LEVEL,
     deciding_p,

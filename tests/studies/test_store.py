@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.spec import EpochRecord, RunSpec, options
-from lossaware.studies.store import SCHEMA_VERSION, Store
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
+from lossaware.studies.store.database import SCHEMA_VERSION, Store
 
 SPEC = RunSpec(
     task="digits", optimizer="sgd", lr=0.1 + 0.2, seed=3, epochs=2, batch_size=64, lga=options(gamma2=1e-8, name=None)
@@ -131,7 +131,7 @@ def test_a_second_writer_is_told_and_readers_are_let_in(path):
                 reader.begin(OTHER)
         code = (
             "import sys; from pathlib import Path; from lossaware.errors import UsageError\n"
-            "from lossaware.studies.store import Store\n"
+            "from lossaware.studies.store.database import Store\n"
             "try: Store(Path(sys.argv[1]))\nexcept UsageError: sys.exit(7)"
         )
         assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 7

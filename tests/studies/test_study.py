@@ -15,23 +15,22 @@ from rich.console import Console
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies import atomic, study_html
-from lossaware.studies.sensitivity import all_series
-from lossaware.studies.spec import LGA_DEFAULTS, EpochRecord, RunSpec
-from lossaware.studies.statistics import summary
-from lossaware.studies.store import Store
-from lossaware.studies.study import (
-    Overrides,
-    Settings,
-    Study,
-    load_study,
-    parse_settings,
-    parse_study,
-    without_lga,
-)
-from lossaware.studies.study_exchange import Exported, adopt, export
-from lossaware.studies.study_results import Folder, Launch, Sources, made_with_said, show, without_folders
-from lossaware.studies.study_table import FORMATS, StudyTable, show_difference, tabulate, to_text
+from lossaware.studies.analysis.collect import show
+from lossaware.studies.analysis.export import export
+from lossaware.studies.analysis.lr_sensitivity import all_series
+from lossaware.studies.analysis.statistics import summary
+from lossaware.studies.analysis.study_table import StudyTable, tabulate
+from lossaware.studies.report import study_html
+from lossaware.studies.report.study_table import FORMATS, show_difference, to_text
+from lossaware.studies.specs import atomic
+from lossaware.studies.specs.provenance import format_provenance, without_folders
+from lossaware.studies.specs.run_spec import LGA_DEFAULTS, EpochRecord, RunSpec
+from lossaware.studies.specs.study import Overrides, Study, load_study, parse_study, without_lga
+from lossaware.studies.specs.study_file import Settings, parse_settings
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.folder import Folder, Launch
+from lossaware.studies.store.results import Sources
 
 TEXT = """
 title = "A small grid"
@@ -143,7 +142,7 @@ def test_without_lga_is_without_whatever_another_axis_says(order):
 
 def test_a_run_has_the_key_that_compare_gives_it():
     """Both commands keep their runs in one store, so both must write the same specification."""
-    from lossaware.studies.compare import Comparison
+    from lossaware.studies.analysis.comparison import Comparison
 
     study = parse_study(TEXT.replace("task_options = { hidden = 8 }", ""), "grid")
     lga = {name: value for name, value in LGA_DEFAULTS.items() if name != "gamma2"}
@@ -825,7 +824,7 @@ def test_no_folder_of_a_machine_is_published(command, shown):
     ("count", "last"), [(3, "Command: run 2"), (4, "... and 1 more command."), (5, "2 more commands.")]
 )
 def test_of_many_commands_the_first_are_named(count, last):
-    assert made_with_said({"command": f"run {number}"} for number in range(count))[-1].endswith(last)
+    assert format_provenance({"command": f"run {number}"} for number in range(count))[-1].endswith(last)
 
 
 @pytest.mark.parametrize(

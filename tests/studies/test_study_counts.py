@@ -2,10 +2,11 @@
 
 import pytest
 
-from lossaware.studies.spec import EpochRecord, RunSpec
-from lossaware.studies.study import Overrides, Settings, Study, load_study, parse_study, studies
-from lossaware.studies.study_counts import Counts, Ways, comparisons, counts, pairs, total
-from lossaware.studies.study_table import StudyTable, tabulate
+from lossaware.studies.analysis.counts import Counts, Ways, comparisons, counts, pairs, total
+from lossaware.studies.analysis.study_table import StudyTable, tabulate
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Overrides, Study, load_study, parse_study, studies
+from lossaware.studies.specs.study_file import Settings
 
 TEXT = """
 title = "A small grid"

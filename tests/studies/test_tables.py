@@ -9,21 +9,10 @@ import pytest
 from rich.console import Console
 from synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record, status
 
-from lossaware.studies.statistics import paired, summary
-from lossaware.studies.tables import (
-    Arm,
-    Measure,
-    Pair,
-    gathered_notes,
-    how_to_read,
-    largest_push,
-    lead,
-    make_table,
-    notes,
-    number,
-    render,
-    to_json,
-)
+from lossaware.studies.analysis.paired import Arm, Measure, Pair, largest_push, make_table, notes
+from lossaware.studies.analysis.statistics import paired, summary
+from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, render, to_json
+from lossaware.studies.specs.formatting import number
 
 
 def text_of(table) -> str:

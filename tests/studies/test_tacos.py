@@ -29,7 +29,7 @@ from lossaware.studies.data.tacos import (
     vocabulary,
     words_of,
 )
-from lossaware.studies.registry import load_task
+from lossaware.studies.specs.tasks import load_task
 
 
 def video(*moments, frames=1280, fps=29.4):

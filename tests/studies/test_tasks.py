@@ -13,12 +13,12 @@ from torch.nn import functional
 from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import record_files
 from lossaware.studies.data.sets import DATA_SETS
-from lossaware.studies.data_folder import reading
 from lossaware.studies.models.lenet import lenet5
-from lossaware.studies.own_code import source_digest
-from lossaware.studies.registry import load_task, tasks
-from lossaware.studies.run import run
-from lossaware.studies.spec import RunSpec, options
+from lossaware.studies.specs.data_folder import reading
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.specs.tasks import load_task, tasks
+from lossaware.studies.specs.user_code import source_digest
+from lossaware.studies.training.run import run
 
 GOOD = """
 import torch
@@ -49,7 +49,7 @@ def test_every_built_in_task_is_listed_and_loads():
 
 
 def test_listing_imports_no_task():
-    code = "import sys; from lossaware.studies.registry import tasks; tasks(); assert 'sklearn' not in sys.modules"
+    code = "import sys; from lossaware.studies.specs.tasks import tasks; tasks(); assert 'sklearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -221,7 +221,7 @@ def test_a_task_may_import_what_lies_beside_it(my_task):
         ("my_task.py", {}, "say which function.*my_task.py:build"),
         ("nowhere/my_task.py:build", {}, "there is no file nowhere/my_task.py"),
         ("no_such_package.tasks:build", {}, "there is no module 'no_such_package'"),
-        ("lossaware.studies.registry:bild", {}, "has no 'bild'"),
+        ("lossaware.studies.specs.tasks:bild", {}, "has no 'bild'"),
     ],
 )
 def test_mistakes_in_a_name_or_an_option(name, chosen, message):

@@ -29,7 +29,7 @@ def compare(folder: Path) -> None:
 
 def test_compare_logs_each_epoch_and_what_was_there_already(tmp_path: Path) -> None:
     needs("tensorboard")
-    from lossaware.studies.store import Store
+    from lossaware.studies.store.database import Store
 
     compare(tmp_path)
     logged = scalars(tmp_path / "logs")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lossaware.cli import main
-from lossaware.studies import theory, theory_adam
-from lossaware.studies.theory import COUNTEREXAMPLES, XI, Problem, Run, descend, quadratic
-from lossaware.studies.theory_adam import BETA1, BETA2, largest_moment, published_moment, train
+from lossaware.studies.paper import theory, theory_adam
+from lossaware.studies.paper.theory import COUNTEREXAMPLES, XI, Problem, Run, descend, quadratic
+from lossaware.studies.paper.theory_adam import BETA1, BETA2, largest_moment, published_moment, train
 
 
 @pytest.fixture(scope="module")

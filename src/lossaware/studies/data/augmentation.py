@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 
 def moved(images: Tensor, offsets: Tensor, pad: int) -> Tensor:
@@ -66,7 +66,7 @@ def move_mirror_rotate(
         std: Likewise.
 
     Returns:
-        What `lossaware.studies.task.Data.augment` wants; it changes the first tensor of a batch.
+        What `lossaware.studies.specs.task.Data.augment` wants; it changes the first tensor of a batch.
     """
 
     def augment(batch: Batch, generator: torch.Generator) -> Batch:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lossaware.errors import UsageError
-from lossaware.studies.atomic import umask
 from lossaware.studies.data.checksums import MANIFEST, is_published, make_manifest, md5
 from lossaware.studies.data.regular_file import read_regular
 from lossaware.studies.data.sets import DataSet, Remote
+from lossaware.studies.specs.atomic import umask
 
 ATTEMPTS = 3
 TIMEOUT = 30.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import MANIFEST, Checksums, list_names
 from lossaware.studies.data.regular_file import read_regular
-from lossaware.studies.data_folder import current_reading
+from lossaware.studies.specs.data_folder import current_reading
 
 _ACCEPT = "restore it, or accept all files as they are with `lossaware data record`"
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.files import DataFiles
-from lossaware.studies.task import Batch, InMemory
+from lossaware.studies.specs.task import Batch, InMemory
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """What is read. Pillow knows many more, of which some run other programs."""
@@ -39,7 +39,7 @@ class Images(InMemory):
     std: tuple[float, ...] = (1.0,)
 
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """See `lossaware.studies.task.Examples.batches`; the images are float32."""
+        """See `lossaware.studies.specs.task.Examples.batches`; the images are float32."""
         for pixels, *others in super().batches(size, generator):
             yield (standardised(pixels, self.mean, self.std), *others)
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lossaware.errors import UsageError
-from lossaware.studies.atomic import umask
 from lossaware.studies.data.checksums import make_manifest
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.tacos import FEATURE_SIZE, STAND_IN_MARK, Video, read_annotations, words_of
+from lossaware.studies.specs.atomic import umask
 
 FRAMES_A_ROW = 64
 SIGNAL = 0.25

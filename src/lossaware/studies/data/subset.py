@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lossaware.errors import UsageError
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 
 def check_counts(task: str, **counts: int | None) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from lossaware.errors import UsageError
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.models.vslnet import PADDING
-from lossaware.studies.task import Batch, InMemory
+from lossaware.studies.specs.task import Batch, InMemory
 
 PLACE = "tacos"
 FEATURE_SIZE = 1024

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 
 def dense_autoencoder() -> nn.Sequential:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossaware.studies.models.lenet import lenet5
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 TURNS = 4
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 
 def classification(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 
 def encoder_decoder(width: int = 64) -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch
+from lossaware.studies.specs.task import Batch
 
 PADDING = 0
 HIGHLIGHT_WEIGHT = 5.0

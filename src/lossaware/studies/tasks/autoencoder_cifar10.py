@@ -7,7 +7,7 @@ from lossaware.studies.data.folder import downloadable, require
 from lossaware.studies.data.images import Images
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoencoder import convolutional_autoencoder, reconstruction
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs given back by an autoencoder, convolutional (reads cifar-10-batches-bin in --data)"
 

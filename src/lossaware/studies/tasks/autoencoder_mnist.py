@@ -7,7 +7,7 @@ from lossaware.studies.data.images import Images
 from lossaware.studies.data.mnist import PLACE, read_mnist
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoencoder import dense_autoencoder, reconstruction
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Handwritten digits given back by an autoencoder, fully connected (reads MNIST/raw in --data)"
 

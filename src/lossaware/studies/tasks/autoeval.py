@@ -9,7 +9,7 @@ from lossaware.studies.data.images import Images
 from lossaware.studies.data.mnist import MEAN, PLACE, STD, read_mnist
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoeval import AutoEval, autoeval, turn_at_random
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Handwritten digits and by how much they are turned, with LeNet-5 and two heads (reads MNIST/raw in --data)"
 

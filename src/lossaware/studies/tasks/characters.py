@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.python_text import characters, windows
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
 SUMMARY = "The next character of the text of Python's help, with a small transformer or a GRU"
 CONTEXT, TRAIN, TEST = 48, 2048, 256

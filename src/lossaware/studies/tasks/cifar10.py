@@ -10,7 +10,7 @@ from lossaware.studies.data.images import Images
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.classification import classification
 from lossaware.studies.models.densenet import densenet
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 10 classes, 60,000 of 32 x 32, with DenseNet-40-12 (reads cifar-10-batches-bin in --data)"
 

@@ -11,7 +11,7 @@ from lossaware.studies.data.images import Images
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.classification import classification
 from lossaware.studies.models.resnet import resnet50
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 100 classes, 60,000 of 32 x 32, with ResNet-50 (reads cifar-100-binary in --data)"
 PAD, DEGREES = 4, 15.0

@@ -7,7 +7,7 @@ from torch import nn
 
 from lossaware.errors import UsageError
 from lossaware.studies.models.classification import classification
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.tasks import digits
 
 SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with a network that is trained already"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch, Data, Task
+from lossaware.studies.specs.task import Batch, Data, Task
 from lossaware.studies.tasks import digits
 
 SUMMARY = "Noisy views of digits of 8 x 8 (part of scikit-learn) told from those of other digits, without labels"

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
 SUMMARY = "A photograph (part of scikit-learn) as a function of its coordinates, with sines of random directions"
 SIDE, FEATURES, DEVIATION, SEED = 128, 64, 4.0, 0

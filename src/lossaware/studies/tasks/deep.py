@@ -6,7 +6,7 @@ from torch import nn
 
 from lossaware.errors import UsageError
 from lossaware.studies.models.classification import classification
-from lossaware.studies.task import Task
+from lossaware.studies.specs.task import Task
 from lossaware.studies.tasks.digits import load
 
 SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with twelve plain layers, without normalisation"

@@ -9,7 +9,7 @@ from torch import nn
 
 from lossaware.errors import UsageError
 from lossaware.studies.models.classification import classification
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.task import Data, InMemory, Task
 
 SUMMARY = "Handwritten digits, 1,797 images of 8 x 8 (part of scikit-learn), with a network of one hidden layer"
 SPLIT_SEED, TEST_SHARE = 0, 0.2

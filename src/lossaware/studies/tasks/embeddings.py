@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lossaware.studies.data.python_text import windows, words
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
 SUMMARY = "The next of 2,000 words of the text of Python's help, from the three before it, with embeddings"
 VOCABULARY, BEFORE, TRAIN, TEST = 2000, 3, 12_800, 2000

@@ -8,7 +8,7 @@ from sklearn.datasets import make_friedman1
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
 SUMMARY = "Friedman's first regression problem with noise, 2,000 examples, with a network of two hidden layers"
 TRAIN, TEST, SEED, NOISE = 2000, 1000, 0, 2.5

@@ -10,7 +10,7 @@ from lossaware.studies.data.folder import require
 from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.data.tacos import PLACE, POSITIONS, STAND_IN_MARK, WORDS, Moments, read_moments
 from lossaware.studies.models.vslnet import VSLNet, grounding
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.task import Data, InMemory, Task
 
 SUMMARY = "Moments in cooking videos (TACoS) told by a sentence, with VSLNet (reads tacos in --data)"
 SOURCE = "it holds train.json and test.json as https://github.com/26hzhang/VSLNet has them"

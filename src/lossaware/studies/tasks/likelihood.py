@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
 SUMMARY = "A curve with noise of two widths, with a network for mean and width; the loss falls below zero"
 TRAIN, TEST, SEED = 2000, 1000, 0

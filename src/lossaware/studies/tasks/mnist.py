@@ -12,7 +12,7 @@ from lossaware.studies.data.images import standardised
 from lossaware.studies.data.mnist import MEAN, PLACE, STD, read_mnist
 from lossaware.studies.models.classification import classification
 from lossaware.studies.models.lenet import check_lenet5, lenet5
-from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.specs.task import Data, InMemory, Task
 
 SUMMARY = "Handwritten digits, 60,000 images of 28 x 28, with LeNet-5 (reads MNIST/raw in --data)"
 INPUTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

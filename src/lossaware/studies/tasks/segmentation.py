@@ -10,7 +10,7 @@ from lossaware.studies.data.images import Images
 from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.subset import check_counts, spread
 from lossaware.studies.models.segmentation import encoder_decoder, segmentation
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Bags in photographs of 224 x 224, pixel by pixel, with an encoder and a decoder (reads bag_data in --data)"
 SOURCE = f"it holds {DATA_SETS['segmentation'].source}"

@@ -18,7 +18,7 @@ from lossaware.studies.data.tiny_imagenet import (
 )
 from lossaware.studies.models.classification import classification
 from lossaware.studies.models.resnet import resnet50
-from lossaware.studies.task import Data, Task
+from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 200 classes, 64 x 64, with ResNet-50 (reads tiny-imagenet-200 in --data)"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lossaware.studies.task import Batch, Data, InMemory, Task
+from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 from lossaware.studies.tasks import digits
 
 SUMMARY = "Digits of 8 x 8 given back by a variational autoencoder (part of scikit-learn)"

@@ -1,0 +1,118 @@
+"""The command line. Imports what a command needs only when it runs, so that help comes at once."""
+
+import errno
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from lossaware._version import __version__
+from lossaware.errors import UsageError
+
+try:
+    from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+    from lossaware.cli.compare import compare
+    from lossaware.cli.output import listing, say
+except ImportError as error:
+    raise SystemExit(f"lossaware: the command line needs {error.name}: pip install 'lossaware[studies]'") from None
+
+app = App(
+    name="lossaware",
+    help="Make any optimizer loss-aware (LGA), and learn honestly whether that helps.",
+    version=__version__,
+    default_parameter=Parameter(negative=""),
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
+)
+
+
+app.command(compare)
+
+
+@app.command(name="tasks")
+def list_tasks() -> int:
+    """List the tasks that compare knows."""
+    from lossaware.studies.specs.tasks import tasks
+
+    return listing(tasks(), "Your own: my_task.py:build or package.module:build.")
+
+
+@app.command(name="optimizers")
+def list_optimizers() -> int:
+    """List the base optimizers that compare knows."""
+    from lossaware.studies.specs.optimizers import optimizers
+
+    return listing(optimizers(), "Any other torch.optim.Optimizer: file.py:Class, or package.module:Class.")
+
+
+app.command("lossaware.cli.study:app", name="study", help="Run the paper's experiments, or a grid of your own.")
+app.command("lossaware.cli.data:app", name="data", help="Download the public data sets, or make stand-ins.")
+app.command("lossaware.cli.figure:app", name="figure", help="Measure and draw the paper's two figures.")
+app.command("lossaware.cli.theory:app", name="theory", help="Hold the paper's theorems against runs.")
+app.command("lossaware.cli.report:report", name="report", help="Show everything measured, as one page.")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    say = _of_one_rank(given)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shall not cost the table
+    try:
+        for argument in given:
+            if not _is_text(argument):
+                raise UsageError(f"argument {argument!r} is not valid UTF-8, so no result could name it")
+        code = app(
+            given,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+    except UsageError as error:
+        say(str(error))
+        code = 2
+    except UnusedCliTokensError as error:
+        say(f"unexpected argument {' '.join(error.unused_tokens or [])!r}")
+        code = 2
+    except CycloptsError as error:
+        say(str(error))
+        code = 2
+    except KeyboardInterrupt as stop:
+        say(str(stop) or "stopped")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has left.
+        _drop_output()
+        code = 1
+    except OSError as error:
+        # A folder that may not be read, or an output on a full disk: what no command can foresee everywhere.
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        if error.filename is None:
+            _drop_output()
+        say(f"{error.filename or 'the output'}: {error.strerror}")
+        code = 2
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _of_one_rank(arguments: Sequence[str]) -> Callable[[str], None]:
+    """`say`; but where processes share the runs, all find the same mistake, and only the first rank says it."""
+    if not any(argument.partition("=")[0] == "--distributed" for argument in arguments):
+        return say
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch tells each rank of what may be slow
+    return say if os.environ.get("RANK", "0") == "0" else lambda message: None
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it can be written; bytes that are no UTF-8, as in a file's name, cannot."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """What cannot be written is not written; without this Python complains when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,102 @@
+"""Values as they are written on a command line."""
+
+import json as jsons
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from cyclopts import Parameter, Token
+
+from lossaware.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossaware.studies.specs.run_spec import Options, Value
+
+
+T = TypeVar("T")
+
+
+def _whole(kind: type, tokens: Sequence[Token]) -> int:
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+"""A whole number; without the converter, cyclopts rounds one that is not."""
+
+
+# --- values as they are written on a command line -------------------------------------------------------------------
+
+
+def words(option: str, text: str) -> list[str]:
+    """The parts of ``a,b,c``, each once."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found):
+        raise UsageError(f"{option} must be names separated by commas, got {text!r}")
+    return _unique(option, found, str)
+
+
+def numbers(option: str, text: str, *, at_least: float, exclusive: bool = False) -> list[float]:
+    """The numbers of ``1e-4,1e-3``, each once, in order."""
+    found = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            raise UsageError(f"{option} must be numbers separated by commas, got {part.strip()!r}") from None
+        if not math.isfinite(value) or value < at_least or (exclusive and value == at_least):
+            bound = f"{'above' if exclusive else 'at least'} {at_least:g}"
+            raise UsageError(f"{option} must be finite and {bound}, got {part.strip()}")
+        found.append(value)
+    return _unique(option, found, lambda value: f"{value:g}")
+
+
+def sizes(option: str, text: str) -> "list[float | str]":
+    """As `numbers`, of at least 0; ``auto`` may be among them."""
+    found: list[float | str] = []
+    for part in text.split(","):
+        found += ["auto"] if part.strip() == "auto" else numbers(option, part, at_least=0.0)
+    return _unique(option, found, lambda value: value if isinstance(value, str) else f"{value:g}")
+
+
+def assignments(option: str, texts: Sequence[str]) -> "Options":
+    """The options of ``key=value`` texts; a value is a number, true, false, null, or else a text."""
+    found: dict[str, Value] = {}
+    for text in texts:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key.isidentifier() and equals):
+            raise UsageError(f"{option} wants key=value, got {text!r}")
+        if key in found:
+            raise UsageError(f"{option} gives {key} twice")
+        try:
+            parsed = jsons.loads(value)
+        except (ValueError, RecursionError):
+            parsed = value
+        found[key] = parsed if isinstance(parsed, (bool, int, float, str)) or parsed is None else value
+    return tuple(sorted(found.items()))
+
+
+def named(option: str, text: str | None) -> "tuple[Any, Options]":
+    """Name and options of ``StepLR,step_size=5`` or ``MultiStepLR,milestones=3,6``."""
+    if text is None:
+        return None, ()
+    name, *parts = text.split(",")
+    if not name.strip():
+        raise UsageError(f"{option} wants a name, got {text!r}")
+    options: list[str] = []
+    for part in parts:
+        if options and re.fullmatch(r"[-+.\de\s]*", part):  # milestones=3,6
+            options[-1] += f",{part}"
+        else:
+            options.append(part)
+    return name.strip(), assignments(option, options)
+
+
+def _unique(option: str, values: list[T], show: Callable[[T], str]) -> list[T]:
+    for value in values:
+        if values.count(value) > 1:
+            raise UsageError(f"{option} names {show(value)} twice")
+    return values

@@ -1,0 +1,301 @@
+"""What the learning rate is to each optimizer of a study: the score over it, and the time to the bases' best score.
+
+One number each says how much the learning rate matters: the worst and the mean score over those that the study names,
+for every optimizer the same ones. The score at the learning rate that comes with the optimizer stands beside them.
+
+A base is what the study has without and with LGA. How fast another optimizer is, is asked against the best score that a
+base reaches in any epoch at its best learning rate.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median_high
+from typing import Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.study_table import Measured, StudyTable
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Quantity, Study, without_lga
+from lossaware.studies.specs.study_file import StudyFile
+from lossaware.studies.store.results import Results
+
+
+@dataclass(frozen=True)
+class Series:
+    """One optimizer on one task, at all its learning rates.
+
+    Attributes:
+        panel: The task, as the study names it.
+        name: The optimizer, as the study names it.
+        quantity: What its scores are.
+        at: Its cell of the study by learning rate, in ascending order; finished runs or none.
+        rates: Those of these learning rates that the study names for every optimizer.
+        own: The one that comes with the optimizer, where the study asks for it; it may be one of the others.
+    """
+
+    panel: str
+    name: str
+    quantity: Quantity
+    at: Mapping[float, Measured] = field(default_factory=dict)
+    rates: frozenset[float] = frozenset()
+    own: float | None = None
+
+    @property
+    def specs(self) -> Iterable[RunSpec]:
+        """All its runs, finished or not."""
+        return (spec for measured in self.at.values() for spec in measured.cell.specs)
+
+    @property
+    def with_lga(self) -> bool:
+        """Whether its runs are with LGA."""
+        return any(spec.lga is not None for spec in self.specs)
+
+    @property
+    def means(self) -> dict[float, float]:
+        """The mean of its finite scores by learning rate, in the units of the table."""
+        return {
+            lr: fmean(finite) for lr, measured in self.at.items() if (finite := finite_values(measured.values.values()))
+        }
+
+
+@dataclass(frozen=True)
+class Overall:
+    """A series in one number, or two; see `overall`. All are in the units of the table.
+
+    Attributes:
+        worst: The smallest of its mean scores over the rates that the study names, or the largest where lower is
+            better.
+        worst_lr: Where that is.
+        mean: The mean of these scores.
+    """
+
+    worst: float
+    worst_lr: float
+    mean: float
+
+
+def overall(series: Series) -> Overall | None:
+    """How good an optimizer is whatever the learning rate.
+
+    A score that is not finite, of any seed, is the worst there is: worst and mean are then infinitely bad.
+
+    Returns:
+        None as long as nothing is measured at some of the rates, for over others it would be held against nothing.
+    """
+    measured = {lr: series.at[lr] for lr in sorted(series.rates)}
+    if not measured or not all(one.there for one in measured.values()):
+        return None
+    bad = -math.inf if series.quantity.higher_is_better else math.inf
+    scores = {lr: bad if one.summary.lost else series.means[lr] for lr, one in measured.items()}
+    worst = (min if series.quantity.higher_is_better else max)(scores, key=scores.__getitem__)
+    return Overall(scores[worst], worst, fmean(scores.values()))
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long an optimizer takes, at one learning rate, to the best score of a base.
+
+    Attributes:
+        series: The optimizer.
+        lr: Its learning rate.
+        base: The base.
+        base_lr: The base's best learning rate.
+        target: The base's best score there, in the units of the table: the mean over the seeds. What each run has to
+            reach is the base's best score from the same seed.
+        seeds: How many seeds both have finished.
+        reached: How many of these runs reach it.
+        epochs: Epochs until then: the median over the seeds, infinite where the run of that seed does not reach it.
+        seconds: The same in seconds of training.
+    """
+
+    series: Series
+    lr: float
+    base: Series
+    base_lr: float
+    target: float
+    seeds: int
+    reached: int
+    epochs: float
+    seconds: float
+
+
+def all_series(table: StudyTable) -> list[Series]:
+    """The series of a study, in its order.
+
+    Raises:
+        UsageError: No axis of the study has learning rates.
+    """
+    study = table.study
+    panels, rates, names = _roles(study.file)
+    if not rates:
+        raise UsageError(f"{study.what}: none of its axes has learning rates alone to draw over")
+    found: dict[tuple[str, str, Quantity], Series] = {}
+    for (row, column), measured in table.cells.items():
+        cell = measured.cell
+        if not cell.specs or cell.compares:
+            continue
+        place = dict(zip((*study.file.rows, *study.file.columns), (*row, *column), strict=True))
+        panel, name = (", ".join(place[axis] for axis in axes) for axes in (panels, names))
+        panel = ", ".join(filter(None, [panel or cell.specs[0].task, measured.caution]))
+        lr = cell.specs[0].lr
+        before = found.get(key := (panel, name, cell.quantity), Series(*key))
+        named = any(study.file.axes[axis][place[axis]].lr for axis in rates)
+        found[key] = replace(
+            before,
+            at=dict(sorted({lr: measured, **before.at}.items())),
+            rates=before.rates | {lr} if named else before.rates,
+            own=before.own if named else lr,
+        )
+    return list(found.values())
+
+
+def has_rates(study: Study) -> bool:
+    """Whether an axis of the study has learning rates alone, so that it can be drawn over them."""
+    return bool(_roles(study.file)[1])
+
+
+def _roles(file: StudyFile) -> tuple[list[str], list[str], list[str]]:
+    """The axes of tasks, those of learning rates, and the others, which say what a line is."""
+    panels = [axis for axis, points in file.axes.items() if any(point.task for point in points.values())]
+    rates = [
+        axis
+        for axis, points in file.axes.items()
+        if any(point.lr for point in points.values())
+        and not any(point.optimizer or point.task for point in points.values())
+    ]
+    return panels, rates, [axis for axis in (*file.rows, *file.columns) if axis not in (*panels, *rates)]
+
+
+def bases(series: Sequence[Series]) -> list[Series]:
+    """Those without LGA that the study has with LGA too."""
+    wanted = {without_lga(spec) for one in series if one.with_lga for spec in one.specs}
+    return [one for one in series if not one.with_lga and any(spec in wanted for spec in one.specs)]
+
+
+def times(series: Sequence[Series], results: Results) -> list[Time]:
+    """The time of every series, at each learning rate, to the best of every base of its task."""
+    curves = {spec: _curve(one.quantity, spec, results) for one in series for spec in one.specs}
+    found = []
+    for base in bases(series):
+        better = max if base.quantity.higher_is_better else min
+        best = {
+            lr: {
+                spec.seed: better(finite)
+                for spec in measured.cell.specs
+                if (finite := finite_values(score for score, _ in curves[spec]))
+            }
+            for lr, measured in base.at.items()
+        }
+        scores = {lr: fmean(by_seed.values()) for lr, by_seed in best.items() if by_seed}
+        if not scores:
+            continue
+        base_lr = better(scores, key=scores.__getitem__)
+        for one in series:
+            if (one.panel, one.quantity) == (base.panel, base.quantity):
+                for lr, measured in one.at.items():
+                    runs = [
+                        _reaches(one.quantity, curves[spec], best[base_lr][spec.seed])
+                        for spec in measured.cell.specs
+                        if curves[spec] and spec.seed in best[base_lr]
+                    ]
+                    if runs:
+                        target = scores[base_lr] * (100 if base.quantity.percent else 1)
+                        reached = sum(math.isfinite(epochs) for epochs, _ in runs)
+                        epochs, seconds = (median_high(values) for values in zip(*runs, strict=True))
+                        found.append(Time(one, lr, base, base_lr, target, len(runs), reached, epochs, seconds))
+    return found
+
+
+def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[tuple[float, float]]:
+    """Score and seconds so far after each epoch; empty unless the run is finished."""
+    records = results.records(spec)
+    if len(records) < spec.epochs:
+        return []
+    seconds = 0.0
+    curve = []
+    for record in records:
+        seconds += record.seconds
+        curve.append((getattr(record, quantity.set).get(quantity.name, math.nan), seconds))
+    return curve
+
+
+def _reaches(quantity: Quantity, curve: Sequence[tuple[float, float]], target: float) -> tuple[float, float]:
+    """Epochs and seconds until the target is reached; infinite where it is not."""
+    for epoch, (score, seconds) in enumerate(curve, start=1):
+        if score >= target if quantity.higher_is_better else score <= target:
+            return epoch, seconds
+    return math.inf, math.inf
+
+
+def finite_values(values: Iterable[float]) -> list[float]:
+    """Those that are finite."""
+    return [value for value in values if math.isfinite(value)]
+
+
+# --- as tables ------------------------------------------------------------------------------------------------------
+
+
+def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """A row a series and learning rate: mean, lowest and highest score of its seeds, in the units of the table."""
+    return [
+        {
+            "task": one.panel,
+            "optimizer": one.name,
+            "lr": lr,
+            "mean": one.means[lr],
+            "low": min(finite_values(measured.values.values())),
+            "high": max(finite_values(measured.values.values())),
+            "seeds": len(measured.values),
+            "overridden": measured.said,
+        }
+        for one in series
+        for lr, measured in one.at.items()
+        if lr in one.means
+    ]
+
+
+def overall_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """A row a series: how many of the study's rates are measured, and `overall`, empty where it is none or not finite.
+
+    Those at which a score is not finite are counted as ``not_finite``.
+    """
+    rows = []
+    for one in series:
+        measured = [one.at[lr] for lr in one.rates if one.at[lr].there]
+        summed = overall(one)
+        own = one.means.get(one.own) if one.own is not None else None
+        rows.append(
+            {
+                "task": one.panel,
+                "optimizer": one.name,
+                "rates": len(one.rates),
+                "measured": len(measured),
+                "not_finite": sum(cell.summary.lost > 0 for cell in measured),
+                "worst": "" if summed is None or math.isinf(summed.worst) else summed.worst,
+                "worst_lr": "" if summed is None else summed.worst_lr,
+                "mean": "" if summed is None or math.isinf(summed.mean) else summed.mean,
+                "own": "" if own is None else own,
+                "own_lr": "" if one.own is None else one.own,
+            }
+        )
+    return rows
+
+
+def time_rows(found: Sequence[Time]) -> list[dict[str, Any]]:
+    """A row a `Time`; epochs and seconds are empty where the median run does not get there."""
+    return [
+        {
+            "task": time.series.panel,
+            "optimizer": time.series.name,
+            "lr": time.lr,
+            "base": time.base.name,
+            "base_lr": time.base_lr,
+            "target": time.target,
+            "seeds": time.seeds,
+            "reached": time.reached,
+            "epochs": time.epochs if math.isfinite(time.epochs) else "",
+            "seconds": time.seconds if math.isfinite(time.seconds) else "",
+        }
+        for time in found
+    ]

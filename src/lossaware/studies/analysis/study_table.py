@@ -1,0 +1,293 @@
+"""The cells of a study, measured: values, intervals, what differs from the study's file."""
+
+import math
+import statistics as plain_statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.statistics import Summary, epoch_ratio, summary
+from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity, Study, without_lga
+from lossaware.studies.store.results import Results
+
+Key = tuple[Coordinates, Coordinates]
+MIXED = "of cells under different settings"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell of a study, measured.
+
+    Attributes:
+        cell: What was to be measured.
+        values: What it shows for each finished seed, in the units of the table.
+        summary: Mean and interval of the values.
+        overrides: What differs from the study's file in the runs shown.
+        sources: The cells that a derived one is made of.
+    """
+
+    cell: Cell
+    values: Mapping[int, float]
+    summary: Summary
+    overrides: Overrides = field(default_factory=Overrides)
+    sources: Sequence["Measured"] = ()
+
+    @property
+    def there(self) -> bool:
+        """Whether there is anything to show."""
+        return self.summary.n > 0 or self.summary.lost > 0
+
+    @property
+    def difference(self) -> float:
+        """Measured minus published, in the units of the table.
+
+        NaN where either is missing, and for runs under other settings than the study's, see `agrees`.
+        """
+        if self.cell.published is None or self.changed:
+            return math.nan
+        return self.summary.mean - float(self.cell.published)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the published figure lies in the interval.
+
+        None without either of them, and for runs under other settings than the study's: their figures are not those
+        that were published.
+        """
+        if self.cell.published is None or math.isnan(self.summary.low) or self.changed:
+            return None
+        return self.summary.low <= float(self.cell.published) <= self.summary.high
+
+    @property
+    def caution(self) -> str:
+        """See `RunSpec.caution`."""
+        cautions = [*(spec.caution for spec in self.cell.specs), *(source.caution for source in self.sources)]
+        return next(filter(None, cautions), "")
+
+    @property
+    def differs(self) -> str:
+        """What differs from the study's file, in a line."""
+        return self._of_sources(lambda source: source.differs) if self.sources else describe(self.overrides)
+
+    @property
+    def said(self) -> str:
+        """The caution, and what differs from the study's file, in a line."""
+        return ", ".join(filter(None, [self.caution, self.differs]))
+
+    @property
+    def changed(self) -> str:
+        """What is `said`, but for the number of seeds."""
+        if self.sources:
+            return self._of_sources(lambda source: source.changed)
+        plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
+        return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
+
+    def _of_sources(self, say: Callable[["Measured"], str]) -> str:
+        """What all cells say that it is made of, or that they differ."""
+        said = {say(source) for source in self.sources}
+        return said.pop() if len(said) == 1 else MIXED
+
+    @property
+    def partial(self) -> bool:
+        """Whether some, but not all of its seeds are finished, or of those of a cell that it is made of."""
+        return self.there and (
+            len(self.values) < len(self.cell.specs) or any(source.partial for source in self.sources)
+        )
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study with what was measured of it.
+
+    Attributes:
+        study: As its file says it.
+        cells: Each cell, measured as far as its runs are there.
+        remarks: What a reader must know first: overrides, a changed file.
+        provenance: When, where and by what command it was measured.
+    """
+
+    study: Study
+    cells: Mapping[Key, Measured]
+    remarks: Sequence[str] = ()
+    provenance: Sequence[str] = ()
+
+    @property
+    def marks(self) -> Mapping[Key, str]:
+        """A letter for each cell that the remarks or the legend say something of."""
+        letters: dict[str, str] = {}
+        return {
+            key: letters.setdefault(text, chr(ord("a") + len(letters)))
+            for key, measured in self.cells.items()
+            if (text := self._peculiarity(measured))
+        }
+
+    @property
+    def legend(self) -> list[str]:
+        """What the letters mean."""
+        said = {letter: self._peculiarity(self.cells[key]) for key, letter in self.marks.items()}
+        return [f"{letter}: {text}" for letter, text in said.items()]
+
+    def _peculiarity(self, measured: Measured) -> str:
+        """What sets a cell apart from the others."""
+        parts = []
+        if measured.there and measured.caution and not self._common_caution:
+            parts.append(measured.caution)
+        if measured.there and measured.differs and not self._common_overrides:
+            parts.append(measured.differs)
+        if measured.partial:
+            some = f"{len(measured.values)} of {len(measured.cell.specs)} seeds"
+            parts.append("of cells that lack some of their seeds" if measured.sources else some)
+        if measured.summary.lost:
+            parts.append(f"{measured.summary.lost} of {len(measured.values)} values are not finite")
+        return "; ".join(parts)
+
+    @property
+    def _common_overrides(self) -> str:
+        """Overrides that all measured cells share."""
+        return self._common(lambda measured: describe(measured.overrides))
+
+    @property
+    def _common_caution(self) -> str:
+        return self._common(lambda measured: measured.caution)
+
+    def _common(self, say: Callable[[Measured], str]) -> str:
+        """What all measured cells say alike."""
+        said = {say(measured) for measured in self.cells.values() if measured.values}
+        return said.pop() if len(said) == 1 else ""
+
+    @property
+    def head(self) -> list[str]:
+        """What is shown above the table."""
+        common = self._common_overrides
+        caution = [f"Measured with {self._common_caution}, not with real ones."] if self._common_caution else []
+        return [*caution, *([f"Overridden: {common}."] if common else []), *self.remarks]
+
+    @property
+    def caption(self) -> str:
+        """How to read the table."""
+        shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
+        parts = ["; ".join(shown).capitalize() + "."]
+        seeds = {len(measured.values) for measured in self.cells.values() if measured.values}
+        if seeds == {1}:
+            parts.append("One seed, so no interval.")
+        elif seeds:
+            count = f"{max(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
+            parts.append(f"Mean over {count}; ± is the half width of the 95 % t-interval.")
+        if any(measured.cell.derived for measured in self.cells.values()):
+            parts.append("Means and deviations are computed from the figures shown, as in the paper.")
+        judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]
+        if any(math.isfinite(measured.difference) for measured in self.cells.values()):
+            parts.append("Difference: measured minus published.")
+        if any(m.there and m.changed and m.cell.published is not None for m in self.cells.values()):
+            parts.append("Figures under overridden settings are not held against the published ones.")
+        if judged:
+            parts.append(f"The published figure lies in the interval in {sum(judged)} of {len(judged)} cells.")
+        if missing := sum(not measured.there for measured in self.cells.values()):
+            parts.append(f"Not run: {missing} of {len(self.cells)} cells.")
+        return " ".join(parts)
+
+
+def tabulate(
+    study: Study,
+    results: Results,
+    launches: Sequence[Overrides] = (),
+    remarks: Sequence[str] = (),
+    *,
+    prefer: Overrides | None = None,
+) -> StudyTable:
+    """Measure every cell of a study.
+
+    Args:
+        study: As its file says it.
+        results: Where the runs are.
+        launches: Overrides with which the study was run, latest last. A cell whose own runs are missing shows those
+            of the launch that came nearest.
+        remarks: To show above the table.
+        prefer: Overrides whose runs come before the study's own.
+    """
+    variants = [(Overrides(), study)]
+    for overrides in launches:
+        settings_only = Overrides(settings=overrides.settings)
+        if settings_only not in [known for known, _ in variants]:
+            variants.append((settings_only, study.overridden(settings_only)))
+
+    def nearness(measured: Measured) -> tuple[bool, bool, bool, int, int, bool]:
+        specs = measured.cell.specs
+        return (
+            measured.there,
+            prefer is not None and measured.overrides.settings == prefer.settings,
+            not measured.changed,
+            specs[0].epochs if specs else 0,
+            len(measured.values),
+            not measured.partial,
+        )
+
+    cells: dict[Key, Measured] = {}
+    for key in study.cells:
+        found = [_measure(variant.cells[key], results, overrides) for overrides, variant in variants]
+        # Derived cells come after the cells they are made from.
+        cells[key] = _derive(found[0].cell, cells) if found[0].cell.derived else max(found, key=nearness)
+    return StudyTable(study, cells, remarks)
+
+
+def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
+    values = {spec.seed: value for spec in cell.specs if (value := measure(cell.quantity, spec, results)) is not None}
+    return Measured(cell, values, summary(list(values.values())), overrides)
+
+
+def measure(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
+    """What a run shows, in the units of the table; None where it, or the base it is held against, is not finished."""
+    curve = _curve(quantity, spec, results)
+    if not curve:
+        return None
+    factor = 100 if quantity.percent else 1
+    match quantity.at:
+        case "final":
+            return factor * curve[-1]
+        case "best":
+            finite = [value for value in curve if math.isfinite(value)]
+            return factor * (max if quantity.higher_is_better else min)(finite, default=math.nan)
+    base = _curve(quantity, without_lga(spec), results)
+    if not base:
+        return None
+    ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)
+    if quantity.at == "ratio" or math.isnan(ratio):
+        return ratio
+    return factor * curve[round(ratio * len(base)) - 1]
+
+
+def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
+    """The measure after each epoch; empty unless the run is finished."""
+    records = results.records(spec)
+    if len(records) < spec.epochs:
+        return []
+    known = getattr(records[-1], quantity.set)
+    if quantity.name not in known:
+        raise UsageError(f"task {spec.task!r} measures no {quantity.name!r}{did_you_mean(quantity.name, known)}")
+    return [getattr(record, quantity.set).get(quantity.name, math.nan) for record in records]
+
+
+def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
+    assert cell.derived
+    kind, sources = cell.derived
+    made_of = [cells[key] for key in sources]
+    means = [source.summary.mean for source in made_of]
+    if not all(map(math.isfinite, means)):
+        return Measured(cell, {}, summary([]))
+    value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), sources=made_of)
+
+
+def describe(overrides: Overrides) -> str:
+    """What was overridden in a line: ``epochs = 2, seeds = 1``."""
+    parts = []
+    for name, value in overrides.to_plain().items():
+        if name == "only":
+            continue
+        if isinstance(value, dict):
+            parts += [f"{name}.{inner} = {given}" for inner, given in value.items()]
+        else:
+            parts.append(f"{name} = {value}")
+    return ", ".join(parts)

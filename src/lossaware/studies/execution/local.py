@@ -1,0 +1,216 @@
+"""Runs on this machine: a process for each, as many at a time as there are cores."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing import connection, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.tasks import built_in_module
+from lossaware.studies.training.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+    _Context = ForkServerContext | SpawnContext
+
+
+class LocalEngine:
+    """A process a run on this machine, ``jobs`` at a time, each with one torch thread.
+
+    The processes are forked from a server that has torch imported already, so that a run starts in milliseconds. One
+    that dies (killed, out of memory) is started once more, from its checkpoint; after that the run has failed.
+
+    Args:
+        jobs: Runs at a time, at least 1; None takes one a core.
+
+    Raises:
+        UsageError: ``jobs`` below 1.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        self.jobs = cores() if jobs is None else jobs
+        if self.jobs < 1:
+            raise UsageError(f"jobs must be at least 1, got {jobs}")
+
+    def execute(
+        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+    ) -> Generator[Event, None, None]:
+        """See `Engine.execute`."""
+        context = _context(specs)
+        waiting = deque((spec, 1) for spec in specs)
+        workers: dict[Connection, _Worker] = {}
+        try:
+            while waiting or workers:
+                while waiting and len(workers) < self.jobs:
+                    spec, attempt = waiting.popleft()
+                    with _quiet_start():
+                        worker = _Worker(context, spec, attempt, data_folder, checkpoints)
+                        workers[worker.messages] = worker
+                    yield RunStarted(spec)
+                for messages in connection.wait(list(workers)):
+                    assert isinstance(messages, Connection)
+                    worker = workers[messages]
+                    try:
+                        event: Event = messages.recv()
+                    except (EOFError, OSError):
+                        worker.stop()
+                        del workers[messages]
+                        if worker.finished:
+                            continue
+                        if worker.attempt == 1:
+                            waiting.appendleft((worker.spec, 2))
+                        else:
+                            yield RunFailed(worker.spec, f"its process died twice, the last time by {worker.death()}")
+                        continue
+                    worker.finished = isinstance(event, (RunDone, RunFailed))
+                    yield event
+        finally:
+            for worker in workers.values():
+                worker.stop()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """The process of one run, as its parent sees it."""
+
+    def __init__(
+        self,
+        context: "_Context",
+        spec: RunSpec,
+        attempt: int,
+        data_folder: Path | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self.spec = spec
+        self.attempt = attempt
+        self.finished = False
+        self.messages, other_end = context.Pipe(duplex=False)
+        self._process: BaseProcess = context.Process(
+            target=_work, args=(other_end, spec, data_folder, checkpoints, os.getcwd()), daemon=True
+        )
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError):  # the server that forks it was killed; another takes its place
+            self._process.start()
+        # With this copy closed, the end of the process is the end of its messages.
+        other_end.close()
+
+    def stop(self) -> None:
+        """Ends the process unless it ends by itself, and takes leave of it."""
+        if not self.finished and self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self.messages.close()
+
+    def death(self) -> str:
+        """What the process died of."""
+        code = self._process.exitcode
+        if code is None or code >= 0:
+            return f"exit with code {code}"
+        name = signal.Signals(-code).name
+        return f"{name} (out of memory?)" if name == "SIGKILL" else name
+
+
+def _work(
+    messages: Connection, spec: RunSpec, data_folder: Path | None, checkpoints: Checkpoints | None, folder: str
+) -> None:
+    """What a worker does: the run, told event by event."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.chdir(folder)
+
+    try:
+        execute_run(spec, data_folder, checkpoints, messages.send)
+    except BrokenPipeError:
+        os._exit(1)  # nobody listens any more
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers; they see it go."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _context(specs: Sequence[RunSpec]) -> "_Context":
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # The first optimizer of a process imports torch._dynamo, which takes longer than a short run.
+    modules = {built_in_module(spec.task) for spec in specs} - {None}
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "lossaware.studies.training.run", *sorted(filter(None, modules))]
+    )
+    return context
+
+
+@contextlib.contextmanager
+def _quiet_start() -> Iterator[None]:
+    """While a process starts: Ctrl-C waits, and the program's main module is not executed again in the process.
+
+    Without the first, a server or a worker that is interrupted before it is ready shows a traceback. The second spares
+    each run the imports of the command line, and lets a script without ``if __name__ == "__main__"`` use the engine.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    resource_tracker.ensure_running()  # as it starts, it lets signals through again
+    with _interrupts_wait():
+        try:
+            for name in hidden:
+                delattr(main, name)
+            main.__spec__ = None
+            yield
+        finally:
+            vars(main).update(hidden)
+
+
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C counts only at the end.
+
+    A new process inherits that the signal is blocked. In this one that is not enough: the threads of libraries let it
+    in, and Python then raises in the main thread, wherever that is.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    blocks = hasattr(signal, "pthread_sigmask")
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+def default_jobs(device: str | None) -> int | None:
+    """Runs at a time where nobody says: fewer than cores on a GPU, whose memory they share; else as the engine does."""
+    return min(cores(), GPU_JOBS) if device == "cuda" else None
+
+
+GPU_JOBS = 8
+"""How many runs share a GPU."""

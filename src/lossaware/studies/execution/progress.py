@@ -1,0 +1,180 @@
+"""What is going on while runs are carried out: bars on a terminal, an occasional line elsewhere."""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from lossaware.studies.execution import events as engine
+from lossaware.studies.specs.formatting import number
+from lossaware.studies.specs.run_spec import RunSpec
+
+LINE_EVERY = 15.0
+"""Seconds between two lines where there is no terminal."""
+
+
+def describe(spec: RunSpec) -> str:
+    """A run in a few words: ``sgd, lr 1e-3, with LGA (gamma2 1e-8), seed 0``."""
+    arm = "without"
+    if spec.lga is not None:
+        gamma2 = dict(spec.lga).get("gamma2")
+        arm = f"with LGA (gamma2 {number(gamma2)})" if isinstance(gamma2, float) else "with LGA"
+    how = [*[spec.precision] * (spec.precision != "fp32"), *[spec.device] * (spec.device != "cpu")]
+    how += [spec.distributed] if spec.distributed else []
+    return ", ".join([spec.optimizer, f"lr {number(spec.lr)}", arm, f"seed {spec.seed}", *how])
+
+
+class RunProgress:
+    """Shows the events of an engine; a context manager.
+
+    Args:
+        to_do: The runs that will be carried out.
+        there: How many runs of the same study were there already.
+        jobs: How many run at a time; None where that is not known.
+        console: Where to show it; bars where it is a terminal.
+    """
+
+    def __init__(self, to_do: Sequence[RunSpec], *, there: int, jobs: int | None, console: Console) -> None:
+        self.failures: list[tuple[RunSpec, str]] = []
+        self.done = 0
+        self._to_do = len(to_do)
+        self._there = there
+        self._jobs = jobs
+        self._console = console
+        self._epochs = sum(spec.epochs for spec in to_do)
+        self._partial: dict[RunSpec, float] = {}
+        self._finished_epochs = 0.0
+        self._taken = 0  # epochs from checkpoints, which say nothing of the pace
+        self._began = self._said = time.monotonic()
+        self._first_step: float | None = None  # when; the pace counts from there, and not from importing torch
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[where]}", markup=False),
+            _TimeLeft(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0, start=False)
+        self._lines: dict[RunSpec, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        kept = f", {self._there} are there already" if self._there else ""
+        at_a_time = f", {self._jobs} at a time" if self._jobs and self._jobs > 1 else ""
+        self._say(f"{_runs(self._to_do)} to do{kept}{at_a_time}.")
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        if kind is None:
+            self._say(f"{_runs(self.done)} done in {duration(time.monotonic() - self._began)}.")
+
+    def watch(self, events: "Iterable[engine.Event]") -> None:
+        """Show all events until there are no more."""
+        for event in events:
+            self.handle(event)
+
+    def handle(self, event: "engine.Event") -> None:
+        """Show one event."""
+        match event:
+            case engine.RunStarted(spec):
+                self._partial[spec] = 0.0
+                self._show(spec, 0.0, "")
+            case engine.Progress(spec, epoch, step, steps, loss):
+                self._show(spec, epoch - 1 + step / max(steps, 1), _loss(loss))
+            case engine.EpochDone(spec, record):
+                self._show(spec, record.epoch, _loss(record.train.get("loss", math.nan)))
+            case engine.RunDone(spec):
+                self.done += 1
+                self._end(spec, spec.epochs)
+            case engine.RunNote(spec, message, epochs):
+                self._taken += epochs
+                if spec in self._lines:
+                    self._bars.update(self._lines[spec], taken=epochs)
+                self._say(f"{describe(spec)}: {message}")
+            case engine.RunFailed(spec, message):
+                self.failures.append((spec, message))
+                self._end(spec, spec.epochs)
+                self._say(f"failed: {describe(spec)}: {message}")
+        self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._taken)
+        self._occasionally()
+
+    def _reached(self) -> float:
+        return self._finished_epochs + sum(self._partial.values())
+
+    def _count(self) -> str:
+        return f"{self.done} of {_runs(self._to_do)}"
+
+    def _show(self, spec: RunSpec, epochs: float, loss: str) -> None:
+        self._partial[spec] = epochs
+        if spec not in self._lines:
+            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="", taken=0, start=False)
+        if epochs > 0:
+            self._bars.start_task(self._lines[spec])
+            self._bars.start_task(self._overall)
+            if self._first_step is None:
+                self._first_step = time.monotonic()
+        where = f"epoch {min(int(epochs) + 1, spec.epochs)} of {spec.epochs}{loss}"
+        self._bars.update(self._lines[spec], completed=epochs, where=where)
+
+    def _end(self, spec: RunSpec, epochs: float) -> None:
+        self._partial.pop(spec, None)
+        self._finished_epochs += epochs
+        if spec in self._lines:
+            self._bars.remove_task(self._lines.pop(spec))
+
+    def _occasionally(self) -> None:
+        if self._console.is_terminal or (now := time.monotonic()) - self._said < LINE_EVERY:
+            return
+        self._said = now
+        reached = self._reached()
+        done = reached - self._taken
+        pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
+        left = pace * (self._epochs - reached)
+        about = f", about {duration(left)} left" if math.isfinite(left) else ""
+        self._say(f"{self._count()} done{about}.")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left at the average pace so far, which is steadier than the pace of the last seconds."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields["taken"]
+        if done <= 0 or task.elapsed is None or task.total is None:
+            return Text("")
+        left = task.elapsed / done * max(0.0, task.total - task.completed)
+        return Text(f"{duration(left)} left", style="progress.remaining")
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units: ``40 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def _loss(loss: float) -> str:
+    return f", loss {loss:.4g}"

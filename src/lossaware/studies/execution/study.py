@@ -1,0 +1,130 @@
+"""Carrying out a study: what is missing of it, after everything that could go wrong has been looked at."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+
+from lossaware.errors import UsageError
+from lossaware.studies.execution.events import Engine
+from lossaware.studies.execution.reuse import adopt_equal
+from lossaware.studies.execution.supervise import supervise
+from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Study
+from lossaware.studies.specs.task import Task
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.folder import Folder, Launch
+from lossaware.studies.store.results import Sources
+from lossaware.studies.training.rehearse import check, names_measured
+
+
+def run_study(
+    study: Study,
+    *,
+    data: Path | None,
+    engine: Engine,
+    out: Path,
+    results: Path | None,
+    console: Console,
+    tensorboard: Path | None = None,
+) -> int:
+    """Carry out the runs of a study that are neither in ``out`` nor in ``results``.
+
+    Args:
+        study: With its overrides.
+        data: Folder of the data, for tasks that need one.
+        engine: Where they execute.
+        out: Folder of the store.
+        results: Folder of exported studies, whose runs are taken over; None takes none.
+        console: Where progress is shown.
+        tensorboard: Folder for logs that TensorBoard reads; None for none.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
+        Stopped: Ctrl-C. What is finished is in the store.
+    """
+    specs = study.specs
+    exported = Exported(results) if results is not None else None
+    folder = Folder(out)
+    if not folder.database.exists():
+        # Before anything is written.
+        _check(study, [spec for spec in specs if exported is None or not exported.records(spec)], data)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with Store(folder.database) as store:
+        if exported is not None and (taken := adopt(specs, exported, store)):
+            say(f"{taken} of {len(specs)} runs are taken from {results}.")
+        _check(study, store.missing(specs), data)
+        folder.note(Launch.now(study))
+        if taken := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
+            say(
+                f"{taken} of {len(specs)} runs are in others already: in longer ones, or in those without a scheduler "
+                "that never acts."
+            )
+        if not store.missing(specs):
+            say(f"All {len(specs)} runs are there already.")
+        return len(supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
+
+
+def _check(study: Study, specs: Sequence[RunSpec], data: Path | None) -> None:
+    """Find out before the first run whether these can be run."""
+    _check_data(study, _tasks(study, specs), data)
+
+
+_TaskKey = tuple[str, str]
+
+
+def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
+    """The tasks of a study, each with all its kinds of runs set up once, so that a wrong setting is found here."""
+    groups: dict[_TaskKey, list[RunSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.task, repr(spec.task_options)), []).append(spec)
+    tasks = {}
+    for key, group in groups.items():
+        try:
+            tasks[key] = load_task(group[0].task, group[0].task_options)
+            one_model = cache(tasks[key].make_model)  # it serves all: it is not trained
+            check(group, replace(tasks[key], model=one_model))
+        except UsageError as error:
+            raise UsageError(f"{study.what}: {error}") from None
+    return tasks
+
+
+def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
+    """Refuse a measure that no run of the task has: otherwise it shows in the table, after all runs."""
+    for cell in study.cells.values():
+        name = cell.quantity.name
+        if known and name not in known and study.chosen(cell) and any(spec.task == task for spec in cell.specs):
+            raise UsageError(f"task {task!r} measures no {name!r}{did_you_mean(name, known)}")
+
+
+def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) -> None:
+    """Load the data of each task once, so that what is missing is said before the first run.
+
+    Where some tasks have their data, the message says how to run those.
+    """
+    there, errors = [], []
+    for (name, _), task in tasks.items():
+        try:
+            _check_measures(study, name, names_measured(task, task.load(data)))
+            there.append(name)
+        except UsageError as error:
+            errors.append(error)
+    if not errors:
+        return
+    hint = ""
+    for axis, points in study.file.axes.items():
+        named = [name for name, point in points.items() if point.task in there]
+        if named and study.overrides.only.get(axis) != tuple(named):
+            hint = f" (its data is there for --only {axis}={','.join(named)})"
+    raise UsageError(f"{study.what}: {errors[0]}{hint}")

@@ -1,0 +1,99 @@
+"""Carrying out runs while someone watches: progress, logs, and what is said after Ctrl-C."""
+
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from rich.console import Console
+
+from lossaware.studies.execution.events import Engine, EpochDone, Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.progress import RunProgress
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.checkpoint import Checkpoints
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, with what is to be said then."""
+
+
+def supervise(
+    specs: Sequence[RunSpec],
+    store: Store,
+    engine: Engine,
+    *,
+    data: Path | None,
+    console: Console,
+    tensorboard: Path | None = None,
+) -> Sequence[tuple[RunSpec, str]]:
+    """Execute those of ``specs`` that the store misses, and show how far it is.
+
+    Args:
+        specs: The runs.
+        store: Where they are kept.
+        engine: Where they execute.
+        data: Folder of the data, for tasks that need one.
+        console: Where progress is shown.
+        tensorboard: Folder for logs that TensorBoard reads, of all runs, those already there included; None for none.
+
+    Returns:
+        The runs that failed, with the reasons.
+
+    Raises:
+        UsageError: Logs are asked for and TensorBoard is not installed.
+        Stopped: Ctrl-C. What is finished is in the store.
+    """
+    missing = store.missing(specs)
+    with ExitStack() as stack:
+        log = None
+        if tensorboard is not None:
+            from lossaware.studies.execution.tensorboard import EpochLog
+
+            log = stack.enter_context(EpochLog(tensorboard))
+            for spec in dict.fromkeys(specs):
+                if spec not in missing:
+                    for record in store.records(spec):
+                        log.write(spec, record)
+        if not missing:
+            return []
+        events = stack.enter_context(closing(execute_missing(missing, store, engine, data)))
+        if log is not None:
+            events = stack.enter_context(closing(log.follow(events)))
+        there = len(specs) - len(missing)
+        progress = stack.enter_context(RunProgress(missing, there=there, jobs=engine.jobs, console=console))
+        try:
+            progress.watch(events)
+        except KeyboardInterrupt:
+            kept = len(specs) - len(store.missing(specs))
+            raise Stopped(
+                f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
+                "The same command goes on from there."
+            ) from None
+        return progress.failures
+
+
+def execute_missing(
+    specs: Iterable[RunSpec], store: Store, engine: Engine, data_folder: Path | None
+) -> Generator[Event, None, None]:
+    """Executes those of ``specs`` that the store misses, each from its checkpoint if it has one.
+
+    What an event tells is stored before the event is yielded.
+    """
+    checkpoints = Checkpoints(store.checkpoints)
+    checkpoints.clear(store.complete_keys())
+    try:
+        with contextlib.closing(engine.execute(store.missing(specs), data_folder, checkpoints)) as events:
+            for event in events:
+                match event:
+                    case RunStarted(spec):
+                        store.begin(spec)
+                    case EpochDone(spec, record):
+                        store.record(spec, record)
+                    case RunDone(spec):
+                        checkpoints.remove(spec)
+                    case RunFailed(spec, message):
+                        store.fail(spec, message)
+                yield event
+    finally:
+        checkpoints.clear(store.complete_keys())

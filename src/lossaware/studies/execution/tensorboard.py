@@ -1,0 +1,61 @@
+"""Runs in TensorBoard: a folder a run, a point an epoch."""
+
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.execution.events import EpochDone, Event
+from lossaware.studies.execution.progress import describe
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+
+
+class EpochLog:
+    """Writes what is known after each epoch, for TensorBoard to show; a context manager.
+
+    Args:
+        folder: Where each run gets a folder of its own, named by what it is.
+
+    Raises:
+        UsageError: The package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UsageError(
+                "--tensorboard needs the package tensorboard: pip install 'lossaware[tensorboard]'"
+            ) from None
+        self._make: Any = SummaryWriter
+        self._folder = folder
+        self._writers: dict[RunSpec, Any] = {}
+
+    def __enter__(self) -> "EpochLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, spec: RunSpec, record: EpochRecord) -> None:
+        """One epoch: ``train/loss``, ``test/accuracy``, ``lga/gamma2`` and so on, whatever the record has."""
+        if spec not in self._writers:
+            name = f"{spec.task} {describe(spec)} {spec.key}".replace("/", "-").replace(":", "-")
+            # Of an earlier log of the run, which begins anew, nothing may be left.
+            place = self._folder / name
+            for old in place.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._writers[spec] = self._make(str(place))
+        writer = self._writers[spec]
+        for group, values in (("train", record.train), ("test", record.test), ("lga", record.lga or {})):
+            for key, value in values.items():
+                writer.add_scalar(f"{group}/{key}", value, record.epoch)
+        writer.flush()
+
+    def follow(self, events: Iterable[Event]) -> Generator[Event, None, None]:
+        """Pass the events on, having written the epochs among them."""
+        for event in events:
+            if isinstance(event, EpochDone):
+                self.write(event.spec, event.record)
+            yield event

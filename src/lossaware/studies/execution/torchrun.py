@@ -1,0 +1,187 @@
+"""Runs that several processes carry out together, started by torchrun: the first leads, the others follow it.
+
+Every process executes the same command line. The leader does all that one process does: it checks, keeps the store,
+prints. Its engine has the followers carry out each run with it, and they leave when it does.
+"""
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from lossaware.errors import UsageError
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.training.checkpoint import Checkpoints
+from lossaware.studies.training.ranks import MODES
+
+GRACE = timedelta(seconds=30)
+"""How long a rank that failed waits for the others to fail, too; else they wait for it and must be ended."""
+_FOR_EVER = timedelta(days=365)
+_LOOK_EVERY = 1.0
+"""Seconds after which the leader, who may be among those that wait, looks whether a rank has given them up."""
+_BROKEN = "broken"
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def joined(mode: str) -> Iterator["TorchrunEngine"]:
+    """The engine of the leader; a follower does not return from here, but exits as the leader did.
+
+    Args:
+        mode: ``"ddp"`` or ``"fsdp"``.
+
+    Raises:
+        UsageError: An unknown mode, or torchrun has not started this process.
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown --distributed {mode!r}{did_you_mean(mode, MODES)}")
+    if missing := [name for name in _VARIABLES if not os.environ.get(name)]:
+        raise UsageError(
+            f"--distributed {mode} needs torchrun, which sets {missing[0]}: "
+            f"torchrun --nproc_per_node 2 -m lossaware ... --distributed {mode}"
+        )
+    team = _Team()
+    try:
+        if not team.leads:
+            warnings.simplefilter("ignore")  # the leader has the same ones
+            raise SystemExit(team.follow())
+        code = 1
+        try:
+            engine = TorchrunEngine(team)
+            yield engine
+            code = int(engine.failed)
+        except UsageError:
+            code = 2
+            raise
+        except KeyboardInterrupt:
+            code = 130
+            raise
+        finally:
+            team.order({"exit": code})
+    finally:
+        if team.broken() is None:
+            dist.destroy_process_group()
+
+
+class TorchrunEngine:
+    """An engine that carries out one run after another, each on all ranks.
+
+    Attributes:
+        failed: Whether a run has failed.
+    """
+
+    jobs = 1
+
+    def __init__(self, team: "_Team") -> None:
+        self.failed = False
+        self._team = team
+
+    def execute(
+        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+    ) -> Generator[Event, None, None]:
+        """See `Engine.execute`."""
+        for spec in specs:
+            yield RunStarted(spec)
+            self._team.order({"run": spec.to_json(), "data": None if data_folder is None else str(data_folder)})
+            # In a thread, for a run tells of its progress while it is carried out.
+            events: SimpleQueue[Event] = SimpleQueue()
+            work = (spec, data_folder, checkpoints, events)
+            threading.Thread(target=self._team.carry_out, args=work, daemon=True).start()
+            event: Event | None = None
+            while not isinstance(event, RunDone | RunFailed):
+                try:
+                    event = events.get(timeout=_LOOK_EVERY)
+                except Empty:
+                    if (reason := self._team.broken()) is None:
+                        continue
+                    event = RunFailed(spec, reason)
+                self.failed |= isinstance(event, RunFailed)
+                yield event
+            if self.failed and self._team.broken() is not None:
+                return  # those that wait for ever take part in no further run
+
+
+class _Team:
+    """All ranks, the first of which leads.
+
+    They speak by torchrun's store, at which nobody has to wait; collectives are for the runs alone.
+    """
+
+    def __init__(self) -> None:
+        store, rank, world = next(rendezvous("env://"))
+        self._store: Any = PrefixStore("lossaware", store)
+        self._rank, self._world = rank, world
+        self.leads = rank == 0
+        self._orders = self._runs = 0
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=PrefixStore("ranks", store), rank=rank, world_size=world)
+
+    def broken(self) -> str | None:
+        """Why a rank failed that others wait for in vain; None where none has."""
+        return self._store.get(_BROKEN).decode() if self._store.check([_BROKEN]) else None
+
+    def order(self, order: dict[str, Any]) -> None:
+        """Tell the followers what comes next."""
+        self._orders += 1
+        self._store.set(f"order {self._orders}", json.dumps(order))
+
+    def follow(self) -> int:
+        """Carry out runs as the leader says, until it ends; gives the code with which to exit."""
+        while True:
+            self._orders += 1
+            self._store.wait([f"order {self._orders}"], _FOR_EVER)
+            order = json.loads(self._store.get(f"order {self._orders}"))
+            if "exit" in order:
+                return int(order["exit"])
+            data = None if order["data"] is None else Path(order["data"])
+            self.carry_out(RunSpec.from_json(order["run"]), data, None, SimpleQueue())
+
+    def carry_out(
+        self, spec: RunSpec, data: Path | None, checkpoints: Checkpoints | None, events: "SimpleQueue[Event]"
+    ) -> None:
+        """This rank's part of a run. How it ended is told once all ranks have said it."""
+        if spec.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # it is a thread's own
+        self._runs += 1
+        end: Event = RunStarted(spec)
+
+        def tell(event: Event) -> None:
+            nonlocal end
+            end = event
+            if not isinstance(event, RunDone | RunFailed):
+                events.put(event)
+
+        execute_run(spec, data, checkpoints, tell)
+        events.put(self._agreed(end))
+
+    def _agreed(self, end: Event) -> Event:
+        """How the run ended for all: if any rank failed, for the reason of the first that did."""
+        reason = f"run {self._runs}: reason"
+        if isinstance(end, RunFailed):
+            self._store.compare_set(reason, "", end.message)
+        self._store.set(f"run {self._runs}: end on {self._rank}", "")
+        if not self._all_ended(GRACE if isinstance(end, RunFailed) else _FOR_EVER):
+            # The others wait in a collective for this rank.
+            self._store.set(_BROKEN, self._store.get(reason))
+        return RunFailed(end.spec, self._store.get(reason).decode()) if self._store.check([reason]) else end
+
+    def _all_ended(self, within: timedelta) -> bool:
+        try:
+            self._store.wait([f"run {self._runs}: end on {rank}" for rank in range(self._world)], within)
+        except dist.DistStoreError:
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""The paper's tables (as study files), figures and theory."""

@@ -1,0 +1,1 @@
+"""Everything a person reads: text, Markdown, LaTeX, CSV, HTML and pictures."""

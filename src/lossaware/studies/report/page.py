@@ -1,0 +1,100 @@
+"""One self-contained HTML page: tables with verdicts, figures, and what was run."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossaware._version import __version__
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.paired import Table
+from lossaware.studies.report.figures import Figure
+from lossaware.studies.report.paired_table import CELLS
+from lossaware.studies.specs.atomic import write_whole
+
+_GENERATOR = '<meta name="generator" content="lossaware'
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a heading, then whatever it has of text, a table, notes, a caption and figures."""
+
+    heading: str
+    text: str = ""
+    table: Table | None = None
+    notes: Sequence[str] = ()
+    caption: str = ""
+    figures: Sequence[Figure] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page says.
+
+    Attributes:
+        title: Of the page.
+        subtitle: One line below it.
+        lead: The outcome, in a sentence or two.
+        sections: The body.
+        legend: Labels of the series in the figures, in the order of their colours.
+        facts: Groups of what was run and where: heading, then names and values.
+        command: The exact command.
+    """
+
+    title: str
+    subtitle: str
+    lead: str
+    sections: Sequence[Section]
+    legend: Sequence[str] = ()
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    command: str = ""
+
+
+def render(report: Report) -> str:
+    """The page as HTML."""
+    return render_page("report.html", report=report, cells=CELLS)
+
+
+def render_page(template: str, **content: Any) -> str:
+    """A page made from a template of this package; all templates have the looks of ``page.html``."""
+    environment = Environment(
+        loader=PackageLoader("lossaware.studies.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(version=__version__, **content)
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a report may be written to ``path``, creating its folder.
+
+    Raises:
+        UsageError: The folder cannot be written to, or a file of that name is not a report of ours.
+    """
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"cannot write to {path.parent}: it is a file, not a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                if _GENERATOR not in file.read(2000):
+                    raise UsageError(f"{path} is not a report of lossaware and is left alone: choose another --out")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        UsageError: See `check_writable`; or the disk is full.
+    """
+    check_writable(path)
+    write_whole(path, render(report))

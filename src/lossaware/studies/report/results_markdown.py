@@ -1,0 +1,96 @@
+"""The short page of a folder of results, as Markdown: what its figures say in counts, and which files there are."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.collect import measurements
+from lossaware.studies.report import results_summary as summary
+from lossaware.studies.report.artifacts import load
+from lossaware.studies.specs.atomic import write_whole
+
+NAME = "README.md"
+"""What the page is called in a folder of results."""
+_MARK = "<!-- Written by lossaware"
+
+
+def write(folder: Path, path: Path) -> None:
+    """Write the page of a folder.
+
+    Args:
+        folder: The results.
+        path: The file, which may be there if it is such a page.
+
+    Raises:
+        UsageError: The file is somebody's own, or the folder cannot be read or written.
+    """
+    if path.exists() and not _is_ours(path):
+        raise UsageError(f"{path} is not a page of lossaware and is left alone: choose another --out")
+    write_whole(path, text(folder))
+
+
+def refresh(folder: Path) -> None:
+    """Write the page of a folder anew, if it has one: its files have changed."""
+    if _is_ours(folder / NAME):
+        write(folder, folder / NAME)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline().startswith(_MARK)
+    except OSError:
+        return False
+
+
+def text(folder: Path) -> str:
+    """The page: the same files give the same text."""
+    with measurements(None, folder) as there:
+        tables = summary.all_tables(there)
+    rows = summary.counted(tables)
+    together = rows[-1].found
+    parts = [
+        f"{_MARK} report --out results/{NAME}; what is changed by hand is lost. -->",
+        "# Results",
+        _paragraph(
+            "What was measured, as data: each study has a CSV of final values, one of epochs, and a JSON with command, "
+            "commit, machine and date of its runs. `lossaware report` shows all of it as one page, `lossaware study "
+            "show NAME` one table. `lossaware study run NAME` takes over the runs that are here and computes only what "
+            "is missing."
+        ),
+        "<!-- counts -->",
+        "## Measured beside published",
+        _paragraph(summary.agreement_said(together)),
+        _table(summary.AGREEMENT_HEADS, summary.agreement_rows(rows), figures_from=1),
+        _paragraph(summary.AGREEMENT_READ),
+        "## Does LGA help?",
+        _paragraph(summary.effects_said(together)),
+        _table(summary.EFFECTS_HEADS, summary.effects_rows(rows), figures_from=1),
+        _paragraph(summary.EFFECTS_READ),
+        "<!-- end of counts -->",
+        "## Files",
+        _table(
+            ("files", "what", "how to show or make it"),
+            [
+                [
+                    f"`{it.pattern}`" if it.pattern else "those of other studies",
+                    it.what,
+                    ", ".join(f"`{command}`" for command in it.commands),
+                ]
+                for it in summary.files(folder, tables, load(folder))
+            ],
+        ),
+    ]
+    if missing := [table.study for table in tables if not summary.is_measured(table)]:
+        parts += ["## Not measured yet", "\n".join(f"- `{study.name}`: {study.title}" for study in missing)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, figures_from: int | None = None) -> str:
+    marks = ["---" if figures_from is None or i < figures_from else "---:" for i in range(len(heads))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, marks, *rows])

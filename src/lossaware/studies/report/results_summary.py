@@ -1,0 +1,241 @@
+"""What was measured in counts and in words, and where it lies: what the pages of all results have in common."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossaware.studies.analysis.collect import Measurements
+from lossaware.studies.analysis.counts import Counts, Ways, counts, total
+from lossaware.studies.analysis.lr_sensitivity import has_rates
+from lossaware.studies.analysis.study_table import StudyTable
+from lossaware.studies.report.artifacts import Saved
+from lossaware.studies.specs.study import BUILT_IN, Study, load_study, studies
+
+
+def all_tables(there: Measurements) -> list[StudyTable]:
+    """All studies of the package as far as they were measured, those of the paper first."""
+    return [there.table(load_study(name)) for name in studies()]
+
+
+def of_the_paper(study: Study) -> bool:
+    """Whether it is a table of the paper, rather than a study of our own."""
+    return studies().get(study.name, Path()).parent == BUILT_IN / "paper"
+
+
+def is_measured(table: StudyTable) -> bool:
+    """Whether any of its cells is."""
+    return any(measured.there for measured in table.cells.values())
+
+
+def how_much(table: StudyTable) -> str:
+    """How much of a study was measured: ``42 of 126 cells, seeds: 1 to 3``."""
+    there = [measured for measured in table.cells.values() if measured.there]
+    seeds = _range([len(measured.values) for measured in there if measured.values])
+    return f"{len(there)} of {len(table.cells)} cells" + (f", seeds: {seeds}" if seeds else "")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return " to ".join(str(n) for n in dict.fromkeys((min(numbers), max(numbers)))) if numbers else ""
+
+
+# --- counts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a study shows under some settings.
+
+    Attributes:
+        name: The study, and what was overridden.
+        seeds: Of its measured cells: ``3``, or ``1 to 3``.
+        found: The counts.
+    """
+
+    name: str
+    seeds: str
+    found: Counts
+
+
+TOTAL = "Tables 1 to 13, at their own settings"
+
+
+def counted(tables: Iterable[StudyTable]) -> list[Row]:
+    """A row a study and settings; the last is the sum over the paper's tables at their own settings."""
+    rows = []
+    own = []
+    for table in tables:
+        for changed, found in counts(table).items():
+            name = table.study.title.partition(":")[0]
+            seeds = [len(it.values) for it in table.cells.values() if it.values and it.changed == changed]
+            rows.append(Row(f"{name}, overridden: {changed}" if changed else name, _range(seeds), found))
+            if of_the_paper(table.study) and not changed:
+                own.append(found)
+    return [*rows, Row(TOTAL, "", total(own))]
+
+
+AGREEMENT_HEADS = ("study", "published", "measured", "seeds", "agree", "differ", "no interval")
+AGREEMENT_READ = (
+    "A cell agrees where the published figure lies in the 95 % t-interval of the measured mean over the seeds; with "
+    "few seeds that interval is wide. The paper prints no intervals. One seed has none, and neither has a figure that "
+    "is computed from others (mean and deviation in Table 5): such cells are counted apart and not judged. Cells that "
+    "were measured under other settings than the study's are not held against its published figures. Misprints count "
+    "as they were printed."
+)
+
+
+def agreement_rows(rows: Iterable[Row]) -> list[list[str]]:
+    """Those with published figures, under `AGREEMENT_HEADS`."""
+    return [
+        [row.name, str(it.figures), str(it.measured), row.seeds, *map(str, (it.agree, it.differ, it.single))]
+        for row in rows
+        if (it := row.found).figures
+    ]
+
+
+def agreement_said(found: Counts) -> str:
+    """How the measured figures go with the published ones, in sentences."""
+    said = [
+        f"Of the {found.figures} figures in the paper's tables, {found.measured} are measured here at the paper's "
+        "settings."
+    ]
+    if judged := found.agree + found.differ:
+        said.append(
+            f"{judged} of them have an interval: the published figure lies in it in {found.agree}, and outside in "
+            f"{found.differ}."
+        )
+    if found.single:
+        said.append(f"{found.single} have none: one seed, or computed from others.")
+    return " ".join(said)
+
+
+EFFECTS_HEADS = (
+    "study",
+    "pairs",
+    "helps",
+    "hurts",
+    "no difference",
+    "too few seeds (better / same / worse)",
+    "one seed (better / same / worse)",
+    "published (better / same / worse)",
+)
+EFFECTS_READ = (
+    "A pair is two cells that show the same of the same runs, without and with LGA, from the same seeds; the epochs of "
+    "Tables 3, 4, 9 and 10 are none, and neither is Table 13, which has no runs without LGA. The words are those of "
+    "lossaware compare: the paired t-test over seeds, with Holm's correction over the pairs of a study, checked by an "
+    "exact sign-flip test. That cannot come out significant with three to five seeds; then all of them must point one "
+    "way. With fewer than three there are always too few. Pairs with too few seeds, and apart from them those with "
+    "one, are also counted by which figure is the better one, which may be chance; the paper's own pairs in the same "
+    "way, as printed. A run that two tables show counts in both."
+)
+
+
+def effects_rows(rows: Iterable[Row]) -> list[list[str]]:
+    """Those with pairs, measured or published, under `EFFECTS_HEADS`."""
+    return [
+        [
+            row.name,
+            *map(str, (it.pairs, it.helps, it.hurts, it.no_difference)),
+            *map(_ways, (it.unsure, it.one_seed, it.published)),
+        ]
+        for row in rows
+        if (it := row.found).pairs or it.published.total
+    ]
+
+
+def _ways(ways: Ways) -> str:
+    return f"{ways.total} ({ways.better} / {ways.equal} / {ways.worse})" if ways.total else "0"
+
+
+def effects_said(found: Counts) -> str:
+    """What LGA did, measured and published, in sentences."""
+    said = []
+    if found.judged:
+        said.append(
+            f"In the {found.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
+            f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}. "
+            f"{found.unsure.total} have too few seeds to tell"
+            + (f": in these {_said(found.unsure)}." if found.unsure.total else ".")
+        )
+    if found.one_seed.total:
+        said.append(f"In the {found.one_seed.total} pairs with one seed, {_said(found.one_seed)}.")
+    said.append(f"In the {found.published.total} pairs that the paper prints, {_said(found.published)}.")
+    return " ".join(said)
+
+
+def _said(ways: Ways) -> str:
+    return (
+        f"the figure with LGA is the better one in {ways.better}, the same in {ways.equal} and the worse one in "
+        f"{ways.worse}"
+    )
+
+
+def lead(found: Counts) -> str:
+    """The outcome for the top of a page."""
+    said = [
+        f"{found.measured} of the {found.figures} figures in the paper's tables are measured at the paper's settings."
+    ]
+    if judged := found.agree + found.differ:
+        said.append(f"Where seeds give an interval, the published figure lies in it in {found.agree} of {judged}.")
+    if found.judged:
+        said.append(
+            f"Of {found.judged} pairs with two seeds or more, LGA helps in {found.helps}, hurts in {found.hurts} and "
+            f"shows no difference in {found.no_difference}; {found.unsure.total} have too few seeds to tell."
+        )
+    return " ".join(said)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+PICTURES: Mapping[str, tuple[str, str]] = {
+    "figure01": (
+        "Figure 1: who reaches the global basin of a one-dimensional landscape",
+        "lossaware figure figure01",
+    ),
+    "figure02": ("Figure 2: training loss of all optimizers, from the runs of Table 1", "lossaware figure figure02"),
+    "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
+}
+"""What pictures are, and the commands that make them; those of ``lossaware study figure`` are known by their study."""
+
+
+def picture_of(saved: Saved) -> tuple[str, str]:
+    """What it shows, and the command that makes it."""
+    return PICTURES.get(saved.name, (saved.name, saved.made_with.get("command", "")))
+
+
+def drawn_over_rates(tables: Iterable[StudyTable]) -> set[str]:
+    """The names of pictures that ``lossaware study figure`` makes of measured studies."""
+    return {f"{table.study.name}-lr" for table in tables if is_measured(table) and has_rates(table.study)}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Some files that belong together.
+
+    Attributes:
+        pattern: Their names; empty where a study is shown from the files of others.
+        what: What they hold.
+        commands: What shows or makes them.
+    """
+
+    pattern: str
+    what: str
+    commands: Sequence[str]
+
+
+def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved]) -> list[Files]:
+    """What there is of each study, the pictures, and what benchmarks wrote."""
+    found = []
+    for table in filter(is_measured, tables):
+        name = table.study.name
+        commands = [f"lossaware study show {name}"]
+        if has_rates(table.study):
+            commands.append(f"lossaware study figure {name}")
+        pattern = f"{name}*" if (folder / f"{name}.study.json").exists() else ""
+        found.append(Files(pattern, f"{table.study.title}; {how_much(table)}", commands))
+    for saved in pictures:
+        if saved.name not in drawn_over_rates(tables):
+            what, command = picture_of(saved)
+            found.append(Files(f"{saved.name}*", what, [command]))
+    if (folder / "speed").is_dir():
+        found.append(Files("speed/", "What LGA costs", ["python -m benchmarks.speed"]))
+    return found

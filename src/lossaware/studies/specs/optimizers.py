@@ -1,0 +1,181 @@
+"""The base optimizers by name. A new one is one entry of the table, or ``file.py:Class`` of a user's own.
+
+Two things that a base may ask for besides gradients every run serves: one whose ``step`` has a ``loss`` gets it there,
+and one that has ``train()`` and ``eval()``, as schedule-free ones do, is switched with the model. (Where such a base
+meets batch normalisation, the running statistics are those of the weights that are trained, not of those tested.)
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs import user_code as own_code
+from lossaware.studies.specs.options import call, did_you_mean, where
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An optimizer with a name.
+
+    Attributes:
+        summary: One line for lists.
+        place: ``module:Class``; it takes parameters and learning rate first.
+        preset: Keyword arguments that come with the name.
+        package: What has to be installed for it; None where torch is enough.
+    """
+
+    summary: str
+    place: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    package: str | None = None
+
+
+_TABLE: Mapping[str, _Entry] = {
+    "sgd": _Entry("Stochastic gradient descent", "torch.optim:SGD"),
+    "momentum": _Entry("SGD with momentum 0.9", "torch.optim:SGD", {"momentum": 0.9}),
+    "asgd": _Entry("Averaged SGD", "torch.optim:ASGD"),
+    "rmsprop": _Entry("RMSprop", "torch.optim:RMSprop"),
+    "adam": _Entry("Adam", "torch.optim:Adam"),
+    "adamax": _Entry("Adamax: Adam with the infinity norm", "torch.optim:Adamax"),
+    "adadelta": _Entry("Adadelta", "torch.optim:Adadelta"),
+    "adamw": _Entry("Adam with decoupled weight decay", "torch.optim:AdamW"),
+    "nadam": _Entry("Adam with Nesterov momentum", "torch.optim:NAdam"),
+    "radam": _Entry("Rectified Adam", "torch.optim:RAdam"),
+    "adagrad": _Entry("Adagrad", "torch.optim:Adagrad"),
+    # Peers: what else promises to need less tuning, or looks at the loss.
+    "momo": _Entry("MoMo: momentum whose step follows the loss; lr is its cap", "momo:Momo", package="momo-opt"),
+    "momo-adam": _Entry("MoMo-Adam: Adam whose step follows the loss", "momo:MomoAdam", package="momo-opt"),
+    "alig": _Entry(
+        "ALI-G: Nesterov momentum 0.9, Polyak's step for a minimum of 0; lr is its cap",
+        "lossaware.studies.specs.alig:AliG",
+    ),
+    "schedulefree-sgd": _Entry(
+        "Schedule-free SGD: averaged iterates in place of a schedule",
+        "schedulefree:SGDScheduleFree",
+        package="schedulefree",
+    ),
+    "schedulefree-adamw": _Entry("Schedule-free AdamW", "schedulefree:AdamWScheduleFree", package="schedulefree"),
+    "prodigy": _Entry(
+        "Prodigy: Adam that estimates its step size; lr multiplies it", "prodigyopt:Prodigy", package="prodigyopt"
+    ),
+    "lion": _Entry("Lion: the sign of a momentum", "pytorch_optimizer:Lion", package="pytorch_optimizer"),
+    "signsgd": _Entry(
+        "SignSGD: the sign of the gradient", "pytorch_optimizer:SignSGD", {"momentum": 0.0}, "pytorch_optimizer"
+    ),
+}
+
+
+def optimizers() -> dict[str, str]:
+    """The names of the built-in base optimizers, with one line on each and the package that it needs."""
+    return {
+        name: f"{entry.summary} ({entry.package})" if entry.package else entry.summary for name, entry in _TABLE.items()
+    }
+
+
+def make_optimizer(
+    name: str, params: Iterable[torch.nn.Parameter], lr: float, options: Mapping[str, Any] | Iterable[tuple[str, Any]]
+) -> Optimizer:
+    """The base optimizer ``name`` on ``params``.
+
+    Args:
+        name: One of `optimizers`, or ``file.py:Class`` or ``package.module:Class`` of any other
+            `torch.optim.Optimizer`.
+        params: What it steps.
+        lr: Learning rate, above 0.
+        options: Its other keyword arguments.
+
+    Raises:
+        UsageError: Unknown name or option, a package that is not installed, a value the optimizer refuses, or an
+            optimizer that fails as it is made, or that needs a closure.
+    """
+    if not (math.isfinite(lr) and lr > 0):
+        raise UsageError(f"the learning rate must be a number above 0, got {lr}")
+    what = f"optimizer {name!r}"
+    factory, preset = _find(name)
+    chosen = dict(options)
+    if "lr" in chosen:
+        raise UsageError(f"{what}: the learning rate is no option of the optimizer; give it as the learning rate")
+    if name in _TABLE:  # some take any keyword, so that a slip would go unnoticed
+        known = list(inspect.signature(factory).parameters)[2:]
+        for option in chosen:
+            if option not in known:
+                raise UsageError(f"{what} has no option {option!r}{did_you_mean(option, known)}")
+    try:
+        optimizer = call(what, factory, list(params), lr, options={**preset, **chosen})
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what} cannot be made: {where(error)}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise UsageError(f"{what} makes no torch.optim.Optimizer but {type(optimizer).__name__}")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UsageError(f"{what} needs a closure that it may call several times a step; studies do not run those")
+    return optimizer
+
+
+def takes_loss(optimizer: Optimizer) -> bool:
+    """Whether the optimizer's own step has an argument ``loss``, as those of loss-aware optimizers do."""
+    return "loss" in inspect.signature(type(optimizer).step).parameters
+
+
+def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
+    """Switch an optimizer that trains at other weights than are to be tested; any other has no such mode."""
+    switch = getattr(optimizer, mode, None)
+    if callable(switch):
+        switch()
+
+
+def make_capturable(optimizer: Optimizer) -> None:
+    """Have an optimizer that can count its steps on the GPU do so, so that its step can be captured in a CUDA graph.
+
+    To be called before its first step. It is done whether or not a graph is captured, as last bits differ.
+    """
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+def attributes(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer remembers beside state and parameter groups, as MoMo does: numbers, texts and tensors.
+
+    Its ``state_dict()`` has none of it. To be put back into ``vars(optimizer)``.
+    """
+    kept_elsewhere = {"state", "param_groups", "defaults"}
+    return {
+        name: value
+        for name, value in vars(optimizer).items()
+        if name not in kept_elsewhere and not name.endswith("_hooks") and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if isinstance(value, (list, tuple, set)):
+        return all(map(_is_plain, value))
+    # A parameter is the model's; a copy in its place would be another one.
+    is_tensor = isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
+    return value is None or is_tensor or isinstance(value, (bool, int, float, complex, str))
+
+
+def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
+    what = f"optimizer {name!r}"
+    entry = _TABLE.get(name)
+    if entry is None and not own_code.is_own(name):
+        raise UsageError(f"unknown {what}{did_you_mean(name, _TABLE)} (or file.py:Class of your own)")
+    try:
+        found = own_code.load(what, entry.place if entry else name)
+    except UsageError as error:
+        if entry is None or entry.package is None or not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise UsageError(f"{what} needs the package {entry.package}: pip install 'lossaware[peers]'") from None
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
+        raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
+    return found, entry.preset if entry else {}

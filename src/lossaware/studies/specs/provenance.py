@@ -1,0 +1,130 @@
+"""What a run was made with: versions, machine, commit, command and date."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from lossaware._version import __version__
+
+
+def environment(device: str = "cpu") -> dict[str, str]:
+    """What is worth knowing of the software and the machine, in plain texts.
+
+    Args:
+        device: Where something is computed, as in `lossaware.studies.specs.run_spec.RunSpec`.
+
+    Returns:
+        ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, those installed), ``system``,
+        ``processor``, ``cores``, ``device`` (the GPU, where one computes), ``commit`` (where the package runs from a
+        Git checkout; ``+ changes`` where it has any), ``command`` and ``date`` (UTC).
+    """
+    found = {"lossaware": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found |= {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count() or 1)}
+    if device != "cpu":
+        found["device"] = processor(device)
+    if commit := _commit():
+        found["commit"] = commit
+    return found | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+@cache
+def processor(device: str = "cpu") -> str:
+    """The name of the processor, or of the GPU where that is the device."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else device
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit that the package was imported from; None where its files are not under Git."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # A virtual environment may lie inside a foreign checkout; only tracked files have a commit.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "--short=12", "HEAD") + (" + changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _command() -> str:
+    program, *arguments = sys.argv or [""]
+    name = Path(program).name
+    if name == "__main__.py":
+        return shlex.join([*_launcher(), "-m", Path(program).parent.name, *arguments])
+    return shlex.join([name, *arguments])
+
+
+def _launcher() -> list[str]:
+    """What runs a module: Python, or torchrun, which sets these variables."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ["python"]
+    nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
+    several = [] if nodes == "1" else ["--nnodes", nodes]
+    return ["torchrun", *several, "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1")]
+
+
+COMMANDS = 3
+"""How many commands are shown at most."""
+
+
+def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
+    """When, where and with what something was made, and by which commands, in lines.
+
+    Args:
+        environments: See `lossaware.studies.specs.provenance`; at least one is not empty.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for made_with in environments:
+        for name, value in made_with.items():
+            found.setdefault(name, {})[value] = None
+    dates = sorted({date[:10] for date in found.get("date", {})})
+    parts = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
+    parts += [" / ".join(found[name]) for name in ("processor", "device") if name in found]
+    parts += [f"{name} {' / '.join(found[name])}" for name in ("lossaware", "commit", "torch") if name in found]
+    said = [f"{', '.join(parts)}."]
+    commands = list(dict.fromkeys(map(without_folders, found.get("command", {}))))
+    said += [f"Command: {command}" for command in commands[:COMMANDS]]
+    if more := len(commands[COMMANDS:]):
+        said.append(f"... and {more} more command{'s' * (more != 1)}.")
+    return said
+
+
+def without_folders(command: str) -> str:
+    """A command in which absolute paths are reduced to a file's name, or to ``DIR``."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    return shlex.join(_reduced(word) for word in words)
+
+
+def _reduced(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    for path in (PurePosixPath(value), PureWindowsPath(value)):
+        if path.is_absolute():
+            return option + equals + (path.name if path.suffix else "DIR")
+    return word

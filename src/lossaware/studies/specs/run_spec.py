@@ -1,0 +1,151 @@
+"""What one run is, and what it yields: plain frozen data that every later stage reads."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lossaware.studies.specs.user_code import is_own
+
+Value = bool | int | float | str | None
+Options = tuple[tuple[str, Value], ...]
+"""Keyword arguments as sorted pairs, so that a specification can be hashed."""
+
+
+def options(**values: Value) -> Options:
+    """Keyword arguments as `Options`."""
+    return tuple(sorted(values.items()))
+
+
+def format_options(given: Options) -> str:
+    """Options as a message shows them: ``gamma=0.5, step_size=3``."""
+    return ", ".join(f"{name}={value!r}" for name, value in given)
+
+
+LGA_DEFAULTS: Mapping[str, Any] = {
+    "gamma2": 1e-8,
+    "eps": 0.1,
+    "xi": 0.01,
+    "lower_bound": "progressive",
+    "backoff": 0.1,
+    "zero_gradient": "push",
+}
+"""The defaults of `lossaware.LGA`, written out: a run's specification says what it was, whatever defaults become."""
+SELF_SET_DEFAULTS: Mapping[str, Any] = {
+    "gamma2": "auto",
+    "eps": 0.0,
+    "xi": 1.0,
+    "lower_bound": "zero",
+    "zero_gradient": "rest",
+    "gamma2.reach": 0.02,
+    "gamma2.momentum": 0.9,
+    "gamma2.growth": 1.3,
+    "gamma2.shrink": 0.6,
+    "gamma2.fade": 0.93,
+    "gamma2.certainty": 1.0,
+    "gamma2.statuses_per_epoch": 10,
+    "gamma2.steps_at_least": 25,
+}
+"""The same for a gamma2 that sets itself; a rule with other constants gives other runs."""
+
+
+_WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least")
+
+
+def lga_options(given: Mapping[str, Any]) -> Options:
+    """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
+    whole = {**(SELF_SET_DEFAULTS if given.get("gamma2") == "auto" else LGA_DEFAULTS), **given}
+    return options(
+        **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
+    )
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the numbers of one run, and nothing else.
+
+    Attributes:
+        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own.
+        task_options: Keyword arguments of the function that builds the task.
+        optimizer: Name of the base optimizer, or, likewise, of a user's own.
+        optimizer_options: Its keyword arguments besides the learning rate.
+        lr: Learning rate, above 0.
+        scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once an epoch, or None.
+        scheduler_options: Its keyword arguments.
+        lga: Keyword arguments of `lossaware.LGA` where the run is with LGA, None where it is without. A missing
+            ``steps_per_epoch`` means the number of batches in an epoch.
+        seed: Decides initialisation, data order and augmentation; the same without and with LGA.
+        epochs: Passes over the training set, at least 1.
+        batch_size: Examples a step, at least 1.
+        precision: ``"fp32"`` or ``"bf16"`` (autocast).
+        device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
+        distributed: ``"ddp-2"`` or ``"fsdp-2"``: how the run is shared by how many ranks, whose sums differ likewise;
+            None where it is one process.
+    """
+
+    task: str
+    optimizer: str
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    task_options: Options = ()
+    optimizer_options: Options = ()
+    scheduler: str | None = None
+    scheduler_options: Options = ()
+    lga: Options | None = None
+    precision: str = "fp32"
+    device: str = "cpu"
+    distributed: str | None = None
+
+    def to_json(self) -> str:
+        """One canonical line; equal specifications give equal lines."""
+        fields = asdict(self)
+        for name, usual in (("device", "cpu"), ("distributed", None)):
+            if fields[name] == usual:
+                del fields[name]  # so that runs from before there was a choice keep their keys
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "RunSpec":
+        """The specification that `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(line)
+        for name in ("task_options", "optimizer_options", "scheduler_options", "lga"):
+            if fields[name] is not None:
+                fields[name] = tuple((key, value) for key, value in fields[name])
+        return cls(**fields)
+
+    @property
+    def own_code(self) -> tuple[str, ...]:
+        """The names of a user's own code that it runs; what was measured belongs to the code as it was then."""
+        return tuple(filter(is_own, (self.task, self.optimizer)))
+
+    @property
+    def caution(self) -> str:
+        """What every result of it must say, as its data are none that anybody measured; empty where they are."""
+        return "stand-in features" if ("features", "stand-in") in self.task_options else ""
+
+    @property
+    def key(self) -> str:
+        """The run's name in a store: 16 hexadecimal digits of the SHA-256 of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        train: Mean over the epoch's examples of each measure, taken while training (``loss``, ``accuracy``, ...).
+        test: The same measures over the test set, with the parameters at the end of the epoch.
+        lga: The fields of `lossaware.Status` at the end of the epoch; None without LGA.
+        seconds: Wall time of the training part of the epoch, without the test.
+    """
+
+    epoch: int
+    train: Mapping[str, float]
+    test: Mapping[str, float]
+    lga: Mapping[str, float] | None
+    seconds: float

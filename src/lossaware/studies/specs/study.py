@@ -1,0 +1,363 @@
+"""Studies: a grid of runs from a TOML file, with the published figures beside it.
+
+A study is base settings and axes. A point of an axis has a name and settings that override; the cross product of the
+points gives the cells of a table, and the settings of a cell with each seed give its runs. `README.md` beside the
+paper's own studies (folder ``paper``) describes the file.
+"""
+
+import hashlib
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
+from lossaware.studies.specs.study_file import Settings, Shown, StudyFile, check_axes, explain
+
+BUILT_IN = Path(__file__).parents[1]
+"""Where the package's own studies lie: ``paper/*.toml`` and ``further/*.toml``."""
+Coordinates = tuple[str, ...]
+"""The names of a cell's points, along the row axes or along the column axes."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a cell shows, with nothing left open; see `Shown`."""
+
+    set: Literal["train", "test"]
+    name: str
+    at: Literal["final", "best", "reached", "ratio"]
+    percent: bool
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        measure = f"test {self.name}" if self.set == "test" else f"running training {self.name}"
+        return {
+            "final": f"{measure} after the last epoch",
+            "best": f"best {measure} of all epochs",
+            "reached": f"{measure} when the base's final value is reached, or after the last epoch",
+            "ratio": f"share of the epochs needed to reach the base's final {measure}",
+        }[self.at]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table.
+
+    Attributes:
+        row: Its points along the row axes.
+        column: Its points along the column axes.
+        quantity: What it shows.
+        specs: Its runs, one a seed; empty for a derived cell.
+        published: The published figure as it was printed; None where there is none.
+        derived: What it computes of which other cells.
+    """
+
+    row: Coordinates
+    column: Coordinates
+    quantity: Quantity
+    specs: tuple[RunSpec, ...]
+    published: Decimal | None = None
+    derived: tuple[Literal["mean", "deviation"], tuple[tuple[Coordinates, Coordinates], ...]] | None = None
+
+    @property
+    def compares(self) -> bool:
+        """Whether what it shows depends on the runs without LGA as well."""
+        return self.quantity.at in ("reached", "ratio")
+
+    @property
+    def needed(self) -> tuple[RunSpec, ...]:
+        """All runs it is made from."""
+        return (*self.specs, *(without_lga(spec) for spec in self.specs)) if self.compares else self.specs
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What makes a study smaller, or another, than its file says.
+
+    Attributes:
+        only: Points that are run, by axis; an axis that is not named is run whole.
+        settings: Settings that go over all others.
+    """
+
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values; empty where nothing is overridden."""
+        plain: dict[str, Any] = self.settings.model_dump(exclude_unset=True)
+        if self.only:
+            plain["only"] = {axis: list(points) for axis, points in self.only.items()}
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Overrides":
+        """What `to_plain` gave."""
+        settings = {name: value for name, value in plain.items() if name != "only"}
+        only = {axis: tuple(points) for axis, points in plain.get("only", {}).items()}
+        return cls(only, Settings.model_validate(settings))
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, ready to be run or shown.
+
+    Attributes:
+        name: The file's name without its ending.
+        file: What the file says.
+        digest: 16 hexadecimal digits that change with whatever decides its runs or cells.
+        what: How messages name it.
+        overrides: What differs from the file.
+    """
+
+    name: str
+    file: StudyFile
+    digest: str
+    what: str
+    overrides: Overrides = field(default_factory=Overrides)
+
+    @property
+    def title(self) -> str:
+        """Its title."""
+        return self.file.title
+
+    @property
+    def source(self) -> str:
+        """What a command calls it: its name, or the path of its file."""
+        return self.what.removeprefix("study ")
+
+    def overridden(self, overrides: Overrides) -> "Study":
+        """The same study, smaller or otherwise changed.
+
+        Raises:
+            UsageError: An axis, or a point of one, does not exist.
+        """
+        only = {}
+        for axis, names in overrides.only.items():
+            found = _match(f"{self.what}: axis", axis, self.file.axes)
+            what = f"{self.what}: point of axis {found!r}"
+            only[found] = tuple(_match(what, name, self.file.axes[found]) for name in names)
+        changed = replace(self, overrides=Overrides(only, overrides.settings))
+        assert changed.cells  # settings that do not go together are an error here, not later
+        return changed
+
+    @cached_property
+    def rows(self) -> list[Coordinates]:
+        """The rows from top to bottom, derived ones last."""
+        return self._lines(self.file.rows)
+
+    @cached_property
+    def columns(self) -> list[Coordinates]:
+        """The columns from left to right, derived ones last."""
+        return self._lines(self.file.columns)
+
+    @cached_property
+    def cells(self) -> dict[tuple[Coordinates, Coordinates], Cell]:
+        """All cells of the table, by row and column."""
+        figures = _published(self)
+        return {
+            (row, column): self._cell(row, column, figures.get((row, column)))
+            for row in self.rows
+            for column in self.columns
+        }
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """The runs to do, each once; those of one seed together, so that whatever is finished early can be compared."""
+        chosen = [spec for cell in self.cells.values() if self.chosen(cell) for spec in cell.needed]
+        return sorted(dict.fromkeys(chosen), key=lambda spec: spec.seed)
+
+    def chosen(self, cell: Cell) -> bool:
+        """Whether the cell is among those that are run."""
+        place = self._place(cell.row, cell.column)
+        return all(place[axis] in points for axis, points in self.overrides.only.items())
+
+    def _place(self, row: Coordinates, column: Coordinates) -> dict[str, str]:
+        return dict(zip((*self.file.rows, *self.file.columns), (*row, *column), strict=True))
+
+    def _lines(self, axes: Sequence[str]) -> list[Coordinates]:
+        lines = list(itertools.product(*(self.file.axes[axis] for axis in axes)))
+        if (derived := self.file.derived) and derived.axis in axes:
+            names = [list(derived.points) if axis == derived.axis else list(self.file.axes[axis]) for axis in axes]
+            lines += itertools.product(*names)
+        return lines
+
+    def _cell(self, row: Coordinates, column: Coordinates, published: Decimal | None) -> Cell:
+        place = self._place(row, column)
+        derived = self.file.derived
+        if derived and (kind := derived.points.get(place[derived.axis])):
+            sources = [self._at({**place, derived.axis: point}) for point in self.file.axes[derived.axis]]
+            quantity = self._cell(*sources[0], None).quantity
+            return Cell(row, column, quantity, (), published, (kind, tuple(sources)))
+        settings, shown = self.file.base, self.file.measure
+        for axis, points in self.file.axes.items():
+            point = points[place[axis]]
+            settings, shown = point.over(settings), point.measure.over(shown)
+        changed = self.overrides.settings.over(settings)
+        if not isinstance(settings.lga, dict):  # arguments of LGA do not bring LGA to where there is none
+            changed = changed.model_copy(update={"lga": settings.lga})
+        what = f"{self.what}: {', '.join(place.values())}"
+        return Cell(row, column, _quantity(what, shown), _specs(what, changed), published)
+
+    def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:
+        return tuple(place[axis] for axis in self.file.rows), tuple(place[axis] for axis in self.file.columns)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def studies() -> dict[str, Path]:
+    """The package's own studies: name and file."""
+    found = [*sorted((BUILT_IN / "paper").glob("*.toml")), *sorted((BUILT_IN / "further").glob("*.toml"))]
+    return {path.stem: path for path in found}
+
+
+def load_study(name: str) -> Study:
+    """The package's study of that name, or the one in the file of that path.
+
+    Raises:
+        UsageError: There is none, or its file has a mistake.
+    """
+    known = studies()
+    path = known.get(name)
+    if path is None:
+        path = Path(name)
+        if not (name.endswith(".toml") or "/" in name or "\\" in name):
+            meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 is nearest to table02
+            raise UsageError(f"unknown study {name!r}{did_you_mean(meant, known)} (or FILE.toml of your own)")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"study file {path}: {getattr(error, 'strerror', None) or error}") from None
+    return parse_study(text, path.stem, source=str(name) if name in known else str(path))
+
+
+def parse_study(text: str, name: str, *, source: str = "") -> Study:
+    """The study in a file's text.
+
+    Args:
+        text: TOML.
+        name: What the study is called.
+        source: What messages call the file; by default the name.
+
+    Raises:
+        UsageError: The text has a mistake.
+    """
+    what = f"study {source or name}"
+    try:
+        content = tomllib.loads(text)
+        # Published figures keep the digits they were printed with: 0.9 is not 0.90.
+        content["published"] = tomllib.loads(text, parse_float=Decimal).get("published", {})
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{what}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{what}: nested too deeply") from None
+    try:
+        file = StudyFile.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{what}: {explain(error)}") from None
+    check_axes(what, file)
+    # What the file says, and not what it might: a setting that is new to this package changes no digest.
+    said = {"rows", "columns", "base", "measure", "axes", "derived"}
+    decisive = file.model_dump_json(include=said, exclude_unset=True)
+    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what)
+    assert study.cells
+    return study
+
+
+def _match(what: str, name: str, known: Iterable[str]) -> str:
+    """The known name that is meant: case and punctuation do not matter, but for signs and dots in numbers."""
+    names = list(known)
+    if name in names:
+        return name
+    found = [point for point in names if _plain(point) == _plain(name)]
+    if len(found) != 1:
+        raise UsageError(f"{what} {name!r} does not exist{did_you_mean(name, names)}")
+    return found[0]
+
+
+def _plain(name: str) -> str:
+    # A dash or dot stays where it stands after a digit or the e of a number, and before a digit: 1e-3 is not 1e3.
+    return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
+
+
+def _quantity(what: str, shown: Shown) -> Quantity:
+    if shown.set is None or shown.name is None:
+        raise UsageError(f"{what}: measure must say its set (train or test) and its name")
+    is_loss = "loss" in shown.name
+    return Quantity(
+        set=shown.set,
+        name=shown.name,
+        at=shown.at or "final",
+        percent=("accuracy" in shown.name if shown.percent is None else shown.percent) and shown.at != "ratio",
+        higher_is_better=not is_loss if shown.higher_is_better is None else shown.higher_is_better,
+    )
+
+
+def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
+    for name in ("task", "optimizer", "lr", "epochs", "batch_size", "seeds"):
+        if getattr(settings, name) is None:
+            raise UsageError(f"{what}: {name} is said neither in [base] nor at a point")
+    given: dict[str, Any] = {
+        "task": settings.task,
+        "task_options": options(**settings.task_options),
+        "optimizer": settings.optimizer,
+        "optimizer_options": options(**settings.optimizer_options),
+        "lr": settings.lr,
+        "scheduler": settings.scheduler,
+        "scheduler_options": options(**settings.scheduler_options),
+        "lga": lga_options(settings.lga) if isinstance(settings.lga, dict) else None,
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "precision": settings.precision or "fp32",
+        "device": settings.device or "cpu",
+        "distributed": settings.distributed,
+    }
+    return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
+
+
+def without_lga(spec: RunSpec) -> RunSpec:
+    """The run that one with LGA is held against."""
+    return replace(spec, lga=None)
+
+
+def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
+    """The published figures by row and column; ``nan`` is none."""
+    figures: dict[tuple[Coordinates, Coordinates], Decimal] = {}
+
+    def read(part: Any, row: Coordinates) -> None:
+        place = ".".join(("published", *row))
+        if len(row) < len(study.file.rows):
+            if not isinstance(part, dict):
+                raise UsageError(f"{study.what}: {place} must be a table with a key a row")
+            known = list(dict.fromkeys(line[len(row)] for line in study.rows if line[: len(row)] == row))
+            for name, inner in part.items():
+                if name not in known:
+                    raise UsageError(f"{study.what}: {place} has no row {name!r}{did_you_mean(name, known)}")
+                read(inner, (*row, name))
+            return
+        if not isinstance(part, list) or len(part) != len(study.columns):
+            count = len(part) if isinstance(part, list) else "none"
+            raise UsageError(f"{study.what}: {place} must list {len(study.columns)} figures, got {count}")
+        for column, value in zip(study.columns, part, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | Decimal):
+                raise UsageError(f"{study.what}: {place} must list numbers, got {value!r}")
+            figure = Decimal(value)
+            if figure.is_infinite():
+                raise UsageError(f"{study.what}: {place} must list finite numbers, or nan for none, got {value}")
+            if not figure.is_nan():
+                figures[row, column] = figure
+
+    read(study.file.published, ())
+    return figures

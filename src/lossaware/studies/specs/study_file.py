@@ -1,0 +1,228 @@
+"""The file of a study: what its keys may hold, and one line for each mistake in it."""
+
+import contextlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import did_you_mean
+
+Scalar = bool | int | float | str
+
+
+class _Table(BaseModel):
+    """A table of the file: unknown keys are errors, and values are taken as TOML has them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Shown(_Table):
+    """What a cell shows of its runs.
+
+    Attributes:
+        set: ``"train"`` (the running mean while training) or ``"test"``.
+        name: The measure: ``accuracy``, ``loss`` or another of the task's.
+        at: Which epoch's value: ``"final"``; ``"best"`` of all epochs; ``"reached"``, where a run with LGA first has
+            the base's final value (its own final one where it never does); or ``"ratio"``, not the value but the
+            number of that epoch by the base's epochs, 1 where it never does (Tables 3, 4, 9 and 10).
+        percent: Whether the value is a share that is shown in percent; by default accuracies are.
+        higher_is_better: By default all but losses.
+    """
+
+    set: Literal["train", "test"] | None = None
+    name: str | None = None
+    at: Literal["final", "best", "reached", "ratio"] | None = None
+    percent: bool | None = None
+    higher_is_better: bool | None = None
+
+    def over(self, other: Self) -> Self:
+        """These settings, and the other's where these say nothing."""
+        return other.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class Settings(_Table):
+    """Settings of runs; None or empty where nothing is said. Options are merged key by key, the rest is replaced."""
+
+    task: str | None = None
+    task_options: dict[str, Scalar] = {}
+    optimizer: str | None = None
+    optimizer_options: dict[str, Scalar] = {}
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    scheduler: str | None = None
+    scheduler_options: dict[str, Scalar] = {}
+    lga: Literal[False] | dict[str, Scalar] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["fp32", "bf16"] | None = None
+    device: Literal["cpu", "cuda"] | None = None
+    distributed: Annotated[str, Field(pattern=r"^(ddp|fsdp)-[1-9]\d*$")] | None = None
+    seeds: int | list[int] | None = None
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _check_seeds(cls, seeds: Any) -> Any:
+        listed = seeds if isinstance(seeds, list) else [seeds]
+        least = 0 if isinstance(seeds, list) else 1
+        if not (listed and all(type(number) is int and number >= least for number in listed)):
+            raise ValueError("must be how many, at least 1, or a list of seeds of at least 0")
+        if len(set(listed)) < len(listed):
+            raise ValueError("must not name a seed twice")
+        return seeds
+
+    @field_validator("lga", mode="before")
+    @classmethod
+    def _check_lga(cls, lga: Any) -> Any:
+        if not (lga is False or isinstance(lga, dict)):
+            raise ValueError("must be false, or a table of LGA's arguments")
+        return lga
+
+    @property
+    def all_seeds(self) -> Sequence[int]:
+        """The seeds by number: ``3`` is 0, 1, 2."""
+        return range(self.seeds) if isinstance(self.seeds, int) else self.seeds or ()
+
+    def over(self, other: "Settings") -> "Settings":
+        """These settings over the other's.
+
+        ``lga = false`` stays false whatever the other says, so that the point "without" of one axis is without LGA at
+        every point of another axis that says how large gamma2 is there.
+        """
+        changes = {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
+        for name in ("task_options", "optimizer_options", "scheduler_options"):
+            changes[name] = {**getattr(other, name), **getattr(self, name)}
+        if other.lga is False:
+            changes["lga"] = False
+        elif isinstance(self.lga, dict):
+            changes["lga"] = {**(other.lga or {}), **self.lga}
+        return Settings.model_construct(**{**dict(other), **changes})
+
+
+class Point(Settings):
+    """A point of an axis: what its cells have of their own."""
+
+    measure: Shown = Shown()
+
+
+class Derived(_Table):
+    """Further rows or columns, computed over all points of an axis from what their cells show.
+
+    Attributes:
+        axis: Its name.
+        points: What is computed by its name in the table: the mean, or the standard deviation of the population (which
+            is what Table 5 has).
+    """
+
+    axis: str
+    points: dict[str, Literal["mean", "deviation"]]
+
+
+class StudyFile(_Table):
+    """A study as its file says it."""
+
+    title: str
+    caption: str = ""
+    notes: list[str] = []
+    rows: list[str]
+    columns: list[str]
+    base: Settings = Settings()
+    measure: Shown
+    axes: dict[str, dict[str, Point]]
+    derived: Derived | None = None
+    published: dict[str, Any] = {}
+
+
+def parse_settings(given: Mapping[str, Any]) -> Settings:
+    """Settings as a command line gives them: ``{"epochs": 3, "batch_size": "32", "lga.gamma2": "1e-7", "pad": "0"}``.
+
+    What is no setting is an option of the task, as for ``compare --set``.
+
+    Raises:
+        UsageError: A key is unknown, or a value is not what it must be.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in given.items():
+        name, dot, inner = key.partition(".")
+        if isinstance(value, str):
+            with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):  # a bare word stays a text
+                value = tomllib.loads(f"value = {value}")["value"]
+        if name not in Settings.model_fields:
+            name, dot, inner = "task_options", ".", key
+        if not dot:
+            nested[name] = value
+        elif isinstance(nested.setdefault(name, {}), dict):
+            nested[name][inner] = value
+        else:
+            raise UsageError(f"--set {key}: {name} has no parts")
+    try:
+        return Settings.model_validate(nested)
+    except ValidationError as error:
+        raise UsageError(f"--set {explain(error)}") from None
+
+
+def check_axes(what: str, file: StudyFile) -> None:
+    """Raise `UsageError` where the axes of a file do not fit together; ``what`` names the study."""
+    placed = [*file.rows, *file.columns]
+    for axis in placed:
+        if axis not in file.axes:
+            raise UsageError(f"{what}: there is no axis {axis!r}{did_you_mean(axis, file.axes)}")
+    if missing := [axis for axis in file.axes if placed.count(axis) != 1]:
+        raise UsageError(f"{what}: axis {missing[0]!r} must be once among rows and columns")
+    if empty := [axis for axis, points in file.axes.items() if not points]:
+        raise UsageError(f"{what}: axis {empty[0]!r} has no points")
+    if file.base.lga is False:
+        for axis, points in file.axes.items():
+            if vain := [name for name, point in points.items() if isinstance(point.lga, dict)]:
+                place = f"axes.{axis}.{vain[0]}.lga"
+                raise UsageError(f"{what}: {place} is without effect under base.lga = false, which goes before all")
+    if file.derived:
+        if file.derived.axis not in file.axes:
+            raise UsageError(f"{what}: there is no axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")
+        if both := set(file.derived.points) & set(file.axes[file.derived.axis]):
+            raise UsageError(f"{what}: {min(both)!r} is a point and derived as well")
+
+
+def explain(error: ValidationError) -> str:
+    """The first mistake in a file, and how many more there are."""
+    problems = {_place(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
+    # A union complains at its own place and further inside, where the mistake is.
+    places = [place for place in problems if not any(other[: len(place)] == place != other for other in problems)]
+    place = places[-1]
+    problem = problems[place]
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        said = f"unknown key {name!r}{did_you_mean(place[-1], _fields(place))}"
+    elif problem["type"] == "missing":
+        said = f"{name!r} is missing"
+    else:
+        text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
+        said = f"{name}: {text[0].lower()}{text[1:]}, got {problem['input']!r}" if name else text
+    more = len(places) - 1
+    return said + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
+
+
+_MEMBERS = ("bool", "int", "float", "str")
+_EXPECTED = dict.fromkeys(_MEMBERS, "must be a number, a text, true or false")
+
+
+def _place(location: Iterable[int | str]) -> tuple[str, ...]:
+    """Where in the file: without the marks pydantic adds for the members of a union."""
+    return tuple(str(part) for part in location if not re.search(r"[\[\]]", str(part)) and part not in _MEMBERS)
+
+
+def _fields(place: Sequence[str]) -> Iterable[str]:
+    """The keys that are allowed beside the last one of a place."""
+    if place[-2:-1] == ("measure",):
+        return Shown.model_fields
+    match place[0], len(place):
+        case _, 1:
+            return StudyFile.model_fields
+        case "axes", _:
+            return Point.model_fields
+        case "derived", _:
+            return Derived.model_fields
+        case _:
+            return Settings.model_fields

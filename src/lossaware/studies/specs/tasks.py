@@ -1,0 +1,86 @@
+"""Finding tasks: the built-in ones by name, a user's own by ``file.py:attribute`` or ``package.module:attribute``.
+
+A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``; its name is
+the file's, with hyphens for underscores.
+"""
+
+import ast
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs import user_code as own_code
+from lossaware.studies.specs.options import call, did_you_mean, where
+
+if TYPE_CHECKING:
+    from lossaware.studies.specs.task import Task
+
+_BUILT_IN = Path(__file__).parents[1] / "tasks"
+
+
+def tasks() -> dict[str, str]:
+    """The names of the built-in tasks, with one line on each. Imports none of them."""
+    paths = sorted(path for path in _BUILT_IN.glob("*.py") if path.stem != "__init__")
+    return {path.stem.replace("_", "-"): _summary(path) for path in paths}
+
+
+def load_task(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> "Task":
+    """The task ``name``, built with ``options``.
+
+    Args:
+        name: One of `tasks`, or ``path/to/file.py:attribute``, or ``package.module:attribute``. The attribute is a
+            function that returns a `Task` (it gets the options), or a `Task` (there are none).
+        options: Keyword arguments of that function.
+
+    Raises:
+        UsageError: The task is not there, its file is broken, or an option is wrong.
+    """
+    from lossaware.studies.specs.task import Task
+
+    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
+    chosen = dict(options)
+    if not isinstance(found, Task):
+        if not callable(found):
+            raise UsageError(f"task {name!r} is neither a Task nor a function that returns one, but {_kind(found)}")
+        try:
+            found = call(f"task {name!r}", found, options=chosen)
+        except UsageError as error:
+            # A mistake inside a user's function deserves its place; `call` keeps the cause for that.
+            raise error if error.__cause__ is None else UsageError(f"task {name!r}: {where(error.__cause__)}") from None
+        except Exception as error:
+            raise UsageError(f"task {name!r} cannot be built: {where(error)}") from error
+    elif chosen:
+        raise UsageError(f"task {name!r} is a Task, not a function: it takes no options, got {', '.join(chosen)}")
+    if not isinstance(found, Task):
+        raise UsageError(f"task {name!r} must return a lossaware.studies.task.Task, got {_kind(found)}")
+    return found
+
+
+def built_in_module(name: str) -> str | None:
+    """The module of a built-in task, for those who import it beforehand; None for a user's own."""
+    return f"lossaware.studies.tasks.{name.replace('-', '_')}" if name in tasks() else None
+
+
+def _built_in(name: str) -> Any:
+    if name.endswith(".py"):
+        raise UsageError(f"task {name!r}: say which function of the file makes the task, such as {name}:build")
+    if (module := built_in_module(name)) is None:
+        raise UsageError(f"unknown task {name!r}{did_you_mean(name, tasks())} (or file.py:function of your own)")
+    try:
+        return importlib.import_module(module).build
+    except ModuleNotFoundError as error:
+        raise UsageError(f"task {name!r} needs {error.name}: pip install 'lossaware[studies]'") from error
+
+
+def _summary(path: Path) -> str:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="SUMMARY")], value=ast.Constant(value=str(text))):
+                return text
+    raise AssertionError(f"{path.name} has no SUMMARY")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,107 @@
+"""A user's own code, named by ``file.py:attribute`` or ``package.module:attribute``."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import did_you_mean, where
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a place of a user's own code, and not one that this package has."""
+    return ":" in name
+
+
+def load(what: str, name: str) -> Any:
+    """The attribute that the name says.
+
+    Args:
+        what: What messages call it, such as ``task 'my_task.py:build'``.
+        name: ``file.py:attribute`` or ``package.module:attribute``.
+
+    Raises:
+        UsageError: The place or the attribute is not there, or the file is broken.
+    """
+    place, _, attribute = name.rpartition(":")
+    module = _module(what, place)
+    if not hasattr(module, attribute):
+        known = [key for key in vars(module) if not key.startswith("_")]
+        raise UsageError(f"{what}: {place} has no {attribute!r}{did_you_mean(attribute, known)}")
+    return getattr(module, attribute)
+
+
+def source_digest(names: Sequence[str]) -> str | None:
+    """16 hexadecimal digits that change with the files of what is named; None where there is none that can be read.
+
+    Results belong to the code as it was when they were measured: a store asks this before it takes a run as done.
+    """
+    sources = [source for name in names if (source := _source(name.rpartition(":")[0])) is not None]
+    if len(sources) < 2:
+        return sources[0] if sources else None
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
+
+
+def has_changed(names: Sequence[str], measured: str | None) -> bool:
+    """Whether the files of what is named are others than those of the digest `measured`; not where none can be read."""
+    today = source_digest(names)
+    return today is not None and today != measured
+
+
+def _source(place: str) -> str | None:
+    path: str | None = place
+    if not _is_file(place):
+        try:
+            spec = importlib.util.find_spec(place)
+        except Exception:  # it imports the packages above, whose own mistakes are told where they are loaded
+            return None
+        path = spec.origin if spec else None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
+    except OSError:
+        return None
+
+
+def _module(what: str, place: str) -> ModuleType:
+    try:
+        return _load_file(Path(place)) if _is_file(place) else importlib.import_module(place)
+    except FileNotFoundError as error:
+        if error.filename != place:
+            raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
+        raise UsageError(f"{what}: there is no file {place}") from None
+    except SyntaxError as error:
+        raise UsageError(f"{what}: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except ModuleNotFoundError as error:
+        if error.name and f"{place}.".startswith(f"{error.name}."):
+            raise UsageError(
+                f"{what}: there is no module {error.name!r} on the import path (a file is named with its ending, "
+                f"as in {error.name}.py:NAME)"
+            ) from error
+        raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(2, "No such file", str(path))
+    # As for a script: what lies beside the file can be imported.
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(f"lossaware_own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up by name while it is executed.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

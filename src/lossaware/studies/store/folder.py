@@ -1,0 +1,119 @@
+"""A folder of results: the database of runs, and how studies were run."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.provenance import environment
+from lossaware.studies.specs.study import Overrides, Study
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.results import Results, Sources
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One time a study was run.
+
+    Attributes:
+        study: Its name.
+        digest: `Study.digest` at that time.
+        overrides: What differed from its file.
+        environment: Command, commit, machine and date; see `lossaware.studies.specs.provenance`.
+    """
+
+    study: str
+    digest: str
+    overrides: Overrides
+    environment: Mapping[str, str]
+
+    @classmethod
+    def now(cls, study: Study) -> "Launch":
+        """This one."""
+        return cls(study.name, study.digest, study.overrides, environment())
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "study": self.study,
+            "digest": self.digest,
+            "overrides": self.overrides.to_plain(),
+            "environment": dict(self.environment),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Launch":
+        """What `to_plain` gave.
+
+        Raises:
+            ValueError: It did not.
+        """
+        try:
+            overrides = Overrides.from_plain(plain["overrides"])
+            environment = {str(name): str(value) for name, value in plain["environment"].items()}
+            return cls(plain["study"], plain["digest"], overrides, environment)
+        except ValidationError as error:
+            raise ValueError(f"no launch of a study: {error.errors()[0]['msg']}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no launch of a study: {error}") from None
+
+
+class Folder:
+    """A folder of results, as ``compare`` has it too: ``results.sqlite``, and ``studies.jsonl`` with a line a launch.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = path / "results.sqlite"
+        self._launches = path / "studies.jsonl"
+
+    def launches(self, study: Study) -> list[Launch]:
+        """How the study was run before, latest last."""
+        try:
+            lines = self._launches.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{self._launches}: cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from None
+        found = []
+        for line in lines:
+            # A line that a kill cut short tells of a launch that wrote no run.
+            with contextlib.suppress(ValueError, RecursionError):
+                found.append(Launch.from_plain(json.loads(line)))
+        return [launch for launch in found if launch.study == study.name]
+
+    def note(self, launch: Launch) -> None:
+        """Add a launch, on disk when this returns."""
+        line = json.dumps(launch.to_plain(), ensure_ascii=False) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._launches.open("a+b") as file:
+                # After a line that was cut short, a new one starts.
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else "\n" + line
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(f"{self._launches}: cannot be written ({error.strerror})") from None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Results]:
+        """The runs that are there."""
+        if not self.database.exists():
+            yield Sources([])
+            return
+        with Store(self.database, read_only=True) as store:
+            yield store

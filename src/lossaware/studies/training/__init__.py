@@ -1,0 +1,1 @@
+"""One run: from a specification and its data to a record per epoch."""

@@ -1,0 +1,107 @@
+"""The step of training as a CUDA graph: recorded once and then replayed, so that small networks wait for no Python.
+
+A graph does again what was recorded, at the same addresses and with the same numbers of the host. So the batch is
+copied to where the recorded one lay, and a new learning rate means a new graph. What it cannot see is an optimizer
+that counts its steps on the host; only those that are known to count on the GPU are recorded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import where
+from lossaware.studies.specs.task import Batch
+
+Step = Callable[[Batch], Mapping[str, Tensor]]
+"""Trains on a batch and gives its measures."""
+
+Replay = Callable[[], Mapping[str, Tensor]]
+"""Does again what was recorded; what it gives lies where it lay the last time."""
+
+WARM_UP = 3
+"""Steps before one is recorded: in the first ones optimizers and libraries allocate what they keep."""
+
+
+def can_record(optimizer: Optimizer) -> bool:
+    """Whether a step of this optimizer may be recorded: torch's SGD, and torch's that count their steps on the GPU."""
+    return type(optimizer).__module__.startswith("torch.optim.") and all(
+        group.get("capturable", type(optimizer) is SGD) for group in optimizer.param_groups
+    )
+
+
+class RecordedStep:
+    """A step that is recorded for batches of one size; those of other sizes, as an epoch's last, run as they are.
+
+    Args:
+        step: The step; it must leave gradients where they are and read nothing from the device.
+        optimizer: Its optimizer; see `can_record`.
+        size: Examples of the batches to record.
+        record: Records a function of no arguments without doing what it does.
+    """
+
+    def __init__(
+        self, step: Step, optimizer: Optimizer, size: int, record: "Callable[[Replay], Replay] | None" = None
+    ) -> None:
+        self._step = step
+        self._optimizer = optimizer
+        self._size = size
+        self._record = record or recorded
+        self._warm = 0
+        self._held: Batch = ()
+        self._settings: list[Any] = []
+        self._replay: Replay | None = None
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See `Step`."""
+        if len(batch[0]) != self._size:
+            return self._step(batch)
+        if self._warm < WARM_UP:
+            self._warm += 1
+            return beside(lambda: self._step(batch))
+        settings = [
+            value for group in self._optimizer.param_groups for name, value in group.items() if name != "params"
+        ]
+        if self._replay is None or settings != self._settings:
+            self._held, self._settings = tuple(tensor.clone() for tensor in batch), settings
+            self._replay = self._record(lambda: self._step(self._held))
+        for held, new in zip(self._held, batch, strict=True):
+            held.copy_(new)
+        return {name: value.clone() for name, value in self._replay().items()}
+
+
+def recorded(function: Replay) -> Replay:
+    """The function as a CUDA graph.
+
+    Raises:
+        UsageError: It does what cannot be recorded, such as reading a number from the device.
+    """
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            outputs = function()
+    except RuntimeError as error:
+        raise UsageError(
+            f"the training step cannot be recorded as a CUDA graph ({where(error)}); run without"
+        ) from None
+
+    def replay() -> Mapping[str, Tensor]:
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def beside(function: Replay) -> Mapping[str, Tensor]:
+    """Runs the function on a stream of its own, as torch wants it before a recording; on the CPU there is but one."""
+    if not torch.cuda.is_available():
+        return function()
+    here, stream = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        outputs = function()
+    here.wait_stream(stream)
+    return outputs

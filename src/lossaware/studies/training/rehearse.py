@@ -1,0 +1,61 @@
+"""Setting up a run without training, so that a wrong setting is found before the first run."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch.optim import Optimizer
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.optimizers import make_optimizer
+from lossaware.studies.specs.run_spec import RunSpec, format_options
+from lossaware.studies.specs.task import Data, Task
+from lossaware.studies.training import run
+from lossaware.studies.training.ranks import ranks_of
+from lossaware.studies.training.run import advance, make_scheduler
+
+
+def check(specs: Sequence[RunSpec], task: Task) -> None:
+    """Set up each kind of run once, without training, so that a wrong setting is one line before the first run.
+
+    Raises:
+        UsageError: An unknown name, an option that does not exist, or a value that is not allowed.
+    """
+    for spec in {replace(spec, seed=0): spec for spec in specs}.values():
+        rehearse(spec, task)
+
+
+def rehearse(spec: RunSpec, task: Task) -> None:
+    """Make the optimizer, its scheduler and LGA as a run would."""
+    run.check_spec(spec)
+    optimizer = make_optimizer(spec.optimizer, task.make_model().parameters(), spec.lr, spec.optimizer_options)
+    ranks_of(spec.distributed).check(optimizer, spec.optimizer)
+    rehearse_scheduler(spec, optimizer)
+    if spec.lga is not None:
+        run.attach_lga(optimizer, spec.lga, steps=1)
+
+
+def names_measured(task: Task, data: Data) -> list[str]:
+    """The names of what a task measures, told by two test examples; empty where two do not do."""
+    model = task.make_model().eval()
+    try:
+        with torch.no_grad():
+            return list(task.measure(model, next(iter(data.test.batches(2, None)))))
+    except Exception:  # the run itself says it, and where
+        return []
+
+
+def rehearse_scheduler(spec: RunSpec, optimizer: Optimizer) -> None:
+    """Make the scheduler and have it take a step, for not before then does torch look at some of its options.
+
+    Raises:
+        UsageError: See `make_scheduler`; or the step fails.
+    """
+    scheduler = make_scheduler(spec, optimizer)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer took none before
+            advance(scheduler, 0.0)
+    except Exception as error:
+        said = format_options(spec.scheduler_options)
+        raise UsageError(f"scheduler {spec.scheduler!r} can take no step with {said}: {error}") from error

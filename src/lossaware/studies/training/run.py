@@ -1,0 +1,447 @@
+"""One run: a frozen specification in, a record an epoch out.
+
+The same run twice gives the same numbers, bit for bit, and so does one that was interrupted and went on.
+"""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
+from lossaware.studies.specs.options import call, did_you_mean, where
+from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, format_options
+from lossaware.studies.specs.task import Batch, Data, Examples, Task
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.training.checkpoint import Checkpoint
+from lossaware.studies.training.graphs import RecordedStep, Step, can_record
+from lossaware.studies.training.ranks import Alone, SharedCheckpoint, check_ranks, ranks_of
+
+ProgressHook = Callable[[int, int, int, Tensor], None]
+"""Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
+
+PROGRESS_SECONDS = 0.3
+PRECISIONS = ("fp32", "bf16")
+DEVICES = ("cpu", "cuda")
+
+
+def run(
+    spec: RunSpec,
+    data_folder: Path | None,
+    *,
+    on_progress: ProgressHook | None = None,
+    checkpoint: Checkpoint | None = None,
+    graphs: bool = False,
+) -> Iterator[EpochRecord]:
+    """Trains as ``spec`` says and yields what is known after each epoch.
+
+    While the iterator lives, torch computes on one thread, with deterministic algorithms where it has them. A loss that
+    is no longer finite is recorded like any other and ends nothing.
+
+    Args:
+        spec: What to run.
+        data_folder: Where the task's data lies; None for tasks that need none.
+        on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
+        checkpoint: Where the run is kept between epochs, and goes on from: epochs that are in it are yielded as they
+            were, those that follow are the same bits as without interruption. None keeps nothing.
+        graphs: On a GPU, record the step of training as a CUDA graph, where the optimizer allows it.
+
+    Raises:
+        UsageError: The specification names what there is not or holds a value that is not allowed, the data is
+            missing or damaged, or the task measures no loss.
+    """
+    check_spec(spec)
+    with _reproducible(spec.device):
+        task = load_task(spec.task, spec.task_options)
+        data = task.load(data_folder)
+        shared = ranks_of(spec.distributed).checkpoint(checkpoint)
+        training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
+        yield from records
+        for epoch in range(len(records) + 1, spec.epochs + 1):
+            records.append(training.epoch(epoch, on_progress))
+            if shared is not None and epoch < spec.epochs:
+                shared.keep(lambda: _kept(training, records))
+            yield records[-1]
+
+
+def _begun(
+    begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | SharedCheckpoint | None
+) -> tuple["_Training", list[EpochRecord]]:
+    """A run as it stands: at its beginning, or where its checkpoint was written, with the epochs until then."""
+    if checkpoint is not None and (kept := checkpoint.load()) is not None:
+        training = begin()
+        try:
+            records = [EpochRecord(**record) for record in kept["records"]]
+            training.load_state_dict(kept["training"])
+        except Exception as error:  # half loaded it is of no use
+            checkpoint.refuse(f"does not fit ({where(error)})")
+        else:
+            checkpoint.tell(f"goes on after epoch {len(records)} of {epochs}", len(records))
+            return training, records
+    return begin(), []
+
+
+def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
+    return {"training": training.state_dict(), "records": [asdict(record) for record in records]}
+
+
+class _Training:
+    """A model in training, with all that changes meanwhile."""
+
+    def __init__(self, spec: RunSpec, task: Task, data: Data, graphs: bool = False) -> None:
+        self._task = task
+        self._ranks = ranks_of(spec.distributed)
+        self._device = torch.device(spec.device)
+        self._batches = _Batches(spec, data, self._device)
+        self._test = _Resident(data.test, self._device)
+        self._steps = math.ceil(len(data.train) / spec.batch_size)
+        torch.manual_seed(spec.seed)
+        # Made on the CPU, so that it begins alike on every device.
+        self._model = task.make_model().to(self._device)
+        measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
+        self._measure = self._ranks.spread(self._model, measure)
+        self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
+        self._ranks.check(self._optimizer, spec.optimizer)
+        self._scheduler = make_scheduler(spec, self._optimizer)
+        self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
+        # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
+        torch.manual_seed(_derived(spec.seed, self._ranks.purpose("training")))
+        self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
+        if graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
+            self._step = RecordedStep(self._step, self._optimizer, spec.batch_size)
+
+    def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
+        """Train for an epoch, which is the ``epoch``-th, and test."""
+        report = _occasionally(on_progress, epoch, self._steps)
+        began = time.perf_counter()
+        set_mode(self._optimizer, "train")
+        self._model.train()
+        means = _Means(self._task, self._ranks)
+        for number, batch in enumerate(self._batches, 1):
+            measures = self._step(batch)
+            means.add(measures, len(batch[0]))
+            report(number, measures["loss"])
+        train = means.result()
+        self._ranks.settle(self._model)
+        set_mode(self._optimizer, "eval")
+        seconds = time.perf_counter() - began
+        advance(self._scheduler, train["loss"])
+        return EpochRecord(
+            epoch=epoch,
+            train=train,
+            test=self._tested(),
+            lga=None if self._lga is None else {k: float(v) for k, v in asdict(self._lga.status).items()},
+            seconds=seconds,
+        )
+
+    @torch.no_grad()
+    def _tested(self) -> dict[str, float]:
+        self._model.eval()
+        means = _Means(self._task, self._ranks)
+        for batch in self._test.batches(self._task.test_batch_size, None):
+            means.add(self._measure(batch), len(batch[0]))
+        return means.result()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next epoch depends on."""
+        return {
+            **self._ranks.state(self._model, self._optimizer),
+            "attributes": attributes(self._optimizer),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "lga": None if self._lga is None else self._lga.state_dict(),
+            "random": {name: self._ranks.gather(generator.get_state()) for name, generator in self._generators()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave, for the same specification."""
+        self._ranks.load(self._model, self._optimizer, state)
+        vars(self._optimizer).update(state["attributes"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+        if self._lga is not None:
+            self._lga.load_state_dict(state["lga"])
+        for name, generator in self._generators():
+            generator.set_state(self._ranks.own(state["random"][name]))
+
+    def _generators(self) -> Iterator[tuple[str, torch.Generator]]:
+        yield "training", torch.default_generator
+        if self._device.type == "cuda":
+            yield "cuda", torch.cuda.default_generators[torch.cuda.current_device()]
+        yield from self._batches.generators.items()
+
+
+class _Resident:
+    """Examples on a device: moved there once where they lie in memory, else batch by batch."""
+
+    def __init__(self, examples: Examples, device: torch.device) -> None:
+        self._device = device
+        self._examples: Examples = examples.to(device) if self._moves and hasattr(examples, "to") else examples
+
+    @property
+    def _moves(self) -> bool:
+        return self._device.type != "cpu"
+
+    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
+        """See `Examples.batches`."""
+        batches = self._examples.batches(size, generator)
+        return map(self._moved, batches) if self._moves else batches
+
+    def _moved(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self._device, non_blocking=True) for tensor in batch)
+
+
+class _Batches:
+    """The training batches of each epoch: their order and augmentation depend on the seed alone."""
+
+    def __init__(self, spec: RunSpec, data: Data, device: torch.device) -> None:
+        self._size = spec.batch_size
+        self._examples = _Resident(data.train, device)
+        self._augment = data.augment
+        self.generators = {
+            purpose: torch.Generator().manual_seed(_derived(spec.seed, purpose))
+            for purpose in ("order", "augmentation")
+        }
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._examples.batches(self._size, self.generators["order"])
+        augment, generator = self._augment, self.generators["augmentation"]
+        if augment is None:
+            return batches
+        return (augment(batch, generator) for batch in batches)
+
+
+class _Measure:
+    """What is measured of a batch; looked at closely the first time in training, and in tests."""
+
+    def __init__(self, task: Task, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._task = task
+        self._model = model
+        self._autocast = autocast
+        self._checked: set[bool] = set()
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        with self._autocast():
+            measures = self._task.measure(self._model, batch)
+        if (training := torch.is_grad_enabled()) not in self._checked:
+            _check_measures(self._task, measures)
+            self._checked.add(training)
+        return measures
+
+
+class _Step:
+    """A step of training on one batch. It reads nothing that a device computes, so that it never waits for one."""
+
+    def __init__(
+        self,
+        measure: Callable[[Batch], Mapping[str, Tensor]],
+        optimizer: Optimizer,
+        give_loss: bool,
+        device: torch.device,
+        ranks: Alone,
+    ) -> None:
+        self._measure = measure
+        self._ranks = ranks
+        self._optimizer: Any = optimizer
+        self._give_loss = give_loss or takes_loss(optimizer)
+        # Elsewhere gradients stay where they are, for a step that was captured in a graph finds them there again.
+        self._fresh_gradients = device.type == "cpu"
+        if device.type == "cuda":
+            make_capturable(optimizer)
+
+    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The measures of the batch, before the step."""
+        measures = self._measure(batch)
+        loss = measures["loss"]
+        self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._give_loss:
+            self._optimizer.step(loss=self._ranks.mean(loss.detach()))
+        else:
+            self._optimizer.step()
+        return {name: value.detach() for name, value in measures.items()}
+
+
+class _Means:
+    """Means of the measures over the examples of an epoch. They stay tensors until the epoch is over."""
+
+    def __init__(self, task: Task, ranks: Alone) -> None:
+        self._task = task
+        self._ranks = ranks
+        self._values: dict[str, list[Tensor]] = {}
+        self._sizes: list[int] = []
+
+    def add(self, measures: Mapping[str, Tensor], examples: int) -> None:
+        self._sizes.append(examples)
+        for name, value in measures.items():
+            self._values.setdefault(name, []).append(value)
+
+    def result(self) -> dict[str, float]:
+        if not self._sizes:
+            raise UsageError(f"task {self._task.name!r}: a set of its data gave no batch")
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        return {
+            name: float(
+                self._ranks.mean(
+                    torch.stack([value.reshape(()) for value in values]).cpu().double().dot(sizes) / sizes.sum()
+                )
+            )
+            for name, values in self._values.items()
+        }
+
+
+def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
+    what = f"task {task.name!r}: measure"
+    if not isinstance(measures, Mapping):
+        raise UsageError(f"{what} must return tensors by name, got {type(measures).__name__}")
+    for name in ("loss", task.score):
+        if name not in measures:
+            raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}")
+    for name, value in measures.items():
+        if not (isinstance(value, Tensor) and value.numel() == 1):
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"{what} must return a tensor of one number for {name!r}, got {got}")
+    if torch.is_grad_enabled() and not measures["loss"].requires_grad:
+        raise UsageError(f"{what} returns a loss that has no gradient; was it detached?")
+
+
+def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> Callable[[int, Tensor], None]:
+    if on_progress is None:
+        return lambda step, loss: None
+    due = time.monotonic() + PROGRESS_SECONDS
+
+    def report(step: int, loss: Tensor) -> None:
+        nonlocal due
+        if (now := time.monotonic()) >= due:
+            on_progress(epoch, step, steps, loss.detach())
+            due = now + PROGRESS_SECONDS
+
+    return report
+
+
+def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
+    """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
+    if spec.scheduler is None:
+        if spec.scheduler_options:
+            raise UsageError(
+                f"scheduler_options need a scheduler, got {format_options(spec.scheduler_options)} and none"
+            )
+        return None
+    known = {
+        name: found
+        for name, found in vars(lr_scheduler).items()
+        if isinstance(found, type) and issubclass(found, LRScheduler) and not name.endswith("LRScheduler")
+    }
+    if spec.scheduler not in known:
+        raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
+    if isinstance(milestones := dict(spec.scheduler_options).get("milestones", ()), str) and "," not in milestones:
+        # torch would take its characters for milestones.
+        raise UsageError(
+            f"scheduler {spec.scheduler!r}: milestones must be whole numbers separated by commas, one alone as '3,': "
+            f"got {milestones!r}"
+        )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
+    found = call(
+        f"scheduler {spec.scheduler!r}", known[spec.scheduler], optimizer, options=dict(spec.scheduler_options)
+    )
+    assert isinstance(found, LRScheduler)
+    return found
+
+
+def advance(scheduler: LRScheduler | None, loss: float) -> None:
+    """What a scheduler does after an epoch, whose mean training loss is given."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(loss)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
+    """`lossaware.LGA` with ``options``.
+
+    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the `lossaware.SelfSet` of a gamma2
+    that is ``"auto"``.
+    """
+    from lossaware import LGA, SelfSet
+    from lossaware.status import LOWER_BOUNDS
+
+    chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
+    bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
+    if bound or chosen.get("lower_bound") is not None:
+        name = chosen.get("lower_bound", "progressive")
+        if name not in LOWER_BOUNDS:
+            raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
+        chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
+    if strategy:
+        if chosen.get("gamma2") != "auto":
+            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' alone, got {chosen.get('gamma2')!r}")
+        chosen["gamma2"] = call("gamma2 'auto'", SelfSet, options=strategy)
+    return call("LGA", LGA, optimizer, options=chosen)
+
+
+def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Those of the options that begin so, without it; they are taken out."""
+    return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}
+
+
+def check_spec(spec: RunSpec) -> None:
+    """Raise `UsageError` where a value of ``spec`` itself is out of its range."""
+    if spec.epochs < 1:
+        raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
+    if spec.batch_size < 1:
+        raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
+    if not 0 <= spec.seed < 2**63:
+        raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1, got {spec.seed}")
+    if spec.precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, PRECISIONS)}")
+    if spec.device not in DEVICES:
+        raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
+    if spec.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device 'cuda': there is no GPU that torch {torch.__version__} can use")
+    check_ranks(spec)
+
+
+def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    return nullcontext if precision == "fp32" else partial(torch.autocast, device.type, dtype=torch.bfloat16)
+
+
+def _derived(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose: streams that share one would repeat each other's numbers."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])
+
+
+@contextmanager
+def _reproducible(device: str) -> Iterator[None]:
+    """One thread and deterministic algorithms: sums in another order have other last bits."""
+    threads = torch.get_num_threads()
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    tf32 = torch.backends.cudnn.allow_tf32
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory finds programs that read it; it changes no number of one that does not, and costs time.
+    memory.fill_uninitialized_memory = False
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
+        torch.backends.cudnn.allow_tf32 = tf32

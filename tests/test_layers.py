@@ -1,0 +1,59 @@
+"""Data flows one way: which parts of the package may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lossaware
+
+PACKAGE = Path(lossaware.__file__).parent
+ALLOWED = {
+    "specs": set(),
+    "tasks": {"specs", "models", "data"},
+    "models": {"specs"},
+    "data": {"specs", "models"},
+    "training": {"specs"},
+    "store": {"specs"},
+    "execution": {"specs", "training", "store"},
+    "analysis": {"specs", "store"},
+    "report": {"specs", "store", "analysis"},
+    "paper": {"specs", "store", "analysis", "report"},
+    "task": {"specs"},  # the public names of specs/task.py
+}
+"""For each part of ``studies/``, the parts that it may import beside itself."""
+ROOMS = {*ALLOWED, "cli"}
+
+
+def part(module: str) -> str:
+    """``specs`` for ``lossaware.studies.specs.task``, ``cli`` for ``lossaware.cli.app``, ``method`` for all else."""
+    names = module.split(".")
+    return names[2] if names[1:2] == ["studies"] and len(names) > 2 else "cli" if names[1:2] == ["cli"] else "method"
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the package that a file imports, those imported inside functions included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            inside = node.module in ("lossaware", "lossaware.studies")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {str(node.module)}
+    return {module for module in found if module.split(".")[0] == "lossaware"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_part_imports_what_lies_above_it(path: Path):
+    module = ".".join(["lossaware", *path.relative_to(PACKAGE).with_suffix("").parts])
+    here = part(module)
+    if here == "cli" or module == "lossaware.__main__":
+        return
+    there = {part(other) for other in imported(path)} - {here, "method"}
+    assert there <= ALLOWED.get(here, set()), f"{here} imports {sorted(there - ALLOWED.get(here, set()))}"
+
+
+def test_every_folder_of_studies_has_its_place():
+    folders = {path.name for path in (PACKAGE / "studies").iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(ALLOWED)
