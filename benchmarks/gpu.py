@@ -102,8 +102,8 @@ def bandwidth(elements: int, rounds: int) -> list[Goal]:
         loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
         params = optimizer.param_groups[0]["params"]
         before = params[0].detach().clone()
-        lga._state_on(loss.device)
-        launcher = lga._launcher
+        lga._stepper.state_on(loss.device)
+        launcher = lga._stepper._launcher
         assert launcher is not None
         groups = [([(p.detach(), p.grad, None) for p in params], GAMMA2, False)]
         launcher.step(groups, loss, None)
@@ -149,8 +149,8 @@ def closed(elements: int, rounds: int) -> list[Goal]:
         optimizer = on_gpu(elements, 10, torch.optim.SGD)
         lga = attach(optimizer)
         loss = torch.tensor(value, device="cuda", dtype=torch.float64)
-        lga._state_on(loss.device)
-        launcher = lga._launcher
+        lga._stepper.state_on(loss.device)
+        launcher = lga._stepper._launcher
         assert launcher is not None
         params = optimizer.param_groups[0]["params"]
         before = params[0].detach().clone()

@@ -6,7 +6,7 @@ from tests import reference
 from torch import Tensor, nn
 
 from lossaware import LGA
-from lossaware.status import Zero
+from lossaware.lower_bounds import Zero
 
 XI = 0.01
 GAMMA2 = 1e-8

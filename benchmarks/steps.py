@@ -11,10 +11,10 @@ from torch import Tensor
 from benchmarks.goals import Goal
 from benchmarks.parameters import GAMMA2, LOSS, XI, attach, check_correction, make_parameters
 from benchmarks.timing import take_turns, threads
-from lossaware import LGA, SelfSet
+from lossaware import LGA, AutoGamma2
 from lossaware.compiled import compiler_arguments
 from lossaware.correction import Correction
-from lossaware.means import MEAN
+from lossaware.gradient_mean import MEAN
 
 AMOUNT = 1e-6
 TINY = 1e-9  # a learning rate that moves nothing out of its range in thousands of steps
@@ -114,7 +114,7 @@ def self_set(seconds: float) -> Iterator[Goal]:
             plain.step()
             fixed.state = ours.state = plain.state
             attach(fixed)
-            rule = SelfSet(reach=1e-5)  # so that thousands of steps move no parameter out of its range
+            rule = AutoGamma2(reach=1e-5)  # so that thousands of steps move no parameter out of its range
             lga = LGA(ours, steps_per_epoch=10**9, gamma2=rule)
             steps: dict[str, Any] = {
                 "base": plain.step,
@@ -123,9 +123,9 @@ def self_set(seconds: float) -> Iterator[Goal]:
             }
             before = params[0].detach().clone()
             steps["auto"]()
-            check_correction(
-                before, params[0].detach(), ours.state[params[0]][MEAN], rule.reach * lga._scales[0], xi=lga.xi
-            )
+            xi = lga.settings.xi
+            size = lga._stepper.sizes.last[0]
+            check_correction(before, params[0].detach(), ours.state[params[0]][MEAN], size, xi=xi)
             times = take_turns(steps, seconds)
             assert lga.status.open_share == 1
             what = f"{name}, 10 M, step with gamma2 'auto'"

@@ -147,8 +147,8 @@ def test_a_wrapper_that_hides_its_hooks(name: str) -> None:
 # steps_per_epoch ----------------------------------------------------------------------------------------------------
 
 
-def run(steps: int, steps_per_epoch: int, loss: Any = 1.0) -> LGA:
-    optimizer = sgd()
+def run(steps: int, steps_per_epoch: int, loss: Any = 1.0, optimizer: Any = None) -> LGA:
+    optimizer = sgd() if optimizer is None else optimizer
     lga = LGA(optimizer, steps_per_epoch=steps_per_epoch)
     for _ in range(steps):
         step(optimizer, loss=loss)
@@ -181,10 +181,11 @@ def test_nothing_is_said_of_runs_that_fit_or_were_trials(
 
 def test_a_resumed_run_counts_what_was_before(caplog: pytest.LogCaptureFixture) -> None:
     state = run(90, 100).state_dict()
-    lga = run(0, 100)
+    optimizer = sgd()
+    lga = run(0, 100, optimizer=optimizer)
     lga.load_state_dict(state)
     for _ in range(12):
-        step(lga.optimizer, loss=1.0)
+        step(optimizer, loss=1.0)
     lga.detach()
     assert not caplog.records
     assert lga.status.statuses == 1
@@ -203,9 +204,10 @@ def test_a_back_off_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> No
         "gamma2 backed off to 1e-07 at step 4: the mean loss of status 2, 3, was above the one before",
         "gamma2 backed off to 1e-08 at step 8: the mean loss of status 4, 1.75, was above the one before",
     ]
-    again = LGA(sgd(), steps_per_epoch=2, gamma2=1e-6)
+    other = sgd()
+    again = LGA(other, steps_per_epoch=2, gamma2=1e-6)
     again.load_state_dict(lga.state_dict())
-    step(again.optimizer, loss=1.0)
+    step(other, loss=1.0)
     assert len(caplog.records) == 2  # old ones are not reported again
 
 

@@ -393,7 +393,10 @@ BAD_HYPERPARAMETERS: list[tuple[dict[str, Any], str]] = [
     ({"lower_bound": 0.9}, "lower_bound must be.*0.9"),
     ({"zero_gradient": "rset"}, "zero_gradient must be 'push' or 'rest': got 'rset'"),
     ({"zero_gradient": 0}, "zero_gradient must be 'push' or 'rest': got 0"),
-    ({"gamma2": "automatic"}, "gamma2 must be a number of at least 0, 'auto' or a SelfSet: got 'automatic'"),
+    (
+        {"gamma2": "automatic"},
+        r"gamma2 must be a number of at least 0, 'auto' or a rule .*: got 'automatic'",
+    ),
 ]
 
 

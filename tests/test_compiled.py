@@ -154,10 +154,11 @@ def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
     for way in ("eager", "compiled"):
         params = [torch.nn.Parameter(start.clone()) for _ in range(2)]
         groups = [{"params": [params[0]], "gamma2": 0.0}, {"params": [params[1]]}]
-        lga = LGA(torch.optim.SGD(groups, lr=0.0), steps_per_epoch=3, gamma2=1e-5)
-        step = compiled(lga) if way == "compiled" else lambda loss, lga=lga: lga.optimizer.step(loss=loss)
+        optimizer: Any = torch.optim.SGD(groups, lr=0.0)
+        lga = LGA(optimizer, steps_per_epoch=3, gamma2=1e-5)
+        step = compiled(lga) if way == "compiled" else lambda loss, optimizer=optimizer: optimizer.step(loss=loss)
         for i in range(9):
-            groups_now = lga.optimizer.param_groups
+            groups_now = optimizer.param_groups
             groups_now[0]["gamma2"] = 1e-5 if 3 <= i < 6 else 0.0
             for p in params:
                 p.grad = start.sin()
@@ -298,12 +299,13 @@ def test_a_base_without_a_learning_rate() -> None:
     moved = []
     for way in ("eager", "compiled"):
         params = parameters()
-        lga = LGA(WithoutRate(params), steps_per_epoch=3, gamma2=GAMMA2)
-        step = compiled(lga) if way == "compiled" else lambda loss, lga=lga: lga.optimizer.step(loss=loss)
+        optimizer: Any = WithoutRate(params)
+        lga = LGA(optimizer, steps_per_epoch=3, gamma2=GAMMA2)
+        step = compiled(lga) if way == "compiled" else lambda loss, optimizer=optimizer: optimizer.step(loss=loss)
         for i in range(3):
             set_gradients(params, i)
             step(loss_of(i))
-        assert "lr" not in lga.optimizer.param_groups[0]
+        assert "lr" not in optimizer.param_groups[0]
         moved.append(params)
     for eager, found in zip(*moved, strict=True):
         torch.testing.assert_close(eager, found)
@@ -312,10 +314,11 @@ def test_a_base_without_a_learning_rate() -> None:
 def test_an_observed_loss_after_a_compiled_step() -> None:
     """Unguarded: the backward pass of the step before would be taken for one of this step, and its loss dropped."""
     model = torch.nn.Linear(2, 1)
-    lga = LGA(torch.optim.SGD(model.parameters(), lr=0.1), steps_per_epoch=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=3)
     step = compiled(lga)
     for way in ("observe", "observe", "loss", "loss", "observe"):
-        lga.optimizer.zero_grad()
+        optimizer.zero_grad()
         loss = model(torch.ones(1, 2)).square().sum()
         if way == "observe":
             lga.observe(loss)

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import reference
 from lossaware import LGA
-from lossaware.losses import mean_over_ranks
+from lossaware.loss_input import mean_over_ranks
 
 STEPS = 20
 LGA_ARGUMENTS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "backoff": 0.5}

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import reference
-from lossaware import LGA, SelfSet
-from lossaware.gamma2 import SMALLEST_SCALE, scale_of
-from lossaware.means import MEAN
-from lossaware.status import Law, State, Zero
+from lossaware import LGA, AutoGamma2
+from lossaware.gamma2 import SMALLEST_SCALE
+from lossaware.gradient_mean import MEAN
+from lossaware.groups import scale_of
+from lossaware.law import Law
+from lossaware.law_state import LawState
+from lossaware.lower_bounds import Zero
 from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
 
 settings.register_profile("gamma2", deadline=None, derandomize=True)
@@ -29,10 +32,10 @@ XI = 1.0
 SHAPES = ((5, 3), (), (7,))
 SIZE = 23
 STEPS = 80
-SHORT = SelfSet(reach=0.2, steps_at_least=4)  # a status every 4 steps
+SHORT = AutoGamma2(reach=0.2, steps_at_least=4)  # a status every 4 steps
 
 strategies = st.builds(
-    SelfSet,
+    AutoGamma2,
     reach=st.floats(1e-3, 1.0),
     growth=st.floats(1.0, 3.0),
     shrink=st.floats(0.1, 1.0),
@@ -115,11 +118,11 @@ def test_optax_makes_the_same_steps() -> None:
 
 
 @given(strategies, st.integers(1, 6), losses)
-def test_no_push_is_above_one_unit(strategy: SelfSet, steps: int, values: list[float]) -> None:
-    law, state = Law(steps, Zero(), 0.0, strategy), State()
+def test_no_push_is_above_one_unit(strategy: AutoGamma2, steps: int, values: list[float]) -> None:
+    law, state = Law(steps, Zero(), 0.0, strategy), LawState()
     for loss in values:
         state = law.advance(state, loss)
-        assert 0 <= strategy.push(state, _Host) <= 1
+        assert 0 <= strategy.step_size(state, _Host) <= 1
 
 
 def test_no_parameter_moves_further_than_the_reach() -> None:
@@ -140,10 +143,10 @@ def test_no_parameter_moves_further_than_the_reach() -> None:
 
 
 def test_the_push_goes_with_the_root_of_the_loss() -> None:
-    law, state = Law(1000, Zero(), 0.0, SelfSet()), State()
+    law, state = Law(1000, Zero(), 0.0, AutoGamma2()), LawState()
     for loss, share in ((2.0, 1.0), (0.5, 0.5), (0.02, 0.1), (0.0, 0.0)):
         state = law.advance(state, loss)
-        assert SelfSet().push(state, _Host) == pytest.approx(share)
+        assert AutoGamma2().step_size(state, _Host) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("scaled", [1e-1, 1e-3])
@@ -163,46 +166,50 @@ def test_the_scale_of_gradients_hardly_matters(scaled: float) -> None:
 
 
 @given(strategies, st.lists(st.floats(0.1, 10), min_size=3, max_size=40))
-def test_it_fades_where_the_loss_does_not_fall(strategy: SelfSet, values: list[float]) -> None:
+def test_it_fades_where_the_loss_does_not_fall(strategy: AutoGamma2, values: list[float]) -> None:
     """At least by the larger of the two factors a status."""
-    law, state = Law(1, Zero(), 0.0, strategy), State()
+    law, state = Law(1, Zero(), 0.0, strategy), LawState()
     for count, loss in enumerate(sorted(values)):
         state = law.advance(state, loss)
-        assert state.decay <= max(strategy.shrink, strategy.fade) ** count * (1 + 1e-9)
+        assert state.gamma2_factor <= max(strategy.shrink, strategy.fade) ** count * (1 + 1e-9)
 
 
 def test_noise_alone_ends_it_and_a_falling_loss_lets_it_grow() -> None:
     rng = np.random.default_rng(0)
-    law = Law(50, Zero(), 0.0, SelfSet())
-    noise, falls = State(), State()
+    law = Law(50, Zero(), 0.0, AutoGamma2())
+    noise, falls = LawState(), LawState()
     for step in range(50 * 200):
         noise = law.advance(noise, 1.0 + float(rng.normal(scale=0.3)))
         if step < 50 * 100:
             falls = law.advance(falls, 2.0 * 0.9995**step + float(rng.normal(scale=0.01)))
-    assert noise.decay < 1e-5
-    assert falls.decay > 3  # of the 3.5 that the bound lets through
+    assert noise.gamma2_factor < 1e-5
+    assert falls.gamma2_factor > 3  # of the 3.5 that the bound lets through
 
 
 @given(strategies, st.integers(1, 6), losses)
-def test_m_never_stands_above_what_the_bound_lets_through(strategy: SelfSet, steps: int, values: list[float]) -> None:
-    law, state = Law(steps, Zero(), 0.0, strategy), State()
+def test_m_never_stands_above_what_the_bound_lets_through(
+    strategy: AutoGamma2, steps: int, values: list[float]
+) -> None:
+    law, state = Law(steps, Zero(), 0.0, strategy), LawState()
     for loss in values:
         before, state = state.statuses, law.advance(state, loss)
         if state.statuses > max(before, 1) and state.mean > 0 and state.upper > 0:
             most = math.sqrt(state.upper / state.mean)
-            assert state.decay <= most * (1 + 1e-12)
+            assert state.gamma2_factor <= most * (1 + 1e-12)
 
 
 @given(strategies, st.integers(1, 6), losses, st.integers(-20, 20))
-def test_the_unit_of_the_loss_does_not_matter(strategy: SelfSet, steps: int, values: list[float], power: int) -> None:
+def test_the_unit_of_the_loss_does_not_matter(
+    strategy: AutoGamma2, steps: int, values: list[float], power: int
+) -> None:
     """Nats or bits, mean or sum: the pushes are the same, to the bit for powers of two."""
     assume(all(math.isnan(loss) or abs(loss) > 1e-100 or loss == 0 for loss in values))
     law = Law(steps, Zero(), 0.0, strategy)
-    here, there = State(), State()
+    here, there = LawState(), LawState()
     for loss in values:
         here, there = law.advance(here, loss), law.advance(there, loss * 2.0**power)
-        assert here.decay == there.decay
-        assert strategy.push(here, _Host) == strategy.push(there, _Host)
+        assert here.gamma2_factor == there.gamma2_factor
+        assert strategy.step_size(here, _Host) == strategy.step_size(there, _Host)
 
 
 # The running mean -----------------------------------------------------------------------------------------------------
@@ -215,7 +222,7 @@ def test_it_goes_where_the_mean_gradient_is_zero_and_not_where_half_of_them_are(
     """Nine examples of ten want x at 0, and the tenth, which counts as much as any, wants it at 1: the mean is 0.1."""
     x = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
     optimizer = torch.optim.SGD([x], lr=0.0)
-    LGA(optimizer, steps_per_epoch=50, gamma2=SelfSet(reach=0.004, momentum=momentum, fade=0.999, growth=1.0))
+    LGA(optimizer, steps_per_epoch=50, gamma2=AutoGamma2(reach=0.004, momentum=momentum, fade=0.999, growth=1.0))
     rng = np.random.default_rng(0)
     for step in range(4000):
         wanted = 1.0 if rng.random() < 0.1 else 0.0
@@ -231,7 +238,7 @@ def test_a_step_that_does_not_push_leaves_the_means(arrives: Any, on_device: boo
     optimizer = torch.optim.SGD([p], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     if on_device:  # as with losses from an accelerator: what the step pushes by is then a tensor
-        lga._state_on(torch.device("cpu"))
+        lga._stepper.state_on(torch.device("cpu"))
     for loss, gradient, mean in ((2.0, 1.0, 0.1), (math.nan, math.nan, 0.1), (3.0, 9.0, 0.1), (1.0, 2.0, 0.29)):
         p.grad = torch.full_like(p, gradient)
         optimizer.step(loss=arrives(loss))
@@ -268,7 +275,7 @@ def test_a_step_without_a_loss_makes_the_place_that_a_checkpoint_loads_into() ->
     assert torch.equal(optimizer.state[p][MEAN], torch.zeros(3))
 
 
-@pytest.mark.parametrize("gamma2", [1e-3, SelfSet(momentum=0.0)], ids=["fixed", "no momentum"])
+@pytest.mark.parametrize("gamma2", [1e-3, AutoGamma2(momentum=0.0)], ids=["fixed", "no momentum"])
 def test_without_momentum_nothing_is_kept(gamma2: Any) -> None:
     p = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.0)
@@ -392,7 +399,7 @@ def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch
         kept = lga.state_dict()
         lga.detach()
         lga = lga_of(optimizer)
-        assert lga._scales != kept["scales"]  # a new companion measures its own, which must not count
+        assert lga.state_dict()["groups"] != kept["groups"]  # a new companion measures its own, which must not count
         lga.load_state_dict(kept)
         train(net, optimizer, range(resume_at, steps))
     return [p.detach().clone() for p in net.parameters()]
@@ -409,33 +416,35 @@ def test_a_checkpoint_goes_on_to_the_same_bits() -> None:
 
 
 def test_a_group_that_was_just_added_is_in_the_checkpoint() -> None:
-    def with_new_group(value: float) -> LGA:
+    def with_new_group(value: float) -> tuple[torch.optim.Optimizer, LGA]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e-3)
         lga = auto(optimizer)
         optimizer.add_param_group({"params": [nn.Parameter(torch.full((3,), value))]})
-        return lga
+        return optimizer, lga
 
-    kept = with_new_group(2.0).state_dict()
-    assert kept["scales"] == pytest.approx([1.0, 2.0])
-    lga = with_new_group(4.0)
+    _optimizer, lga = with_new_group(2.0)
+    kept = lga.state_dict()
+    assert [group["scale"] for group in kept["groups"]] == pytest.approx([1.0, 2.0])
+    _optimizer, lga = with_new_group(4.0)
     lga.load_state_dict(kept)
-    assert lga.state_dict()["scales"] == kept["scales"]
+    assert lga.state_dict()["groups"] == kept["groups"]
 
 
 def test_a_state_of_another_strategy_is_refused() -> None:
     optimizer = torch.optim.SGD(model().parameters(), lr=1e-3)
     kept = auto(optimizer).state_dict()
     other = torch.optim.SGD(model().parameters(), lr=1e-3)
-    with pytest.raises(ValueError, match="gamma2 is 'SelfSet"):
+    with pytest.raises(ValueError, match="gamma2 is 'AutoGamma2"):
         LGA(other, steps_per_epoch=8).load_state_dict(kept)
 
 
 def test_auto_is_the_rule_with_its_own_defaults() -> None:
     lga = LGA(torch.optim.SGD(model().parameters(), lr=1e-3), steps_per_epoch=1000, gamma2="auto")
-    assert (lga.gamma2, lga.law.eps, lga.law.lower_bound, lga.zero_gradient) == (SelfSet(), 0.0, Zero(), "rest")
-    assert lga.xi == 1.0
-    assert lga.law.steps_per_status == 100
-    assert SelfSet().steps_per_status(30) == 25
+    chosen = lga.settings
+    assert (chosen.gamma2, chosen.eps, chosen.lower_bound, chosen.zero_gradient) == (AutoGamma2(), 0.0, Zero(), "rest")
+    assert chosen.xi == 1.0
+    assert chosen.law.steps_per_status == 100
+    assert AutoGamma2().steps_per_status(30) == 25
 
 
 def test_groups_have_scales_of_their_own_and_may_be_left_out() -> None:
@@ -479,4 +488,4 @@ def test_the_scale_of_what_starts_at_zero() -> None:
 )
 def test_values_out_of_range_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SelfSet(**values)
+        AutoGamma2(**values)

@@ -15,9 +15,11 @@ from torch import Tensor
 import reference
 from lossaware import LGA, Average, Momentum, Progressive
 from lossaware.correction import Correction
-from lossaware.gamma2 import BackOff, SelfSet, Strategy
-from lossaware.means import MEAN, RunningMeans
-from lossaware.status import HOST, Law, LowerBound, State, Zero
+from lossaware.gamma2 import AutoGamma2, BackOff, Gamma2Rule
+from lossaware.gradient_mean import MEAN, GradientMean
+from lossaware.law import Law
+from lossaware.law_state import HOST, LawState
+from lossaware.lower_bounds import LowerBound, Zero
 from support import needs
 
 needs("triton")
@@ -53,11 +55,11 @@ def launcher(
     kernels: Any,
     *,
     bound: LowerBound | None = None,
-    strategy: Strategy | None = None,
+    strategy: Gamma2Rule | None = None,
     rest: bool = False,
     programs: int = 3,
 ) -> tuple[Any, Tensor]:
-    held = torch.tensor(State(), dtype=torch.float64)
+    held = torch.tensor(LawState(), dtype=torch.float64)
     law = Law(3, bound or Progressive(), 0.1, strategy or BackOff(0.5))
     made = kernels.Launcher(law, XI, rest, held)
     made._programs = programs
@@ -97,19 +99,19 @@ def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximiz
         expected = [x - law.correction(omega, -g if maximize else g) for x, g in zip(expected, grads, strict=True)]
         for p, x in zip(params, expected, strict=True):
             np.testing.assert_allclose(p.cpu().numpy(), x, rtol=1e-12)
-        state = State(*held.tolist())
+        state = LawState(*held.tolist())
         assert state.lower == pytest.approx(law.lower, rel=1e-12)
-        assert state.decay == pytest.approx(law.factor, rel=1e-12)
+        assert state.gamma2_factor == pytest.approx(law.factor, rel=1e-12)
         assert state.omega == pytest.approx(omega, rel=1e-12)
     assert 4 < opened < 20
     assert law.factor < 1
 
 
-@pytest.mark.parametrize("strategy", [BackOff(0.5), SelfSet(certainty=0.5)], ids=["backs off", "sets itself"])
+@pytest.mark.parametrize("strategy", [BackOff(0.5), AutoGamma2(certainty=0.5)], ids=["backs off", "sets itself"])
 @pytest.mark.parametrize("bound", [Progressive(), Zero()], ids=["progressive", "zero"])
-def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strategy: Strategy) -> None:
+def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strategy: Gamma2Rule) -> None:
     made, held = launcher(kernels, bound=bound, strategy=strategy)
-    law, state = Law(3, bound, 0.1, strategy), State()
+    law, state = Law(3, bound, 0.1, strategy), LawState()
     parameter, mean = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     ones = torch.ones(1, dtype=torch.float64)
     moved = 0.0
@@ -117,9 +119,9 @@ def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strat
         made.step([([(parameter, ones, mean if strategy.momentum else None)], 1.0, False)], scalar(loss), None)
         state = law.advance(state, loss)
         np.testing.assert_allclose(held.cpu().numpy(), np.array(state), rtol=1e-12)
-        moved -= strategy.push(state, HOST) / ((float(mean) if strategy.momentum else 1) + XI)
+        moved -= strategy.step_size(state, HOST) / ((float(mean) if strategy.momentum else 1) + XI)
         assert float(parameter) == pytest.approx(moved, rel=1e-12)
-    assert state.decay not in (0.0, 1.0)
+    assert state.gamma2_factor not in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -146,22 +148,22 @@ def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype, device: str)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_means_are_the_companions(kernels: Any, dtype: torch.dtype, device: str) -> None:
-    """Those of a step that pushes move as `RunningMeans` moves them, to the rounding; others stay."""
+    """Those of a step that pushes move as `GradientMean` moves them, to the rounding; others stay."""
     generator = torch.Generator(device).manual_seed(0)
     size = 20_000
     p = torch.randn(size, generator=generator).to(dtype)
-    made, _ = launcher(kernels, bound=Zero(), strategy=SelfSet(), rest=True)
+    made, _ = launcher(kernels, bound=Zero(), strategy=AutoGamma2(), rest=True)
     found, mean = p.clone(), torch.zeros_like(p)
     optimizer = torch.optim.SGD([p.clone()], lr=0.0)
     kept = optimizer.param_groups[0]["params"][0]
-    means, correction = RunningMeans(optimizer, 0.9), Correction(XI, "rest")
+    means, correction = GradientMean(0.9), Correction(XI, "rest")
     for step, loss in enumerate((2.0, 1.0, math.nan, 0.5)):
         g = (torch.randn(size, generator=generator) * torch.logspace(-5, 0, size)).to(dtype)
         g[::7] = 0.0
         made.step([([(found, g, mean)], 1e-3, False)], scalar(loss), None)
         if math.isfinite(loss):
             correction.reseed(step + 1)
-            correction.apply(means.take_in([(kept, g)], 1.0), 1e-3 * math.sqrt(loss / 2.0))
+            correction.apply(means.take_in(optimizer, [(kept, g)], 1.0), 1e-3 * math.sqrt(loss / 2.0))
         torch.testing.assert_close(mean, optimizer.state[kept][MEAN])
         if dtype.itemsize > 2:
             torch.testing.assert_close(found, kept)
@@ -191,7 +193,7 @@ def test_groups_and_types_go_together(kernels: Any, monkeypatch: pytest.MonkeyPa
     groups = [([(one, ones, None), (three, ones.double(), None)], 1e-3, False), ([(two, ones, None)], 2e-3, True)]
     made.step(groups, scalar(2.0), None)
     assert launches == [True, False]
-    assert State(*held.tolist()).steps == 1
+    assert LawState(*held.tolist()).steps == 1
     push = 1e-3 * 2.0 / (1 + XI)
     torch.testing.assert_close(one, torch.full((4,), -push))
     torch.testing.assert_close(two, torch.full((4,), 2 * push))
@@ -214,10 +216,10 @@ def test_where_a_scaler_skips_nothing_moves(kernels: Any) -> None:
     p, g = torch.ones(4), torch.tensor([math.nan, math.inf, 1.0, 0.0])
     made.step([([(p, g, None)], 1e-3, False)], scalar(math.nan), torch.ones(1))
     assert torch.equal(p, torch.ones(4))
-    np.testing.assert_array_equal(held.cpu().numpy(), np.array(State()))
+    np.testing.assert_array_equal(held.cpu().numpy(), np.array(LawState()))
     made.step([([(p, torch.ones(4), None)], 1e-3, False)], scalar(2.0), torch.zeros(1))
     assert (p < 1).all()
-    assert State(*held.tolist()).steps == 1
+    assert LawState(*held.tolist()).steps == 1
 
 
 def test_a_closed_gate_reads_no_gradient(kernels: Any) -> None:
@@ -255,8 +257,8 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
             return lower
 
-    assert not kernels.Launcher.knows(Law(1, Own(), 0.1, BackOff(0.1)))
-    assert kernels.Launcher.knows(Law(1, Average(), 0.1, BackOff(0.1)))
+    assert not kernels.Launcher.supports_law(Law(1, Own(), 0.1, BackOff(0.1)))
+    assert kernels.Launcher.supports_law(Law(1, Average(), 0.1, BackOff(0.1)))
     takes = launcher(kernels)[0].takes
     assert takes(torch.ones(3), torch.ones(3))
     assert not takes(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))
@@ -283,9 +285,11 @@ def test_the_companion_steps_by_it(kernels: Any, device: str, gamma2: Any) -> No
         optimizer: Any = torch.optim.SGD(groups, lr=0.1)
         lga = LGA(optimizer, steps_per_epoch=3, gamma2=gamma2)
         if with_kernel or device == "cuda":
-            held = lga._state_on(torch.device(device))
-            lga._launcher = (
-                kernels.Launcher(lga.law, lga.xi, lga.zero_gradient == "rest", held) if with_kernel else None
+            held = lga._stepper.state_on(torch.device(device))
+            lga._stepper._launcher = (
+                kernels.Launcher(lga.settings.law, lga.settings.xi, lga.settings.zero_gradient == "rest", held)
+                if with_kernel
+                else None
             )
         for i, loss in enumerate(losses()):
             for p in params:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import reference
 from lossaware import Average, LowerBound, Momentum, Progressive
-from lossaware.gamma2 import BackOff, SelfSet
-from lossaware.status import HOST, Law, State
+from lossaware.gamma2 import AutoGamma2, BackOff
+from lossaware.law import Law
+from lossaware.law_state import HOST, LawState
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 losses = st.lists(finite, min_size=1, max_size=40)
@@ -27,13 +28,13 @@ laws = st.builds(
     steps_per_status=st.integers(1, 9),
     lower_bound=bounds,
     eps=st.floats(0.0, 10.0),
-    strategy=st.builds(BackOff, st.floats(0.0, 1.0)) | st.builds(SelfSet, reach=st.floats(1e-3, 1.0)),
+    rule=st.builds(BackOff, st.floats(0.0, 1.0)) | st.builds(AutoGamma2, reach=st.floats(1e-3, 1.0)),
 )
 
 
-def states(law: Law, values: list[float]) -> list[State]:
+def states(law: Law, values: list[float]) -> list[LawState]:
     """The state before the first loss and after each."""
-    found = [State()]
+    found = [LawState()]
     for value in values:
         found.append(law.advance(found[-1], value))
     return found
@@ -64,8 +65,8 @@ def test_the_gate_is_closed_above_the_first_finite_loss(law: Law, values: list[f
 
 @given(laws, any_losses)
 def test_a_fixed_gamma2_never_grows(law: Law, values: list[float]) -> None:
-    assume(isinstance(law.strategy, BackOff))
-    decays = [state.decay for state in states(law, values)]
+    assume(isinstance(law.rule, BackOff))
+    decays = [state.gamma2_factor for state in states(law, values)]
     assert decays[0] == 1
     assert all(0 <= new <= old for old, new in pairwise(decays))
 
@@ -87,7 +88,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     clean = states(law, values)
     before = states(law, values[:where] + broken)[-1]
     counted = {"omega", "steps", "nonfinite"}
-    for name in set(State._fields) - counted:
+    for name in set(LawState._fields) - counted:
         assert same(getattr(before, name), getattr(clean[where], name)), name
     assert (before.omega, before.nonfinite) == (0, len(broken))
     after = states(law, values[:where] + broken + values[where:])[-1]
@@ -98,14 +99,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(
 @given(laws, any_losses)
 def test_host_numbers_and_tensors_agree(law: Law, values: list[float]) -> None:
     """To the last bit, but for the logarithm in Eq. 3, which the two may round differently."""
-    on_host, on_tensors = State(), State(*torch.tensor(State(), dtype=torch.float64))
+    on_host, on_tensors = LawState(), LawState(*torch.tensor(LawState(), dtype=torch.float64))
     for value in values:
         on_host = law.advance(on_host, value, HOST)
         on_tensors = law.advance(on_tensors, torch.tensor(value, dtype=torch.float64), torch)
         gap = value - on_host.lower
         # Within rounding of the gate's edge the two may rightly differ.
         assume(not math.isfinite(value) or abs(gap - law.eps) > 1e-9 * (1 + abs(gap)))
-        for name, host, tensor in zip(State._fields, on_host, on_tensors, strict=True):
+        for name, host, tensor in zip(LawState._fields, on_host, on_tensors, strict=True):
             assert same(host, pytest.approx(float(tensor), rel=1e-9, abs=1e-9, nan_ok=True)), name
 
 
@@ -131,12 +132,12 @@ def test_the_law_is_the_references(steps: int, bound: str, values: list[float], 
         Law(steps, theirs, eps, BackOff(backoff)),
         reference.Law(steps, eps=eps, lower_bound=ours, backoff=backoff),
     )
-    state = State()
+    state = LawState()
     for loss in values:
         state, omega = law.advance(state, loss), judge.omega(loss)
         assert state.omega == pytest.approx(omega, rel=1e-12, abs=1e-11)
         assert state.lower == pytest.approx(judge.lower, rel=1e-12, abs=1e-11)
-        assert state.decay == pytest.approx(judge.factor, rel=1e-12)
+        assert state.gamma2_factor == pytest.approx(judge.factor, rel=1e-12)
         assert same(state.upper, judge.upper)
         assert same(state.mean, judge.previous)
         assert (state.statuses, state.count) == (judge.statuses, len(judge.pending))
@@ -145,8 +146,8 @@ def test_the_law_is_the_references(steps: int, bound: str, values: list[float], 
 
 def test_both_edges_of_the_gate_are_open() -> None:
     """Eq. 4 has f - L >= eps and f <= U; the numbers are exact in binary."""
-    law = Law(10, Average(), eps=0.5, strategy=BackOff(0.1))
-    state = law.advance(State(), 2.0)
+    law = Law(10, Average(), eps=0.5, rule=BackOff(0.1))
+    state = law.advance(LawState(), 2.0)
     assert state.omega == 2.0  # f = U
     assert law.advance(state, 0.5).omega == 0.5  # f - L = eps
     assert law.advance(state, math.nextafter(0.5, 0)).omega == 0
@@ -155,16 +156,16 @@ def test_both_edges_of_the_gate_are_open() -> None:
 
 def test_an_equal_status_does_not_back_off() -> None:
     """Algorithm 1, line 7: only a loss above the one before."""
-    law = Law(2, Average(), eps=0.1, strategy=BackOff(0.25))
-    decays = [state.decay for state in states(law, [1.0, 2.0, 2.0, 1.0, 2.0, 1.5, 1.0, 1.0])[2::2]]
+    law = Law(2, Average(), eps=0.1, rule=BackOff(0.25))
+    decays = [state.gamma2_factor for state in states(law, [1.0, 2.0, 2.0, 1.0, 2.0, 1.5, 1.0, 1.0])[2::2]]
     assert decays == [1, 1, 0.25, 0.25]
 
 
 def test_gamma2_moves_before_the_gate_of_the_same_step() -> None:
     """The step that completes a rising status is corrected with the smaller gamma2 and against the new bound."""
-    law = Law(1, Average(), eps=0.1, strategy=BackOff(0.1))
+    law = Law(1, Average(), eps=0.1, rule=BackOff(0.1))
     *_, state = states(law, [3.0, 1.0, 2.5])
-    assert state.decay == 0.1
+    assert state.gamma2_factor == 0.1
     assert state.lower == pytest.approx((3.0 + 1.0 + 2.5) / 3)
     assert state.omega == pytest.approx(2.5 - 6.5 / 3)
 

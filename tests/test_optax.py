@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_leaves_the_base_step_and_the_law(loss: float,
     np.testing.assert_array_equal(flat(after), flat(alone))
     assert status(state).nonfinite_losses == 1
     assert status(state).omega == 0
-    for field in ("loss", "upper", "lower", "decay", "mean", "total", "count", "statuses", "opened"):
+    for field in ("loss", "upper", "lower", "gamma2_factor", "mean", "total", "count", "statuses", "opened"):
         assert getattr(state.law, field) == getattr(before.law, field), field
 
 

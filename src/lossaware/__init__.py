@@ -7,33 +7,43 @@ from lossaware._version import __version__
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
-    from lossaware.companion import LGA
-    from lossaware.gamma2 import SelfSet
-    from lossaware.status import Average, LowerBound, Momentum, Progressive, Status, Zero
+    from lossaware.gamma2 import AutoGamma2
+    from lossaware.law_state import Status
+    from lossaware.lga import LGA
+    from lossaware.lower_bounds import Average, LowerBound, Momentum, Progressive, Zero
+    from lossaware.upper_bounds import FirstLoss, UpperBound
 
 __all__ = [
     "LGA",
+    "AutoGamma2",
     "Average",
+    "FirstLoss",
     "LowerBound",
     "Momentum",
     "Progressive",
-    "SelfSet",
     "Status",
+    "UpperBound",
     "UsageError",
     "Zero",
     "__version__",
 ]
 
-_HOME = {"LGA": "companion", "SelfSet": "gamma2"} | dict.fromkeys(
-    ("Average", "LowerBound", "Momentum", "Progressive", "Status", "Zero"), "status"
-)
+_HOME = {
+    "LGA": "lga",
+    "AutoGamma2": "gamma2",
+    "Status": "law_state",
+    **dict.fromkeys(("Average", "LowerBound", "Momentum", "Progressive", "Zero"), "lower_bounds"),
+    **dict.fromkeys(("FirstLoss", "UpperBound"), "upper_bounds"),
+}
 
 
 def __getattr__(name: str) -> Any:
     # Names are loaded when they are used: neither the command line's help nor JAX users wait for torch.
     if name in _HOME:
         return getattr(importlib.import_module(f"lossaware.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lossaware' has no attribute {name!r}")
+    from lossaware.deprecated import renamed
+
+    return renamed(__name__, {"SelfSet": "lossaware.gamma2.AutoGamma2"})(name)
 
 
 def __dir__() -> list[str]:

@@ -7,20 +7,17 @@ the compiler can fuse them. What that costs beside the base step alone is measur
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._inductor import list_mode_options
 
-from lossaware.correction import Correction
+from lossaware.attachment import Attachment
 from lossaware.errors import UsageError
 from lossaware.hoisting import ScalarsFirst
-from lossaware.losses import mean_over_ranks, read_loss
-from lossaware.status import State
-
-if TYPE_CHECKING:
-    from lossaware.companion import LGA
+from lossaware.loss_input import LossInput
+from lossaware.stepper import ActiveGroup, Stepper
 
 
 class CompiledStep:
@@ -34,7 +31,10 @@ class CompiledStep:
     uncompiled.
 
     Args:
-        lga: Whose step it is.
+        attachment: Of an LGA to the optimizer.
+        stepper: Its law and corrections.
+        loss_input: Receives its losses.
+        is_measured: Whether the next step is measured.
         options: Keyword arguments of ``torch.compile``; what they leave open is set by ``compiler_arguments``.
 
     Raises:
@@ -42,15 +42,25 @@ class CompiledStep:
             own step reads the loss. Hooks that come later are refused at the next step.
     """
 
-    def __init__(self, lga: "LGA", options: dict[str, Any]) -> None:
-        self._lga = lga
-        self._optimizer: Any = lga.optimizer
+    def __init__(
+        self,
+        attachment: Attachment,
+        stepper: Stepper,
+        loss_input: LossInput,
+        is_measured: Callable[[], bool],
+        options: dict[str, Any],
+    ) -> None:
+        self._attachment = attachment
+        self._stepper = stepper
+        self._input = loss_input
+        self._is_measured = is_measured
+        self._optimizer: Any = attachment.optimizer
         self._refuse_other_hooks()
-        if lga._base_takes_loss:
+        if loss_input.base_takes_loss:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
-        self._graph = torch.compile(_own_code(_graph(lga)), **compiler_arguments(options))
+        self._graph = torch.compile(_own_code(_graph(self._optimizer, stepper)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
         self._begun = False
 
@@ -84,24 +94,21 @@ class CompiledStep:
 
     @property
     def _name(self) -> str:
-        return type(self._optimizer).__name__
+        return self._attachment.name
 
     def _refuse_other_hooks(self) -> None:
-        for hooks in (self._optimizer._optimizer_step_pre_hooks, self._optimizer._optimizer_step_post_hooks):
-            for hook in hooks.values():
-                if getattr(hook, "__self__", None) is not self._lga:
-                    name = getattr(hook, "__qualname__", repr(hook))
-                    raise UsageError(
-                        f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
-                    )
+        for name in self._attachment.other_step_hooks():
+            raise UsageError(
+                f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
+            )
 
     def _step(self, loss: float | Tensor | None) -> None:
-        lga, optimizer = self._lga, self._optimizer
-        lga._refuse_detached()
+        optimizer = self._optimizer
+        self._attachment.refuse_detached()
         self._refuse_other_hooks()  # there may be new ones
         scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
-        has_loss = loss is not None or len(lga._observed) > 0
-        if not self._begun or not has_loss or scaled or lga._meter is not None:
+        has_loss = loss is not None or self._input.has_observed
+        if not self._begun or not has_loss or scaled or self._is_measured():
             type(optimizer).step(optimizer, loss=loss)
             self._begun = True
         else:
@@ -109,26 +116,21 @@ class CompiledStep:
         optimizer._opt_called = True  # what schedulers look at
 
     def _compiled_step(self, loss: float | Tensor | None) -> None:
-        lga = self._lga
-        lga._refuse_two({"step(loss)": loss is not None, "observe(loss)": len(lga._observed) > 0})
-        observed = lga._observed.take()
-        own = observed if loss is None else read_loss(loss)
-        assert own is not None
-        value = mean_over_ranks(own, lga.process_group, lga._home)
-        held = lga._state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
+        sizes = self._stepper.sizes.of(self._optimizer.param_groups)
+        value = self._input.take_directly(self._optimizer, loss)
+        held = self._stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
-        lga._status_notice.step()
+        self._stepper.statuses.step()
         groups = self._optimizer.param_groups
         rates = [group.get("lr", 0.0) for group in groups]  # a base may have none
-        gammas = [float(unit) for unit in lga._units()]
-        numbers = self._as_tensors(rates, gammas)
+        numbers = self._as_tensors(rates, sizes)
         try:
             for group, tensors in zip(groups, numbers, strict=True):
                 if "lr" in group:
                     group["lr"] = tensors["lr"]
             # A group that rests is left out, as it is elsewhere: it has no means, and no number in the noise.
-            pushes = [tensors["gamma2"] if gamma else None for tensors, gamma in zip(numbers, gammas, strict=True)]
-            self._graph(held, value, pushes)
+            active = [tensors["size"] if size else None for tensors, size in zip(numbers, sizes, strict=True)]
+            self._graph(held, value, active)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"{self._name} cannot be compiled together with LGA: {_INSTEAD} ({reason})") from error
@@ -137,17 +139,17 @@ class CompiledStep:
                 if "lr" in group:
                     group["lr"] = rate
 
-    def _as_tensors(self, rates: list[Any], gammas: list[float]) -> list[dict[str, Tensor]]:
+    def _as_tensors(self, rates: list[Any], sizes: list[float]) -> list[dict[str, Tensor]]:
         """Numbers that may change, as tensors: a graph takes Python's for constants."""
         if len(self._numbers) != len(rates):
             zero = torch.zeros((), dtype=torch.float64, device="cpu")  # a base takes its rate from there on any device
-            self._numbers = [{name: zero.clone() for name in ("lr", "gamma2")} for _ in rates]
-        for tensors, rate, gamma2 in zip(self._numbers, rates, gammas, strict=True):
+            self._numbers = [{name: zero.clone() for name in ("lr", "size")} for _ in rates]
+        for tensors, rate, size in zip(self._numbers, rates, sizes, strict=True):
             if isinstance(rate, Tensor):
                 tensors["lr"] = rate
             else:
                 tensors["lr"].fill_(rate)
-            tensors["gamma2"].fill_(gamma2)
+            tensors["size"].fill_(size)
         return self._numbers
 
 
@@ -172,28 +174,23 @@ def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _graph(lga: "LGA") -> Callable[[Tensor, Tensor, list[Tensor | None]], None]:
+def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[Tensor | None]], None]:
     """The function that is traced. It moves the optimizer, and the state in ``held``, on by one step."""
-    optimizer, law = lga.optimizer, lga.law
     base_step = inspect.unwrap(type(optimizer).step)
 
-    def step(held: Tensor, loss: Tensor, gamma2s: list[Tensor | None]) -> None:
+    def step(held: Tensor, loss: Tensor, sizes: list[Tensor | None]) -> None:
         with torch.no_grad():
             # The gradients as they are now: a base may write into them. Where it does not, the copy is compiled away.
             gradients = [
                 [None if p.grad is None else p.grad.clone() for p in g["params"]] for g in optimizer.param_groups
             ]
             base_step(optimizer)
-            state = law.advance(State(*held.unbind()), loss[0], torch)
-            push = law.strategy.push(state, torch)
-            correction = Correction(lga.xi, lga.zero_gradient)
-            correction.reseed(state.steps)
-            for group, gamma2, of_group in zip(optimizer.param_groups, gamma2s, gradients, strict=True):
-                if gamma2 is None:
-                    continue
-                pairs = [(p, g) for p, g in zip(group["params"], of_group, strict=True) if g is not None]
-                lga._correct(correction, group, pairs, push * gamma2)
-            held.copy_(torch.stack(state))
+            active: list[ActiveGroup] = [
+                (group, size, [(p, g) for p, g in zip(group["params"], of_group, strict=True) if g is not None])
+                for group, size, of_group in zip(optimizer.param_groups, sizes, gradients, strict=True)
+                if size is not None
+            ]
+            stepper.step_on_device(optimizer, held, loss[0], None, active, stepper.make_correction())
 
     return step
 

@@ -1,87 +1,135 @@
-"""How gamma2 moves: the paper's fixed value that backs off (Algorithm 1), and one that sets itself.
+"""Rules for gamma2: the paper's fixed value that backs off (Algorithm 1), and one that adapts by itself.
 
-As with the lower bounds, a strategy is stateless and its few lines run on any kind of scalar; see `status.Ops`.
+As the lower bounds, a rule is stateless and runs on any kind of scalar; see `lossaware.law_state`. All that depends on
+the rule is in it: what a group's correction is a multiple of, what is reported, and what is logged.
 """
 
 import math
-from collections.abc import Iterable
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lossaware.status import Ops, Scalar, State
+from lossaware.law_state import LawState, Ops, Scalar
 
 
 class Defaults(NamedTuple):
-    """What goes best with a strategy where nothing else is asked for; see the arguments of `lossaware.LGA`."""
+    """The settings that suit a rule where nothing else is asked for; see the arguments of `lossaware.LGA`."""
 
-    eps: float
-    xi: float
-    lower_bound: str
-    zero_gradient: str
+    eps: float = 0.1
+    xi: float = 0.01
+    lower_bound: str = "progressive"
+    zero_gradient: str = "push"
 
 
-class Strategy(Protocol):
-    """What decides the size of the correction, ``unit * push / phi(g)``, with a unit that is fixed at the start."""
+class Gamma2Rule(Protocol):
+    """How large the correction is.
 
-    defaults: ClassVar[Defaults]
+    The correction of a step is ``group_size * step_size / phi(g)``: the first factor belongs to a parameter group and
+    stays, the second follows the loss. A class of one's own inherits from this one and overrides what differs: at least
+    `group_size` and `step_size`. It must be stateless, and written with operators and ``ops``, as it runs on Python
+    floats, on torch tensors and on JAX scalars.
 
-    @property
-    def momentum(self) -> float:
-        """Weight of the earlier gradients in the running mean that phi reads, in [0, 1); 0 is the gradient itself."""
+    Attributes:
+        defaults: Of the other settings, where they are not given.
+        momentum: Weight of the earlier gradients in the running mean that phi reads, in [0, 1); 0 reads the gradient
+            itself, and keeps no mean.
+        uses_scale: Whether `group_size` reads the scale, which is then measured once for each group, and kept in
+            checkpoints.
+        own_gamma2: Whether a parameter group may have its own ``"gamma2"``, which takes the place of its group size. 0,
+            which switches LGA off for the group, is always allowed.
+        logs_backoffs: Whether each fall of ``gamma2_factor`` is logged.
+        needs_statuses: Whether a run that ends before its first complete status gets a warning.
+    """
 
-    def steps_per_status(self, steps_per_epoch: int) -> int:
-        """How many steps are judged together."""
+    defaults: ClassVar[Defaults] = Defaults()
+    momentum: float = 0.0
+    uses_scale: ClassVar[bool] = False
+    own_gamma2: ClassVar[bool] = False
+    logs_backoffs: ClassVar[bool] = False
+    needs_statuses: ClassVar[bool] = False
 
-    def decay(self, state: "State", mean: "Scalar", error: "Scalar", ops: "Ops") -> "Scalar":
-        """What ``state.decay`` becomes when a status is complete that is not the first.
+    @abstractmethod
+    def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
+        """What the correction of a group is a multiple of, at least 0.
+
+        Args:
+            scale: Root mean square of the group's elements when LGA was attached, or the group was added, at least
+                `SMALLEST_SCALE`; 1 where ``uses_scale`` is False.
+            xi: The stability constant of Eq. 5.
+        """
+
+    @abstractmethod
+    def step_size(self, state: LawState, ops: Ops) -> Scalar:
+        """The factor of a step that follows the loss, at least 0.
+
+        Args:
+            state: That of the step, with at least one finite loss.
+            ops: ``where`` and ``isfinite`` for the kind of scalars.
+        """
+
+    def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
+        """``gamma2_factor`` from a complete status on that is not the first; unless overridden, it stays.
 
         Args:
             state: Before it; ``state.mean`` and ``state.error`` are those of the status before.
             mean: Mean loss of the status that is now complete.
-            error: Variance of that mean, as the losses of the status show it; 0 where a status is a single step.
-            ops: Where the scalars live.
+            error: Variance of that mean, estimated from the losses of the status; 0 where a status is a single step.
+            ops: ``where`` and ``isfinite`` for the kind of scalars.
         """
+        return state.gamma2_factor
 
-    def push(self, state: "State", ops: "Ops") -> "Scalar":
-        """The push of a step in units, at least 0; the state is that of the step."""
+    def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
+        """What is reported as gamma2; unless overridden, ``size * gamma2_factor``.
+
+        Args:
+            state: Now.
+            size: The largest group size.
+            ops: ``where`` and ``isfinite`` for the kind of scalars.
+        """
+        return size * state.gamma2_factor
+
+    def steps_per_status(self, steps_per_epoch: int) -> int:
+        """How many steps are judged together; unless overridden, those of an epoch."""
+        return steps_per_epoch
 
 
 @dataclass(frozen=True)
-class BackOff:
-    """Algorithm 1: the unit is gamma2, which only ever shrinks, and the push is Omega.
+class BackOff(Gamma2Rule):
+    """Algorithm 1: the correction is gamma2 times Omega, and gamma2 only ever shrinks.
 
     Args:
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (lines 7-9: 1/10).
+        initial: gamma2 before all back-offs, at least 0. A group's own takes its place.
     """
 
-    defaults: ClassVar[Defaults] = Defaults(eps=0.1, xi=0.01, lower_bound="progressive", zero_gradient="push")
+    defaults: ClassVar[Defaults] = Defaults()
+    own_gamma2: ClassVar[bool] = True
+    logs_backoffs: ClassVar[bool] = True
+    needs_statuses: ClassVar[bool] = True
 
     backoff: float = 0.1
+    initial: float = 1e-8
 
-    @property
-    def momentum(self) -> float:
-        """See `Strategy.momentum`."""
-        return 0.0
+    def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
+        """See `Gamma2Rule.group_size`."""
+        return self.initial
 
-    def steps_per_status(self, steps_per_epoch: int) -> int:
-        """See `Strategy.steps_per_status`: one status an epoch."""
-        return steps_per_epoch
+    def step_size(self, state: LawState, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.step_size`."""
+        return state.gamma2_factor * state.omega
 
-    def decay(self, state: "State", mean: "Scalar", error: "Scalar", ops: "Ops") -> "Scalar":
-        """See `Strategy.decay`."""
-        return ops.where(mean > state.mean, state.decay * self.backoff, state.decay)
+    def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.update_factor`."""
+        return ops.where(mean > state.mean, state.gamma2_factor * self.backoff, state.gamma2_factor)
 
-    def push(self, state: "State", ops: "Ops") -> "Scalar":
-        """See `Strategy.push`."""
-        return state.decay * state.omega
+    def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.gamma2`: that of groups without their own."""
+        return self.initial * state.gamma2_factor
 
 
 @dataclass(frozen=True)
-class SelfSet:
-    """A gamma2 that sets itself: it starts at what the parameters can bear, and follows what the loss does.
+class AutoGamma2(Gamma2Rule):
+    """A gamma2 that adapts by itself: it starts at a share of the parameters' scale, and follows the loss.
 
     The unit is ``reach * s * xi`` with s the root mean square of the group's parameters at the start, so that the push
     of a step, at most one unit, moves no parameter by more than ``reach * s``. Up to that bound it is the square root
@@ -114,6 +162,7 @@ class SelfSet:
     """
 
     defaults: ClassVar[Defaults] = Defaults(eps=0.0, xi=1.0, lower_bound="zero", zero_gradient="rest")
+    uses_scale: ClassVar[bool] = True
 
     reach: float = 0.02
     momentum: float = 0.9
@@ -138,24 +187,35 @@ class SelfSet:
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
 
-    def decay(self, state: "State", mean: "Scalar", error: "Scalar", ops: "Ops") -> "Scalar":
-        """See `Strategy.decay`."""
-        change, before = mean - state.mean, state.decay
+    def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
+        """See `Gamma2Rule.group_size`: the most that a step pushes, times xi."""
+        return self.reach * xi * scale
+
+    def step_size(self, state: LawState, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.step_size`. At most 1."""
+        first = state.upper - state.origin
+        wanted = state.gamma2_factor * (state.omega / ops.where(first > 0, first, 1.0)) ** 0.5
+        return ops.where(wanted < 1.0, wanted, 1.0)
+
+    def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.update_factor`."""
+        change, before = mean - state.mean, state.gamma2_factor
         sure = change * change > self.certainty**2 * (error + state.error)
         unless_it_fell = ops.where(sure & (change > 0), before * self.shrink, before * self.fade)
         wanted = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
         # Where the push at the mean loss is the largest that is allowed; there is none where a loss is 0 or below.
-        bounded = (mean > 0) & (state.upper > 0)
-        most = (ops.where(bounded, state.upper, 1.0) / ops.where(bounded, mean, 1.0)) ** 0.5
+        first, now = state.upper - state.origin, mean - state.origin
+        bounded = (now > 0) & (first > 0)
+        most = (ops.where(bounded, first, 1.0) / ops.where(bounded, now, 1.0)) ** 0.5
         return ops.where(bounded & (wanted > most), most, wanted)
 
-    def push(self, state: "State", ops: "Ops") -> "Scalar":
-        """See `Strategy.push`. At most 1."""
-        wanted = state.decay * (state.omega / ops.where(state.upper > 0, state.upper, 1.0)) ** 0.5
-        return ops.where(wanted < 1.0, wanted, 1.0)
+    def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.gamma2`: the largest of any group, as ``push = gamma2 * sqrt(U * Omega) / phi``."""
+        first = state.upper - state.origin
+        return ops.where(first > 0, size / ops.where(first > 0, first, 1.0) * state.gamma2_factor, math.nan)
 
     def steps_per_status(self, steps_per_epoch: int) -> int:
-        """See `Strategy.steps_per_status`."""
+        """See `Gamma2Rule.steps_per_status`."""
         return max(self.steps_at_least, steps_per_epoch // self.statuses_per_epoch)
 
 
@@ -166,28 +226,43 @@ def _counts(value: Any) -> bool:
 SMALLEST_SCALE = 1e-3
 """Of parameters that start near 0: Adafactor's ``eps_2`` (Shazeer and Stern, 2018)."""
 
-
-def scale_of(parameters: Iterable["Tensor"]) -> float:
-    """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks."""
-    import torch  # not before: the law serves JAX, too
-
-    total, count = 0.0, 0
-    for p in parameters:
-        reals = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
-        norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
-        total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2
-        count += p.numel()
-    return max(math.sqrt(total / max(count, 1)), SMALLEST_SCALE)
+_NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
 
 
-def make_strategy(gamma2: Any, backoff: float) -> Strategy:
-    """The strategy that ``gamma2`` asks for: a number, ``"auto"``, or a `SelfSet`.
+def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
+    """The rule that ``gamma2`` asks for.
+
+    Args:
+        gamma2: A number, which has been checked, ``"auto"``, or a rule.
+        backoff: Of a number; see `BackOff`.
 
     Raises:
-        ValueError: It is another string.
+        ValueError: It is another string, or an object that lacks a part of a rule.
     """
+    allowed = "gamma2 must be a number of at least 0, 'auto' or a rule such as AutoGamma2()"
     if isinstance(gamma2, str):
         if gamma2 != "auto":
-            raise ValueError(f"gamma2 must be a number of at least 0, 'auto' or a SelfSet: got {gamma2!r}")
-        return SelfSet()
-    return gamma2 if isinstance(gamma2, SelfSet) else BackOff(backoff)
+            raise ValueError(f"{allowed}: got {gamma2!r}")
+        return AutoGamma2()
+    if not is_rule(gamma2):
+        return BackOff(backoff, gamma2)
+    lacking = [name for name in _NEEDED if not hasattr(gamma2, name)]
+    if isinstance(gamma2, type) or lacking:
+        raise ValueError(
+            f"{allowed}: got {gamma2!r}"
+            + (f", which lacks {', '.join(lacking)}" if lacking else ", a class; make an object of it")
+        )
+    rule: Gamma2Rule = gamma2
+    return rule
+
+
+def is_rule(gamma2: Any) -> bool:
+    """Whether it is meant as a rule, and not as a number or a name."""
+    return hasattr(gamma2, "step_size") or hasattr(gamma2, "group_size")
+
+
+def __getattr__(name: str) -> Any:
+    from lossaware.deprecated import renamed
+
+    names = {"SelfSet": "AutoGamma2", "Strategy": "Gamma2Rule"}
+    return renamed(__name__, {old: f"{__name__}.{new}" for old, new in names.items()})(name)

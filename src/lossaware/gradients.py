@@ -21,29 +21,28 @@ class StepGradients:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+        self._name = type(optimizer).__name__
         self._is_torchs = type(optimizer).__module__.startswith("torch.optim")
         self._writes: bool | None = None  # not known before the first step
         self._kept: list[tuple[Tensor, Tensor, int, Tensor | None]] = []
 
-    @property
-    def _trusted(self) -> bool:
+    def _trusts(self, optimizer: Optimizer) -> bool:
         # SGD with Nesterov momentum adds the momentum buffer into the gradients in its foreach form; a group that does
         # so may come at any time.
         if not self._is_torchs:
             return False
-        for group in self._optimizer.param_groups:  # noqa: SIM110  # any() takes twice as long; this runs at each step
+        for group in optimizer.param_groups:  # noqa: SIM110  # any() takes twice as long; this runs at each step
             if group.get("nesterov"):
                 return False
         return True
 
-    def remember(self) -> None:
+    def remember(self, optimizer: Optimizer) -> None:
         """Look at the gradients; to be called when they are there and the base optimizer has not stepped yet."""
-        if self._trusted:
+        if self._trusts(optimizer):
             return
-        scale = getattr(self._optimizer, "grad_scale", None)
+        scale = getattr(optimizer, "grad_scale", None)
         self._kept = []
-        for group in self._optimizer.param_groups:
+        for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
                     copy = None
@@ -53,7 +52,7 @@ class StepGradients:
                             copy.div_(scale)
                     self._kept.append((p, p.grad, p.grad._version, copy))
 
-    def after_step(self) -> Callable[[Tensor], Tensor | None]:
+    def after_step(self, optimizer: Optimizer) -> Callable[[Tensor], Tensor | None]:
         """Look again, after the base step.
 
         Returns:
@@ -62,9 +61,9 @@ class StepGradients:
         Raises:
             RuntimeError: The base optimizer has set gradients to None, or has begun to write into them.
         """
-        if self._trusted:
+        if self._trusts(optimizer):
             return lambda p: p.grad
-        name = type(self._optimizer).__name__
+        name = self._name
         if any(p.grad is None for p, _, _, _ in self._kept):
             raise RuntimeError(
                 f"{name} consumes its gradients (it sets p.grad to None in its step), but LGA reads them after the "

@@ -4,7 +4,7 @@ Every program computes the law for itself from the state before the step, which 
 it writes the state after the step. So one launch does for what the host would need forty, the host reads nothing, and a
 captured CUDA graph may replay it. Where Omega is 0, each program leaves after the law.
 
-This module needs Triton, and is imported only where losses come from a GPU. Its arithmetic is that of `status.Law` and
+This module needs Triton, and is imported only where losses come from a GPU. Its arithmetic is that of `law.Law` and
 of `correction.Correction`, whose noise it shares to the bit.
 """
 
@@ -17,8 +17,11 @@ import triton.language as tl
 from torch import Tensor
 
 from lossaware.correction import NOISE_BITS
-from lossaware.gamma2 import BackOff, SelfSet
-from lossaware.status import Average, Law, LowerBound, Momentum, Progressive, State, Zero
+from lossaware.gamma2 import AutoGamma2, BackOff
+from lossaware.law import Law
+from lossaware.law_state import LawState
+from lossaware.lower_bounds import Average, LowerBound, Momentum, Progressive, Zero
+from lossaware.upper_bounds import FirstLoss
 
 Group = tuple[Sequence[tuple[Tensor, Tensor, Tensor | None]], float, bool]
 """Parameters with their gradients and the means of these, where phi reads means; gamma2; whether the base maximizes."""
@@ -30,7 +33,7 @@ _COLUMNS = 7
 """Of a row: where parameter, gradient and mean lie, elements, the first one's place, the noise's key, maximize."""
 
 _GOLDEN = 0x9E3779B9
-_FIELDS = len(State._fields)
+_FIELDS = len(LawState._fields)
 _BOUNDS: dict[type[LowerBound], tuple[int, str]] = {
     Progressive: (0, "log_base"),
     Average: (1, ""),
@@ -45,10 +48,10 @@ class Launcher:
     """Makes the steps of one LGA on one GPU.
 
     Args:
-        law: Its lower bound and strategy must be some that the kernel knows; see `knows`.
+        law: Its bounds and rule must be some that the kernel knows; see `supports_law`.
         xi: The stability constant of Eq. 5.
         rest: Whether elements with a gradient of exactly 0 stay where they are.
-        held: The state, `State` as float64 on the device; written in place.
+        held: The state, `LawState` as float64 on the device; written in place.
     """
 
     def __init__(self, law: Law, xi: float, rest: bool, held: Tensor) -> None:
@@ -58,8 +61,8 @@ class Launcher:
         number = math.log(number) if isinstance(bound, Progressive) else number
         self._held = held
         self._rest = rest
-        self._self_set = isinstance(law.strategy, SelfSet)
-        self._momentum = law.strategy.momentum
+        self._self_set = isinstance(law.rule, AutoGamma2)
+        self._momentum = law.rule.momentum
         constants = [float(law.steps_per_status), law.eps, number, xi, *_factors(law), 1 - self._momentum]
         self._constants = torch.tensor(constants, dtype=torch.float64, device=held.device)
         self._push = torch.zeros(2, dtype=torch.float64, device=held.device)  # of the step, in units; the seed
@@ -68,9 +71,10 @@ class Launcher:
         self._tables: dict[torch.dtype, _Table] = {}
 
     @staticmethod
-    def knows(law: Law) -> bool:
-        """Whether the kernel has this law's lower bound and strategy; any other object runs as torch operators."""
-        return type(law.lower_bound) in _BOUNDS and type(law.strategy) in (BackOff, SelfSet)
+    def supports_law(law: Law) -> bool:
+        """Whether the kernel has this law's bounds and rule; any other object runs as torch operators."""
+        known = type(law.lower_bound) in _BOUNDS and isinstance(law.upper_bound, FirstLoss)
+        return known and type(law.rule) in (BackOff, AutoGamma2)
 
     def takes(self, parameter: Tensor, gradient: Tensor, mean: Tensor | None = None) -> bool:
         """Whether all are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
@@ -183,8 +187,8 @@ class _Table:
 
 def _factors(law: Law) -> list[float]:
     """What gamma2 is multiplied by where the loss rose, fell, or did neither, and when a change is sure."""
-    match law.strategy:
-        case SelfSet(growth=growth, shrink=shrink, fade=fade, certainty=certainty):
+    match law.rule:
+        case AutoGamma2(growth=growth, shrink=shrink, fade=fade, certainty=certainty):
             return [shrink, growth, fade, certainty**2]
         case BackOff(backoff=backoff):
             return [backoff, 1.0, 1.0, 0.0]
@@ -230,8 +234,8 @@ def _step_kernel(  # type: ignore[no-untyped-def]
 ):
     program = tl.program_id(0)
     if LAW:
-        # State: loss, upper, lower, omega, decay, mean, total, count, statuses, opened, steps, nonfinite, scatter,
-        # error.
+        # LawState: loss, upper, lower, omega, gamma2_factor, mean, total, count, statuses, opened, steps, nonfinite,
+        # scatter, error; origin, level and spread stay as they are where U is the first loss.
         loss = tl.load(loss_pointer)
         old_loss = tl.load(held)
         old_upper = tl.load(held + 1)

@@ -5,7 +5,7 @@ import math
 
 import torch.distributed as dist
 
-from lossaware.status import State
+from lossaware.law_state import LawState
 
 logger = logging.getLogger("lossaware")
 
@@ -17,25 +17,25 @@ class BackoffNotice:
     """One line each time gamma2 backs off, on the first rank only.
 
     Args:
-        decay: What gamma2 has been multiplied by so far.
+        factor: What gamma2 has been multiplied by so far.
     """
 
-    def __init__(self, decay: float = 1.0) -> None:
-        self._decay = decay
+    def __init__(self, factor: float = 1.0) -> None:
+        self._factor = factor
 
-    def look(self, state: State, gamma2: float) -> None:
+    def look(self, state: LawState, gamma2: float) -> None:
         """Say so if gamma2 is lower than when last looked at.
 
         Args:
             state: The state of the law, as plain numbers.
-            gamma2: gamma2 before all back-offs.
+            gamma2: gamma2 now.
         """
-        if state.decay < self._decay and _is_first_rank():
+        if state.gamma2_factor < self._factor and _is_first_rank():
             logger.info(
                 "gamma2 backed off to %.3g at step %d: the mean loss of status %d, %.6g, was above the one before",
-                *(gamma2 * state.decay, state.steps, state.statuses, state.mean),
+                *(gamma2, state.steps, state.statuses, state.mean),
             )
-        self._decay = state.decay
+        self._factor = state.gamma2_factor
 
 
 class StatusNotice:
@@ -49,7 +49,7 @@ class StatusNotice:
         """To be called at each step with a loss."""
         self._steps += 1
 
-    def load(self, state: State) -> None:
+    def load(self, state: LawState) -> None:
         """Go on from a loaded state, as plain numbers."""
         self._steps = math.inf if state.statuses else int(state.steps)
 

@@ -5,12 +5,14 @@ pytree of arrays, so jit, scan, sharding and checkpoints treat it as any other o
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lossaware.gamma2 import SMALLEST_SCALE, SelfSet, make_strategy
-from lossaware.status import Law, LowerBound, State, Status, make_lower_bound, summarize
+from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
+from lossaware.law_state import LawState, Status, summarize
+from lossaware.lower_bounds import LowerBound
+from lossaware.settings import make_settings
+from lossaware.upper_bounds import UpperBound
 
 try:
     import jax
@@ -40,12 +42,13 @@ class LossAwareState(NamedTuple):
             float64 where ``jax_enable_x64`` is on. Losses that are not known yet are 0.
         gamma2: gamma2 at the last step, after all that moved it; shape ().
         base: State of the base optimizer.
-        scale: Where gamma2 sets itself, the root mean square of the parameters at the start, else 0; shape ().
-        mean: Where gamma2 sets itself, the running mean of the gradients over the steps that pushed, in the shapes and
-            dtypes of the parameters, 0 before the first; else None.
+        scale: Where the rule for gamma2 uses it, as ``"auto"`` does, the root mean square of the parameters at the
+            start, else 0; shape ().
+        mean: Where the rule has a momentum, the running mean of the gradients over the steps that pushed, in the shapes
+            and dtypes of the parameters, 0 before the first; else None.
     """
 
-    law: State
+    law: LawState
     gamma2: jax.Array
     base: PyTree
     scale: jax.Array
@@ -56,10 +59,11 @@ def loss_aware(
     base: optax.GradientTransformation,
     *,
     steps_per_epoch: int,
-    gamma2: float | str | SelfSet = 1e-8,
+    gamma2: float | str | Gamma2Rule = 1e-8,
     eps: float | None = None,
     xi: float | None = None,
     lower_bound: str | LowerBound | None = None,
+    upper_bound: str | UpperBound = "first",
     backoff: float = 0.1,
     zero_gradient: str | None = None,
     axis_name: Any = None,
@@ -96,14 +100,17 @@ def loss_aware(
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-            ``"auto"`` sets it by itself, which goes beyond the paper; a `lossaware.SelfSet` says how. It keeps one more
-            array a parameter, a running mean of the gradients.
+            ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It keeps one
+            more array for each parameter, a running mean of the gradients. Or a rule of your own, see
+            `lossaware.gamma2.Gamma2Rule`.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
             their one method, `LowerBound.update`, which then gets JAX scalars. None means progressive, and zero where
             gamma2 sets itself.
+        upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
+            with the method of `lossaware.UpperBound`, which then gets JAX scalars.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
             lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
@@ -142,29 +149,33 @@ def loss_aware(
     """
     if not (hasattr(base, "init") and hasattr(base, "update")):
         raise TypeError(f"base must be an optax optimizer, for example optax.sgd(1e-3): got {type(base).__name__}")
-    _check("backoff", backoff, high=1.0)
-    strategy = make_strategy(gamma2, backoff)
-    sets_itself = isinstance(strategy, SelfSet)
-    eps = strategy.defaults.eps if eps is None else eps
-    xi = strategy.defaults.xi if xi is None else xi
-    lower_bound = strategy.defaults.lower_bound if lower_bound is None else lower_bound
-    zero_gradient = strategy.defaults.zero_gradient if zero_gradient is None else zero_gradient
-    if zero_gradient not in ("push", "rest"):
-        raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
-    _check("steps_per_epoch", steps_per_epoch, low=1, whole=True)
-    if not sets_itself:
-        _check("gamma2", gamma2)
-    _check("eps", eps)
-    _check("xi", xi, above=True)
-    law = Law(strategy.steps_per_status(steps_per_epoch), make_lower_bound(lower_bound), eps, strategy)
+    settings = make_settings(
+        steps_per_epoch=steps_per_epoch,
+        gamma2=gamma2,
+        eps=eps,
+        xi=xi,
+        lower_bound=lower_bound,
+        upper_bound=upper_bound,
+        backoff=backoff,
+        zero_gradient=zero_gradient,
+        arrays=(jax.Array,),  # optax.inject_hyperparams holds them, and they may be traced
+        remedy_for_schedules="; for a schedule use optax.inject_hyperparams",
+    )
+    law, rule, xi, rest = settings.law, settings.rule, settings.xi, settings.zero_gradient == "rest"
     inner = optax.with_extra_args_support(base)
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
 
     def init(params: PyTree) -> LossAwareState:
-        scale = _scale_of(params) if sets_itself else jnp.zeros((), _float())
-        start = jnp.zeros((), _float()) if sets_itself else jnp.asarray(gamma2, _float())
-        mean = jax.tree.map(jnp.zeros_like, params) if strategy.momentum else None
-        return LossAwareState(_fresh(), start, inner.init(params), scale, mean)
+        scale = _scale_of(params) if rule.uses_scale else jnp.zeros((), _float())
+        mean = jax.tree.map(jnp.zeros_like, params) if rule.momentum else None
+        fresh = _fresh()
+        return LossAwareState(fresh, reported(fresh, group_size(scale)), inner.init(params), scale, mean)
+
+    def group_size(scale: jax.Array) -> Any:
+        return rule.group_size(scale if rule.uses_scale else 1.0, xi)
+
+    def reported(state: LawState, size: Any) -> jax.Array:
+        return jnp.asarray(rule.gamma2(state, size, _WithoutNaN), _float())
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
@@ -173,24 +184,19 @@ def loss_aware(
         if axis_name is not None:
             loss = mean_over_devices(loss, axis_name)
         moved = law.advance(state.law, loss, jnp)
-        moved = State(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
-        if isinstance(strategy, SelfSet):
-            unit = strategy.reach * xi * state.scale
-            gamma2_now = (unit * moved.decay / jnp.where(moved.upper > 0, moved.upper, 1.0)).astype(_float())
-            amount = unit * strategy.push(moved, jnp)
-        else:
-            gamma2_now = (gamma2 * moved.decay).astype(_float())
-            amount = gamma2_now * moved.omega
+        moved = LawState(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
+        size = group_size(state.scale)
+        amount = jnp.asarray(size * rule.step_size(moved, jnp), _float())
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
         mean, read = state.mean, updates
-        if strategy.momentum:
-            weight = 1 - strategy.momentum
+        if rule.momentum:
+            weight = 1 - rule.momentum
             mean = read = jax.tree.map(
                 lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), state.mean, updates
             )
-        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, zero_gradient == "rest"), stepped, read)
-        return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale, mean)
+        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, read)
+        return corrected, LossAwareState(moved, reported(moved, size), base_state, state.scale, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -213,7 +219,7 @@ def status(state: PyTree) -> Status:
             f"the state must hold one state of loss_aware: got {len(found)}"
             + ("; pass the part that belongs to one of them" if found else "")
         )
-    law, gamma2 = jax.device_get((State(*map(_value, found[0].law)), _value(found[0].gamma2)))
+    law, gamma2 = jax.device_get((LawState(*map(_value, found[0].law)), _value(found[0].gamma2)))
     if law.steps.ndim:
         raise ValueError(
             f"the state must be that of one replica: got scalars of shape {law.steps.shape}; "
@@ -221,7 +227,7 @@ def status(state: PyTree) -> Status:
         )
     if law.steps == law.nonfinite:
         law = law._replace(loss=math.nan, upper=math.nan)
-    return summarize(law._replace(decay=1.0), float(gamma2), 0)
+    return summarize(law, float(gamma2), 0)
 
 
 # Accumulation ---------------------------------------------------------------------------------------------------------
@@ -362,10 +368,21 @@ def _scale_of(params: PyTree) -> jax.Array:
     return jnp.maximum(jnp.sqrt(jnp.asarray(total, _float()) / max(count, 1)), SMALLEST_SCALE)
 
 
-def _fresh() -> State:
+class _WithoutNaN:
+    """JAX's operators, but 0 in place of what is not known, as ``jax_debug_nans`` would stop at a NaN."""
+
+    isfinite = staticmethod(jnp.isfinite)
+
+    @staticmethod
+    def where(condition: Any, yes: Any, no: Any) -> jax.Array:
+        yes, no = (0.0 if isinstance(value, float) and math.isnan(value) else value for value in (yes, no))
+        return jnp.where(condition, yes, no)
+
+
+def _fresh() -> LawState:
     """The law's state before the first loss, without the NaNs that ``jax_debug_nans`` would stop at."""
-    values = {name: 0.0 if math.isnan(value) else value for name, value in State()._asdict().items()}
-    return State(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else _float()) for n, v in values.items()})
+    values = {name: 0.0 if math.isnan(value) else value for name, value in LawState()._asdict().items()}
+    return LawState(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else _float()) for n, v in values.items()})
 
 
 def _float() -> Any:
@@ -393,21 +410,6 @@ def _read_loss(value: Any) -> jax.Array:
             "reduce it first, for example by loss.mean()"
         )
     return loss.reshape(()).astype(_float())
-
-
-def _check(
-    name: str, value: Any, *, low: float = 0.0, high: float = math.inf, above: bool = False, whole: bool = False
-) -> None:
-    """Refuse a number out of its range. Arrays pass: `optax.inject_hyperparams` holds them, and they may be traced."""
-    if isinstance(value, jax.Array):
-        return
-    kind = numbers.Integral if whole else numbers.Real
-    number = float(value) if isinstance(value, kind) and not isinstance(value, bool) else math.nan
-    if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
-        allowed = f"a {'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {low:g}"
-        allowed += f" and at most {high:g}" if high < math.inf else ""
-        hint = "; for a schedule use optax.inject_hyperparams" if callable(value) else ""
-        raise ValueError(f"{name} must be {allowed}: got {value!r}{hint}")
 
 
 def _is_ours(part: Any) -> bool:

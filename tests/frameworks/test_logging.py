@@ -13,9 +13,9 @@ from loop import SETTINGS, batches, net, sgd, train
 
 import reference
 from lossaware import LGA
-from lossaware.meter import SAMPLE
 from lossaware.recipes import metrics
 from lossaware.recipes.tensorboard import log_status
+from lossaware.update_meter import SAMPLE
 from support import needs
 
 
@@ -135,7 +135,7 @@ def test_measuring_changes_nothing_and_makes_no_copy_of_the_model() -> None:
         gradients(params, 0)
         if every is not None:
             meter: Any = lga._meter
-            meter.before_step()
+            meter.before_step(lga.optimizer)
             held = sum(sample.values.numel() for sample in meter._before)
             assert held == SAMPLE
         optimizer.step(loss=1.0)

@@ -35,7 +35,7 @@ from loop import (
     sgd,
 )
 
-from lossaware import LGA, SelfSet
+from lossaware import LGA, AutoGamma2
 from support import needs
 
 STEPS = 10
@@ -45,7 +45,7 @@ DEVICE = "cpu"
 """Of the ranks; see `work`."""
 SHARDED: dict[str, dict[str, Any]] = {
     "fsdp": SETTINGS,
-    "fsdp auto": {**SETTINGS, "gamma2": SelfSet(steps_at_least=4)},
+    "fsdp auto": {**SETTINGS, "gamma2": AutoGamma2(steps_at_least=4)},
 }
 """Settings of LGA in the scenarios whose checkpoints go on on another number of ranks."""
 Found = dict[str, Any]

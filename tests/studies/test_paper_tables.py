@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from lossaware import LGA
-from lossaware.gamma2 import BackOff, SelfSet
+from lossaware.gamma2 import AutoGamma2, BackOff
 from lossaware.studies.specs.run_spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
 from lossaware.studies.specs.study import Cell, Overrides, Study, load_study, studies
 from lossaware.studies.specs.tasks import load_task, tasks
@@ -285,11 +285,11 @@ def test_every_run_can_be_set_up(name: str) -> None:
 
 def test_written_out_defaults_are_those_of_lga() -> None:
     parameters = inspect.signature(LGA).parameters
-    for written, strategy in ((LGA_DEFAULTS, BackOff()), (SELF_SET_DEFAULTS, SelfSet())):
+    for written, strategy in ((LGA_DEFAULTS, BackOff()), (SELF_SET_DEFAULTS, AutoGamma2())):
         defaults = {name: parameter.default for name, parameter in parameters.items()} | strategy.defaults._asdict()
         defaults |= {f"gamma2.{name}": value for name, value in dataclasses.asdict(strategy).items()}
         assert {name: defaults[name] for name in written} == {**written, "gamma2": defaults["gamma2"]}
-    assert {f"gamma2.{field.name}" for field in dataclasses.fields(SelfSet)} <= set(SELF_SET_DEFAULTS)
+    assert {f"gamma2.{field.name}" for field in dataclasses.fields(AutoGamma2)} <= set(SELF_SET_DEFAULTS)
     assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     assert set(LGA_DEFAULTS) == numeric - {"process_group"}

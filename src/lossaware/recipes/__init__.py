@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from lossaware.companion import LGA
+from lossaware.lga import LGA
 
 
 def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lossaware.companion import LGA
+from lossaware.lga import LGA
 
 
 def attach(accelerator: Any, optimizer: Any, **settings: Any) -> LGA:

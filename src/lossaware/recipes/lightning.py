@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossaware.companion import LGA
+from lossaware.lga import LGA
 from lossaware.recipes import metrics
 
 try:

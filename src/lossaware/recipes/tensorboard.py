@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lossaware.companion import LGA
+from lossaware.lga import LGA
 from lossaware.recipes import metrics
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lossaware.companion import LGA
+from lossaware.lga import LGA
 from lossaware.recipes import metrics
 
 FILE = "lossaware.json"

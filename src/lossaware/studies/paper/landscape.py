@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from lossaware.gamma2 import BackOff
-from lossaware.status import Law, Progressive, State
+from lossaware.law import Law
+from lossaware.law_state import LawState
+from lossaware.lower_bounds import Progressive
 
 NAMES = "ABCDE"
 _WELLS = ((1.2, 0.30, 0.50), (3.0, 0.45, 0.36), (4.6, 0.75, 0.30), (6.2, 0.90, 0.32), (8.2, 1.25, 0.42))
@@ -88,7 +90,7 @@ class Descent:
         x = starts.double().expand(len(gamma2s), -1).clone().requires_grad_()
         optimizer = torch.optim.SGD([x], lr=self.lr, momentum=self.momentum)
         law = Law(self.steps_per_status, Progressive(), self.eps, BackOff(self.backoff))
-        state = State(*(torch.full_like(x, value, requires_grad=False) for value in State()))
+        state = LawState(*(torch.full_like(x, value, requires_grad=False) for value in LawState()))
         seen = [x.detach().clone()]
         for _ in range(self.steps):
             losses = loss(x)
@@ -99,7 +101,7 @@ class Descent:
             state = law.advance(state, losses.detach(), torch)
             with torch.no_grad():
                 phi = torch.where(gradient >= 0, gradient + self.xi, gradient - self.xi)
-                x -= state.decay * state.omega * sizes / phi
+                x -= state.gamma2_factor * state.omega * sizes / phi
             seen.append(x.detach().clone())
         return torch.stack(seen)
 

@@ -371,11 +371,11 @@ def advance(scheduler: LRScheduler | None, loss: float) -> None:
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     """`lossaware.LGA` with ``options``.
 
-    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the `lossaware.SelfSet` of a gamma2
-    that is ``"auto"``.
+    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the `lossaware.AutoGamma2` of a
+    gamma2 that is ``"auto"``.
     """
-    from lossaware import LGA, SelfSet
-    from lossaware.status import LOWER_BOUNDS
+    from lossaware import LGA, AutoGamma2
+    from lossaware.lower_bounds import LOWER_BOUNDS
 
     chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
     bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
@@ -387,7 +387,7 @@ def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     if strategy:
         if chosen.get("gamma2") != "auto":
             raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' alone, got {chosen.get('gamma2')!r}")
-        chosen["gamma2"] = call("gamma2 'auto'", SelfSet, options=strategy)
+        chosen["gamma2"] = call("gamma2 'auto'", AutoGamma2, options=strategy)
     return call("LGA", LGA, optimizer, options=chosen)
 
 

@@ -12,42 +12,43 @@ MEAN = "lossaware_mean"
 """Its name in the optimizer's state."""
 
 
-class RunningMeans:
+class GradientMean:
     """One mean a parameter, kept in the optimizer's state: its checkpoints have it, whole or sharded, as their own.
 
     A mean takes in the gradients of the steps that push, and no others: where the loss is not finite or a gradient
     scaler has found an overflow, the gradients are worth nothing.
 
     Args:
-        optimizer: The base optimizer, whose step is over when anything is asked here: most make their state only where
-            a parameter has none yet.
         momentum: Weight of the earlier gradients, in [0, 1).
     """
 
-    def __init__(self, optimizer: Optimizer, momentum: float) -> None:
-        self._optimizer = optimizer
+    def __init__(self, momentum: float) -> None:
         self._weight = 1 - momentum
 
-    def of(self, parameter: Tensor, gradient: Tensor) -> Tensor | None:
-        """The mean of a parameter's gradients, 0 before the first; none of sparse gradients, whose rows come and go."""
+    def of(self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor) -> Tensor | None:
+        """The mean of a parameter's gradients, 0 before the first; none of sparse gradients, whose rows come and go.
+
+        To be called after the optimizer's step: most make their state only where a parameter has none yet.
+        """
         if gradient.is_sparse:
             return None
-        state = self._optimizer.state[parameter]
+        state = optimizer.state[parameter]
         if MEAN not in state:
             state[MEAN] = torch.zeros_like(parameter, requires_grad=False)
         mean: Tensor = state[MEAN]
         return mean
 
-    def make(self, parameters: Iterable[Tensor]) -> None:
+    def make(self, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
         """Have all means that those with a gradient need, so that a checkpoint finds the place to load into."""
         for p in parameters:
             if p.grad is not None:
-                self.of(p, p.grad)
+                self.of(optimizer, p, p.grad)
 
-    def take_in(self, pairs: list[Pair], amount: float | Tensor) -> list[Pair]:
+    def take_in(self, optimizer: Optimizer, pairs: list[Pair], amount: float | Tensor) -> list[Pair]:
         """Move the means of a step that pushes.
 
         Args:
+            optimizer: The base optimizer.
             pairs: Parameters and their gradients.
             amount: What the step pushes by; where a tensor of one element is 0, the means stay as they are.
 
@@ -59,7 +60,7 @@ class RunningMeans:
         gradients: list[Tensor] = []
         with torch.no_grad():
             for p, g in pairs:
-                mean = self.of(p, g)
+                mean = self.of(optimizer, p, g)
                 read.append((p, g if mean is None else mean))
                 if mean is not None:
                     means.append(as_local(mean))

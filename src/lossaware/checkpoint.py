@@ -1,0 +1,62 @@
+"""LGA's state_dict: what it must hold, and what older versions wrote."""
+
+from typing import Any
+
+from lossaware.law_state import LawState
+
+_OLD_FIELDS = {"decay": "gamma2_factor"}
+
+
+def upgraded(state_dict: Any) -> Any:
+    """A state_dict of an older version in the form of this one; others as they are.
+
+    The first version had the scales of the groups as a list, ``decay`` for ``gamma2_factor``, and no other upper bound
+    than the first loss.
+    """
+    if not isinstance(state_dict, dict) or "scales" not in state_dict or "groups" in state_dict:
+        return state_dict
+    upgrade = {("groups" if key == "scales" else key): value for key, value in state_dict.items()}
+    kept, state = upgrade.get("hyperparameters"), upgrade.get("state")
+    if isinstance(kept, dict):
+        gamma2 = kept.get("gamma2")
+        if isinstance(gamma2, str) and gamma2.startswith("SelfSet("):
+            gamma2 = gamma2.replace("SelfSet(", "AutoGamma2(", 1)
+        upgrade["hyperparameters"] = {"upper_bound": "FirstLoss()", **kept}
+        if "gamma2" in kept:
+            upgrade["hyperparameters"]["gamma2"] = gamma2
+    if isinstance(state, dict):
+        renamed = {_OLD_FIELDS.get(name, name): value for name, value in state.items()}
+        upgrade["state"] = {**{name: LawState()._asdict()[name] for name in ("origin", "level", "spread")}, **renamed}
+    return upgrade
+
+
+def check_state_dict(state_dict: Any, own: dict[str, Any]) -> None:
+    """Compare a state_dict with that of the LGA that is to load it.
+
+    Raises:
+        ValueError: A key is unknown or missing, a value is not a number, or a hyperparameter is another.
+    """
+    _check_keys("LGA's state_dict", state_dict, own)
+    kept, here = state_dict["hyperparameters"], own["hyperparameters"]
+    _check_keys("the hyperparameters in LGA's state_dict", kept, here)
+    for name, value in here.items():
+        if kept[name] != value:
+            raise ValueError(
+                f"{name} is {kept[name]!r} in the state_dict but {value!r} here: "
+                f"make LGA with the value that the state belongs to"
+            )
+    _check_keys("the state in LGA's state_dict", state_dict["state"], own["state"])
+    numbers = {**state_dict["state"], "steps_without_loss": state_dict["steps_without_loss"]}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
+
+
+def _check_keys(what: str, given: Any, expected: dict[str, Any]) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f"{what} must be a dictionary: got {type(given).__name__}")
+    unknown, missing = sorted(set(given) - set(expected)), sorted(set(expected) - set(given))
+    if unknown or missing:
+        parts = [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
+        parts += [f"missing {', '.join(map(str, missing))}"] * bool(missing)
+        raise ValueError(f"{what} does not fit: {'; '.join(parts)}")

@@ -1,0 +1,165 @@
+"""What belongs to a parameter group: its own gamma2, and the scale of its parameters at the start.
+
+Groups are known by their parameters and not by their place, so they may be added, removed and reordered.
+"""
+
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
+from lossaware.settings import check
+
+Group = dict[str, Any]
+"""An entry of ``optimizer.param_groups``."""
+
+
+class GroupSizes:
+    """What the correction of each group is a multiple of.
+
+    Args:
+        rule: The rule for gamma2.
+        xi: The stability constant of Eq. 5.
+    """
+
+    def __init__(self, rule: Gamma2Rule, xi: float) -> None:
+        self._rule = rule
+        self._xi = xi
+        self._usual = None if rule.uses_scale else self._size(1.0)
+        self._scales: dict[int, tuple[weakref.ref[Tensor], float]] = {}  # by the parameter's id
+        self._own: list[Any] = []  # of the groups, while the optimizer reads a checkpoint
+        self.last: list[float] = []
+
+    def of(self, groups: Sequence[Group]) -> list[float]:
+        """The size of each group, 0 where LGA is switched off. Groups that are new are measured now.
+
+        Raises:
+            ValueError: A group's own gamma2 is out of its range, or not allowed.
+        """
+        sizes = []
+        for index, group in enumerate(groups):
+            own = group.get("gamma2")
+            size = self._usual
+            if size is None:
+                size = self._size(self._scale(group["params"]))
+            if own is not None:
+                usual = own.__class__ is float and self._rule.own_gamma2 and 0.0 <= own < math.inf
+                size = own if usual else self._checked(index, own)
+            sizes.append(size)
+        self.last = sizes
+        return sizes
+
+    def _size(self, scale: float) -> float:
+        return check(f"group_size of {type(self._rule).__name__}", self._rule.group_size(scale, self._xi))
+
+    def _checked(self, index: int, own: Any) -> float:
+        number = check(f"gamma2 of parameter group {index}", own)
+        if number != 0 and not self._rule.own_gamma2:
+            raise ValueError(
+                f"gamma2 of parameter group {index} must be 0, which switches LGA off there, or absent, as "
+                f"{type(self._rule).__name__} sets it: got {number!r}"
+            )
+        return number
+
+    # Scales -----------------------------------------------------------------------------------------------------------
+
+    def _scale(self, parameters: Sequence[Tensor]) -> float:
+        """Of the group that one of the parameters was measured in; else of these, from now on."""
+        for p in parameters:
+            known = self._scales.get(id(p))
+            if known is not None and known[0]() is p:
+                return known[1]
+        scale = scale_of(parameters)
+        self._remember(parameters, scale)
+        return scale
+
+    def _remember(self, parameters: Iterable[Tensor], scale: float) -> None:
+        scales = self._scales
+        for p in parameters:
+            scales[id(p)] = weakref.ref(p, partial(_forget, scales, id(p))), scale
+
+    def state(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """What a checkpoint needs, a dictionary for each group, of plain values; empty where nothing is measured."""
+        if not self._rule.uses_scale:
+            return []
+        return [
+            {
+                "scale": self._scale(group["params"]),
+                "elements": [p.numel() for p in group["params"]],
+                "names": list(group["param_names"]) if "param_names" in group else None,
+            }
+            for group in groups
+        ]
+
+    def match(self, state: Any, groups: Sequence[Group]) -> list[float]:
+        """The scales that a checkpoint has for these groups, for `load`.
+
+        Groups are found by the names of their parameters, where the optimizer was made from named parameters, else by
+        their numbers of elements; where these do not tell them apart, by their place.
+
+        Raises:
+            ValueError: The checkpoint does not fit.
+        """
+        here = self.state(groups)
+        what = "groups in LGA's state_dict"
+        if not isinstance(state, list):
+            raise ValueError(f"{what} must be a list: got {type(state).__name__}")
+        scales: list[Any] = [saved.get("scale") if isinstance(saved, dict) else saved for saved in state]
+        for scale in scales:
+            if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+                raise ValueError(f"the scale of a group in LGA's state_dict must be a number above 0: got {scale!r}")
+        if len(state) != len(here):
+            raise ValueError(f"LGA's state_dict has the scales of {len(state)} parameter groups, here are {len(here)}")
+        if not all(
+            isinstance(saved, dict) and saved.get("elements") for saved in state
+        ):  # from before parameters were written
+            return scales
+        key = "names" if all(group.get("names") for group in [*state, *here]) else "elements"
+        saved_keys, keys = [group[key] for group in state], [group[key] for group in here]
+        if saved_keys == keys:
+            return scales
+        if sorted(saved_keys) != sorted(keys) or any(keys.count(one) > 1 for one in keys):
+            raise ValueError(
+                f"{what} have parameters with {key} {saved_keys}, here they have {keys}: attach LGA to an optimizer "
+                "with the groups that the state belongs to"
+            )
+        return [scales[saved_keys.index(one)] for one in keys]
+
+    def load(self, scales: Sequence[float], groups: Sequence[Group]) -> None:
+        """Take over scales from `match`."""
+        for group, scale in zip(groups, scales, strict=False):  # there are none where the rule uses none
+            self._remember(group["params"], float(scale))
+
+    # A group's own gamma2 ---------------------------------------------------------------------------------------------
+
+    def before_load(self, optimizer: Optimizer, _: Any) -> None:
+        """The optimizer is about to read a checkpoint, which replaces all entries of its groups."""
+        self._own = [group.get("gamma2") for group in optimizer.param_groups]
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        """A group's own gamma2 stays where the checkpoint has none, as it was written without LGA."""
+        for group, own in zip(optimizer.param_groups, self._own, strict=False):
+            if own is not None:
+                group.setdefault("gamma2", own)
+        self._own = []
+
+
+def _forget(scales: dict[int, Any], key: int, _: Any) -> None:
+    scales.pop(key, None)
+
+
+def scale_of(parameters: Iterable[Tensor]) -> float:
+    """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks."""
+    total, count = 0.0, 0
+    for p in parameters:
+        reals = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
+        total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2
+        count += p.numel()
+    return max(math.sqrt(total / max(count, 1)), SMALLEST_SCALE)

@@ -1,0 +1,303 @@
+"""LGA as a companion of an optimizer, as a learning-rate scheduler is: it attaches by step hooks and wraps nothing."""
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.attachment import Attachment, check_optimizer
+from lossaware.checkpoint import check_state_dict, upgraded
+from lossaware.gamma2 import Gamma2Rule
+from lossaware.gradients import StepGradients
+from lossaware.law_state import LawState, Status, summarize
+from lossaware.loss_input import LossInput
+from lossaware.lower_bounds import LowerBound
+from lossaware.settings import make_settings
+from lossaware.stepper import Stepper
+from lossaware.update_meter import Measurement, UpdateMeter
+from lossaware.upper_bounds import UpperBound
+
+if TYPE_CHECKING:
+    from lossaware.compiled import CompiledStep  # which imports torch's compiler
+
+
+class LGA:
+    """Makes an optimizer loss-aware: after each step, p <- p - gamma2 * Omega(loss) / phi(gradient) (Eq. 2).
+
+    The optimizer stays what it was; schedulers, gradient scalers and checkpoints go on working with it. The loss
+    arrives in one of three ways, once a step: ``optimizer.step(loss=loss)``, ``optimizer.step(closure)``, or
+    ``lga.observe(loss)`` before the step, where several micro-batches count with their mean. Under
+    ``torch.distributed`` the mean over the ranks counts, so every rank must hand over its loss at the same steps; where
+    one has none, no rank makes a correction. A step without a loss is exactly the base optimizer's.
+
+    A parameter group may carry its own ``"gamma2"``; 0 switches LGA off for the group. Gradients are taken as they are
+    when the optimizer steps: unscaled, and clipped if they were clipped. Where the optimizer maximizes, the push goes
+    its way, up. Parameters of 16 bits are rounded stochastically, because a push is far below their resolution.
+
+    Args:
+        optimizer: Any ``torch.optim.Optimizer`` but LBFGS.
+        steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
+            that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+        gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+            ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It needs one
+            more tensor for each parameter, which is kept in the optimizer's state and its checkpoints. Or a rule of
+            your own, see `lossaware.gamma2.Gamma2Rule`.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
+            0 where gamma2 sets itself.
+        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
+        lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
+            their one method, `LowerBound.update`. None means progressive, and zero where gamma2 sets itself.
+        upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
+            with the method of `UpperBound`.
+        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
+            lines 7-9). A gamma2 that sets itself has its own.
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
+            them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
+            sets itself; there phi reads a running mean of the gradients, and it is that which is 0.
+        process_group: The ranks over which the loss is averaged; None means all of them.
+
+    Raises:
+        TypeError: What is given as optimizer is none, or steps_per_epoch is missing.
+        ValueError: A hyperparameter is out of its range, LGA is attached to the optimizer already, or the optimizer is
+            one that LGA cannot go with.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        >>> lga = LGA(optimizer, steps_per_epoch=100)
+        >>> loss = model(torch.ones(8, 3)).square().mean()
+        >>> loss.backward()
+        >>> optimizer.step(loss=loss)
+        >>> lga.status.steps
+        1
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        steps_per_epoch: int,
+        gamma2: float | str | Gamma2Rule = 1e-8,
+        eps: float | None = None,
+        xi: float | None = None,
+        lower_bound: str | LowerBound | None = None,
+        upper_bound: str | UpperBound = "first",
+        backoff: float = 0.1,
+        zero_gradient: str | None = None,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        check_optimizer(optimizer)
+        if self.of(optimizer) is not None:
+            name = type(optimizer).__name__
+            raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+        self.settings = make_settings(
+            steps_per_epoch=steps_per_epoch,
+            gamma2=gamma2,
+            eps=eps,
+            xi=xi,
+            lower_bound=lower_bound,
+            upper_bound=upper_bound,
+            backoff=backoff,
+            zero_gradient=zero_gradient,
+        )
+        self.process_group = process_group
+        self._stepper = Stepper(self.settings)
+        self._stepper.sizes.of(optimizer.param_groups)
+        self._gradients = StepGradients(optimizer)
+        self._input = LossInput(optimizer, process_group, self._gradients.remember)
+        self._meter: UpdateMeter | None = None
+        self._last_words = weakref.finalize(self, self._stepper.statuses.close)
+        self._attachment = Attachment(
+            optimizer,
+            before_step=self._before_step,
+            after_step=self._after_step,
+            before_load=self._stepper.sizes.before_load,
+            after_load=self._stepper.sizes.after_load,
+            refuse_copy=self._refuse_copy,
+        )
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> "LGA | None":
+        """The LGA that is attached to the optimizer; None where there is none."""
+        hooks = getattr(optimizer, "_optimizer_step_post_hooks", {}).values()
+        owners = (getattr(hook, "__self__", None) for hook in hooks)
+        return next((owner for owner in owners if isinstance(owner, cls)), None)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, which LGA refers to weakly.
+
+        Raises:
+            RuntimeError: It does not exist any more.
+        """
+        return self._attachment.optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("gamma2", "law", "xi", "zero_gradient") and "settings" in vars(self):  # as in the version before
+            warnings.warn(f"LGA.{name} is deprecated: use LGA.settings.{name}", DeprecationWarning, stacklevel=2)
+            return getattr(self.settings, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # Stepping ---------------------------------------------------------------------------------------------------------
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Hand over the loss of the next step, before it or in its closure; of several calls the mean counts.
+
+        What is observed in a closure is the loss, and not what the closure returns.
+
+        Args:
+            loss: A number, or a tensor with one element of any device and dtype: the true mean loss of the
+                (micro-)batch, not divided by the number of micro-batches and not scaled.
+
+        Raises:
+            ValueError: The tensor has more than one element, or none.
+            TypeError: It is neither number nor tensor.
+            RuntimeError: LGA is detached, or its optimizer does not exist any more.
+        """
+        self._attachment.refuse_detached()
+        self._input.observe(loss, self.optimizer)
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._input.is_inside_another(args, kwargs):
+            return None
+        self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
+        arguments = self._input.begin(optimizer, args, kwargs)
+        if self._meter is not None:
+            self._meter.before_step(optimizer)
+        return arguments
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self._input.end():
+            return
+        if self._meter is not None:
+            self._meter.after_base()
+        loss = self._input.take(optimizer)
+        self._stepper.step(optimizer, loss, getattr(optimizer, "found_inf", None), self._gradients.after_step)
+        self._gradients.forget()
+        if self._meter is not None:
+            self._meter.after_correction()
+
+    def compile(self, **options: Any) -> "CompiledStep":
+        """A step that runs base step, law and correction as one compiled graph.
+
+        Call it with the loss in place of ``optimizer.step(loss=loss)``. Both steps may be mixed, and all else stays as
+        it was: schedulers, checkpoints, `status`. See `lossaware.compiled.CompiledStep` for what it does when.
+
+        Args:
+            options: Keyword arguments of ``torch.compile``, for example ``mode="reduce-overhead"``.
+
+        Raises:
+            UsageError: The optimizer has other step hooks; or, at the first steps, it cannot be traced.
+
+        Example:
+            >>> step = lga.compile()  # doctest: +SKIP
+            >>> loss.backward()
+            >>> step(loss)  # with a gradient scaler: step(loss, scaler=scaler)
+        """
+        from lossaware.compiled import CompiledStep
+
+        return CompiledStep(self._attachment, self._stepper, self._input, lambda: self._meter is not None, options)
+
+    # Reading and keeping ----------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """The state of LGA as plain numbers. Reading it may wait for the device; stepping never does."""
+        state = self._stepper.read_state()
+        return summarize(state, self._stepper.gamma2(state), self._input.steps_without_loss)
+
+    def measure_every(self, steps: int | None) -> None:
+        """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
+
+        A sample of 65,536 elements is looked at before the base step, after it and after the correction, so that no
+        copy of the model is made.
+
+        Raises:
+            ValueError: It is no whole number of at least 1.
+        """
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"steps must be a whole number of at least 1, or None: got {steps!r}")
+        self._meter = None if steps is None else UpdateMeter(steps)
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """The last one that `measure_every` asked for; None before it. Reading it may wait for the device."""
+        return None if self._meter is None else self._meter.read()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
+
+        But for the running means of the gradients, which ``gamma2="auto"`` keeps in the optimizer's own state_dict.
+        Losses observed since the last step are in neither, as the gradients they belong to are in no checkpoint.
+        """
+        return {
+            "hyperparameters": self.settings.hyperparameters(),
+            "state": self._stepper.read_state()._asdict(),
+            "groups": self._stepper.sizes.state(self._measured_groups()),
+            "steps_without_loss": self._input.steps_without_loss,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, also that of an older version.
+
+        The scales of parameter groups (``gamma2="auto"``) find their groups by the names of the parameters, where the
+        optimizer was made from named parameters; else by the numbers of elements, if these differ from group to group;
+        else by the order of the groups.
+
+        Raises:
+            ValueError: A key is unknown or missing, a value is no number, a hyperparameter is not this LGA's, or the
+                parameter groups are others; nothing is changed then.
+        """
+        state_dict = upgraded(state_dict)
+        check_state_dict(state_dict, self.state_dict())
+        groups = self._measured_groups()
+        scales = self._stepper.sizes.match(state_dict["groups"], groups)
+        self._stepper.sizes.load(scales, groups)
+        self._stepper.load_state(LawState(**state_dict["state"]))
+        self._input.steps_without_loss = int(state_dict["steps_without_loss"])
+        self._input.forget()
+
+    def _measured_groups(self) -> list[dict[str, Any]]:
+        """The groups whose scales are kept; none where the rule uses no scale, so that no optimizer is needed."""
+        return self.optimizer.param_groups if self.settings.rule.uses_scale else []
+
+    # Coming and going -------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Leave the optimizer, which then steps as it did before. Detaching twice does nothing.
+
+        Running means of gradients stay in the optimizer's state, for an LGA that is attached next.
+        """
+        self._attachment.detach()
+        self._input.close()
+        self._last_words()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def _refuse_copy(self) -> NoReturn:
+        raise TypeError(
+            f"{self._attachment.name} has LGA attached, which a copy or pickle of it would lose: call lga.detach() "
+            "first, then attach a new LGA to the copy (lga.state_dict() carries the state over)"
+        )
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "LGA belongs to one optimizer and cannot be copied: attach a new one, and load its state_dict()"
+        )
+
+    def __repr__(self) -> str:
+        objects = ("lower_bound", "upper_bound")
+        settings = ", ".join(
+            f"{name}={value}" if name in objects else f"{name}={value!r}"
+            for name, value in self.settings.hyperparameters().items()
+        )
+        return f"LGA({self._attachment.name}{'' if self._attachment.active else ', detached'}, {settings})"

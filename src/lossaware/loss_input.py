@@ -1,0 +1,335 @@
+"""How the loss of a step arrives: the three channels, the mean of several losses, and the mean over ranks."""
+
+import math
+import numbers
+import warnings
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.attachment import takes_loss
+
+LossValue = float | Tensor
+"""A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
+
+
+def read_loss(loss: Any) -> LossValue:
+    """The loss as one number, without waiting for an accelerator.
+
+    Args:
+        loss: A real number, or a tensor of one element, of any device and dtype but complex.
+
+    Raises:
+        ValueError: A tensor of several elements or none, or of complex numbers.
+        TypeError: Anything else.
+    """
+    if isinstance(loss, Tensor):
+        usual = type(loss) is Tensor and loss.is_cpu and loss.numel() == 1 and loss.is_floating_point()
+        if usual and not torch.compiler.is_compiling():
+            return float(loss.item())  # without what the others need; it runs at every step
+        if loss.numel() != 1 or loss.is_complex():
+            raise ValueError(
+                f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
+                "reduce it first, for example by loss.mean()"
+            )
+        loss = loss.detach()
+        if hasattr(loss, "full_tensor"):  # a distributed tensor
+            loss = loss.full_tensor()
+        assert isinstance(loss, Tensor)
+        if loss.device.type == "cpu" and not torch.compiler.is_compiling():
+            return float(loss)
+        # A copy in any case, so that a loss that is changed in place afterwards does no harm.
+        return loss.reshape(()).to(wide(loss.device), copy=True)
+    if isinstance(loss, numbers.Real):
+        return float(loss)
+    raise TypeError(f"the loss must be a number or a tensor of one element: got {type(loss).__name__}")
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The floating-point type in which the device keeps losses and what follows from them."""
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+
+def is_shared(group: dist.ProcessGroup | None) -> bool:
+    """Whether there are other ranks in the group."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Callable[[], torch.device]) -> LossValue:
+    """The mean of the ranks' losses; the loss itself where there is one rank only.
+
+    Every rank sums the same numbers in the same order, so that all get the same bits: replicas that disagree in the
+    last one would drift apart.
+
+    Args:
+        loss: This rank's, NaN where it has none.
+        group: The ranks.
+        home: Says where the parameters are. A rank may have its loss on the host while others have it there; where the
+            group can talk there, all do.
+    """
+    if not is_shared(group):
+        return loss
+    device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
+    if device.type == "cpu":
+        backend, there = dist.get_backend(group), home()
+        if there.type != "cpu" and there.type in backend:  # as in cpu:gloo,cuda:nccl
+            device = there
+        elif "gloo" not in backend and "cpu" not in backend:
+            device = torch.device(torch.accelerator.current_accelerator() or "cpu")
+    own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
+    all_losses = own.new_empty(dist.get_world_size(group))
+    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
+    gather(all_losses, own, group=group)
+    if device.type == "cpu":
+        values: list[float] = all_losses.tolist()
+        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    return all_losses.mean()
+
+
+class LossInput:
+    """Receives the loss of each step of one optimizer, by one of three channels.
+
+    Args:
+        optimizer: The optimizer.
+        group: The ranks over which the loss is averaged; None means all of them.
+        ready: Called with the optimizer once a step, when the gradients are there and the base has not stepped yet.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, group: dist.ProcessGroup | None, ready: Callable[[Optimizer], None]
+    ) -> None:
+        self._group = group
+        self._ready = ready
+        self._observed = ObservedLosses()
+        self._loss: LossValue | None = None  # of the step in progress
+        self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
+        self._observed_in_closure = False
+        self.base_takes_loss = takes_loss(optimizer)
+        self.steps_without_loss = 0
+
+    @property
+    def has_observed(self) -> bool:
+        """Whether losses were observed since the last step."""
+        return len(self._observed) > 0
+
+    def observe(self, loss: Any, optimizer: Optimizer) -> None:
+        """Take in one loss of the next step; of several the mean counts."""
+        self._observed.add(loss, optimizer)
+        self._observed_in_closure = True
+
+    def forget(self) -> None:
+        """Drop what was observed."""
+        self._observed.clear()
+
+    def close(self) -> None:
+        """Drop what was observed, and watch the gradients no longer."""
+        self._observed.close()
+
+    # A step by the optimizer's hooks ----------------------------------------------------------------------------------
+
+    def is_inside_another(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a step that begins is a part of one that has begun already, as where a step calls its parent's."""
+        if not self._depth:
+            return False
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        own_closure = closure is not None and not isinstance(closure, _Watched)
+        if kwargs.get("loss") is not None or own_closure or self._observed:
+            return False  # that step has failed, and has not been counted down
+        self._depth += 1
+        return True
+
+    def begin(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Begin a step: look for its loss.
+
+        Returns:
+            The arguments that the base's step is to be called with, or None where they are to stay.
+
+        Raises:
+            ValueError: The loss arrives by more than one channel, or is not one real number.
+            TypeError: It is not a number.
+        """
+        given = kwargs.get("loss")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if given is None:
+            self._loss = None
+        else:
+            if self._observed:
+                self._refuse_two({"step(loss=...)": True, "observe(loss)": True})
+            self._loss = read_loss(given)
+            self._observed.clear()  # nothing is there, but it is to know that a step has come
+        self._depth = 1
+        if closure is None:
+            if given is None:
+                self._loss = self._observed.take()
+            self._ready(optimizer)
+            if "loss" not in kwargs or self.base_takes_loss:
+                return None
+        if not self.base_takes_loss:
+            kwargs = {name: value for name, value in kwargs.items() if name != "loss"}
+        if closure is not None:
+            self._observed_in_closure = False
+            watched = _Watched(closure, partial(self._after_closure, optimizer))
+            if len(args) > 1:
+                args = (args[0], watched, *args[2:])
+            else:
+                kwargs["closure"] = watched
+        return args, kwargs
+
+    def _after_closure(self, optimizer: Optimizer, loss: Any) -> None:
+        given, observed = self._loss, self._observed.take()
+        self._loss = given if observed is None else observed
+        # Trainers return from their closures what they show, mostly another multiple of the loss.
+        if loss is not None and not (self._observed_in_closure and given is None):
+            self._refuse_two(
+                {
+                    "step(loss=...)": given is not None,
+                    "step(closure)": True,
+                    "observe(loss)": observed is not None,
+                }
+            )
+            self._loss = read_loss(loss)
+        self._ready(optimizer)
+
+    def _refuse_two(self, arrives: dict[str, bool]) -> None:
+        channels = [name for name, used in arrives.items() if used]
+        if len(channels) > 1:
+            self._observed.clear()  # so that the step can be tried again
+            raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
+
+    def end(self) -> bool:
+        """End a step that was begun; False where it was a part of another."""
+        self._depth -= 1
+        return self._depth <= 0
+
+    def take(self, optimizer: Optimizer) -> LossValue | None:
+        """The loss of the step that has ended, averaged over the ranks; None where it has none."""
+        loss, self._loss = self._loss, None
+        if loss is not None:
+            shared = is_shared(self._group)  # asked here too, since this runs at each step
+            return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if shared else loss
+        self._warn_of_missing_loss()
+        self.steps_without_loss += 1
+        if is_shared(self._group) and not _rests(optimizer):
+            # Other ranks may have a loss and wait for this one's; a mean with NaN in it lets them make no correction.
+            mean_over_ranks(math.nan, self._group, partial(_home, optimizer))
+        return None
+
+    def _warn_of_missing_loss(self) -> None:
+        if not self.steps_without_loss:
+            who = f" on rank {dist.get_rank()}" if is_shared(self._group) else ""
+            warnings.warn(
+                f"LGA got no loss for this step{who}, so it is the base optimizer's step alone; pass the loss by "
+                "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
+                stacklevel=6,
+            )
+
+    # A step that is called with its loss ------------------------------------------------------------------------------
+
+    def take_directly(self, optimizer: Optimizer, loss: Any) -> LossValue:
+        """The loss of a step without hooks: the one given, or what was observed; averaged over the ranks."""
+        self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
+        observed = self._observed.take()
+        own = observed if loss is None else read_loss(loss)
+        assert own is not None
+        return mean_over_ranks(own, self._group, partial(_home, optimizer))
+
+
+class _Watched:
+    """A closure whose first result in a step is noted; later ones belong to other points."""
+
+    def __init__(self, closure: Callable[[], Any], note: Callable[[Any], None]) -> None:
+        self._closure = closure
+        self._note: Callable[[Any], None] | None = note
+
+    def __call__(self) -> Any:
+        loss = self._closure()
+        if self._note is not None:
+            note, self._note = self._note, None
+            note(loss)
+        return loss
+
+
+def _home(optimizer: Optimizer) -> torch.device:
+    """Where the parameters are, of which all ranks have the same."""
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    return next((p.device for p in params), torch.device("cpu"))
+
+
+def _rests(optimizer: Optimizer) -> bool:
+    """Whether the step changes nothing, as when torch's checkpointing asks for the state, maybe on one rank alone."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return all(not (isinstance(lr, Tensor) and lr.device.type != "cpu") and lr == 0 for lr in rates)
+
+
+class ObservedLosses:
+    """The losses observed since the last step, whose mean counts.
+
+    A gradient scaler that finds an overflow does not call ``step``, so what was observed for that step would be taken
+    for part of the next one. The gradients tell: a backward pass that finds them cleared, when another one has run
+    since the last step, starts afresh, and the losses that the cleared gradients belonged to are dropped. (Only
+    gradients set to None count as cleared, which is what ``zero_grad`` does unless told otherwise.)
+    """
+
+    def __init__(self) -> None:
+        self._all: list[LossValue] = []
+        self._since_backward = 0  # how many of them came after the last backward pass
+        self._backward_ran = False  # since the last step
+        self._loss_first = True  # whether the first loss came before its backward pass
+        self._watched: weakref.ref[Tensor] | None = None  # the parameter holds the hook, which holds this
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, loss: Any, optimizer: Optimizer) -> None:
+        """Take in one loss of the optimizer's next step; see `read_loss`."""
+        value = read_loss(loss)
+        if self._handle is None:
+            # Not before: what requires gradients may change until training begins.
+            params = (p for group in optimizer.param_groups for p in group["params"])
+            watched = next((p for p in params if p.requires_grad and p.is_leaf), None)
+            if watched is not None:
+                self._watched = weakref.ref(watched)
+                self._handle = watched.register_hook(self._on_backward)
+                self._backward_ran = not self._cleared()
+        if self._all and self._backward_ran and self._cleared():
+            self.clear()
+        if not self._all:
+            self._loss_first = not self._backward_ran
+        self._all.append(value)
+        self._since_backward += 1
+
+    def take(self) -> LossValue | None:
+        """The mean of what was observed, or None; afterwards nothing is observed."""
+        losses = self._all
+        self.clear()
+        return sum(losses) / len(losses) if losses else None
+
+    def clear(self) -> None:
+        """Forget what was observed."""
+        self._all, self._since_backward, self._backward_ran = [], 0, False
+
+    def close(self) -> None:
+        """Watch the gradients no longer."""
+        self.clear()
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _cleared(self) -> bool:
+        watched = None if self._watched is None else self._watched()
+        return watched is not None and watched.grad is None
+
+    def _on_backward(self, _: Tensor) -> None:
+        # Called in a backward pass, before the gradient is accumulated.
+        if self._backward_ran and self._cleared():
+            self._all = self._all[len(self._all) - self._since_backward :] if self._loss_first else []
+        self._backward_ran, self._since_backward = True, 0

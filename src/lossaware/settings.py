@@ -1,0 +1,139 @@
+"""The settings of LGA: defaults and checks, with the same messages in torch and in JAX."""
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+from lossaware.choices import described
+from lossaware.gamma2 import Gamma2Rule, is_rule, make_rule
+from lossaware.law import Law
+from lossaware.lower_bounds import LowerBound, make_lower_bound
+from lossaware.upper_bounds import UpperBound, make_upper_bound
+
+_ZERO_GRADIENT = ("push", "rest")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that are checked and complete; the fields are the arguments of `lossaware.LGA`.
+
+    Attributes:
+        gamma2: The number, or the rule, as it was asked for.
+        rule: The rule that it means.
+        law: The law with these settings.
+    """
+
+    steps_per_epoch: int
+    gamma2: float | Gamma2Rule
+    eps: float
+    xi: float
+    lower_bound: LowerBound
+    upper_bound: UpperBound
+    backoff: float
+    zero_gradient: str
+    rule: Gamma2Rule
+    law: Law
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The settings as plain values, for checkpoints and messages."""
+        names = ("steps_per_epoch", "gamma2", "eps", "xi", "lower_bound", "upper_bound", "backoff", "zero_gradient")
+        return {name: described(getattr(self, name)) for name in names}
+
+
+def make_settings(
+    *,
+    steps_per_epoch: Any,
+    gamma2: Any,
+    eps: Any,
+    xi: Any,
+    lower_bound: Any,
+    upper_bound: Any,
+    backoff: Any,
+    zero_gradient: Any,
+    arrays: tuple[type, ...] = (),
+    remedy_for_schedules: str = "",
+) -> Settings:
+    """Check the settings and fill in the defaults, which depend on the rule for gamma2.
+
+    Args:
+        steps_per_epoch: See `lossaware.LGA`, as for all other settings.
+        gamma2: A number, ``"auto"`` or a rule.
+        eps: None for the rule's default.
+        xi: None for the rule's default.
+        lower_bound: A name, an object, or None for the rule's default.
+        upper_bound: A name or an object.
+        backoff: From 0 to 1.
+        zero_gradient: None for the rule's default.
+        arrays: Types that are taken for numbers without a check, as their values may not be known yet.
+        remedy_for_schedules: Added to the message where a function is given for a number.
+
+    Raises:
+        ValueError: A setting is out of its range; the message names it, its value, and what is allowed.
+    """
+
+    def checked(name: str, value: Any, **limits: Any) -> Any:
+        return value if isinstance(value, arrays) else check(name, value, hint=remedy_for_schedules, **limits)
+
+    backoff = checked("backoff", backoff, high=1.0)
+    if not isinstance(gamma2, str) and not is_rule(gamma2):
+        gamma2 = checked("gamma2", gamma2)
+    rule = make_rule(gamma2, backoff)
+    defaults = rule.defaults
+    zero_gradient = defaults.zero_gradient if zero_gradient is None else zero_gradient
+    if zero_gradient not in _ZERO_GRADIENT:
+        raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
+    steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
+    eps = checked("eps", defaults.eps if eps is None else eps)
+    law = Law(
+        steps_per_status=rule.steps_per_status(steps_per_epoch),
+        lower_bound=make_lower_bound(defaults.lower_bound if lower_bound is None else lower_bound),
+        eps=eps,
+        rule=rule,
+        upper_bound=make_upper_bound(upper_bound),
+    )
+    return Settings(
+        steps_per_epoch=steps_per_epoch,
+        gamma2=rule if isinstance(gamma2, str) else gamma2,
+        eps=eps,
+        xi=checked("xi", defaults.xi if xi is None else xi, above=True),
+        lower_bound=law.lower_bound,
+        upper_bound=law.upper_bound,
+        backoff=backoff,
+        zero_gradient=zero_gradient,
+        rule=rule,
+        law=law,
+    )
+
+
+def check(
+    name: str,
+    value: Any,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    above: bool = False,
+    whole: bool = False,
+    hint: str = "",
+) -> float | int:
+    """The value as a Python number.
+
+    Args:
+        name: For the message.
+        value: What is to be a number.
+        low: The least that is allowed.
+        high: The most that is allowed; infinity itself is not.
+        above: Whether it must be above ``low``.
+        whole: Whether it must be a whole number.
+        hint: Added to the message where the value is a function.
+
+    Raises:
+        ValueError: It is no number, or out of its range.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    number = float(value) if isinstance(value, kind) and not isinstance(value, bool) else math.nan
+    if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
+        allowed = f"a {'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {low:g}"
+        allowed += f" and at most {high:g}" if high < math.inf else ""
+        raise ValueError(f"{name} must be {allowed}: got {value!r}{hint if callable(value) else ''}")
+    return int(value) if whole else number

@@ -1,0 +1,222 @@
+"""One step of LGA after the base's: the law, the size of each group, and the correction.
+
+Steps by the optimizer's hooks, compiled steps and steps by one launch on a GPU all come through here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import ASGD, Optimizer
+
+from lossaware.correction import Correction
+from lossaware.gradient_mean import GradientMean
+from lossaware.groups import Group, GroupSizes
+from lossaware.law_state import HOST, LawState
+from lossaware.loss_input import LossValue, wide
+from lossaware.notices import BackoffNotice, StatusNotice
+from lossaware.settings import Settings
+
+GradientOf = Callable[[Tensor], Tensor | None]
+"""From a parameter to the gradient that the base's step began with."""
+
+Size = float | Tensor
+ActiveGroup = tuple[Group, Size, list[tuple[Tensor, Tensor]]]
+"""A group that LGA is not switched off for, its size, and its parameters with their gradients."""
+
+
+class Stepper:
+    """Holds the state of the law, and makes the corrections of one optimizer.
+
+    The state is on the host until a loss arrives from an accelerator; from then on it is there, and no step waits.
+
+    Args:
+        settings: The settings of LGA.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._law = settings.law
+        self._rule = settings.rule
+        self._settings = settings
+        self.sizes = GroupSizes(settings.rule, settings.xi)
+        self._correction = self.make_correction()
+        self._mean = GradientMean(settings.rule.momentum) if settings.rule.momentum else None
+        self._state = LawState()
+        self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
+        self._launcher: Any = None
+        self._backoffs = BackoffNotice()
+        self.statuses = StatusNotice(settings.steps_per_epoch if settings.rule.needs_statuses else 0)
+
+    def step(
+        self,
+        optimizer: Optimizer,
+        loss: LossValue | None,
+        found_inf: Tensor | None,
+        gradients: Callable[[Optimizer], GradientOf],
+    ) -> None:
+        """Make a step, after that of the base.
+
+        Args:
+            optimizer: The base optimizer; `GroupSizes.of` has been asked for its groups before its step.
+            loss: The loss of the step, None where it has none.
+            found_inf: Of a gradient scaler: where it is above 0, nothing changes.
+            gradients: Called at most once, and only where a correction may be made.
+        """
+        if self._mean is not None:
+            groups = zip(optimizer.param_groups, self.sizes.last, strict=True)
+            self._mean.make(optimizer, (p for group, size in groups if size != 0 for p in group["params"]))
+        if loss is None:
+            return
+        self.statuses.step()
+        on_host = found_inf is None or found_inf.device.type == "cpu"
+        if isinstance(loss, float) and self._device_state is None and on_host:
+            if found_inf is None or not found_inf.item():
+                self._step_on_host(optimizer, loss, gradients)
+            return
+        like = loss if isinstance(loss, Tensor) else found_inf
+        held = self.state_on(torch.device("cpu") if like is None else like.device)
+        value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
+        active = self._active(optimizer, self.sizes.last, gradients(optimizer))
+        if not self._launched(optimizer, value, found_inf, active):
+            self.step_on_device(optimizer, held, value, found_inf, active, self._correction)
+
+    def _step_on_host(self, optimizer: Optimizer, loss: float, gradients: Callable[[Optimizer], GradientOf]) -> None:
+        before, state = self._state.gamma2_factor, self._law.advance(self._state, loss)
+        self._state = state
+        if state.gamma2_factor != before:
+            self._look_for_backoff()
+        size = float(self._rule.step_size(state, HOST))
+        if size != 0.0:
+            self._correction.reseed(int(state.steps))
+            active = self._active(optimizer, self.sizes.last, gradients(optimizer))
+            self._correct(self._correction, optimizer, active, size)
+
+    def step_on_device(
+        self,
+        optimizer: Optimizer,
+        held: Tensor,
+        loss: Tensor,
+        found_inf: Tensor | None,
+        active: list[ActiveGroup],
+        correction: Correction,
+    ) -> None:
+        """Make a step by torch's operators, without waiting for the device. It can be traced and captured.
+
+        Args:
+            optimizer: The base optimizer.
+            held: The state, as `state_on` gives it; changed in place, so that a captured graph finds it again.
+            loss: The loss of the step, of shape () and of the state's dtype, on its device.
+            found_inf: See `step`.
+            active: The groups to correct.
+            correction: Makes the corrections.
+        """
+        state = self._law.advance(LawState(*held.unbind()), loss, torch)
+        moved: Tensor = torch.stack(state)
+        size: Tensor = self._rule.step_size(state, torch)
+        if found_inf is not None:
+            skipped = found_inf.to(held.device) > 0
+            moved, size = torch.where(skipped, held, moved), torch.where(skipped, 0.0, size)
+        correction.reseed(state.steps)
+        self._correct(correction, optimizer, active, size)
+        held.copy_(moved)
+
+    def _active(self, optimizer: Optimizer, sizes: list[float], gradient_of: GradientOf) -> list[ActiveGroup]:
+        active: list[ActiveGroup] = []
+        for group, size in zip(optimizer.param_groups, sizes, strict=True):
+            if size != 0:
+                pairs = [(p, gradient_of(p)) for p in group["params"]]
+                active.append((group, size, [(p, g) for p, g in pairs if g is not None]))
+        return active
+
+    def _correct(
+        self, correction: Correction, optimizer: Optimizer, active: list[ActiveGroup], step_size: LossValue
+    ) -> None:
+        for group, size, pairs in active:
+            amount = step_size * size
+            maximize = bool(group.get("maximize", False))
+            if self._mean is not None:
+                pairs = self._mean.take_in(optimizer, pairs, amount)
+            correction.apply(pairs, amount, maximize=maximize)
+            if isinstance(optimizer, ASGD):
+                # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
+                # state holds the next step's already.
+                for p, g in pairs:
+                    state = optimizer.state[p]
+                    mu = 1 / (state["step"] - 1 - group["t0"]).clamp(min=1)
+                    share = mu * amount if isinstance(amount, Tensor) or mu.device.type != "cpu" else float(mu) * amount
+                    correction.apply([(state["ax"], g)], share, maximize=maximize)
+
+    def make_correction(self) -> Correction:
+        """A `Correction` with these settings."""
+        return Correction(self._settings.xi, self._settings.zero_gradient)
+
+    # The launch on a GPU ----------------------------------------------------------------------------------------------
+
+    def _make_launcher(self, held: Tensor) -> Any:
+        """Law and correction as one launch, where Triton is there and supports the law."""
+        if held.device.type != "cuda":
+            return None
+        try:
+            from lossaware.kernels import Launcher
+        except ImportError:
+            return None
+        law, settings = self._law, self._settings
+        if not Launcher.supports_law(law):
+            return None
+        return Launcher(law, settings.xi, settings.zero_gradient == "rest", held)
+
+    def _launched(
+        self, optimizer: Optimizer, loss: Tensor, found_inf: Tensor | None, active: list[ActiveGroup]
+    ) -> bool:
+        """Make the step by one launch, unless there are gradients that the kernel does not take."""
+        launcher = self._launcher
+        if launcher is None or torch.compiler.is_compiling() or isinstance(optimizer, ASGD):
+            return False
+        groups = [
+            (
+                [(p.detach(), g, self._mean_of(optimizer, p, g)) for p, g in pairs],
+                float(size),
+                bool(group.get("maximize", False)),
+            )
+            for group, size, pairs in active
+        ]
+        if not all(launcher.takes(p, g, mean) for tensors, _, _ in groups for p, g, mean in tensors):
+            return False
+        launcher.step(groups, loss, found_inf)
+        return True
+
+    def _mean_of(self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor) -> Tensor | None:
+        return None if self._mean is None else self._mean.of(optimizer, parameter, gradient)
+
+    # The state --------------------------------------------------------------------------------------------------------
+
+    def state_on(self, device: torch.device) -> Tensor:
+        """The state as a tensor, which holds it from then on; on that device unless it is on another already."""
+        if self._device_state is None:
+            self._device_state = torch.tensor(self._state, dtype=wide(device), device=device)
+            self._launcher = self._make_launcher(self._device_state)
+        return self._device_state
+
+    def read_state(self) -> LawState:
+        """The state as plain numbers. Waits for the device."""
+        if self._device_state is not None:
+            self._state = LawState(*self._device_state.tolist())
+            self._look_for_backoff()
+        return self._state
+
+    def load_state(self, state: LawState) -> None:
+        """Go on from a state of plain numbers."""
+        self._state = state
+        self._backoffs = BackoffNotice(state.gamma2_factor)
+        self.statuses.load(state)
+        if self._device_state is not None:
+            self._device_state.copy_(torch.tensor(state, dtype=self._device_state.dtype))
+
+    def gamma2(self, state: LawState) -> float:
+        """What is reported as gamma2 in a state of plain numbers."""
+        return float(self._rule.gamma2(state, max(self.sizes.last, default=0.0), HOST))
+
+    def _look_for_backoff(self) -> None:
+        if self._rule.logs_backoffs:
+            self._backoffs.look(self._state, self.gamma2(self._state))

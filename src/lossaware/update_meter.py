@@ -1,0 +1,119 @@
+"""How large the correction is beside the base optimizer's update, measured on a sample of the parameters."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.loss_input import wide
+
+SAMPLE = 1 << 16
+"""Elements that are looked at, over all parameters; a model with no more than these is measured exactly."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one step did to the parameters.
+
+    Attributes:
+        step: The optimizer step, counted from 1 since measuring was asked for.
+        update_norm: Euclidean norm of what the base optimizer changed.
+        correction_norm: Euclidean norm of what LGA changed after it.
+    """
+
+    step: int
+    update_norm: float
+    correction_norm: float
+
+    @property
+    def ratio(self) -> float:
+        """``correction_norm / update_norm``; 0 where there was no correction, infinite where only that moved."""
+        if self.correction_norm == 0.0:
+            return 0.0
+        return self.correction_norm / self.update_norm if self.update_norm > 0.0 else math.inf
+
+
+class UpdateMeter:
+    """Looks at a sample of the parameters before the base step, after it, and after the correction.
+
+    No copy of the model is made: from each parameter tensor so many elements are drawn, with replacement and anew each
+    time, as its share of `SAMPLE`. Their squared changes, weighted by how many elements each stands for, estimate the
+    squared norms without bias. Of a sharded parameter this rank's part is measured.
+
+    Args:
+        every: Measure each ``every``-th step, at least 1.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._step = 0
+        self._before: list[_Sample] | None = None
+        self._middle: list[Tensor] = []
+        self._norms: tuple[int, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def before_step(self, optimizer: Optimizer) -> None:
+        """To be called before the base step, when gradients may not be there yet."""
+        self._step += 1
+        self._before = self._draw(optimizer) if self._step % self._every == 0 else None
+
+    @torch.no_grad()
+    def after_base(self) -> None:
+        """To be called between the base step and the correction."""
+        if self._before is not None:
+            self._middle = [sample.read() for sample in self._before]
+
+    @torch.no_grad()
+    def after_correction(self) -> None:
+        """To be called after the correction."""
+        if self._before is None:
+            return
+        samples, self._before = self._before, None
+        update = sum(s.weight * (m - s.values).square().sum() for s, m in zip(samples, self._middle, strict=True))
+        pushed = sum(s.weight * (s.read() - m).square().sum() for s, m in zip(samples, self._middle, strict=True))
+        self._norms = self._step, torch.as_tensor(update).sqrt(), torch.as_tensor(pushed).sqrt()
+        self._middle = []
+
+    def read(self) -> Measurement | None:
+        """The last measurement, None before the first. Waits for the device."""
+        if self._norms is None:
+            return None
+        step, update, correction = self._norms
+        return Measurement(step, float(update), float(correction))
+
+    def _draw(self, optimizer: Optimizer) -> "list[_Sample]":
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        parameters = [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
+        total = sum(p.numel() for p in parameters)
+        generators: dict[torch.device, torch.Generator] = {}
+        samples = []
+        for p in parameters:
+            if not p.numel():
+                continue
+            if p.device not in generators:
+                generators[p.device] = torch.Generator(p.device).manual_seed(self._step)
+            share = p.numel() if total <= SAMPLE else math.ceil(SAMPLE * p.numel() / total)
+            samples.append(_Sample(p.detach(), share, generators[p.device]))
+        return samples
+
+
+class _Sample:
+    """Some elements of one parameter, or all of them."""
+
+    def __init__(self, parameter: Tensor, size: int, generator: torch.Generator) -> None:
+        self._parameter = parameter
+        self._where: tuple[Tensor, ...] | None = None
+        if size < parameter.numel():
+            drawn = torch.randint(parameter.numel(), (size,), generator=generator, device=parameter.device)
+            self._where = torch.unravel_index(drawn, parameter.shape)
+        self.weight = parameter.numel() / size
+        self.values = self.read()
+
+    def read(self) -> Tensor:
+        """The elements as they are now, as reals in a wide type, which is a copy."""
+        values = self._parameter if self._where is None else self._parameter[self._where]
+        if values.is_complex():
+            values = torch.view_as_real(values)
+        return values.to(wide(values.device), copy=True)
