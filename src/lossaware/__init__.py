@@ -41,9 +41,11 @@ def __getattr__(name: str) -> Any:
     # Names are loaded when they are used: neither the command line's help nor JAX users wait for torch.
     if name in _HOME:
         return getattr(importlib.import_module(f"lossaware.{_HOME[name]}"), name)
-    from lossaware.deprecated import renamed
+    if name == "SelfSet":
+        from lossaware.deprecated import renamed
 
-    return renamed(__name__, {"SelfSet": "lossaware.gamma2.AutoGamma2"})(name)
+        return renamed(__name__, {"SelfSet": "lossaware.gamma2.AutoGamma2"})(name)
+    raise AttributeError(f"module 'lossaware' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -262,7 +262,9 @@ def is_rule(gamma2: Any) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    from lossaware.deprecated import renamed
+    if name in ("SelfSet", "Strategy"):
+        from lossaware.deprecated import renamed
 
-    names = {"SelfSet": "AutoGamma2", "Strategy": "Gamma2Rule"}
-    return renamed(__name__, {old: f"{__name__}.{new}" for old, new in names.items()})(name)
+        new = {"SelfSet": "lossaware.gamma2.AutoGamma2", "Strategy": "lossaware.gamma2.Gamma2Rule"}
+        return renamed(__name__, new)(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
