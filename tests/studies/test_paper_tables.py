@@ -10,7 +10,7 @@ import pytest
 
 from lossaware import LGA
 from lossaware.gamma2 import AutoGamma2, BackOff
-from lossaware.studies.specs.run_spec import LGA_DEFAULTS, SELF_SET_DEFAULTS
+from lossaware.studies.specs.run_spec import LGA_DEFAULTS, SELF_SET_DEFAULTS, lga_options
 from lossaware.studies.specs.study import Cell, Overrides, Study, load_study, studies
 from lossaware.studies.specs.tasks import load_task, tasks
 from lossaware.studies.training.rehearse import check
@@ -292,4 +292,7 @@ def test_written_out_defaults_are_those_of_lga() -> None:
     assert {f"gamma2.{field.name}" for field in dataclasses.fields(AutoGamma2)} <= set(SELF_SET_DEFAULTS)
     assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    assert set(LGA_DEFAULTS) == numeric - {"process_group"}
+    # The upper bound came later: the default is left out, so that runs from before it keep their keys.
+    assert set(LGA_DEFAULTS) == numeric - {"process_group", "upper_bound"}
+    assert lga_options({"upper_bound": "first"}) == lga_options({})
+    assert lga_options({"upper_bound": "running"}) != lga_options({})

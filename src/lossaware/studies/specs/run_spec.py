@@ -56,6 +56,8 @@ _WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least
 def lga_options(given: Mapping[str, Any]) -> Options:
     """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
     whole = {**(SELF_SET_DEFAULTS if given.get("gamma2") == "auto" else LGA_DEFAULTS), **given}
+    if whole.get("upper_bound") == "first":
+        del whole["upper_bound"]  # so that runs from before there was a choice keep their keys
     return options(
         **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
     )
