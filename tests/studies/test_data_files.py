@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from lossaware.errors import UsageError
-from lossaware.studies.data import checksums, regular_file
+from lossaware.studies.data import checksums
 from lossaware.studies.data.checksums import MANIFEST, Manifest, make_manifest, record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import MAX_PIXELS, read_image
-from lossaware.studies.data.regular_file import read_regular
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
+from lossaware.studies.specs import regular_file
 from lossaware.studies.specs.data_folder import reading
+from lossaware.studies.specs.regular_file import read_regular
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from lossaware.cli.output import console, say
-from lossaware.cli.values import Whole, assignments, named, numbers, sizes, words
+from lossaware.cli.values import Whole, assignments, data_source, named, numbers, sizes, words
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def compare(
     epochs: Whole | None = None,
     batch_size: Whole | None = None,
     data: Path | None = None,
+    no_verify: bool = False,
     jobs: Whole | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -56,6 +57,7 @@ def compare(
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
         data: Folder of the data, for tasks that need one.
+        no_verify: Read data files also where they differ from their checksums. Each run's record says so.
         jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
         engine: Where runs execute: local, or ray.
         ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
@@ -92,6 +94,7 @@ def compare(
     scheduler_name, scheduler_options = named("--scheduler", scheduler)
     bound_name, bound_options = named("--lower-bound", lower_bound)
     task_options = assignments("--set", settings or ())
+    source = data_source(data, no_verify)
 
     from lossaware.cli.comparison import compare as carry_out
     from lossaware.studies.analysis.comparison import Comparison
@@ -129,7 +132,7 @@ def compare(
             distributed=named_here(distributed),
         )
         outcome = carry_out(
-            comparison, found, data=data, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
+            comparison, found, data=source, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
         )
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:

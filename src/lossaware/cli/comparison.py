@@ -9,6 +9,7 @@ from lossaware.studies.execution.events import Engine
 from lossaware.studies.execution.supervise import supervise
 from lossaware.studies.report import page as report
 from lossaware.studies.report.comparison import Outcome, summarize
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.task import Task
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.rehearse import check
@@ -18,7 +19,7 @@ def compare(
     comparison: Comparison,
     task: Task,
     *,
-    data: Path | None,
+    data: DataSource,
     engine: Engine,
     out: Path,
     console: Console,

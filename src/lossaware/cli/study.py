@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from lossaware.cli.values import Whole
+from lossaware.cli.values import Whole, data_source
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(
     epochs: Whole | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     data: Path | None = None,
+    no_verify: bool = False,
     jobs: Whole | None = None,
     engine: str = "local",
     ray_address: str | None = None,
@@ -66,6 +67,7 @@ def run(
         settings: Any other setting of all runs, such as batch_size=32, lga.gamma2=1e-7, optimizer_options.momentum=0.9,
             or an option of the task, such as pad=0; may be given several times.
         data: Folder of the data, for tasks that need one.
+        no_verify: Read data files also where they differ from their checksums. Each run's record says so.
         jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
         engine: Where runs execute: local, or ray.
         ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
@@ -84,6 +86,7 @@ def run(
     from lossaware.studies.specs.study import load_study
     from lossaware.studies.training.ranks import named_here
 
+    source = data_source(data, no_verify)
     study = load_study(name)
     reused = None if fresh else results
     with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
@@ -92,7 +95,7 @@ def run(
         chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
         failures = run_study(
             chosen,
-            data=data,
+            data=source,
             engine=place,
             out=out,
             results=reused,

@@ -4,6 +4,7 @@ import json as jsons
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter, Token
@@ -11,6 +12,7 @@ from cyclopts import Parameter, Token
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
+    from lossaware.studies.specs.data_folder import DataFolder
     from lossaware.studies.specs.run_spec import Options, Value
 
 
@@ -93,6 +95,15 @@ def named(option: str, text: str | None) -> "tuple[Any, Options]":
         else:
             options.append(part)
     return name.strip(), assignments(option, options)
+
+
+def data_source(data: Path | None, no_verify: bool) -> "DataFolder | None":
+    """The folder that ``--data`` names, with or without ``--no-verify``."""
+    from lossaware.studies.specs.data_folder import DataFolder
+
+    if data is None and no_verify:
+        raise UsageError("--no-verify is for the files in --data, which is not given")
+    return None if data is None else DataFolder(data, verify=not no_verify)
 
 
 def _unique(option: str, values: list[T], show: Callable[[T], str]) -> list[T]:

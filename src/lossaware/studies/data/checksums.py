@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
-from lossaware.studies.data.regular_file import MAX_BYTES, read_regular
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.regular_file import MAX_BYTES, read_regular
 
 MANIFEST = "lossaware-checksums.json"
 FORMAT = 1

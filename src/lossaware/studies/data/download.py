@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import MANIFEST, is_published, make_manifest, md5
-from lossaware.studies.data.regular_file import read_regular
 from lossaware.studies.data.sets import DataSet, Remote
 from lossaware.studies.specs.atomic import umask
+from lossaware.studies.specs.regular_file import read_regular
 
 ATTEMPTS = 3
 TIMEOUT = 30.0

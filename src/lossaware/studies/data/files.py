@@ -5,10 +5,10 @@ from pathlib import Path
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import MANIFEST, Checksums, list_names
-from lossaware.studies.data.regular_file import read_regular
-from lossaware.studies.specs.data_folder import current_reading
+from lossaware.studies.specs.data_folder import FilesRead, current_reading
+from lossaware.studies.specs.regular_file import read_regular
 
-_ACCEPT = "restore it, or accept all files as they are with `lossaware data record`"
+_ACCEPT = "restore it, or accept it once with --no-verify, or from now on with `lossaware data record`"
 
 
 class DataFiles:
@@ -39,7 +39,7 @@ class DataFiles:
             self._checksums = Checksums()
         self._digests: dict[str, str] = {}
         self._differ: set[str] = set()
-        reading.files.append(self)
+        reading.opened.append(self)
 
     def path(self, name: str) -> Path:
         """Where the file ``name`` lies, for messages."""
@@ -85,12 +85,8 @@ class DataFiles:
             self._refuse(name, f"it differs from {self._checksums.origin(name)} (its SHA-256 is {digest})")
         return content
 
-    @property
-    def verdict(self) -> str:
-        """Which files were read so far and whether they were verified, in one line.
-
-        ``content`` is the beginning of the SHA-256 of what ``sha256sum`` prints of the files that were read.
-        """
+    def summary(self) -> FilesRead:
+        """The files that were read so far, and whether they were verified."""
         origins = {self._checksums.origin(name) for name in self._digests}
         if not self._verify:
             verdict = "not verified (--no-verify)"
@@ -101,7 +97,8 @@ class DataFiles:
         else:
             verdict = f"verified ({', '.join(sorted(origins))})"
         lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._digests.items()))
-        return f"{self._place}: {verdict}; content {hashlib.sha256(lines.encode()).hexdigest()[:16]}"
+        verified = self._verify and all(origins)
+        return FilesRead(self._place, verified, verdict, hashlib.sha256(lines.encode()).hexdigest())
 
     def _refuse(self, name: str, reason: str) -> None:
         if self._verify:

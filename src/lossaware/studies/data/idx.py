@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.files import DataFiles
-from lossaware.studies.data.regular_file import MAX_BYTES
+from lossaware.studies.specs.regular_file import MAX_BYTES
 
 _DTYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _UINT8 = 0x08

@@ -2,9 +2,9 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+from lossaware.studies.specs.data_folder import DataSource, FilesRead
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.training.checkpoint import Checkpoints
 
@@ -14,6 +14,14 @@ class RunStarted:
     """A process has the run. Comes a second time where the first process died."""
 
     spec: RunSpec
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """The run has its data, from these files; comes only where it read any."""
+
+    spec: RunSpec
+    files: tuple[FilesRead, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class RunNote:
     epochs: int = 0
 
 
-Event = RunStarted | Progress | EpochDone | RunDone | RunFailed | RunNote
+Event = RunStarted | DataRead | Progress | EpochDone | RunDone | RunFailed | RunNote
 
 
 class Engine(Protocol):
@@ -73,7 +81,7 @@ class Engine(Protocol):
         """How many runs at a time; None where that shows only later."""
 
     def execute(
-        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+        self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """Executes each run, once. A run that fails is an event; the others go on.
 

@@ -11,12 +11,12 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
 from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.tasks import built_in_module
 from lossaware.studies.training.checkpoint import Checkpoints
@@ -46,7 +46,7 @@ class LocalEngine:
             raise UsageError(f"jobs must be at least 1, got {jobs}")
 
     def execute(
-        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+        self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         context = _context(specs)
@@ -95,7 +95,7 @@ class _Worker:
         context: "_Context",
         spec: RunSpec,
         attempt: int,
-        data_folder: Path | None,
+        data_folder: DataSource,
         checkpoints: Checkpoints | None,
     ) -> None:
         self.spec = spec
@@ -129,7 +129,7 @@ class _Worker:
 
 
 def _work(
-    messages: Connection, spec: RunSpec, data_folder: Path | None, checkpoints: Checkpoints | None, folder: str
+    messages: Connection, spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str
 ) -> None:
     """What a worker does: the run, told event by event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us

@@ -65,6 +65,7 @@ class RunProgress:
         )
         self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0, start=False)
         self._lines: dict[RunSpec, TaskID] = {}
+        self._unverified: set[str] = set()
 
     def __enter__(self) -> Self:
         kept = f", {self._there} are there already" if self._there else ""
@@ -91,6 +92,10 @@ class RunProgress:
             case engine.RunStarted(spec):
                 self._partial[spec] = 0.0
                 self._show(spec, 0.0, "")
+            case engine.DataRead(_, files):
+                for unverified in {str(each) for each in files if not each.verified} - self._unverified:
+                    self._say(f"{unverified}. From `lossaware data record` on, files are verified.")
+                    self._unverified.add(unverified)
             case engine.Progress(spec, epoch, step, steps, loss):
                 self._show(spec, epoch - 1 + step / max(steps, 1), _loss(loss))
             case engine.EpochDone(spec, record):

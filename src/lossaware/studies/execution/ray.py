@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -18,6 +17,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
 from lossaware.studies.execution.local import GPU_JOBS, cores
 from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
@@ -65,7 +65,7 @@ class RayEngine:
         self._address = address
 
     def execute(
-        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+        self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         with _cluster(self._address, self.jobs):
@@ -120,7 +120,7 @@ def _told(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) 
 
 
 def _stream(
-    spec: RunSpec, data_folder: Path | None, checkpoints: Checkpoints | None, folder: str, package: str
+    spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
 ) -> Iterator[Event]:
     """What a worker does: the run, told event by event."""
     if package != PACKAGE:

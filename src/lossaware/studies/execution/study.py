@@ -11,6 +11,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Engine
 from lossaware.studies.execution.reuse import adopt_equal
 from lossaware.studies.execution.supervise import supervise
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Study
@@ -26,7 +27,7 @@ from lossaware.studies.training.rehearse import check, names_measured
 def run_study(
     study: Study,
     *,
-    data: Path | None,
+    data: DataSource,
     engine: Engine,
     out: Path,
     results: Path | None,
@@ -76,7 +77,7 @@ def run_study(
         return len(supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
 
 
-def _check(study: Study, specs: Sequence[RunSpec], data: Path | None) -> None:
+def _check(study: Study, specs: Sequence[RunSpec], data: DataSource) -> None:
     """Find out before the first run whether these can be run."""
     _check_data(study, _tasks(study, specs), data)
 
@@ -108,7 +109,7 @@ def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
             raise UsageError(f"task {task!r} measures no {name!r}{did_you_mean(name, known)}")
 
 
-def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: Path | None) -> None:
+def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: DataSource) -> None:
     """Load the data of each task once, so that what is missing is said before the first run.
 
     Where some tasks have their data, the message says how to run those.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossaware.studies.execution.events import Engine, EpochDone, Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.events import DataRead, Engine, EpochDone, Event, RunDone, RunFailed, RunStarted
 from lossaware.studies.execution.progress import RunProgress
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.checkpoint import Checkpoints
@@ -23,7 +24,7 @@ def supervise(
     store: Store,
     engine: Engine,
     *,
-    data: Path | None,
+    data: DataSource,
     console: Console,
     tensorboard: Path | None = None,
 ) -> Sequence[tuple[RunSpec, str]]:
@@ -74,7 +75,7 @@ def supervise(
 
 
 def execute_missing(
-    specs: Iterable[RunSpec], store: Store, engine: Engine, data_folder: Path | None
+    specs: Iterable[RunSpec], store: Store, engine: Engine, data_folder: DataSource
 ) -> Generator[Event, None, None]:
     """Executes those of ``specs`` that the store misses, each from its checkpoint if it has one.
 
@@ -88,6 +89,8 @@ def execute_missing(
                 match event:
                     case RunStarted(spec):
                         store.begin(spec)
+                    case DataRead(spec, files):
+                        store.data_read(spec, files)
                     case EpochDone(spec, record):
                         store.record(spec, record)
                     case RunDone(spec):

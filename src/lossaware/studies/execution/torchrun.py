@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
 from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.data_folder import DataFolder, DataSource, path_of
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.training.checkpoint import Checkpoints
@@ -77,6 +78,12 @@ def joined(mode: str) -> Iterator["TorchrunEngine"]:
             dist.destroy_process_group()
 
 
+def _plain(data: DataSource) -> dict[str, Any]:
+    """A source of data as an order of the leader has it."""
+    path = path_of(data)
+    return {"data": None if path is None else str(path), "verify": not isinstance(data, DataFolder) or data.verify}
+
+
 class TorchrunEngine:
     """An engine that carries out one run after another, each on all ranks.
 
@@ -91,12 +98,12 @@ class TorchrunEngine:
         self._team = team
 
     def execute(
-        self, specs: Sequence[RunSpec], data_folder: Path | None, checkpoints: Checkpoints | None = None
+        self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         for spec in specs:
             yield RunStarted(spec)
-            self._team.order({"run": spec.to_json(), "data": None if data_folder is None else str(data_folder)})
+            self._team.order({"run": spec.to_json(), **_plain(data_folder)})
             # In a thread, for a run tells of its progress while it is carried out.
             events: SimpleQueue[Event] = SimpleQueue()
             work = (spec, data_folder, checkpoints, events)
@@ -147,11 +154,11 @@ class _Team:
             order = json.loads(self._store.get(f"order {self._orders}"))
             if "exit" in order:
                 return int(order["exit"])
-            data = None if order["data"] is None else Path(order["data"])
+            data = None if order["data"] is None else DataFolder(Path(order["data"]), order["verify"])
             self.carry_out(RunSpec.from_json(order["run"]), data, None, SimpleQueue())
 
     def carry_out(
-        self, spec: RunSpec, data: Path | None, checkpoints: Checkpoints | None, events: "SimpleQueue[Event]"
+        self, spec: RunSpec, data: DataSource, checkpoints: Checkpoints | None, events: "SimpleQueue[Event]"
     ) -> None:
         """This rank's part of a run. How it ended is told once all ranks have said it."""
         if spec.device == "cuda":

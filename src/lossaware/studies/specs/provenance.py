@@ -23,7 +23,8 @@ def environment(device: str = "cpu") -> dict[str, str]:
     Returns:
         ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, those installed), ``system``,
         ``processor``, ``cores``, ``device`` (the GPU, where one computes), ``commit`` (where the package runs from a
-        Git checkout; ``+ changes`` where it has any), ``command`` and ``date`` (UTC).
+        Git checkout; ``+ changes`` where it has any), ``command`` and ``date`` (UTC). A store adds ``data`` where a run
+        read files: which, and whether they were verified.
     """
     found = {"lossaware": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", "scikit-learn"):
@@ -110,6 +111,7 @@ def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
     said += [f"Command: {command}" for command in commands[:COMMANDS]]
     if more := len(commands[COMMANDS:]):
         said.append(f"... and {more} more command{'s' * (more != 1)}.")
+    said += [f"Data: {files}" for files in found.get("data", {})]
     return said
 
 

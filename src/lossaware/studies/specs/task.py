@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.data_folder import DataSource, FilesRead, path_of, reading
 from lossaware.studies.specs.options import where
 
 Batch = tuple[Tensor, ...]
@@ -70,11 +71,13 @@ class Data:
         train: What is trained on, in random order.
         test: What is measured after each epoch, never trained on.
         augment: Changes a training batch at random; gets the batch and the run's generator. None: no augmentation.
+        files: The data files that were read and whether they were verified; `Task.load` fills it in.
     """
 
     train: Examples
     test: Examples
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    files: tuple[FilesRead, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,15 @@ class Task:
     test_batch_size: int = 1000
     gamma2: float = 1e-8
 
-    def load(self, folder: Path | None) -> Data:
-        """Its data.
+    def load(self, folder: DataSource) -> Data:
+        """Its data, with the files that they were read from.
 
         Raises:
             UsageError: See `data`; or it fails otherwise; or a set has no example.
         """
         try:
-            data = self.data(folder)
+            with reading(folder) as current:
+                data = replace(self.data(path_of(folder)), files=current.files)
             sizes = {"training": len(data.train), "test": len(data.test)}
         except UsageError:
             raise

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.data_folder import FilesRead
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.user_code import has_changed, source_digest
@@ -61,7 +62,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
-        self._environments: dict[str, int] = {}  # this process' own, by device
+        self._environments: dict[tuple[str, str], int] = {}  # this process' own, by device and data
         self._lock: sqlite3.Connection | None = None
         try:
             if read_only:
@@ -110,11 +111,6 @@ class Store:
         """
         source = source_digest(spec.own_code)
         with self._transaction() as database:
-            if spec.device not in self._environments:
-                content = json.dumps(environment(spec.device))
-                added = database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid
-                assert added is not None
-                self._environments[spec.device] = added
             row = database.execute("SELECT source FROM runs WHERE key = ?", (spec.key,)).fetchone()
             if row is not None and row[0] != source:
                 database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
@@ -122,8 +118,14 @@ class Store:
                 "INSERT INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'begun', ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET state = 'begun', message = NULL, source = excluded.source, "
                 "environment = excluded.environment",
-                (spec.key, spec.to_json(), source, self._environments[spec.device]),
+                (spec.key, spec.to_json(), source, self._environment(database, spec.device)),
             )
+
+    def data_read(self, spec: RunSpec, files: Sequence[FilesRead]) -> None:
+        """A run that has begun has read these files."""
+        with self._transaction() as database:
+            made_with = self._environment(database, spec.device, "; ".join(map(str, files)))
+            database.execute("UPDATE runs SET environment = ? WHERE key = ?", (made_with, spec.key))
 
     def record(self, spec: RunSpec, record: EpochRecord) -> None:
         """An epoch of a run that has begun; with its last epoch the run is complete."""
@@ -236,6 +238,15 @@ class Store:
             yield
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({error})") from None
+
+    def _environment(self, database: sqlite3.Connection, device: str, data: str = "") -> int:
+        """The row of this process' environment."""
+        if (device, data) not in self._environments:
+            content = json.dumps(environment(device) | ({"data": data} if data else {}))
+            added = database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid
+            assert added is not None
+            self._environments[device, data] = added
+        return self._environments[device, data]
 
     @staticmethod
     def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:

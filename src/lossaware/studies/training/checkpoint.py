@@ -37,9 +37,9 @@ class Checkpoint:
     """The checkpoint of one run.
 
     A file begins with the SHA-256 of its content, and says what it belongs to: the run, the source of its task and of
-    this package, torch and the processor. Where any of these differs or the file is damaged, it is not taken, as the
-    numbers would be of neither; the run starts anew and a line says why. A disk that is full costs the checkpoint and
-    a line, not the run.
+    this package, torch, the processor and what `bind` adds. Where any of these differs or the file is damaged, it is
+    not taken, as the numbers would be of neither; the run starts anew and a line says why. A disk that is full costs
+    the checkpoint and a line, not the run.
 
     Args:
         path: The file; its folder is made where it is not there.
@@ -50,7 +50,7 @@ class Checkpoint:
     def __init__(self, path: Path, spec: RunSpec, tell: Tell = lambda message, epochs: None) -> None:
         self.path = path
         self.tell = tell
-        self._of = {
+        self._of: dict[str, Any] = {
             "run": spec.key,
             "task or optimizer file": source_digest(spec.own_code),
             "lossaware": PACKAGE,
@@ -59,6 +59,15 @@ class Checkpoint:
         }
         self._last, self._cost = time.monotonic(), 0.0
         self._complained = False
+
+    def bind(self, name: str, value: Any) -> None:
+        """Take a checkpoint only where it was written with this value.
+
+        Args:
+            name: What the value is, for the message.
+            value: Numbers, texts, or lists of them.
+        """
+        self._of[name] = value
 
     def load(self) -> Any:
         """What was given to `keep`; None where there is nothing that can be taken."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
 from lossaware.studies.specs.options import call, did_you_mean, where
 from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, format_options
@@ -39,9 +39,10 @@ DEVICES = ("cpu", "cuda")
 
 def run(
     spec: RunSpec,
-    data_folder: Path | None,
+    data_folder: DataSource,
     *,
     on_progress: ProgressHook | None = None,
+    on_data: Callable[[Data], None] | None = None,
     checkpoint: Checkpoint | None = None,
     graphs: bool = False,
 ) -> Iterator[EpochRecord]:
@@ -54,6 +55,7 @@ def run(
         spec: What to run.
         data_folder: Where the task's data lies; None for tasks that need none.
         on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
+        on_data: Gets the data once it is loaded.
         checkpoint: Where the run is kept between epochs, and goes on from: epochs that are in it are yielded as they
             were, those that follow are the same bits as without interruption. None keeps nothing.
         graphs: On a GPU, record the step of training as a CUDA graph, where the optimizer allows it.
@@ -66,6 +68,10 @@ def run(
     with _reproducible(spec.device):
         task = load_task(spec.task, spec.task_options)
         data = task.load(data_folder)
+        if on_data is not None:
+            on_data(data)
+        if checkpoint is not None:
+            checkpoint.bind("data", [files.content for files in data.files])
         shared = ranks_of(spec.distributed).checkpoint(checkpoint)
         training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
         yield from records
