@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import MAX_PIXELS, read_image
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
 from lossaware.studies.specs import regular_file
-from lossaware.studies.specs.data_folder import reading
+from lossaware.studies.specs.data_folder import DataFolder, reading
 from lossaware.studies.specs.regular_file import read_regular
 
 
@@ -41,7 +42,7 @@ def test_what_is_unchanged_is_read(folder):
         for name, content in (("a", b"alpha"), ("more/b", b"beta"), ("more/c", b"gamma"))
     )
     content = hashlib.sha256(listed.encode()).hexdigest()[:16]
-    assert files.verdict == f"set: verified (the files recorded on {date}); content {content}"
+    assert str(files.summary()) == f"set: verified (the files recorded on {date}); content {content}"
 
 
 def test_a_changed_file_is_refused_and_said(folder):
@@ -82,12 +83,12 @@ def test_on_purpose_all_is_read_and_the_verdict_says_so(folder):
     (folder / "a").write_bytes(b"changed")
     (folder / "more" / "d").write_bytes(b"delta")
     (folder / "more" / "b").unlink()
-    with reading(verify=False) as current:
+    with reading(DataFolder(Path(), verify=False)) as current:
         files = DataFiles(folder)
         assert files.read("a") == b"changed"
         assert [files.read(name) for name in files.names("more/*")] == [b"gamma", b"delta"]
-    assert files.verdict.startswith("set: not verified (--no-verify); 3 files differ from those expected; content ")
-    assert current.verdict == files.verdict
+    assert files.summary().verdict == "not verified (--no-verify); changed: a, more/b, more/d"
+    assert current.files == (files.summary(),)
     with pytest.raises(UsageError, match="set/a: 7 bytes; 5 are expected"):
         DataFiles(folder).read("a")
 
@@ -96,7 +97,7 @@ def test_nothing_known_is_said(tmp_path):
     (tmp_path / "a").write_bytes(b"anything")
     files = DataFiles(tmp_path, "cifar-10-batches-bin")
     assert files.read("a") == b"anything"
-    assert files.verdict.startswith("cifar-10-batches-bin: not verified (no checksums are known); content ")
+    assert str(files.summary()).startswith("cifar-10-batches-bin: not verified (no checksums are known); content ")
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a"])
@@ -112,7 +113,7 @@ def test_published_files_are_known_without_a_manifest(tmp_path, monkeypatch, nam
         (tmp_path / name).write_bytes(content)
         files = DataFiles(tmp_path, "things")
         assert files.read(name) == content
-        assert files.verdict.startswith("things: verified (the published files); ")
+        assert str(files.summary()).startswith("things: verified (the published files); ")
     for content in wrong:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UsageError, match=rf"{name}: it differs from the published files"):
@@ -160,7 +161,7 @@ def test_a_damaged_manifest_is_told(folder, damage):
     with pytest.raises(UsageError, match=rf"{MANIFEST}: damaged .*; write it again with") as error:
         DataFiles(folder)
     assert "\n" not in str(error.value)
-    with reading(verify=False):
+    with reading(DataFolder(Path(), verify=False)):
         assert DataFiles(folder).read("a") == b"alpha"
 
 

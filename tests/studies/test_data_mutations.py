@@ -77,6 +77,8 @@ def test_no_change_is_accepted_with_other_values(made, tmp_path, name, rounds):
     task, options = TASKS[name]
     record_files(DATA_SETS[name], made)
     folder = only(made, name, tmp_path)
+    if name == "tinyimagenet":
+        rounds = -(-rounds // 4)  # it has four hundred files
     refused = count_refused(load_task(task, options), folder, tmp_path / "copy", change_folder, rounds, rounds)
     assert refused > rounds / 4, "the changes reach what is read"
 
@@ -127,7 +129,7 @@ def test_real_files_are_verified_without_a_manifest(data_folder, tmp_path, name)
     names = [path.name for path in (tmp_path / name).iterdir()]
     for each in names:
         files.read(each)
-    assert files.verdict.startswith(f"{name}: verified (the published files); ")
+    assert str(files.summary()).startswith(f"{name}: verified (the published files); ")
     random = np.random.default_rng(0)
     for each in names:
         content = (tmp_path / name / each).read_bytes()

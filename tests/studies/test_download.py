@@ -459,7 +459,7 @@ def test_the_files_of_an_archive_are_verified_when_they_are_read(server, tmp_pat
     assert (size, sha256) == (6, hashlib.sha256(b"second").hexdigest())
     files = DataFiles(tmp_path / "things")
     assert files.read("a.bin") == MEMBERS["things/a.bin"]
-    assert files.verdict.startswith("things: verified (the published files); content ")
+    assert str(files.summary()).startswith("things: verified (the published files); content ")
     (tmp_path / "things" / "a.bin").write_bytes(MEMBERS["things/a.bin"][:-1] + b"!")
     with pytest.raises(UsageError, match=r"a\.bin: it differs from the published files"):
         files.read("a.bin")

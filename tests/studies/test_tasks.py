@@ -14,7 +14,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import record_files
 from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.models.lenet import lenet5
-from lossaware.studies.specs.data_folder import reading
+from lossaware.studies.specs.data_folder import DataFolder
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.tasks import load_task, tasks
 from lossaware.studies.specs.user_code import source_digest
@@ -123,8 +123,7 @@ def test_digits_are_the_same_whatever_the_seed():
 
 
 def load_without_verifying(task, folder):
-    with reading(verify=False):
-        return task.data(folder)
+    return task.load(DataFolder(folder, verify=False))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ class DataFiles:
         if not self._verify:
             verdict = "not verified (--no-verify)"
             if self._differ:
-                verdict += f"; {len(self._differ)} files differ from those expected"
+                verdict += f"; changed: {', '.join(sorted(self._differ)[:3])}{', ...' * (len(self._differ) > 3)}"
         elif not all(origins):
             verdict = "not verified (no checksums are known)"
         else:

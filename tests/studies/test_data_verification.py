@@ -1,0 +1,124 @@
+"""What a run read is in its record; what differs is refused before the first run, or accepted on purpose."""
+
+import json
+
+import pytest
+
+from lossaware import cli
+from lossaware.errors import UsageError
+from lossaware.studies.data.checksums import record_files
+from lossaware.studies.data.sets import DATA_SETS
+from lossaware.studies.execution.torchrun import _plain
+from lossaware.studies.specs.data_folder import DataFolder
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.checkpoint import Checkpoint
+from lossaware.studies.training.run import run
+
+FEW = "--optimizers sgd --lrs 1e-3 --seeds 2 --epochs 1 --jobs 1 --json"
+SPEC = RunSpec(task="mnist", optimizer="sgd", lr=1e-3, seed=0, epochs=3, batch_size=64)
+
+
+def compare(capsys, data, out, *more):
+    arguments = ["compare", "mnist", *FEW.split(), "--data", data, "--out", out, *more]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def recorded(out):
+    """What the runs' records say of their data."""
+    with Store(out / "results.sqlite", read_only=True) as store:
+        return {store.environment(spec).get("data") for spec in store.specs()}
+
+
+def change_a_pixel(folder):
+    path = folder / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 128]))
+
+
+def test_a_runs_record_says_what_it_read_and_that_it_was_verified(tiny_mnist, tmp_path, capsys):
+    code, out, err = compare(capsys, tiny_mnist, tmp_path / "out")
+    assert code == 0, err
+    files = load_task("mnist").load(tiny_mnist).files
+    assert recorded(tmp_path / "out") == {str(files[0])}
+    assert str(files[0]).startswith("MNIST/raw: verified (the files recorded on ")
+    facts = json.loads(out)["facts"]
+    assert str(files[0]) in {value for part in facts.values() for value in part.values()}
+    assert "verified" not in err, "what is as it should be is not worth a line"
+
+
+def test_a_changed_file_is_refused_before_the_first_run(tiny_mnist, tmp_path, capsys):
+    change_a_pixel(tiny_mnist)
+    code, _, err = compare(capsys, tiny_mnist, tmp_path / "out")
+    assert code == 2
+    assert "train-images-idx3-ubyte: it differs from the files recorded on" in err
+    assert "accept it once with --no-verify, or from now on with `lossaware data record`" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_file_is_accepted_on_purpose_and_the_record_says_so(tiny_mnist, tmp_path, capsys):
+    change_a_pixel(tiny_mnist)
+    code, _, err = compare(capsys, tiny_mnist, tmp_path / "out", "--no-verify")
+    assert code == 0, err
+    [said] = recorded(tmp_path / "out")
+    assert said.startswith("MNIST/raw: not verified (--no-verify); changed: train-images-idx3-ubyte; content ")
+    assert err.count("not verified") == 1, "once for all runs"
+
+
+def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
+    small = "--set side=32 --set width=4 --set train_examples=2 --set test_examples=1 --batch-size 2"
+    arguments = f"compare segmentation {small} {FEW} --data {made} --out {tmp_path / 'out'}"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments.split())
+    err = capsys.readouterr().err
+    assert stop.value.code == 0, err
+    [said] = recorded(tmp_path / "out")
+    assert said.startswith("bag_data: not verified (no checksums are known); content ")
+    assert err.count(f"{said}. From `lossaware data record` on, files are verified.") == 1
+    record_files(DATA_SETS["segmentation"], made)
+    [files] = load_task("segmentation", {"side": 32, "train_examples": 2, "test_examples": 1}).load(made).files
+    assert files.verified
+    assert files.content[:16] == said[-16:], "the same files"
+
+
+def test_no_verify_without_data_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", "digits", "--no-verify"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "lossaware: --no-verify is for the files in --data, which is not given\n"
+
+
+def test_digits_read_no_files():
+    assert load_task("digits").load(None).files == ()
+
+
+def test_a_checkpoint_of_other_data_is_not_taken(tiny_mnist, tmp_path, monkeypatch):
+    monkeypatch.setattr("lossaware.studies.training.checkpoint.SECONDS", 0.0)
+    lines = []
+
+    def checkpoint():
+        return Checkpoint(tmp_path / "one.pt", SPEC, lambda line, epochs: lines.append(line))
+
+    first = run(SPEC, tiny_mnist, checkpoint=checkpoint())
+    next(first)
+    next(first)
+    first.close()
+    change_a_pixel(tiny_mnist)
+    with pytest.raises(UsageError, match="it differs"):
+        next(run(SPEC, tiny_mnist, checkpoint=checkpoint()))
+    record_files(DATA_SETS["mnist"], tiny_mnist)
+    next(run(SPEC, tiny_mnist, checkpoint=checkpoint()))
+    assert [line.partition(" ")[2].partition(" ")[2] for line in lines] == [
+        f"{tmp_path / 'one.pt'} is of another data, so the run starts anew"
+    ]
+
+
+def test_ranks_verify_as_their_leader_does(tmp_path):
+    sent = json.loads(json.dumps([_plain(None), _plain(tmp_path), _plain(DataFolder(tmp_path, verify=False))]))
+    assert [order["verify"] for order in sent] == [True, True, False]
+    assert [order["data"] for order in sent] == [None, str(tmp_path), str(tmp_path)]
