@@ -71,7 +71,7 @@ class Data:
         train: What is trained on, in random order.
         test: What is measured after each epoch, never trained on.
         augment: Changes a training batch at random; gets the batch and the run's generator. None: no augmentation.
-        files: The data files that were read and whether they were verified; `Task.load` fills it in.
+        files: The data files that were read and whether they were verified, filled in when a task's data is loaded.
     """
 
     train: Examples
