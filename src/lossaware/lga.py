@@ -127,6 +127,23 @@ class LGA:
         return next((owner for owner in owners if isinstance(owner, cls)), None)
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Steps that make one loss status. It may be set at any time, where the length of an epoch changes.
+
+        The status in progress keeps the losses that it has, and is complete when it has as many as the new value, or at
+        the next step where it has them already.
+
+        Raises:
+            ValueError: It is set to a value that is not a whole number of at least 1.
+        """
+        return self.settings.steps_per_epoch
+
+    @steps_per_epoch.setter
+    def steps_per_epoch(self, steps: int) -> None:
+        self.settings = self.settings.with_steps_per_epoch(steps)
+        self._stepper.set_epoch(self.settings)
+
+    @property
     def optimizer(self) -> Optimizer:
         """The optimizer, which LGA refers to weakly.
 

@@ -49,6 +49,12 @@ class StatusNotice:
         """To be called at each step with a loss."""
         self._steps += 1
 
+    def set_epoch(self, steps_per_epoch: int) -> None:
+        """To be called when the length of an epoch changes."""
+        if self._steps >= self._steps_per_epoch:
+            self._steps = math.inf  # a status was complete
+        self._steps_per_epoch = steps_per_epoch
+
     def load(self, state: LawState) -> None:
         """Go on from a loaded state, as plain numbers."""
         self._steps = math.inf if state.statuses else int(state.steps)

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lossaware.choices import described
@@ -34,6 +34,16 @@ class Settings:
     zero_gradient: str
     rule: Gamma2Rule
     law: Law
+
+    def with_steps_per_epoch(self, steps: Any) -> "Settings":
+        """The same settings for an epoch of another length.
+
+        Raises:
+            ValueError: It is not a whole number of at least 1.
+        """
+        steps = check("steps_per_epoch", steps, low=1, whole=True)
+        law = replace(self.law, steps_per_status=self.rule.steps_per_status(steps))
+        return replace(self, steps_per_epoch=steps, law=law)
 
     def hyperparameters(self) -> dict[str, Any]:
         """The settings as plain values, for checkpoints and messages."""

@@ -46,7 +46,7 @@ class Stepper:
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
         self._launcher: Any = None
         self._backoffs = BackoffNotice()
-        self.statuses = StatusNotice(settings.steps_per_epoch if settings.rule.needs_statuses else 0)
+        self.statuses = StatusNotice(_reported_epoch(settings))
 
     def step(
         self,
@@ -198,6 +198,13 @@ class Stepper:
             self._launcher = self._make_launcher(self._device_state)
         return self._device_state
 
+    def set_epoch(self, settings: Settings) -> None:
+        """Continue with settings for an epoch of another length; the status in progress keeps its losses."""
+        self._settings, self._law = settings, settings.law
+        self.statuses.set_epoch(_reported_epoch(settings))
+        if self._device_state is not None:
+            self._launcher = self._make_launcher(self._device_state)
+
     def read_state(self) -> LawState:
         """The state as plain numbers. Waits for the device."""
         if self._device_state is not None:
@@ -220,3 +227,8 @@ class Stepper:
     def _look_for_backoff(self) -> None:
         if self._rule.logs_backoffs:
             self._backoffs.look(self._state, self.gamma2(self._state))
+
+
+def _reported_epoch(settings: Settings) -> int:
+    """The length of an epoch whose missing statuses are reported; 0 where the rule needs none."""
+    return settings.steps_per_epoch if settings.rule.needs_statuses else 0
