@@ -1,6 +1,8 @@
 """Checkpoints: a run that is interrupted anywhere ends with the bits of one that is not, and no bad file is trusted."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -205,7 +207,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_run_starts_anew(tmp_path, how)
     checkpoint, told = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
-    what = r"cannot be read" if how == "folder" else "is damaged or cut short"
+    what = "is not a regular file" if how == "folder" else "is damaged or cut short"
     assert told[0][0].startswith(f"the checkpoint {path} {what}")
     assert told[0][0].endswith("so the run starts anew")
     assert not any("\n" in line for line, *_ in told)
@@ -275,6 +277,72 @@ def test_a_checkpoint_that_does_not_fit_is_not_half_taken(tmp_path, monkeypatch)
     records = list(run(SPEC, None, checkpoint=checkpoint))
     assert "does not fit (RuntimeError" in told[0][0]
     assert exact(records) == exact(run(SPEC, None))
+
+
+DOES_NOT_FIT = {
+    "no epochs": lambda content: content.update(records=[]),
+    "all epochs": lambda content: content["records"].extend([content["records"][-1]] * 2),
+    "more epochs than the run has": lambda content: content["records"].extend([content["records"][-1]] * 7),
+    "an epoch twice": lambda content: content["records"].append(content["records"][-1]),
+    "not from the first epoch on": lambda content: content["records"].pop(0),
+    "no list of epochs": lambda content: content.pop("records"),
+    "no state": lambda content: content.pop("training"),
+    "no model": lambda content: content["training"].pop("model"),
+    "no optimizer": lambda content: content["training"].pop("optimizer"),
+    "no generators": lambda content: content["training"].pop("random"),
+    "an epoch without its test": lambda content: content["records"][1].pop("test"),
+    "an epoch with more": lambda content: content["records"][1].update(more=1),
+    "a measure that is a text": lambda content: content["records"][1]["test"].update(loss="0.1"),
+    "measures in a list": lambda content: content["records"][1].update(train=[0.1]),
+    "seconds that are none": lambda content: content["records"][1].update(seconds=None),
+    "a state of another model": lambda content: content["training"]["model"].update(other=torch.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("change", DOES_NOT_FIT)
+def test_a_checkpoint_of_other_content_is_one_line_and_the_run_starts_anew(tmp_path, change):
+    path = tmp_path / "one.pt"
+    interrupted(SPEC, path, after=2)
+    content = Checkpoint(path, SPEC).load()
+    DOES_NOT_FIT[change](content)
+    Checkpoint(path, SPEC).keep(lambda: content)
+    checkpoint, told = listening(path, SPEC)
+    records = list(run(SPEC, None, checkpoint=checkpoint))
+    assert told[0][0].startswith(f"the checkpoint {path} does not fit (")
+    assert told[0][0].endswith("so the run starts anew")
+    assert "\n" not in told[0][0]
+    assert exact(records) == exact(run(SPEC, None))
+
+
+@pytest.mark.parametrize("content", [{}, [], {"of": []}, {"of": {}}, 7])
+def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_not_taken(tmp_path, content):
+    path = tmp_path / "one.pt"
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    payload = buffer.getvalue()
+    path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
+    checkpoint, told = listening(path, SPEC)
+    assert checkpoint.load() is None
+    assert told == [(f"the checkpoint {path} does not say what it belongs to, so the run starts anew", 0)]
+
+
+@pytest.mark.parametrize("kind", ["a link to a device", "a link to a checkpoint", "a pipe", "a dangling link"])
+def test_what_is_not_a_file_is_not_opened(tmp_path, kind):
+    path, target = tmp_path / "one.pt", tmp_path / "target.pt"
+    interrupted(SPEC, target, after=2)
+    before = target.read_bytes()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        to = {"a link to a device": "/dev/zero", "a link to a checkpoint": target, "a dangling link": "nothing"}[kind]
+        path.symlink_to(to)
+    checkpoint, told = listening(path, SPEC)
+    records = run(SPEC, None, checkpoint=checkpoint)
+    assert exact(records) == exact(run(SPEC, None))
+    assert told[0] == (f"the checkpoint {path} is not a regular file, so the run starts anew", 0)
+    assert path.is_file()
+    assert not path.is_symlink(), "the next checkpoint takes its place, and is not written through it"
+    assert target.read_bytes() == before
 
 
 def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ written last when a run was killed, the epochs that are told again agree with th
 import contextlib
 import hashlib
 import io
+import stat
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Checkpoint:
             "lossaware": PACKAGE,
             "torch": str(torch.__version__),
             "processor": environment.processor(spec.device),
+            "data": [],
         }
         self._last, self._cost = time.monotonic(), 0.0
         self._complained = False
@@ -72,6 +74,9 @@ class Checkpoint:
     def load(self) -> Any:
         """What was given to `keep`; None where there is nothing that can be taken."""
         try:
+            # Never through a link, and nothing that may wait or do something when it is opened.
+            if not stat.S_ISREG(self.path.lstat().st_mode):
+                return self.refuse("is not a regular file")
             content = self.path.read_bytes()
         except FileNotFoundError:
             return None
@@ -84,6 +89,8 @@ class Checkpoint:
             found = torch.load(io.BytesIO(payload), weights_only=True)
         except Exception as error:
             return self.refuse(f"holds what cannot be read safely ({type(error).__name__})")
+        if not (isinstance(found, dict) and isinstance(found.get("of"), dict) and "state" in found):
+            return self.refuse("does not say what it belongs to")
         for name, value in self._of.items():
             if found["of"].get(name) != value:
                 return self.refuse(f"is of another {name}")

@@ -89,7 +89,7 @@ def _begun(
     if checkpoint is not None and (kept := checkpoint.load()) is not None:
         training = begin()
         try:
-            records = [EpochRecord(**record) for record in kept["records"]]
+            records = _kept_records(kept, epochs)
             training.load_state_dict(kept["training"])
         except Exception as error:  # half loaded it is of no use
             checkpoint.refuse(f"does not fit ({where(error)})")
@@ -97,6 +97,24 @@ def _begun(
             checkpoint.tell(f"goes on after epoch {len(records)} of {epochs}", len(records))
             return training, records
     return begin(), []
+
+
+def _kept_records(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
+    """The epochs of a checkpoint.
+
+    Raises:
+        Exception: They are not those of a run that has begun and not ended.
+    """
+    records = [EpochRecord(**record) for record in kept["records"]]
+    if not 0 < len(records) < epochs or [record.epoch for record in records] != list(range(1, len(records) + 1)):
+        raise ValueError(f"it has the epochs {[record.epoch for record in records]} of {epochs}")
+    for record in records:
+        for measures in (record.train, record.test, record.lga or {}):
+            if not all(type(name) is str and type(value) is float for name, value in measures.items()):
+                raise ValueError(f"epoch {record.epoch} has measures that are not numbers")
+        if type(record.seconds) is not float:
+            raise ValueError(f"epoch {record.epoch} took {record.seconds!r} seconds")
+    return records
 
 
 def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
