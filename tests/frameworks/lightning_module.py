@@ -7,11 +7,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from loop import Attached, Batch, attached, loss_of, net, sgd
+from loop import Attached, Batch, attached, loss_of, net, record, sgd
+
+from lossaware import LGA
 
 
 class Module(pl.LightningModule):  # type: ignore[misc]  # mypy does not look into Lightning
-    """A user's module: LGA is attached in configure_optimizers, and training_step returns the loss."""
+    """A user's module; LGA is attached in configure_optimizers, or else by the callback."""
 
     def __init__(self, fused: bool = False, with_lga: bool = True) -> None:
         super().__init__()
@@ -23,10 +25,17 @@ class Module(pl.LightningModule):  # type: ignore[misc]  # mypy does not look in
         return loss_of(self.net, batch)
 
     def configure_optimizers(self) -> Any:
-        if not self.with_lga:
-            return sgd(self.parameters(), fused=self.fused)
-        self.run: Attached = attached(self, fused=self.fused)
-        return self.run.optimizer
+        if self.with_lga:
+            self.run: Attached = attached(self, fused=self.fused)
+            return self.run.optimizer
+        self.optimizer = sgd(self.parameters(), fused=self.fused)
+        return self.optimizer
+
+    def on_train_start(self) -> None:
+        """The callback has attached LGA by now, so that what is recorded has its corrections in it."""
+        lga = LGA.of(self.optimizers().optimizer) if not self.with_lga and self.automatic_optimization else None
+        if lga is not None:
+            self.run = Attached(self.optimizer, lga, record(self.optimizer))
 
 
 def trainer(**kwargs: Any) -> Any:

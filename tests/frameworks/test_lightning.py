@@ -20,6 +20,7 @@ from lightning.pytorch.loggers.logger import DummyLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 from lightning_module import Module, loader, trainer  # noqa: E402
 from loop import (  # noqa: E402
+    SETTINGS,
     assert_matters,
     assert_same,
     assert_same_run,
@@ -32,6 +33,7 @@ from loop import (  # noqa: E402
     train,
 )
 
+from lossaware import UsageError  # noqa: E402
 from lossaware.recipes.lightning import LossAware  # noqa: E402
 
 
@@ -153,9 +155,24 @@ def test_a_checkpoint_without_lga_is_refused(tmp_path: Path) -> None:
         trainer(max_epochs=2, callbacks=[LossAware()]).fit(Module(), loader(batches(2)), ckpt_path=path)
 
 
-def test_the_callback_without_lga_says_where_to_attach_it() -> None:
-    with pytest.raises(RuntimeError, match=r"LGA\(optimizer, \.\.\.\) in configure_optimizers"):
-        fit(Module(with_lga=False), loader(batches(2)))
+def test_the_callback_attaches_lga_where_configure_optimizers_does_not() -> None:
+    module = Module(with_lga=False)
+    fit(module, loader(batches(8)), callbacks=[LossAware(**SETTINGS)])
+    assert_same_run(module.run, plain(batches(8)))
+
+
+def test_settings_in_two_places_are_refused() -> None:
+    with pytest.raises(UsageError, match="LossAware cannot attach it with gamma2, eps: give the settings in one place"):
+        fit(Module(), loader(batches(2)), callbacks=[LossAware(gamma2=1e-3, eps=0.1)])
+
+
+def test_a_module_without_an_optimizer_is_refused() -> None:
+    class Without(Module):
+        def configure_optimizers(self) -> Any:
+            return None
+
+    with pytest.raises(UsageError, match="configure_optimizers returned no optimizer"):
+        fit(Without(), loader(batches(2)))
 
 
 class Logger(DummyLogger):  # type: ignore[misc]  # mypy does not look into Lightning

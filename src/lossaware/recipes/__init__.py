@@ -1,9 +1,13 @@
 """LGA in training frameworks: a few lines each, where a framework hides the loss from its optimizer's step."""
 
 import dataclasses
+import logging
 import math
+from typing import Any
 
 from lossaware.lga import LGA
+
+logger = logging.getLogger("lossaware")
 
 
 def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
@@ -32,3 +36,23 @@ def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
             "correction_ratio": measured.ratio,
         }
     return {prefix + name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def load_for_other_data(lga: LGA, state_dict: Any) -> None:
+    """Load a state whose epochs may have had another length; ``lga.steps_per_epoch`` stays what it is here.
+
+    Args:
+        lga: To load into.
+        state_dict: From `LGA.state_dict`.
+
+    Raises:
+        ValueError: See `LGA.load_state_dict`.
+    """
+    settings = state_dict.get("hyperparameters") if isinstance(state_dict, dict) else None
+    if isinstance(settings, dict) and settings.get("steps_per_epoch", lga.steps_per_epoch) != lga.steps_per_epoch:
+        logger.info(
+            "steps_per_epoch is %d from here on, and was %s in the checkpoint: the epochs have another length",
+            *(lga.steps_per_epoch, settings["steps_per_epoch"]),
+        )
+        state_dict = {**state_dict, "hyperparameters": {**settings, "steps_per_epoch": lga.steps_per_epoch}}
+    lga.load_state_dict(state_dict)

@@ -1,12 +1,15 @@
 """LGA in the Lightning Trainer, which divides the loss under accumulation and keeps it from the step in 16 bits."""
 
+import logging
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lossaware.errors import UsageError
 from lossaware.lga import LGA
-from lossaware.recipes import metrics
+from lossaware.recipes import load_for_other_data, metrics
 
 try:
     from lightning.pytorch.callbacks import Callback
@@ -14,41 +17,131 @@ except ImportError:
     try:
         from pytorch_lightning.callbacks import Callback
     except ImportError:
-        raise ImportError("this recipe needs Lightning: pip install 'lossaware[lightning]'") from None
+        raise ImportError("this recipe needs Lightning: install lossaware with the extra 'lightning'") from None
+
+logger = logging.getLogger("lossaware")
+
+_BEFORE_TRAINING = "lossaware_before_training"
+"""In the checkpoint of a tuner, which is written before training and restored before training."""
+
+
+def steps_per_epoch(trainer: Any) -> int:
+    """The optimizer steps of one epoch of this Trainer, whatever its ``max_epochs`` and ``max_steps`` are.
+
+    It counts the batches as the Trainer does, with ``limit_train_batches`` and on this rank, and groups them by
+    ``accumulate_grad_batches``. The training data is loaded if that has not happened yet, so that it can be called in
+    ``configure_optimizers``.
+
+    Args:
+        trainer: The ``lightning.pytorch.Trainer``, during ``fit``.
+
+    Raises:
+        UsageError: The training data has no length.
+    """
+    steps = _steps_per_epoch(trainer)
+    if steps is None:
+        raise UsageError(
+            "the training data of this Trainer has no length, so the steps of an epoch are not known: pass "
+            "steps_per_epoch, the number of steps that make one loss status, or set Trainer(limit_train_batches=...) "
+            "to a number of batches"
+        )
+    return steps
+
+
+def _steps_per_epoch(trainer: Any) -> int | None:
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
+    batches = 0 if trainer.limit_train_batches == 0 else trainer.num_training_batches
+    return None if math.isinf(batches) else max(1, math.ceil(batches / trainer.accumulate_grad_batches))
 
 
 class LossAware(Callback):  # type: ignore[misc]  # its class is not known where Lightning is not installed
-    """Hands each step's loss to the LGA that ``configure_optimizers`` attached, and keeps its state in checkpoints.
+    """Makes the optimizers of a Trainer loss-aware, and keeps LGA's state in the Trainer's checkpoints.
 
-    The loss is the true mean of the micro-batches, in every precision. Under manual optimization, where only you know
-    which loss belongs to which optimizer, call ``lga.observe(loss)`` yourself; the state is kept all the same. At the
-    Trainer's ``log_every_n_steps`` its loggers get LGA's status.
+    When ``fit`` starts, LGA is attached to each optimizer, unless ``configure_optimizers`` has attached it to some:
+    then those alone have it. It gets the true mean loss of each step, in every precision and under accumulation. Under
+    manual optimization, where only you know which loss belongs to which optimizer, call ``lga.observe(loss)`` yourself.
+    At the Trainer's ``log_every_n_steps`` its loggers get LGA's status.
+
+    ``steps_per_epoch`` follows the training data: it is `steps_per_epoch` of the Trainer when ``fit`` starts, and again
+    when the loader or the accumulation changes, as it does by a batch size finder. An LGA that has another value keeps
+    it.
+
+    Args:
+        **settings: Those of `LGA`; ``steps_per_epoch`` is needed only where the training data has no length.
 
     Raises:
-        RuntimeError: When training starts, if no optimizer has LGA attached, or the checkpoint to resume from was
-            made without.
+        UsageError: When ``fit`` starts, if there is no optimizer; if there are settings here and LGA was attached in
+            ``configure_optimizers`` too; if the training data has no length; or if the strategy is DeepSpeed's.
+        RuntimeError: When training starts, if the checkpoint to resume from was made without LGA.
 
     Example:
         .. code-block:: python
 
-            def configure_optimizers(self):
-                optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
-                LGA(optimizer, steps_per_epoch=self.trainer.estimated_stepping_batches // self.trainer.max_epochs)
-                return optimizer
-
-            trainer = Trainer(callbacks=[LossAware()])
+            trainer = Trainer(callbacks=[LossAware(gamma2=1e-8)])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._steps: int | None = None  # of an epoch, when last looked at
+        self._following: list[LGA] = []  # those whose steps_per_epoch follows the training data
+        self._is_before_training = False
         self._kept: list[dict[str, Any] | None] | None = None  # states read from a checkpoint, until they can be loaded
         self._logged_at = 0
 
+    # Attaching --------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget the fit before."""
+        if stage == "fit":
+            self._is_before_training, self._kept, self._steps, self._following = True, None, None, []
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look for LGA."""
-        if not any(_companions(trainer)):
-            raise RuntimeError(
-                "no optimizer of this Trainer has LGA attached: call LGA(optimizer, ...) in configure_optimizers"
+        """Attach LGA."""
+        if type(trainer.strategy).__name__ == "DeepSpeedStrategy":
+            raise UsageError("LGA does not support Lightning's DeepSpeedStrategy: use strategy='ddp' or 'fsdp'")
+        if any(_companions(trainer)):
+            if self._settings:
+                raise UsageError(
+                    "LGA is attached in configure_optimizers already, so LossAware cannot attach it with "
+                    f"{', '.join(self._settings)}: give the settings in one place"
+                )
+            self._find_followers(trainer)
+            self._follow(trainer)
+            return
+        if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
+            raise UsageError("configure_optimizers returned no optimizer, so there is none to attach LGA to")
+        settings = self._settings
+        if "steps_per_epoch" not in settings:
+            settings = {**settings, "steps_per_epoch": steps_per_epoch(trainer)}
+        attached = [LGA(optimizer, **settings) for optimizer in trainer.optimizers]
+        self._steps = _steps_per_epoch(trainer)
+        self._following = [] if "steps_per_epoch" in self._settings else attached
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Look whether the epoch that begins has another length."""
+        if batch_idx == 0:
+            self._follow(trainer)
+
+    def _find_followers(self, trainer: Any) -> None:
+        """Note which of those that configure_optimizers attached have the steps of an epoch; once in a fit."""
+        if self._steps is None:
+            self._steps = _steps_per_epoch(trainer)
+            self._following = [lga for lga in _companions(trainer) if lga and lga.steps_per_epoch == self._steps]
+
+    def _follow(self, trainer: Any) -> None:
+        steps = _steps_per_epoch(trainer)
+        if steps is None or steps == self._steps:
+            return
+        if self._following and trainer.is_global_zero:
+            logger.info(
+                "steps_per_epoch is %d from here on, and was %s: the epochs have another length", steps, self._steps
             )
+        for lga in self._following:
+            lga.steps_per_epoch = steps
+        self._steps = steps
+
+    # The loss ---------------------------------------------------------------------------------------------------------
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Observe the loss, which Lightning has divided by the number of micro-batches, and scaled in float16."""
@@ -70,19 +163,39 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             for index, lga in enumerate(companions):
                 if lga is not None:
                     found = metrics(lga, "lga/" if len(companions) == 1 else f"lga{index}/")
-                    for logger in trainer.loggers:
-                        logger.log_metrics(found, step=step)
+                    for logger_ in trainer.loggers:
+                        logger_.log_metrics(found, step=step)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put the states into the checkpoint."""
-        checkpoint["lossaware"] = [None if lga is None else lga.state_dict() for lga in _companions(trainer)]
+        companions = _companions(trainer)
+        checkpoint["lossaware"] = [None if lga is None else lga.state_dict() for lga in companions]
+        if self._is_before_training:
+            checkpoint[_BEFORE_TRAINING] = True
+            if any(companions):  # a tuner may change the loader after this
+                self._find_followers(trainer)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the states out of the checkpoint; the optimizers do not exist yet."""
-        self._kept = checkpoint.get("lossaware", [])
+        """Take the states out of the checkpoint.
+
+        A tuner restores its own checkpoint while the optimizers are there; when a run resumes, they do not exist yet.
+        """
+        if trainer.state.fn != "fit":
+            return
+        states = checkpoint.get("lossaware", [])
+        if self._is_before_training and not checkpoint.get(_BEFORE_TRAINING, False):
+            self._kept = states
+            return
+        for lga, state in zip(_companions(trainer), states, strict=False):
+            if lga is not None and state is not None:
+                lga.load_state_dict(state)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Load the states."""
+        """Load the states of a run that resumes."""
+        self._follow(trainer)
+        self._is_before_training = False
         kept, self._kept = self._kept, None
         companions = _companions(trainer)
         if kept is None:
@@ -94,7 +207,10 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             )
         for lga, state in zip(companions, kept, strict=True):
             if lga is not None and state is not None:
-                lga.load_state_dict(state)
+                if lga in self._following:
+                    load_for_other_data(lga, state)
+                else:
+                    lga.load_state_dict(state)
 
 
 def _companions(trainer: Any) -> list[LGA | None]:
