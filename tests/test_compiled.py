@@ -197,6 +197,52 @@ def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
     assert_alike(lga, eager, params, judge)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -> None:
+    """Unguarded: the first step after a checkpoint would run uncompiled, whose last bits are others."""
+    ends = []
+    for interrupted_at in (None, 4):
+        params, optimizer, lga = made(name)
+        step = lga.compile()
+        for i in range(8):
+            if i == interrupted_at:
+                saved = [p.detach().clone() for p in params], optimizer.state_dict(), lga.state_dict()
+                params, optimizer, lga = made(name)
+                for p, kept in zip(params, saved[0], strict=True):
+                    p.data.copy_(kept)
+                optimizer.load_state_dict(saved[1])
+                lga.load_state_dict(saved[2])
+                step = lga.compile()
+            set_gradients(params, i)
+            step(loss_of(i))
+        ends.append(params)
+    assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
+
+
+def test_numbers_that_change_at_each_step_are_refused_in_words() -> None:
+    """A schedule may move more than the learning rate. Unguarded: an error of the compiler's own, at the ninth step."""
+    params, optimizer, lga = made("momentum")
+    step = compiled(lga)
+    for i in range(7):  # a few times it compiles again
+        optimizer.param_groups[0]["momentum"] = optimizer.param_groups[1]["momentum"] = 0.9 - 0.01 * i
+        set_gradients(params, i)
+        step(loss_of(i))
+
+    def go_on() -> None:
+        for i in range(7, 20):
+            optimizer.param_groups[0]["momentum"] = optimizer.param_groups[1]["momentum"] = 0.9 - 0.01 * i
+            set_gradients(params, i)
+            before.copy_(params[0].detach())
+            step(loss_of(i))
+
+    before = params[0].detach().clone()
+    with pytest.raises(UsageError, match=r"^SGD cannot be .* with LGA: .*cycle_momentum=False") as raised:
+        go_on()
+    assert "\n" not in str(raised.value)
+    assert torch.equal(params[0], before)
+    assert isinstance(optimizer.param_groups[0]["lr"], float)
+
+
 @pytest.mark.parametrize("unscaled", [False, True], ids=["by the scaler", "by hand"])
 @pytest.mark.parametrize("arguments", [{}, {"fused": True}], ids=["loop", "fused"])
 def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:

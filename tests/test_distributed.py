@@ -64,6 +64,7 @@ def train(
     form: Callable[[torch.Tensor], Any] = as_tensor,
     alone: bool = False,
     broken_at: int | None = None,
+    missing_at: int | None = None,
 ) -> Found:
     """One training run with DDP. `alone` takes the mean over ranks away: each averages over itself only."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -88,7 +89,11 @@ def train(
         loss = closure()
         losses.append(float(loss.detach()))
         handed = math.nan if step == broken_at and rank == world - 1 else form(loss.detach())
-        if channel == "observe":  # two micro-batches that have the loss for their mean
+        if step == missing_at and rank == world - 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                base.step()
+        elif channel == "observe":  # two micro-batches that have the loss for their mean
             lga.observe(handed * 0.5)
             lga.observe(handed * 1.5)
             base.step()
@@ -152,6 +157,45 @@ def sharded() -> Found:
     return {"parameters": whole, "losses": losses, "status": vars(lga.status)}
 
 
+def fully_sharded_once() -> Found:
+    """The first generation of FSDP, whose ranks see their own parts of flattened parameters as plain tensors."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    whole = model_of(torch.float32)
+    scale = torch.cat([p.detach().flatten() for p in whole.parameters()]).square().mean().sqrt()
+    scales = []
+    for original in (True, False):
+        model = FullyShardedDataParallel(
+            model_of(torch.float32), use_orig_params=original, device_id=torch.device("cpu")
+        )
+        base = torch.optim.SGD(model.parameters(), lr=0.05)
+        lga = LGA(base, steps_per_epoch=4, gamma2="auto")
+        scales += [group["scale"] for group in lga.state_dict()["groups"]]
+    return {"parameters": [], "losses": [], "status": vars(lga.status), "scales": scales, "scale": float(scale)}
+
+
+def uneven() -> Found:
+    """One rank has a batch less. The others may not wait for it."""
+    model = DistributedDataParallel(model_of(torch.float32))
+    base: Any = torch.optim.SGD(model.parameters(), lr=0.05)
+    lga = LGA(base, **LGA_ARGUMENTS)
+    message = ""
+    try:
+        with model.join():
+            for _ in range(2 if dist.get_rank() else 3):
+                loss = model(torch.ones(1, 8)).sum()
+                loss.backward()
+                base.step(loss=loss.detach())
+    except RuntimeError as error:
+        message = str(error)
+    return {
+        "parameters": [p.detach() for p in model.parameters()],
+        "losses": [],
+        "status": vars(lga.status),
+        "message": message,
+    }
+
+
 BFLOAT16 = torch.bfloat16
 SCENARIOS: dict[str, Callable[[], Found]] = {
     "float32": train,
@@ -165,6 +209,9 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
     "amp": amp,
     "broken": partial(train, broken_at=5),
     "no loss": no_loss,
+    "bfloat16, a loss is missing": partial(train, dtype=BFLOAT16, missing_at=5),
+    "uneven": uneven,
+    "fully sharded once": fully_sharded_once,
     "float64": partial(train, dtype=torch.float64),
     "sharded": sharded,
     "alone, float32": partial(train, alone=True),
@@ -270,7 +317,32 @@ def test_an_overflow_on_one_rank_is_a_skipped_step_on_all(ranks: list[dict[str, 
 
 
 def test_steps_without_a_loss_do_not_wait_for_other_ranks(ranks: list[dict[str, Found]]) -> None:
-    assert ranks[0]["no loss"]["status"]["steps_without_loss"] == 2
+    assert ranks[0]["no loss"]["status"]["nonfinite_losses"] == 2
+
+
+def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Found]]) -> None:
+    """Unguarded: that rank's count of steps, which decides how 16 bits are rounded, would stay behind.
+
+    That the replicas are equal in spite of it is in `test_replicas_are_bitwise_equal`.
+    """
+    for rank in ranks:
+        status = rank["bfloat16, a loss is missing"]["status"]
+        assert (status["nonfinite_losses"], status["steps_without_loss"], status["steps"]) == (1, 0, STEPS)
+
+
+def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, Found]]) -> None:
+    """Unguarded: all ranks would wait until they time out."""
+    for rank in ranks:
+        assert "all ranks need equally many steps, but this model is under join()" in rank["uneven"]["message"]
+        start = model_of(torch.float32).parameters()
+        assert all(torch.equal(a, b) for a, b in zip(rank["uneven"]["parameters"], start, strict=True))
+
+
+def test_scales_are_those_of_all_ranks_parts(ranks: list[dict[str, Found]]) -> None:
+    """Unguarded: each rank would take its own part for the whole, and push by another size than the others."""
+    for rank in ranks:
+        found = rank["fully sharded once"]
+        assert found["scales"] == pytest.approx([found["scale"]] * 2, rel=1e-6)
 
 
 def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -> None:

@@ -356,8 +356,8 @@ def test_5_a_step_without_gradients_does_not_tell_what_a_base_does() -> None:
     np.testing.assert_allclose(flat(params), x, rtol=1e-12)
 
 
-def test_5_a_base_that_writes_only_later_is_noticed() -> None:
-    """Unguarded: what the first step looked like would be believed for ever."""
+def test_5_a_base_that_writes_only_later() -> None:
+    """Unguarded: what the first step looked like would be believed from then on."""
     params = parameters(X, (12,))
     optimizer: Any = DecaysInPlace(params, start=2)
     attach(optimizer)
@@ -366,27 +366,21 @@ def test_5_a_base_that_writes_only_later_is_noticed() -> None:
         set_gradients(params, g)
         judge.weight_decay = 0.0 if t < 2 else 0.5
         x = judge.step(x, g) - law.correction(law.omega(loss), g)
-        try:
-            optimizer.step(loss=loss)
-        except RuntimeError as error:
-            assert "gradient" in str(error)  # noqa: PT017 -- saying so is as good as coping with it
-            return
+        optimizer.step(loss=loss)
         np.testing.assert_allclose(flat(params), x, rtol=1e-12)
 
 
 @pytest.mark.parametrize("start", [0, 2])
-def test_5_a_base_that_drops_its_gradients_is_refused(start: int) -> None:
+def test_5_a_base_that_drops_its_gradients(start: int) -> None:
     """Unguarded: no gradient, no correction, no word about it."""
     params = parameters(X, (12,))
     optimizer: Any = DropsGradients(params, start=start)
     attach(optimizer)
-    for g, loss in zip(GRADIENTS[:start], LOSSES, strict=False):
+    for g, loss in zip(GRADIENTS, LOSSES, strict=True):
         set_gradients(params, g)
         optimizer.step(loss=loss)
-    set_gradients(params, GRADIENTS[start])
-    with pytest.raises(RuntimeError, match=r"DropsGradients.*None") as raised:
-        optimizer.step(loss=LOSSES[start])
-    assert "\n" not in str(raised.value)
+    assert params[0].grad is None
+    np.testing.assert_allclose(flat(params), final(GRADIENTS, list(LOSSES)), rtol=1e-12)
 
 
 def test_5_torchs_own_nesterov_writes_into_gradients() -> None:

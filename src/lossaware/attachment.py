@@ -10,10 +10,15 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.hooks import RemovableHandle
 
 
 class Attachment:
     """The hooks of one LGA on one optimizer.
+
+    LGA must read the gradients that the base's step reads. So its pre hook is the last and its post hook the first,
+    whatever is registered before or after: other pre hooks may clip gradients, other post hooks may clear them.
 
     Args:
         optimizer: Must have passed `check_optimizer`.
@@ -36,10 +41,11 @@ class Attachment:
     ) -> None:
         self._optimizer = weakref.ref(optimizer)
         self.name = type(optimizer).__name__
-        self._step_hooks = [
-            optimizer.register_step_pre_hook(before_step),
-            optimizer.register_step_post_hook(after_step),
-        ]
+        self._pre = optimizer.register_step_pre_hook(before_step)
+        self._post = optimizer.register_step_post_hook(after_step)
+        optimizer._optimizer_step_post_hooks.move_to_end(self._post.id, last=False)
+        self.pre_hooks = 0  # at the last look
+        optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
         self._load_hooks = [
             optimizer.register_load_state_dict_pre_hook(before_load),
             optimizer.register_load_state_dict_post_hook(after_load),
@@ -69,15 +75,41 @@ class Attachment:
             raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
         _ = self.optimizer
 
-    def other_step_hooks(self) -> list[str]:
-        """The names of the optimizer's step hooks besides these."""
-        own = {handle.id for handle in self._step_hooks}
+    def _register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """The optimizer's ``register_step_pre_hook``, which keeps LGA's hook the last."""
         optimizer = self.optimizer
+        handle = type(optimizer).register_step_pre_hook(optimizer, hook)
+        optimizer._optimizer_step_pre_hooks.move_to_end(self._pre.id)
+        return handle
+
+    def check_order(self, optimizer: Optimizer) -> None:
+        """To be called by the pre hook where there are not ``pre_hooks`` pre hooks, before anything is changed.
+
+        Raises:
+            RuntimeError: A pre hook comes after LGA's, as it was put there by other means than
+                ``optimizer.register_step_pre_hook``. Hooks cannot be moved while they are run.
+        """
+        hooks = optimizer._optimizer_step_pre_hooks
+        if (last := next(reversed(hooks))) != self._pre.id:
+            raise RuntimeError(
+                f"{self.name} has a step pre hook after LGA's, {_name_of(hooks[last])}, which may change gradients "
+                "that LGA has read: register it by optimizer.register_step_pre_hook, or attach LGA after it"
+            )
+        self.pre_hooks = len(hooks)
+
+    def other_step_hooks(self) -> list[str]:
+        """The names of all step hooks that a step of the optimizer runs besides these, torch's global ones included."""
+        own, optimizer = (self._pre.id, self._post.id), self.optimizer
         return [
-            getattr(hook, "__qualname__", repr(hook))
-            for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+            _name_of(hook)
+            for hooks, ours in (
+                (_global_optimizer_pre_hooks, ()),
+                (optimizer._optimizer_step_pre_hooks, own),
+                (optimizer._optimizer_step_post_hooks, own),
+                (_global_optimizer_post_hooks, ()),
+            )
             for key, hook in hooks.items()
-            if key not in own
+            if key not in ours
         ]
 
     def detach(self) -> None:
@@ -85,11 +117,16 @@ class Attachment:
         if not self.active:
             return
         self.active = False
-        for handle in self._step_hooks + self._load_hooks:
+        for handle in (self._pre, self._post, *self._load_hooks):
             handle.remove()
         optimizer = self._optimizer()
         if optimizer is not None:
             del optimizer.__getstate__
+            del optimizer.register_step_pre_hook
+
+
+def _name_of(hook: Any) -> str:
+    return getattr(hook, "__qualname__", repr(hook))
 
 
 def takes_loss(optimizer: Optimizer) -> bool:

@@ -24,11 +24,11 @@ class CompiledStep:
     """The step that `LGA.compile` gives; called with the loss in place of ``optimizer.step(loss=loss)``.
 
     Each call is one step of the optimizer and of LGA, from whichever of the two steps came before: both go on from the
-    same state, so checkpoints, schedulers and the status are as they were. The first call runs uncompiled, which makes
-    the optimizer's state; the second compiles. What changes from step to step (learning rates, the loss, gamma2, the
-    gate) is data of the graph, so nothing is compiled anew, unless a group's gamma2 becomes 0 or ceases to be. A step
-    without a loss, a step that is measured (`LGA.measure_every`), and a fused base under a gradient scaler run
-    uncompiled.
+    same state, so checkpoints, schedulers and the status are as they were. The optimizer's very first step runs
+    uncompiled, which makes its state; the next call compiles, and so does the first after a checkpoint was loaded. What
+    changes from step to step (learning rates, the loss, gamma2, the gate) is data of the graph, so nothing is compiled
+    again, unless a group's gamma2 becomes 0 or ceases to be. A step without a loss, a step that is measured
+    (`LGA.measure_every`), and a fused base under a gradient scaler run uncompiled.
 
     Args:
         attachment: Of an LGA to the optimizer.
@@ -62,7 +62,7 @@ class CompiledStep:
             )
         self._graph = torch.compile(_own_code(_graph(self._optimizer, stepper)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
-        self._begun = False
+        self._has_state = False
 
     def __call__(self, loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
         """One step.
@@ -108,9 +108,10 @@ class CompiledStep:
         self._refuse_other_hooks()  # there may be new ones
         scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
         has_loss = loss is not None or self._input.has_observed
-        if not self._begun or not has_loss or scaled or self._is_measured():
+        # A step makes the optimizer's state; the law has counted it, also where both come from a checkpoint.
+        self._has_state = self._has_state or self._stepper.read_state().steps > 0
+        if not self._has_state or not has_loss or scaled or self._is_measured():
             type(optimizer).step(optimizer, loss=loss)
-            self._begun = True
         else:
             self._compiled_step(loss)
         optimizer._opt_called = True  # what schedulers look at
@@ -131,6 +132,12 @@ class CompiledStep:
             # A group that rests is left out, as it is elsewhere: it has no means, and no number in the noise.
             active = [tensors["size"] if size else None for tensors, size in zip(numbers, sizes, strict=True)]
             self._graph(held, value, active)
+        except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            raise UsageError(
+                f"{self._name} cannot be compiled together with LGA: numbers of its groups besides the learning rate "
+                "change from step to step, and each change compiles again; keep them (OneCycleLR and CyclicLR: "
+                f"cycle_momentum=False), or {_INSTEAD}"
+            ) from error
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"{self._name} cannot be compiled together with LGA: {_INSTEAD} ({reason})") from error

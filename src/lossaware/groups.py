@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -154,12 +155,19 @@ def _forget(scales: dict[int, Any], key: int, _: Any) -> None:
     scales.pop(key, None)
 
 
-def scale_of(parameters: Iterable[Tensor]) -> float:
-    """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks."""
+def scale_of(parameters: Sequence[Tensor]) -> float:
+    """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks.
+
+    Of parameters that `FullyShardedDataParallel` has flattened a rank sees its own part alone, so all ranks must ask.
+    """
     total, count = 0.0, 0
     for p in parameters:
         reals = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
         norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
         total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2
-        count += p.numel()
+        count += p.numel() - getattr(p, "_shard_numel_padded", 0)  # a flat parameter of FSDP ends in zeros of no use
+    if any(getattr(p, "_fsdp_flattened", False) for p in parameters):
+        sums = torch.tensor([total, count], dtype=torch.float64, device=parameters[0].device)
+        dist.all_reduce(sums)
+        total, count = sums.tolist()
     return max(math.sqrt(total / max(count, 1)), SMALLEST_SCALE)

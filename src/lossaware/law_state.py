@@ -97,8 +97,8 @@ class Status:
         statuses: Complete statuses.
         open_share: Share of the steps whose gate was open, from 0 to 1.
         steps: Optimizer steps since LGA was attached. A step that a gradient scaler skipped does not count.
-        nonfinite_losses: Steps whose loss was NaN or infinite.
-        steps_without_loss: Steps that got no loss, and so were exactly the base optimizer's.
+        nonfinite_losses: Steps whose loss was NaN or infinite; of several ranks, also steps at which one lacked a loss.
+        steps_without_loss: Other steps that got no loss. They were exactly the base optimizer's.
     """
 
     loss: float

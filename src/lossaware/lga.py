@@ -182,6 +182,8 @@ class LGA:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._input.is_inside_another(args, kwargs):
             return None
+        if len(optimizer._optimizer_step_pre_hooks) != self._attachment.pre_hooks:
+            self._attachment.check_order(optimizer)
         self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
         arguments = self._input.begin(optimizer, args, kwargs)
         if self._meter is not None:

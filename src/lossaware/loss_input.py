@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lossaware.attachment import takes_loss
+from lossaware.uneven_inputs import UnevenInputs
 
 LossValue = float | Tensor
 """A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
@@ -107,11 +108,14 @@ class LossInput:
         self._group = group
         self._ready = ready
         self._observed = ObservedLosses()
+        self._uneven = UnevenInputs()
+        self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
         self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         self.base_takes_loss = takes_loss(optimizer)
         self.steps_without_loss = 0
+        self._warned = False
 
     @property
     def has_observed(self) -> bool:
@@ -155,7 +159,11 @@ class LossInput:
         Raises:
             ValueError: The loss arrives by more than one channel, or is not one real number.
             TypeError: It is not a number.
+            RuntimeError: Ranks may have unequal numbers of steps.
         """
+        self._shared = is_shared(self._group)
+        if self._shared:
+            self._uneven.refuse(optimizer)
         given = kwargs.get("loss")
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if given is None:
@@ -210,31 +218,37 @@ class LossInput:
         return self._depth <= 0
 
     def take(self, optimizer: Optimizer) -> LossValue | None:
-        """The loss of the step that has ended, averaged over the ranks; None where it has none."""
+        """The loss of the step that has ended, averaged over the ranks; None where it has none.
+
+        NaN where other ranks may have one: then all of them count the step as one without a finite loss, so that their
+        states, and the noise that rounds parameters of 16 bits, stay equal.
+        """
         loss, self._loss = self._loss, None
-        if loss is not None:
-            shared = is_shared(self._group)  # asked here too, since this runs at each step
-            return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if shared else loss
-        self._warn_of_missing_loss()
-        self.steps_without_loss += 1
-        if is_shared(self._group) and not _rests(optimizer):
-            # Other ranks may have a loss and wait for this one's; a mean with NaN in it lets them make no correction.
-            mean_over_ranks(math.nan, self._group, partial(_home, optimizer))
-        return None
+        if loss is None:
+            self._warn_of_missing_loss()
+            if not self._shared or _rests(optimizer):
+                self.steps_without_loss += 1
+                return None
+            loss = math.nan
+        return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if self._shared else loss
 
     def _warn_of_missing_loss(self) -> None:
-        if not self.steps_without_loss:
-            who = f" on rank {dist.get_rank()}" if is_shared(self._group) else ""
-            warnings.warn(
-                f"LGA got no loss for this step{who}, so it is the base optimizer's step alone; pass the loss by "
-                "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
-                stacklevel=6,
-            )
+        if self.steps_without_loss or self._warned:
+            return
+        self._warned = True
+        who = f" on rank {dist.get_rank()}" if is_shared(self._group) else ""
+        warnings.warn(
+            f"LGA got no loss for this step{who}, so it is the base optimizer's step alone; pass the loss by "
+            "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
+            stacklevel=6,
+        )
 
     # A step that is called with its loss ------------------------------------------------------------------------------
 
     def take_directly(self, optimizer: Optimizer, loss: Any) -> LossValue:
         """The loss of a step without hooks: the one given, or what was observed; averaged over the ranks."""
+        if is_shared(self._group):
+            self._uneven.refuse(optimizer)
         self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
         observed = self._observed.take()
         own = observed if loss is None else read_loss(loss)
