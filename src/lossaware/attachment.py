@@ -6,6 +6,7 @@ soon as the optimizer is.
 
 import inspect
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -43,7 +44,7 @@ class Attachment:
         self.name = type(optimizer).__name__
         self._pre = optimizer.register_step_pre_hook(before_step)
         self._post = optimizer.register_step_post_hook(after_step)
-        optimizer._optimizer_step_post_hooks.move_to_end(self._post.id, last=False)
+        _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
         self.pre_hooks = 0  # at the last look
         optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
         self._load_hooks = [
@@ -79,7 +80,7 @@ class Attachment:
         """The optimizer's ``register_step_pre_hook``, which keeps LGA's hook the last."""
         optimizer = self.optimizer
         handle = type(optimizer).register_step_pre_hook(optimizer, hook)
-        optimizer._optimizer_step_pre_hooks.move_to_end(self._pre.id)
+        _ordered(optimizer._optimizer_step_pre_hooks).move_to_end(self._pre.id)
         return handle
 
     def check_order(self, optimizer: Optimizer) -> None:
@@ -123,6 +124,12 @@ class Attachment:
         if optimizer is not None:
             del optimizer.__getstate__
             del optimizer.register_step_pre_hook
+
+
+def _ordered(hooks: Any) -> "OrderedDict[int, Any]":
+    """The hooks as the dictionary that torch has them in, which its types do not tell."""
+    assert isinstance(hooks, OrderedDict)
+    return hooks
 
 
 def _name_of(hook: Any) -> str:
