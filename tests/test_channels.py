@@ -550,3 +550,22 @@ def test_a_lower_bound_of_ones_own() -> None:
         bounds.append(setup.lga.status.lower_bound)
     assert bounds == [2.0, 2.0, 1.0, 1.0]
     assert setup.lga.status.omega == 0.5
+
+
+def test_what_is_forgotten_counts_nowhere() -> None:
+    """A batch that is skipped after its loss was observed; gradients of zero, so that nothing else can tell."""
+    params = [torch.nn.Parameter(torch.ones(2))]
+    optimizer: Any = torch.optim.SGD(params, lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=10)
+    for loss in (1e6, 2.0):
+        lga.observe(loss)
+        if loss > 10:
+            lga.forget()
+            continue
+        params[0].grad = torch.zeros(2)
+        optimizer.step()
+    assert (lga.status.loss, lga.status.upper_bound, lga.status.steps) == (2.0, 2.0, 1)
+    lga.observe(5.0)
+    lga.forget()
+    with pytest.warns(UserWarning, match="LGA got no loss"):
+        optimizer.step()

@@ -177,6 +177,10 @@ class LGA:
         self._attachment.refuse_detached()
         self._input.observe(loss, self.optimizer)
 
+    def forget(self) -> None:
+        """Drop the losses that were observed since the last step, where that step is not made: a batch is skipped."""
+        self._input.forget()
+
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

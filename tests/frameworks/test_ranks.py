@@ -39,7 +39,13 @@ from lossaware import LGA, AutoGamma2
 from support import needs
 
 STEPS = 10
-PACKAGES = {"fabric": "lightning", "lightning": "lightning", "accelerate": "accelerate"}
+PACKAGES = {
+    "fabric": "lightning",
+    "lightning": "lightning",
+    "accelerate": "accelerate",
+    "transformers": "transformers",
+    "transformers, summed": "transformers",
+}
 """What some scenarios need that is not installed everywhere."""
 DEVICE = "cpu"
 """Of the ranks; see `work`."""
@@ -224,6 +230,18 @@ def with_lightning() -> Found:
     return {"trajectory": module.run.trajectory, "state": module.run.lga.state_dict()}
 
 
+def with_transformers(folder: Path, kind: str) -> Found:
+    """A step's batches are dealt out to the ranks, so that it is a step of two micro-batches."""
+    from transformers_model import trainer
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = trainer(folder / "transformers", kind, ddp_backend="gloo")
+        made.train()
+    messages = [str(w.message) for w in caught if "too large" in str(w.message)]
+    return {"trajectory": made.trajectory, "state": made.lga.state_dict(), "messages": messages}
+
+
 def vector_on_one_rank() -> Found:
     """The last one, for the process group does not survive it: one rank stops, the others hear of it."""
     module = net()
@@ -261,6 +279,8 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str], devic
         "accelerate": with_accelerate,
         "fabric": with_fabric,
         "lightning": with_lightning,
+        "transformers": partial(with_transformers, folder, "language model"),
+        "transformers, summed": partial(with_transformers, folder, "classifier as it is"),
         "vector on one rank": vector_on_one_rank,
     }
     found = {name: scenarios[name]() for name in names}
@@ -330,6 +350,27 @@ def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Fo
     if scenario in PACKAGES:
         needs(PACKAGES[scenario])
     assert_plain(found[scenario])
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind", "sums"),
+    [("transformers", "language model", False), ("transformers, summed", "classifier", True)],
+    ids=["divided by the tokens of both", "a mean of each"],
+)
+def test_the_transformers_trainer_on_two_ranks(
+    found: dict[str, list[Found]], scenario: str, kind: str, sums: bool
+) -> None:
+    """The Trainer multiplies losses by the number of ranks, which is right only where they are divided by all items."""
+    needs("transformers")
+    from transformers_model import plain as plain_transformers
+
+    expected, lga, _ = plain_transformers(kind, 2, sums=sums)
+    for rank in found[scenario]:
+        assert_close(rank["trajectory"], expected)
+        assert_same(rank["trajectory"], found[scenario][0]["trajectory"])
+        assert rank["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
+        assert [("2 times too large" in message) for message in rank["messages"]] == [True] * sums
+    assert lga.status.open_share > 0
 
 
 @pytest.mark.cuda

@@ -14,12 +14,10 @@ from support import needs
 
 transformers = needs("transformers")
 
-from loop import SETTINGS, assert_matters, assert_same, record, sgd  # noqa: E402
+from loop import SETTINGS, assert_matters, assert_same, sgd  # noqa: E402
+from transformers_model import LossAwareTrainer, data, model, plain, trainer  # noqa: E402
 
 from lossaware import LGA  # noqa: E402
-from lossaware.recipes.transformers import LossAware  # noqa: E402
-
-TOKENS, LENGTH = 17, 8
 
 
 @pytest.fixture(autouse=True)
@@ -27,97 +25,6 @@ def _warn() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="LGA got no loss")
         yield
-
-
-class LossAwareTrainer(LossAware, transformers.Trainer):  # type: ignore[misc, name-defined]  # not a module for mypy
-    pass
-
-
-def model(kind: str) -> Any:
-    """A language model, whose loss the Trainer divides by tokens, or a classifier, whose loss is a mean of its own."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    if kind == "language model":
-        config = transformers.LlamaConfig(vocab_size=TOKENS, max_position_embeddings=LENGTH, **sizes)
-        return transformers.LlamaForCausalLM(config)
-    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    sizes |= {"vocab_size": TOKENS, "max_position_embeddings": LENGTH, "num_labels": 3}
-    made = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **dropouts))
-    # It swallows the number of items and does not divide by it; unless told so, the Trainer does not divide either.
-    made.accepts_loss_kwargs = False
-    return made
-
-
-def data(kind: str, count: int) -> list[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(1)
-    found = []
-    for _ in range(count):
-        ids = torch.randint(TOKENS, (LENGTH,), generator=generator)
-        labels = ids.clone()
-        # Rows with different numbers of tokens that count: the mean over tokens is not that of the rows' means.
-        labels[: int(torch.randint(LENGTH - 2, (), generator=generator))] = -100
-        found.append({"input_ids": ids, "labels": labels if kind == "language model" else ids[0] % 3})
-    return found
-
-
-def trainer(folder: Path, kind: str, optimizer: Any = None, lga: Any = None, rows: int = 32, **kwargs: Any) -> Any:
-    options = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 2,
-        "learning_rate": 0.05,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": [],
-        "disable_tqdm": True,
-        "train_sampling_strategy": "sequential",
-        "dataloader_pin_memory": False,
-    }
-    module = model(kind)
-    made = LossAwareTrainer(
-        model=module,
-        args=transformers.TrainingArguments(**{**options, **kwargs}),
-        train_dataset=data(kind, rows),
-        optimizers=(sgd(module.parameters()) if optimizer is None else optimizer(module), None),
-        lga={**SETTINGS, **(lga or {})},
-    )
-    made.trajectory = record_late(made)
-    return made
-
-
-def record_late(made: Any) -> Any:
-    """Records what is there after LGA, which the Trainer attaches when training starts."""
-    made.create_optimizer()
-    return record(made.optimizer)
-
-
-def plain(kind: str, accumulate: int, rows: int = 32, autocast: bool = False) -> Any:
-    module = model(kind)
-    optimizer = sgd(module.parameters())
-    lga: Any = LGA(optimizer, **SETTINGS)
-    trajectory = record(optimizer)
-    examples = data(kind, rows)
-    micro = [{k: torch.stack([e[k] for e in examples[i : i + 2]]) for k in examples[0]} for i in range(0, rows, 2)]
-    losses = []
-    module.train()
-    for start in range(0, len(micro), accumulate):
-        group = micro[start : start + accumulate]
-        optimizer.zero_grad()
-        counted = sum(int((b["labels"][:, 1:] != -100).sum()) for b in group) if kind == "language model" else 0
-        total = 0.0
-        for batch in group:
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                extra = {"num_items_in_batch": torch.tensor(counted)} if counted else {}
-                loss = module(**batch, **extra).loss
-            share = loss if counted else loss / len(group)
-            share.backward()
-            total += float(share.detach())
-        optimizer.step(loss=total)
-        losses.append(total)
-    return trajectory, lga, losses
 
 
 @pytest.mark.parametrize(
@@ -180,7 +87,7 @@ def test_steps_per_epoch_follows_from_the_data(tmp_path: Path, accumulate: int, 
     made.lga.detach()
     made._lga_settings.pop("steps_per_epoch")
     made.create_optimizer()
-    assert made.lga.law.steps_per_status == steps
+    assert made.lga.steps_per_epoch == steps
 
 
 def test_an_lga_that_is_attached_already_is_used(tmp_path: Path) -> None:

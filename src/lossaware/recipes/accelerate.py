@@ -15,8 +15,7 @@ def attach(accelerator: Any, optimizer: Any, **settings: Any) -> LGA:
         optimizer: A torch optimizer, before or after ``accelerator.prepare``.
         **settings: Those of `LGA`.
     """
-    inner = optimizer.optimizer if type(optimizer).__name__ == "AcceleratedOptimizer" else optimizer
-    lga = LGA(inner, **settings)
+    lga = LGA(optimizer_inside(optimizer), **settings)
     accelerator.register_for_checkpointing(lga)
     return lga
 
@@ -32,3 +31,10 @@ def backward(accelerator: Any, lga: LGA, loss: Tensor, **kwargs: Any) -> None:
     """
     lga.observe(loss)
     accelerator.backward(loss, **kwargs)
+
+
+def optimizer_inside(optimizer: Any) -> Any:
+    """The torch optimizer in Accelerate's wrapper, which does not run step hooks; any other optimizer as it is."""
+    while type(optimizer).__name__ == "AcceleratedOptimizer":
+        optimizer = optimizer.optimizer
+    return optimizer

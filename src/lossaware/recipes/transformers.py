@@ -3,12 +3,17 @@
 import json
 import math
 import os
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lossaware.errors import UsageError
 from lossaware.lga import LGA
-from lossaware.recipes import metrics
+from lossaware.recipes import load_for_other_data, metrics
+from lossaware.recipes.accelerate import optimizer_inside
+from lossaware.recipes.item_count import watched_count
 
 FILE = "lossaware.json"
 """LGA's state, in the checkpoint folder."""
@@ -18,14 +23,16 @@ class LossAware:
     """Mixin that makes a ``transformers.Trainer`` loss-aware; to be named before it.
 
     LGA gets the true mean loss of each step, also under accumulation and where the Trainer divides by tokens; its
-    state lies in the checkpoints, and its status in the logs.
+    state is saved in the checkpoints, and its status is in the logs. ``steps_per_epoch`` follows the training data,
+    also where ``auto_find_batch_size`` changes the batch size or ``train`` is called again, unless it is given.
 
     Args:
         *args: Those of the Trainer.
-        lga: The settings of `LGA`. ``steps_per_epoch`` may be left out where the training data has a length.
+        lga: The settings of `LGA`; ``steps_per_epoch`` is needed only where the training data has no length.
         **kwargs: Those of the Trainer.
 
     Raises:
+        UsageError: When training starts, if the training data has no length, or the Trainer uses DeepSpeed.
         RuntimeError: When training resumes from a checkpoint that was made without LGA.
 
     Example:
@@ -43,44 +50,116 @@ class LossAware:
     def __init__(self, *args: Any, lga: dict[str, Any], **kwargs: Any) -> None:
         self.lga = None
         self._lga_settings = dict(lga)
+        self._own: LGA | None = None  # the one that was attached here
+        self._batches: int | None = None  # of an epoch, once the Trainer has loaded the training data
+        self._divides: bool | None = None  # whether the loss is divided by the number of items, once that is known
         super().__init__(*args, **kwargs)
+
+    # Attaching --------------------------------------------------------------------------------------------------------
+
+    def set_initial_training_values(self, args: Any, dataloader: Any, *more: Any, **kwargs: Any) -> Any:
+        """The Trainer's, which counts the batches of the training data that it has just loaded."""
+        self._batches = _length(dataloader)
+        return super().set_initial_training_values(args, dataloader, *more, **kwargs)  # type: ignore[misc]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with LGA attached."""
+        trainer: Any = self
+        if getattr(trainer, "is_deepspeed_enabled", False):
+            raise UsageError("LGA does not support the Trainer with DeepSpeed: use DDP or FSDP")
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
-        self.lga = LGA.of(optimizer)
+        inner = optimizer_inside(optimizer)  # of a second call to train, which finds Accelerate's wrapper
+        self.lga = LGA.of(inner)
         if self.lga is None:
             settings = self._lga_settings
             if "steps_per_epoch" not in settings:
                 settings = {**settings, "steps_per_epoch": self._steps_per_epoch()}
-            self.lga = LGA(optimizer, **settings)
+            self.lga = self._own = LGA(inner, **settings)
+        elif self.lga is self._own and self._follows:
+            self.lga.steps_per_epoch = self._steps_per_epoch()
+        self.lga.forget()  # the losses of a step that was not made, for lack of memory
+        self._divides = None
         return optimizer
+
+    @property
+    def _follows(self) -> bool:
+        return "steps_per_epoch" not in self._lga_settings
 
     def _steps_per_epoch(self) -> int:
         trainer: Any = self
-        try:
-            batches: int = len(trainer.get_train_dataloader())
-        except TypeError:
-            raise ValueError(
-                "the training data has no length: say how many steps make an epoch, lga={'steps_per_epoch': ...}"
-            ) from None
+        batches = _length(trainer.get_train_dataloader()) if self._batches is None else self._batches
+        if batches is None:
+            raise UsageError(
+                "the training data has no length, so the steps of an epoch are not known: pass the number of steps "
+                "that make one loss status, lga={'steps_per_epoch': ...}"
+            )
         accumulated: int = trainer.args.gradient_accumulation_steps
         return max(1, math.ceil(batches / accumulated))
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+    # The loss ---------------------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
         """The Trainer's, whose result LGA observes."""
-        loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        trainer: Any = self
+        step: Any = super().training_step  # type: ignore[misc]
+        parts: int = trainer.current_gradient_accumulation_steps
+        sums = self._sums_micro_batches(num_items_in_batch)
+        if sums and self._divides is None:
+            count = watched_count(num_items_in_batch)
+            # What is watched must not be traced by a compiled model.
+            with torch.compiler.set_stance("force_eager"):
+                loss: Tensor = step(model, inputs, num_items_in_batch if count is None else count, *args, **kwargs)
+            self._divides = num_items_in_batch is not None if count is None else count.is_used
+            if not self._divides:
+                self._warn_of_sums(num_items_in_batch)
+        else:
+            loss = step(model, inputs, num_items_in_batch, *args, **kwargs)
         if self.lga is not None:
-            # The Trainer's losses of the micro-batches add up to that of the step, LGA takes their mean.
-            parts: int = self.current_gradient_accumulation_steps  # type: ignore[attr-defined]
-            self.lga.observe(loss * parts)
+            # The Trainer's losses of the micro-batches add up to that of the step, and LGA takes their mean; but where
+            # the Trainer adds up means, each is a mean already.
+            adds_means = sums and not self._divides
+            self.lga.observe(loss / self._excess(num_items_in_batch) if adds_means else loss * parts)
         return loss
+
+    def _sums_micro_batches(self, num_items_in_batch: Any) -> bool:
+        """Whether the Trainer adds up losses, as it assumes that they are divided by the items of the whole step."""
+        trainer: Any = self
+        if getattr(trainer, "loss_is_scaled_for_ga", None) is not None:  # since Transformers 5.24: the user decides
+            return False
+        return (trainer.model_accepts_loss_kwargs and num_items_in_batch is not None) or bool(trainer.compute_loss_func)
+
+    def _excess(self, num_items_in_batch: Any) -> int:
+        """What the Trainer multiplies a loss by on several ranks, as it takes it to be divided by the items of all."""
+        trainer: Any = self
+        is_own = next(c for c in type(self).__mro__ if "compute_loss" in vars(c)).__module__.partition(".")[0]
+        if is_own != "transformers" or num_items_in_batch is None or not trainer.args.average_tokens_across_devices:
+            return 1
+        return int(trainer.accelerator.num_processes)
+
+    def _warn_of_sums(self, num_items_in_batch: Any) -> None:
+        trainer: Any = self
+        times = trainer.args.gradient_accumulation_steps * self._excess(num_items_in_batch)
+        if times == 1:
+            return
+        remedy = "divide it by num_items_in_batch"
+        if not trainer.compute_loss_func:
+            remedy += ", or set trainer.model_accepts_loss_kwargs = False before trainer.train()"
+        warnings.warn(
+            "the loss of this Trainer is the mean of a micro-batch, but the Trainer takes it to be divided by "
+            f"num_items_in_batch, the items of the whole step: gradients and the loss in the logs are {times} times "
+            f"too large, with LGA and without. LGA gets the true mean. For true gradients, {remedy}",
+            stacklevel=3,
+        )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's, with LGA's status beside the training loss."""
         if self.lga is not None and "loss" in logs:
             logs = {**logs, **metrics(self.lga)}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
@@ -99,4 +178,15 @@ class LossAware:
         if not os.path.isfile(path):
             raise RuntimeError(f"{checkpoint} has no {FILE}: it was made without LGA, so LGA cannot resume from it")
         with open(path, encoding="utf-8") as file:
-            self.lga.load_state_dict(json.load(file))
+            state = json.load(file)
+        if self.lga is self._own and self._follows:
+            load_for_other_data(self.lga, state)
+        else:
+            self.lga.load_state_dict(state)
+
+
+def _length(dataloader: Any) -> int | None:
+    try:
+        return len(dataloader)
+    except (TypeError, NotImplementedError):
+        return None
