@@ -274,6 +274,135 @@ OBSERVED_IN_CLOSURE: dict[str, Callable[[Setup], Any]] = {
 }
 
 
+# Losses that were observed and then not used -------------------------------------------------------------------------
+def skip_after_observe(setup: Setup, clear: Any) -> None:
+    setup.lga.observe(loss_of(setup, 50.0))
+
+
+def skip_after_clear_and_observe(setup: Setup, clear: Any) -> None:
+    clear()
+    setup.lga.observe(loss_of(setup, 50.0))
+
+
+def skip_after_observe_and_backward(setup: Setup, clear: Any) -> None:
+    loss = loss_of(setup, 50.0)
+    setup.lga.observe(loss)
+    loss.backward()
+    clear()
+
+
+def skip_after_backward_and_observe(setup: Setup, clear: Any) -> None:
+    loss = loss_of(setup, 50.0)
+    loss.backward()
+    setup.lga.observe(loss)
+    clear()
+
+
+def skip_and_forget(setup: Setup, clear: Any) -> None:
+    setup.lga.observe(50.0)
+    setup.lga.forget()
+
+
+SKIPS = [
+    skip_after_observe,
+    skip_after_clear_and_observe,
+    skip_after_observe_and_backward,
+    skip_after_backward_and_observe,
+    skip_and_forget,
+]
+
+
+@pytest.mark.parametrize("to_none", [True, False], ids=["to None", "to zero"])
+@pytest.mark.parametrize("first", [True, False], ids=["the first batch", "a later batch"])
+@pytest.mark.parametrize("order", ORDERS[:3], ids=lambda order: order.__name__)
+@pytest.mark.parametrize("skip", SKIPS, ids=lambda skip: skip.__name__)
+def test_a_skipped_batch_does_not_count(
+    skip: Callable[..., None], order: Callable[..., None], first: bool, to_none: bool
+) -> None:
+    """Unguarded: its loss would be part of the next step's mean, 25.9 in place of 1.8."""
+    setup = Setup()
+    clear = partial(setup.optimizer.zero_grad, set_to_none=to_none)
+    clear()
+    for step in range(3):
+        if step == (0 if first else 1):
+            skip(setup, clear)
+        order(setup.optimizer, setup.lga, partial(loss_of, setup, 1.8), clear)
+        assert setup.lga.status.loss == pytest.approx(1.8, rel=1e-6)
+
+
+@pytest.mark.parametrize("to_none", [True, False], ids=["to None", "to zero"])
+@pytest.mark.parametrize("observe_first", [True, False], ids=["observe-backward", "backward-observe"])
+def test_a_step_that_a_scaler_skips_does_not_count(observe_first: bool, to_none: bool) -> None:
+    """Unguarded: the loss of the batch that overflowed would be part of the next step's mean."""
+    setup = Setup()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for step, value in enumerate((1.5, 4.0, 1.25)):
+        setup.optimizer.zero_grad(set_to_none=to_none)
+        loss = loss_of(setup, value)
+        if observe_first:
+            setup.lga.observe(loss)
+        scaler.scale(loss * (math.inf if step == 1 else 1.0)).backward()
+        if not observe_first:
+            setup.lga.observe(loss)
+        scaler.step(setup.optimizer)
+        scaler.update()
+    assert setup.lga.status.steps == 2
+    assert setup.lga.status.loss == pytest.approx(1.25, rel=1e-6)
+
+
+def test_losses_that_share_a_backward_pass_count_with_their_mean() -> None:
+    setup = Setup()
+    for _ in range(2):
+        setup.optimizer.zero_grad()
+        losses = [loss_of(setup, value) for value in (1.0, 2.0, 6.0)]
+        for loss in losses:
+            setup.lga.observe(loss)
+        sum(losses).backward()
+        setup.optimizer.step()
+        assert setup.lga.status.loss == pytest.approx(3.0, rel=1e-6)
+
+
+def test_a_loss_for_show_counts_where_no_other_is_observed() -> None:
+    """What is observed need not be what is trained on."""
+    setup = Setup()
+    for value in (3.0, 2.0):
+        setup.optimizer.zero_grad()
+        setup.lga.observe(loss_of(setup, value))
+        loss_of(setup, 100.0).backward()
+        setup.optimizer.step()
+        assert setup.lga.status.loss == pytest.approx(value, rel=1e-6)
+
+
+@pytest.mark.parametrize("module_clears", [True, False])
+def test_two_optimizers_whose_losses_share_parameters(module_clears: bool) -> None:
+    """As in a GAN: the generator's backward pass gives the discriminator gradients, too, which are cleared."""
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+    optimizers: list[Any] = [torch.optim.SGD(m.parameters(), lr=1e-3) for m in (first, second)]
+    lgas = [LGA(optimizer, steps_per_epoch=10) for optimizer in optimizers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(3):
+            for optimizer, lga, module in zip(optimizers, lgas, (first, second), strict=True):
+                (module if module_clears else optimizer).zero_grad()
+                loss = second(first(torch.ones(1, 2))).square().mean() + step
+                lga.observe(loss)
+                loss.backward()
+                optimizer.step()
+                assert lga.status.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("given", [torch.tensor(2.0), 2.0], ids=["tensor", "number"])
+def test_a_loss_in_the_place_of_the_closure(given: Any) -> None:
+    """The likeliest slip. Unguarded: "'Tensor' object is not callable"."""
+    setup = Setup()
+    with pytest.raises(TypeError, match=r"hand over the loss by its name, optimizer\.step\(loss=loss\)") as raised:
+        setup.optimizer.step(given)
+    assert "\n" not in str(raised.value)
+    assert torch.equal(setup.p.detach(), START)
+    setup.optimizer.step(loss=given)
+    assert setup.moved_by(2.0)
+
+
 @pytest.mark.parametrize("step", OBSERVED_IN_CLOSURE.values(), ids=OBSERVED_IN_CLOSURE)
 def test_what_is_observed_in_a_closure_counts_and_not_what_it_returns(step: Callable[[Setup], Any]) -> None:
     """Trainers such as Lightning's return from their closures the loss of the last micro-batch over their number."""
@@ -382,7 +511,7 @@ def test_an_error_in_the_closure_changes_nothing() -> None:
 
 NUMBER = r"must be .*: got "
 BAD_HYPERPARAMETERS: list[tuple[dict[str, Any], str]] = [
-    *(({"steps_per_epoch": value}, rf"steps_per_epoch {NUMBER}") for value in (0, -1, True, 2.5, "7", None)),
+    *(({"steps_per_epoch": value}, rf"steps_per_epoch {NUMBER}") for value in (0, -1, True, 2.5, "7")),
     *(({"gamma2": value}, rf"gamma2 {NUMBER}") for value in (-1e-8, math.nan, math.inf, "1e-8", None)),
     *(({"eps": value}, rf"eps {NUMBER}") for value in (-0.1, math.nan, math.inf, "0.1")),
     *(({"xi": value}, rf"xi {NUMBER}") for value in (0.0, -0.01, math.nan, math.inf)),
@@ -397,6 +526,7 @@ BAD_HYPERPARAMETERS: list[tuple[dict[str, Any], str]] = [
         {"gamma2": "automatic"},
         r"gamma2 must be a number of at least 0, 'auto' or a rule .*: got 'automatic'",
     ),
+    ({"gamma2": "Auto"}, r"gamma2 must be .*: got 'Auto'; did you mean 'auto'\?"),
 ]
 
 
@@ -414,8 +544,10 @@ def test_bad_hyperparameters_are_named_with_their_value(kwargs: dict[str, Any], 
 
 def test_steps_per_epoch_has_no_default() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(START.clone())], lr=0.1)
-    with pytest.raises(TypeError, match="steps_per_epoch"):
-        LGA(optimizer)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^steps_per_epoch is missing: .*steps_per_epoch=len\(loader\)"):
+        LGA(optimizer)
+    with pytest.raises(TypeError, match=r"^steps_per_epoch is missing"):
+        LGA(optimizer, steps_per_epoch=None)
 
 
 @pytest.mark.parametrize("gamma2", [-1.0, math.nan, "much"])

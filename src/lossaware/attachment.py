@@ -27,6 +27,7 @@ class Attachment:
         after_step: The step's post hook.
         before_load: Called before the optimizer reads a ``state_dict``.
         after_load: Called after it.
+        after_zero_grad: Called after the optimizer's ``zero_grad``.
         refuse_copy: Called where the optimizer is copied or pickled.
     """
 
@@ -38,6 +39,7 @@ class Attachment:
         after_step: Callable[..., None],
         before_load: Callable[..., None],
         after_load: Callable[..., None],
+        after_zero_grad: Callable[[Optimizer], None],
         refuse_copy: Callable[[], NoReturn],
     ) -> None:
         self._optimizer = weakref.ref(optimizer)
@@ -51,6 +53,8 @@ class Attachment:
             optimizer.register_load_state_dict_pre_hook(before_load),
             optimizer.register_load_state_dict_post_hook(after_load),
         ]
+        self._after_zero_grad = after_zero_grad
+        optimizer.zero_grad = self._zero_grad  # type: ignore[method-assign]
         # copy, deepcopy and pickle ask the instance for its state; what they make would lack the hooks.
         optimizer.__getstate__ = refuse_copy  # type: ignore[method-assign]
         self.active = True
@@ -82,6 +86,12 @@ class Attachment:
         handle = type(optimizer).register_step_pre_hook(optimizer, hook)
         _ordered(optimizer._optimizer_step_pre_hooks).move_to_end(self._pre.id)
         return handle
+
+    def _zero_grad(self, *args: Any, **kwargs: Any) -> None:
+        """The optimizer's ``zero_grad``, for which torch has no hook."""
+        optimizer = self.optimizer
+        type(optimizer).zero_grad(optimizer, *args, **kwargs)
+        self._after_zero_grad(optimizer)
 
     def check_order(self, optimizer: Optimizer) -> None:
         """To be called by the pre hook where there are not ``pre_hooks`` pre hooks, before anything is changed.
@@ -124,6 +134,7 @@ class Attachment:
         if optimizer is not None:
             del optimizer.__getstate__
             del optimizer.register_step_pre_hook
+            del optimizer.zero_grad
 
 
 def _ordered(hooks: Any) -> "OrderedDict[int, Any]":

@@ -242,7 +242,8 @@ def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
     allowed = "gamma2 must be a number of at least 0, 'auto' or a rule such as AutoGamma2()"
     if isinstance(gamma2, str):
         if gamma2 != "auto":
-            raise ValueError(f"{allowed}: got {gamma2!r}")
+            hint = "; did you mean 'auto'?" if gamma2.strip().lower() == "auto" else ""
+            raise ValueError(f"{allowed}: got {gamma2!r}{hint}")
         return AutoGamma2()
     if not is_rule(gamma2):
         return BackOff(backoff, gamma2)

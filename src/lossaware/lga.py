@@ -79,7 +79,7 @@ class LGA:
         self,
         optimizer: Optimizer,
         *,
-        steps_per_epoch: int,
+        steps_per_epoch: int | None = None,
         gamma2: float | str | Gamma2Rule = 1e-8,
         eps: float | None = None,
         xi: float | None = None,
@@ -116,6 +116,7 @@ class LGA:
             after_step=self._after_step,
             before_load=self._stepper.sizes.before_load,
             after_load=self._stepper.sizes.after_load,
+            after_zero_grad=self._input.after_zero_grad,
             refuse_copy=self._refuse_copy,
         )
 
@@ -163,7 +164,9 @@ class LGA:
     def observe(self, loss: float | Tensor) -> None:
         """Hand over the loss of the next step, before it or in its closure; of several calls the mean counts.
 
-        What is observed in a closure is the loss, and not what the closure returns.
+        What is observed in a closure is the loss, and not what the closure returns. A loss that has a graph does not
+        count where the backward pass went through another one only, as where a batch was skipped; nor does a loss
+        count whose gradients were cleared before the step. See `forget`.
 
         Args:
             loss: A number, or a tensor with one element of any device and dtype: the true mean loss of the
@@ -178,7 +181,10 @@ class LGA:
         self._input.observe(loss, self.optimizer)
 
     def forget(self) -> None:
-        """Drop the losses that were observed since the last step, where that step is not made: a batch is skipped."""
+        """Drop the losses that were observed since the last step, for example of a batch that is skipped.
+
+        Losses without a backward pass, and those whose gradients were cleared before a step, are dropped without it.
+        """
         self._input.forget()
 
     def _before_step(

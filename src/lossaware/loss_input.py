@@ -1,9 +1,7 @@
-"""How the loss of a step arrives: the three channels, the mean of several losses, and the mean over ranks."""
+"""How the loss of a step arrives: the three channels, and the mean over ranks."""
 
 import math
-import numbers
 import warnings
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,47 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lossaware.attachment import takes_loss
+from lossaware.loss_value import LossValue, read_loss, wide
+from lossaware.observed_losses import ObservedLosses
 from lossaware.uneven_inputs import UnevenInputs
-
-LossValue = float | Tensor
-"""A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
-
-
-def read_loss(loss: Any) -> LossValue:
-    """The loss as one number, without waiting for an accelerator.
-
-    Args:
-        loss: A real number, or a tensor of one element, of any device and dtype but complex.
-
-    Raises:
-        ValueError: A tensor of several elements or none, or of complex numbers.
-        TypeError: Anything else.
-    """
-    if isinstance(loss, Tensor):
-        usual = type(loss) is Tensor and loss.is_cpu and loss.numel() == 1 and loss.is_floating_point()
-        if usual and not torch.compiler.is_compiling():
-            return float(loss.item())  # without what the others need; it runs at every step
-        if loss.numel() != 1 or loss.is_complex():
-            raise ValueError(
-                f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
-                "reduce it first, for example by loss.mean()"
-            )
-        loss = loss.detach()
-        if hasattr(loss, "full_tensor"):  # a distributed tensor
-            loss = loss.full_tensor()
-        assert isinstance(loss, Tensor)
-        if loss.device.type == "cpu" and not torch.compiler.is_compiling():
-            return float(loss)
-        # A copy in any case, so that a loss that is changed in place afterwards does no harm.
-        return loss.reshape(()).to(wide(loss.device), copy=True)
-    if isinstance(loss, numbers.Real):
-        return float(loss)
-    raise TypeError(f"the loss must be a number or a tensor of one element: got {type(loss).__name__}")
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """The floating-point type in which the device keeps losses and what follows from them."""
-    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 
 def is_shared(group: dist.ProcessGroup | None) -> bool:
@@ -131,6 +91,10 @@ class LossInput:
         """Drop what was observed."""
         self._observed.clear()
 
+    def after_zero_grad(self, optimizer: Optimizer) -> None:
+        """Drop the losses whose gradients have just been cleared."""
+        self._observed.after_zero_grad(optimizer)
+
     def close(self) -> None:
         """Drop what was observed, and watch the gradients no longer."""
         self._observed.close()
@@ -166,6 +130,11 @@ class LossInput:
             self._uneven.refuse(optimizer)
         given = kwargs.get("loss")
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None and not callable(closure):
+            raise TypeError(
+                f"the first argument of step is a closure, a function, and got {type(closure).__name__}: hand over the "
+                "loss by its name, optimizer.step(loss=loss)"
+            )
         if given is None:
             self._loss = None
         else:
@@ -281,69 +250,3 @@ def _rests(optimizer: Optimizer) -> bool:
     """Whether the step changes nothing, as when torch's checkpointing asks for the state, maybe on one rank alone."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     return all(not (isinstance(lr, Tensor) and lr.device.type != "cpu") and lr == 0 for lr in rates)
-
-
-class ObservedLosses:
-    """The losses observed since the last step, whose mean counts.
-
-    A gradient scaler that finds an overflow does not call ``step``, so what was observed for that step would be taken
-    for part of the next one. The gradients tell: a backward pass that finds them cleared, when another one has run
-    since the last step, starts afresh, and the losses that the cleared gradients belonged to are dropped. (Only
-    gradients set to None count as cleared, which is what ``zero_grad`` does unless told otherwise.)
-    """
-
-    def __init__(self) -> None:
-        self._all: list[LossValue] = []
-        self._since_backward = 0  # how many of them came after the last backward pass
-        self._backward_ran = False  # since the last step
-        self._loss_first = True  # whether the first loss came before its backward pass
-        self._watched: weakref.ref[Tensor] | None = None  # the parameter holds the hook, which holds this
-        self._handle: torch.utils.hooks.RemovableHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def add(self, loss: Any, optimizer: Optimizer) -> None:
-        """Take in one loss of the optimizer's next step; see `read_loss`."""
-        value = read_loss(loss)
-        if self._handle is None:
-            # Not before: what requires gradients may change until training begins.
-            params = (p for group in optimizer.param_groups for p in group["params"])
-            watched = next((p for p in params if p.requires_grad and p.is_leaf), None)
-            if watched is not None:
-                self._watched = weakref.ref(watched)
-                self._handle = watched.register_hook(self._on_backward)
-                self._backward_ran = not self._cleared()
-        if self._all and self._backward_ran and self._cleared():
-            self.clear()
-        if not self._all:
-            self._loss_first = not self._backward_ran
-        self._all.append(value)
-        self._since_backward += 1
-
-    def take(self) -> LossValue | None:
-        """The mean of what was observed, or None; afterwards nothing is observed."""
-        losses = self._all
-        self.clear()
-        return sum(losses) / len(losses) if losses else None
-
-    def clear(self) -> None:
-        """Forget what was observed."""
-        self._all, self._since_backward, self._backward_ran = [], 0, False
-
-    def close(self) -> None:
-        """Watch the gradients no longer."""
-        self.clear()
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-    def _cleared(self) -> bool:
-        watched = None if self._watched is None else self._watched()
-        return watched is not None and watched.grad is None
-
-    def _on_backward(self, _: Tensor) -> None:
-        # Called in a backward pass, before the gradient is accumulated.
-        if self._backward_ran and self._cleared():
-            self._all = self._all[len(self._all) - self._since_backward :] if self._loss_first else []
-        self._backward_ran, self._since_backward = True, 0

@@ -58,7 +58,7 @@ class LossAwareState(NamedTuple):
 def loss_aware(
     base: optax.GradientTransformation,
     *,
-    steps_per_epoch: int,
+    steps_per_epoch: int | None = None,
     gamma2: float | str | Gamma2Rule = 1e-8,
     eps: float | None = None,
     xi: float | None = None,

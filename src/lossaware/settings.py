@@ -80,7 +80,13 @@ def make_settings(
 
     Raises:
         ValueError: A setting is out of its range; the message names it, its value, and what is allowed.
+        TypeError: ``steps_per_epoch`` is missing.
     """
+    if steps_per_epoch is None:
+        raise TypeError(
+            "steps_per_epoch is missing: give the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
+            "divided by the number of batches that are accumulated"
+        )
 
     def checked(name: str, value: Any, **limits: Any) -> Any:
         return value if isinstance(value, arrays) else check(name, value, hint=remedy_for_schedules, **limits)

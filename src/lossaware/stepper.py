@@ -14,7 +14,7 @@ from lossaware.correction import Correction
 from lossaware.gradient_mean import GradientMean
 from lossaware.groups import Group, GroupSizes
 from lossaware.law_state import HOST, LawState
-from lossaware.loss_input import LossValue, wide
+from lossaware.loss_value import LossValue, wide
 from lossaware.notices import BackoffNotice, StatusNotice
 from lossaware.settings import Settings
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.loss_input import wide
+from lossaware.loss_value import wide
 
 SAMPLE = 1 << 16
 """Elements that are looked at, over all parameters; a model with no more than these is measured exactly."""

@@ -1,0 +1,47 @@
+"""A loss as one number, on the host or on an accelerator."""
+
+import numbers
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LossValue = float | Tensor
+"""A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
+
+
+def read_loss(loss: Any) -> LossValue:
+    """The loss as one number, without waiting for an accelerator.
+
+    Args:
+        loss: A real number, or a tensor of one element, of any device and dtype but complex.
+
+    Raises:
+        ValueError: A tensor of several elements or none, or of complex numbers.
+        TypeError: Anything else.
+    """
+    if isinstance(loss, Tensor):
+        usual = type(loss) is Tensor and loss.is_cpu and loss.numel() == 1 and loss.is_floating_point()
+        if usual and not torch.compiler.is_compiling():
+            return float(loss.item())  # without what the others need; it runs at every step
+        if loss.numel() != 1 or loss.is_complex():
+            raise ValueError(
+                f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
+                "reduce it first, for example by loss.mean()"
+            )
+        loss = loss.detach()
+        if hasattr(loss, "full_tensor"):  # a distributed tensor
+            loss = loss.full_tensor()
+        assert isinstance(loss, Tensor)
+        if loss.device.type == "cpu" and not torch.compiler.is_compiling():
+            return float(loss)
+        # A copy in any case, so that a loss that is changed in place afterwards does no harm.
+        return loss.reshape(()).to(wide(loss.device), copy=True)
+    if isinstance(loss, numbers.Real):
+        return float(loss)
+    raise TypeError(f"the loss must be a number or a tensor of one element: got {type(loss).__name__}")
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The floating-point type in which the device keeps losses and what follows from them."""
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64

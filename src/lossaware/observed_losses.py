@@ -1,0 +1,129 @@
+"""The losses that were observed since the last step, and which of them belong to its gradients."""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.loss_value import LossValue, read_loss
+
+
+@dataclass
+class _Observed:
+    value: LossValue
+    unused: bool  # it has a graph, through which no backward pass has gone since
+    passed_over: bool = False  # one went through others
+
+
+class ObservedLosses:
+    """The losses observed since the last step, whose mean counts.
+
+    A loss belongs to the gradients of its backward pass. Where these never came, or were cleared before the step, it
+    does not count: a loop may skip a batch whose loss is too high, and a gradient scaler skips the step where gradients
+    overflow. It is known in three ways:
+
+    - It has a graph, and the backward pass went through another one; unless that holds for all losses of the step, as
+      where one is observed and another is trained on.
+    - The optimizer's ``zero_grad`` was called after a backward pass.
+    - The gradients are None after a backward pass, as somebody else cleared them (``model.zero_grad()``).
+    """
+
+    def __init__(self) -> None:
+        self._all: list[_Observed] = []
+        self._since_backward = 0  # how many of them came after the last backward pass
+        self._backward_ran = False  # since the last step, and its gradients are there
+        self._zeros: tuple[Tensor, int] | None = None  # a gradient that `zero_grad` left, before anything was watched
+        self._loss_first = True  # whether the first loss came before its backward pass
+        self._watched: weakref.ref[Tensor] | None = None  # the parameter holds the hook, which holds this
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, loss: Any, optimizer: Optimizer) -> None:
+        """Take in one loss of the optimizer's next step; see `read_loss`."""
+        value = read_loss(loss)
+        if self._handle is None:
+            # Not before: what requires gradients may change until training begins.
+            watched = _first_trained(optimizer)
+            if watched is not None:
+                self._watched = weakref.ref(watched)
+                self._handle = watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
+                g, zeros = watched.grad, self._zeros
+                are_zeros = zeros is not None and g is zeros[0] and g._version == zeros[1]
+                self._backward_ran = g is not None and not are_zeros
+                self._zeros = None
+        self._look_for_cleared()
+        if not self._all:
+            self._loss_first = not self._backward_ran
+        self._all.append(_observed(loss, value))
+        self._since_backward += 1
+
+    def take(self) -> LossValue | None:
+        """The mean of what was observed, or None; afterwards nothing is observed."""
+        observed = self._all
+        self.clear()
+        some_used = any(not one.unused for one in observed)
+        observed = [one for one in observed if not (one.unused and (one.passed_over or some_used))] or observed
+        return sum(one.value for one in observed) / len(observed) if observed else None
+
+    def clear(self) -> None:
+        """Forget what was observed."""
+        self._all, self._since_backward, self._backward_ran = [], 0, False
+
+    def after_zero_grad(self, optimizer: Optimizer) -> None:
+        """Drop the losses whose gradients have just been cleared."""
+        if self._handle is None:
+            watched = _first_trained(optimizer)
+            g = None if watched is None else watched.grad
+            self._zeros = None if g is None else (g, g._version)
+        self._drop_cleared()
+
+    def _drop_cleared(self) -> None:
+        if self._backward_ran:
+            self._all = self._all[len(self._all) - self._since_backward :] if self._loss_first else []
+            self._since_backward, self._backward_ran = len(self._all), False
+
+    def close(self) -> None:
+        """Watch the gradients no longer."""
+        self.clear()
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _look_for_cleared(self) -> None:
+        if self._backward_ran and self._are_none():
+            self._drop_cleared()
+
+    def _are_none(self) -> bool:
+        watched = None if self._watched is None else self._watched()
+        return watched is not None and watched.grad is None
+
+    def _on_backward(self, _: Tensor) -> None:
+        # Called in a backward pass, before the gradient is accumulated.
+        self._look_for_cleared()
+        self._backward_ran, self._since_backward = True, 0
+        if self._loss_first:  # else the pass before was theirs
+            for one in self._all:
+                one.passed_over = one.unused
+
+
+def _first_trained(optimizer: Optimizer) -> Tensor | None:
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    return next((p for p in params if p.requires_grad and p.is_leaf), None)
+
+
+def _observed(loss: Any, value: LossValue) -> _Observed:
+    """The loss, with a note of whether a backward pass goes through it from now on."""
+    if not isinstance(loss, Tensor) or not loss.requires_grad or torch.compiler.is_compiling():
+        return _Observed(value, unused=False)
+    one = _Observed(value, unused=True)
+
+    def note(_: Tensor) -> None:
+        one.unused = False
+
+    loss.register_hook(note)  # type: ignore[no-untyped-call]
+    return one
