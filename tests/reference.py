@@ -43,6 +43,40 @@ def momentum(beta: float = 0.9) -> LowerBound:
     return lambda lower, loss, count: beta * lower + (1 - beta) * loss
 
 
+@dataclass
+class RunningLevel:
+    """The upper bound that is not the paper's: feed it each finite loss, read the range in which losses count."""
+
+    width: float = 4.0
+    memory: int = 20
+
+    count: int = 0
+    level: float = 0.0
+    spread: float = 0.0  # mean distance from the level
+    upper: float = math.nan
+    origin: float = 0.0
+
+    def see(self, loss: float) -> None:
+        self.count += 1
+        change = loss - self.level
+        most = self.width * max(self.spread, abs(self.level) / 100)
+        early_outliers = self.count <= self.memory and change < -most
+        if self.count == 1 or early_outliers:
+            self.level, self.spread = loss, 0.0
+        else:
+            distance = min(abs(change), most) if most > 0 else abs(change)
+            weight = 1 / min(self.count, self.memory)
+            self.level += weight * math.copysign(distance, change)
+            self.spread += weight * (distance - self.spread)
+        upper, origin = self.level + self.width * self.spread, min(2 * self.level, 0.0)
+        held = self.count > 10 * self.memory
+        self.upper = max(self.upper, upper) if held else upper
+        self.origin = min(self.origin, origin) if held else origin
+
+    def limited(self, loss: float) -> float:
+        return min(max(loss, self.origin), self.upper)
+
+
 def phi(g: Array, xi: float) -> Array:
     """Eq. 5, elementwise: g + xi where g >= 0 (and -0.0 is), g - xi where g < 0."""
     return np.where(g >= 0, g + xi, g - xi)
@@ -59,8 +93,9 @@ class Law:
     lower_bound: LowerBound = field(default_factory=progressive)
     backoff: float = 0.1
     zero_gradient: str = "push"
+    running: RunningLevel | None = None  # decides U and where L starts; None: U is the first loss, and L starts at 0
 
-    lower: float = 0.0  # L_0
+    lower: float = 0.0  # L_0, counted from where L starts
     upper: float = math.nan  # U, unknown before the first finite loss
     factor: float = 1.0  # what all back-offs so far have left of gamma2
     statuses: int = 0
@@ -74,27 +109,39 @@ class Law:
         """Take one step's loss in and return Omega(f); None and a loss that is not finite change nothing."""
         if loss is None or not math.isfinite(loss):
             return 0.0
-        if math.isnan(self.upper):
+        counted = loss
+        if self.running is not None:
+            self.running.see(loss)
+            self.upper = self.running.upper
+            counted = self.running.limited(loss)
+        elif math.isnan(self.upper):
             self.upper = loss
-        self.pending.append(loss)
+        self.pending.append(counted)
         if len(self.pending) == self.steps_per_epoch:
             self._complete(sum(self.pending) / len(self.pending))
             self.pending = []
-        if loss - self.lower < self.eps:
+        gap = loss - self.origin - self.lower
+        if gap < self.eps:
             self.closed_below += 1
             return 0.0
         if loss > self.upper:
             self.closed_above += 1
             return 0.0
         self.open_steps += 1
-        return loss - self.lower
+        return gap
+
+    @property
+    def origin(self) -> float:
+        return 0.0 if self.running is None else self.running.origin
 
     def _complete(self, mean: float) -> None:
+        if self.running is not None:
+            mean = self.running.limited(mean)
         if self.statuses > 0 and mean > self.previous:
             self.factor *= self.backoff
         self.statuses += 1
         self.previous = mean
-        self.lower = self.lower_bound(self.lower, mean, self.statuses)
+        self.lower = self.lower_bound(self.lower, mean - self.origin, self.statuses)
 
     def correction(self, omega: float, g: Array, gamma2: float | None = None) -> Array:
         """Return what line 11 subtracts beside the base step: gamma2 * Omega / phi(g)."""

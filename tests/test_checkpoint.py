@@ -198,3 +198,130 @@ def test_the_optimizers_state_dict_is_that_of_the_base_and_keeps_a_groups_gamma2
     assert optimizer.state_dict() == plain.state_dict()
     optimizer.load_state_dict(plain.state_dict())
     assert optimizer.param_groups[1]["gamma2"] == 0.0
+
+
+# Older versions -------------------------------------------------------------------------------------------------------
+
+OLD: dict[str, Any] = {
+    "hyperparameters": {
+        "steps_per_epoch": 3,
+        "gamma2": 0.001,
+        "eps": 0.1,
+        "xi": 0.01,
+        "lower_bound": "Progressive(log_base=10.0)",
+        "backoff": 0.5,
+        "zero_gradient": "push",
+    },
+    "state": {
+        "loss": 2.795824096527455,
+        "upper": 2.0,
+        "lower": 2.045355478440836,
+        "omega": 0.0,
+        "decay": 0.0001220703125,
+        "mean": 2.0521745856212132,
+        "total": 3.9140394777126737,
+        "count": 2.0,
+        "statuses": 26.0,
+        "opened": 12.0,
+        "steps": 80.0,
+        "nonfinite": 0.0,
+        "scatter": 1.4071855008961143,
+        "error": 0.22963384595031003,
+    },
+    "scales": [],
+    "steps_without_loss": 0,
+}
+"""Written by the first version after 80 steps of `old_run`."""
+OLD_AUTO: dict[str, Any] = {
+    "hyperparameters": {
+        **OLD["hyperparameters"],
+        "gamma2": "SelfSet(reach=0.02, momentum=0.9, growth=1.3, shrink=0.6, fade=0.93, certainty=1.0, "
+        "statuses_per_epoch=10, steps_at_least=25)",
+        "eps": 0.0,
+        "xi": 1.0,
+        "lower_bound": "Zero()",
+        "zero_gradient": "rest",
+    },
+    "state": {
+        **OLD["state"],
+        "lower": 0.0,
+        "decay": 0.8649000000000001,
+        "mean": 2.0062643117894052,
+        "total": 10.070563234576314,
+        "count": 5.0,
+        "statuses": 3.0,
+        "opened": 42.0,
+        "scatter": 2.79585391043339,
+        "error": 0.020595382015883602,
+    },
+    "scales": [1.0, 3.0],
+    "steps_without_loss": 0,
+}
+OLDS: dict[str, tuple[Any, dict[str, Any], list[float], float, list[float], int]] = {
+    "fixed": (1e-3, OLD, [1.0164469336462374, 3.0164469336462383], 0.0, [1.020461995002194, 3.0204619950021954], 33),
+    "auto": (
+        *("auto", OLD_AUTO, [1.0093043255314393, 2.957021603202619], -0.025408858515588714),
+        *([1.0408863165900792, 3.0437374536666253], 4),
+    ),
+}
+"""gamma2, the state_dict, parameters and mean at step 80; parameters and statuses that the first version ended with."""
+
+
+def old_run(gamma2: Any, values: list[float], start: int = 0, steps: int = 100) -> Any:
+    """Returns the parameters, LGA, the optimizer, and a function that makes the steps."""
+    filled = [torch.full((n,), v, dtype=torch.float64) for n, v in zip((2, 3), values, strict=True)]
+    params = [torch.nn.Parameter(tensor) for tensor in filled]
+    optimizer: Any = torch.optim.SGD([{"params": [p]} for p in params], lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=3, gamma2=gamma2, backoff=0.5)
+
+    def go_on() -> list[float]:
+        for step in range(start, steps):
+            for p in params:
+                p.grad = torch.full_like(p, math.cos(step))
+            optimizer.step(loss=2 + math.sin(2 * step))
+        return [float(p.detach()[0]) for p in params]
+
+    return params, lga, optimizer, go_on
+
+
+@pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
+def test_a_checkpoint_of_the_first_version_goes_on_to_the_same_numbers(case: Any) -> None:
+    gamma2, kept, values, mean, expected, statuses = case
+    kept, before = copy.deepcopy(kept), copy.deepcopy(kept)
+    params, lga, optimizer, go_on = old_run(gamma2, values, start=80)
+    if gamma2 == "auto":
+        for p in params:
+            optimizer.state[p]["lossaware_mean"] = torch.full_like(p, mean, requires_grad=False)
+    lga.load_state_dict(kept)
+    assert kept == before
+    assert go_on() == pytest.approx(expected, rel=1e-13)
+    assert lga.status.statuses == statuses
+    assert lga.status.steps == 100
+
+
+@pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
+def test_the_numbers_are_those_of_the_first_version(case: Any) -> None:
+    _, lga, _, go_on = old_run(case[0], [1.0, 3.0])
+    assert go_on() == pytest.approx(case[4], rel=1e-13)
+    assert lga.status.statuses == case[5]
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda old: old["state"].pop("decay"), "missing gamma2_factor"),
+        (lambda old: old["state"].update(speed=1.0), "unknown speed"),
+        (lambda old: old.update(scales=[1.0]), "scales of 1 parameter groups, here are 2"),
+        (lambda old: old.update(scales=[1.0, 0.0]), "scale of a group .* above 0: got 0.0"),
+        (lambda old: old["hyperparameters"].pop("gamma2"), "missing gamma2"),
+        (lambda old: old.update(state=None), "must be a dictionary: got NoneType"),
+    ],
+)
+def test_a_broken_checkpoint_of_the_first_version_is_refused(edit: Callable[[Any], Any], named: str) -> None:
+    old = copy.deepcopy(OLD_AUTO)
+    edit(old)
+    _params, lga, _optimizer, _ = old_run("auto", [1.0, 3.0])
+    before = lga.state_dict()
+    with pytest.raises(ValueError, match=named):
+        lga.load_state_dict(old)
+    assert repr(lga.state_dict()) == repr(before)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import reference
-from lossaware import LGA, Average, Momentum, Progressive
+from lossaware import LGA, Average, Momentum, Progressive, RunningLevel
 from lossaware.correction import Correction
 from lossaware.gamma2 import AutoGamma2, BackOff, Gamma2Rule
 from lossaware.gradient_mean import MEAN, GradientMean
@@ -259,6 +259,7 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
 
     assert not kernels.Launcher.supports_law(Law(1, Own(), 0.1, BackOff(0.1)))
     assert kernels.Launcher.supports_law(Law(1, Average(), 0.1, BackOff(0.1)))
+    assert not kernels.Launcher.supports_law(Law(1, Average(), 0.1, BackOff(0.1), RunningLevel()))
     takes = launcher(kernels)[0].takes
     assert takes(torch.ones(3), torch.ones(3))
     assert not takes(torch.ones(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64))

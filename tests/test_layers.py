@@ -1,6 +1,7 @@
 """Data flows one way: which parts of the package may import which."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,25 @@ def test_no_part_imports_what_lies_above_it(path: Path):
 def test_every_folder_of_studies_has_its_place():
     folders = {path.name for path in (PACKAGE / "studies").iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert folders <= set(ALLOWED)
+
+
+def module_of(path: Path) -> str:
+    names = ["lossaware", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports inside functions and for the type checker count, too.
+
+    Only `lossaware` itself, which finds its public names when they are used, may name all.
+    """
+    paths = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        module: {name if name in paths else name.rpartition(".")[0] for name in imported(path)} - {module, "lossaware"}
+        for module, path in paths.items()
+        if module != "lossaware"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lossaware.law_state import Status
     from lossaware.lga import LGA
     from lossaware.lower_bounds import Average, LowerBound, Momentum, Progressive, Zero
-    from lossaware.upper_bounds import FirstLoss, UpperBound
+    from lossaware.upper_bounds import FirstLoss, RunningLevel, UpperBound
 
 __all__ = [
     "LGA",
@@ -21,6 +21,7 @@ __all__ = [
     "LowerBound",
     "Momentum",
     "Progressive",
+    "RunningLevel",
     "Status",
     "UpperBound",
     "UsageError",
@@ -33,7 +34,7 @@ _HOME = {
     "AutoGamma2": "gamma2",
     "Status": "law_state",
     **dict.fromkeys(("Average", "LowerBound", "Momentum", "Progressive", "Zero"), "lower_bounds"),
-    **dict.fromkeys(("FirstLoss", "UpperBound"), "upper_bounds"),
+    **dict.fromkeys(("FirstLoss", "RunningLevel", "UpperBound"), "upper_bounds"),
 }
 
 
@@ -44,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name == "SelfSet":
         from lossaware.deprecated import renamed
 
-        return renamed(__name__, {"SelfSet": "lossaware.gamma2.AutoGamma2"})(name)
+        return renamed(__name__, {"SelfSet": "lossaware.gamma2.AutoGamma2"}, stacklevel=3)(name)
     raise AttributeError(f"module 'lossaware' has no attribute {name!r}")
 
 

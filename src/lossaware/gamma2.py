@@ -267,5 +267,5 @@ def __getattr__(name: str) -> Any:
         from lossaware.deprecated import renamed
 
         new = {"SelfSet": "lossaware.gamma2.AutoGamma2", "Strategy": "lossaware.gamma2.Gamma2Rule"}
-        return renamed(__name__, new)(name)
+        return renamed(__name__, new, stacklevel=3)(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

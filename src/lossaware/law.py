@@ -42,7 +42,8 @@ class Law:
         # Counters tell what is known, so that no NaN is read.
         finite_losses = state.steps - state.nonfinite + 1
         upper, origin, level, spread = self.upper_bound.update(state, loss, finite_losses, ops)
-        counted = ops.where(loss > upper, upper, loss) if self.upper_bound.limits_mean else loss
+        limits = self.upper_bound.limits_mean
+        counted = _limited(loss, origin, upper, ops) if limits else loss
         total, count = state.total + counted, state.count + 1
         complete = count >= self.steps_per_status
         mean = total / count
@@ -50,8 +51,8 @@ class Law:
         deviation, pairs = count * counted - total, count * ops.where(count > 1, count - 1, 1.0)
         scatter = state.scatter + deviation * deviation / pairs
         error = scatter / pairs
-        if self.upper_bound.limits_mean:  # the first losses of a status may have been counted under a higher U
-            mean = ops.where(mean > upper, upper, mean)
+        if limits:  # by the range as it is now: the first losses of a status may have been counted under a wider one
+            mean = _limited(mean, origin, upper, ops)
 
         if ops is HOST and not complete:  # the same without computing what is not used
             factor, lower = state.gamma2_factor, state.lower
@@ -89,3 +90,8 @@ class Law:
         stayed = state._replace(omega=0.0, steps=state.steps + 1, nonfinite=state.nonfinite + 1)
         finite = ops.isfinite(loss)
         return LawState(*(ops.where(finite, new, old) for new, old in zip(moved, stayed, strict=True)))
+
+
+def _limited(value: Scalar, low: Scalar, high: Scalar, ops: Ops) -> Scalar:
+    """The value, or the nearer end of the range."""
+    return ops.where(value > high, high, ops.where(value < low, low, value))

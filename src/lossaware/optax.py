@@ -110,7 +110,8 @@ def loss_aware(
             their one method, `LowerBound.update`, which then gets JAX scalars. None means progressive, and zero where
             gamma2 sets itself.
         upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
-            with the method of `lossaware.UpperBound`, which then gets JAX scalars.
+            with the method of `lossaware.UpperBound`, which then gets JAX scalars. ``"running"`` is for losses whose
+            first one says little about the rest: 0, small, an outlier, or below 0; see `lossaware.RunningLevel`.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
             lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves

@@ -101,8 +101,10 @@ def make_settings(
         raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
     steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
     eps = checked("eps", defaults.eps if eps is None else eps)
+    _check_rule(rule)
+    steps_per_status = rule.steps_per_status(steps_per_epoch)
     law = Law(
-        steps_per_status=rule.steps_per_status(steps_per_epoch),
+        steps_per_status=checked(f"steps_per_status of {type(rule).__name__}", steps_per_status, low=1, whole=True),
         lower_bound=make_lower_bound(defaults.lower_bound if lower_bound is None else lower_bound),
         eps=eps,
         rule=rule,
@@ -120,6 +122,11 @@ def make_settings(
         rule=rule,
         law=law,
     )
+
+
+def _check_rule(rule: Gamma2Rule) -> None:
+    if not 0 <= rule.momentum < 1:
+        raise ValueError(f"momentum of {type(rule).__name__} must be at least 0 and below 1: got {rule.momentum!r}")
 
 
 def check(

@@ -3,6 +3,7 @@
 As the lower bounds, each is stateless and runs on any kind of scalar. Unlike them, it is asked at each step.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -20,8 +21,8 @@ class UpperBound(Protocol):
     state, where ``level`` and ``spread`` are free for its use.
 
     Attributes:
-        limits_mean: Whether a status counts losses above U as U, so that a few outliers do not decide its mean. The
-            paper counts them as they are.
+        limits_mean: Whether a status counts losses below ``origin`` as ``origin`` and those above U as U, so that a few
+            outliers do not decide its mean. The paper counts them as they are.
     """
 
     limits_mean: ClassVar[bool]
@@ -49,11 +50,66 @@ class FirstLoss:
         return ops.where(count == 1, loss, state.upper), state.origin, state.level, state.spread
 
 
-UPPER_BOUNDS: dict[str, type[UpperBound]] = {"first": FirstLoss}
+@dataclass(frozen=True)
+class RunningLevel:
+    """U is the highest level that the losses have kept, for losses whose first one says little about the rest.
+
+    The level is a running mean of the losses, and the spread a running mean of their distance from it. U is the level
+    plus ``width`` spreads; after ``10 * memory`` losses it falls no more. So U soon forgets a first loss of 0, a small
+    one, or a spike, and follows a loss that rises. A later spike counts as a change of ``width`` spreads only, and in
+    the mean of its status as U.
+
+    Where the level is below 0, L starts from twice the lowest level in place of 0: as far below 0 again. Without that,
+    L would be above the losses, and the gate closed.
+
+    A loss that rises because training diverges is followed too, where the first loss would close the gate.
+
+    Args:
+        width: Spreads between the level and U, at least 1. 4 mean distances are 3.2 standard deviations of a normal
+            distribution.
+        memory: Losses that the running means remember, at least 2.
+    """
+
+    limits_mean: ClassVar[bool] = True
+
+    width: float = 4.0
+    memory: int = 20
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.width < math.inf:
+            raise ValueError(f"width must be a finite number of at least 1: got {self.width!r}")
+        if type(self.memory) is not int or self.memory < 2:
+            raise ValueError(f"memory must be a whole number of at least 2: got {self.memory!r}")
+
+    def update(self, state: LawState, loss: Scalar, count: Scalar, ops: Ops) -> LossRange:
+        """See `UpperBound.update`."""
+        # A hundredth of the level at least: losses that were all alike would forbid any change.
+        least = 0.01 * abs(state.level)
+        usual = self.width * ops.where(state.spread > least, state.spread, least)
+        change = loss - state.level
+        distance = abs(change)
+        limited = ops.where((usual > 0) & (distance > usual), usual, distance)
+        weight = ops.where(count < self.memory, 1.0 / count, 1.0 / self.memory)
+        # Among the first losses, one far below tells that those before were outliers.
+        restarts = (count == 1) | ((count <= self.memory) & (change < -usual))
+        level = ops.where(restarts, loss, state.level + weight * ops.where(change < 0, -limited, limited))
+        spread = ops.where(restarts, 0.0, state.spread + weight * (limited - state.spread))
+
+        settled = count > 10 * self.memory
+        upper = level + self.width * spread
+        upper = ops.where(settled & (state.upper > upper), state.upper, upper)
+        origin = ops.where(level < 0, 2.0 * level, 0.0)
+        origin = ops.where(settled & (state.origin < origin), state.origin, origin)
+        return upper, origin, level, spread
+
+
+UPPER_BOUNDS: dict[str, type[UpperBound]] = {"first": FirstLoss, "running": RunningLevel}
 """The upper bounds that have a name."""
 
 
 def make_upper_bound(choice: str | UpperBound) -> UpperBound:
     """The upper bound of that name, or the object itself; see `choose`."""
     bound: UpperBound = choose("upper_bound", choice, UPPER_BOUNDS, "update(state, loss, count, ops)")
+    if not isinstance(getattr(bound, "limits_mean", None), bool):
+        raise ValueError(f"upper_bound must have the attribute limits_mean, True or False: got {bound!r}")
     return bound

@@ -1,0 +1,235 @@
+"""A rule for gamma2 of one's own, in torch and in JAX: nothing asks for the class of a rule."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lossaware
+import reference
+from lossaware import LGA
+from lossaware.gamma2 import AutoGamma2, BackOff, Defaults, Gamma2Rule
+from support import default_dtype, flat, needs, parameters, set_gradients
+
+MOMENTUM = 0.5
+SHARE = 1e-3
+STEPS = 40
+LOSSES = [1.5 + math.cos(step / 3) for step in range(STEPS)]
+X = np.random.default_rng(0).normal(size=11)
+GRADIENTS = list(np.random.default_rng(1).normal(size=(STEPS, 11)))
+
+
+class Outside:
+    """Not derived from anything: a share of the parameters' scale, halved where a status' mean loss is above 1.5."""
+
+    defaults = Defaults(eps=0.3, xi=0.5, lower_bound="average", zero_gradient="rest")
+    momentum = MOMENTUM
+    uses_scale = True
+    own_gamma2 = True
+    logs_backoffs = True
+    needs_statuses = True
+
+    def group_size(self, scale: Any, xi: Any) -> Any:
+        return SHARE * scale * xi
+
+    def step_size(self, state: Any, ops: Any) -> Any:
+        return ops.where(state.omega > 0, state.gamma2_factor, 0.0)
+
+    def update_factor(self, state: Any, mean: Any, error: Any, ops: Any) -> Any:
+        return ops.where(mean > 1.5, state.gamma2_factor * 0.5, state.gamma2_factor)
+
+    def gamma2(self, state: Any, size: Any, ops: Any) -> Any:
+        return 10 * size * state.gamma2_factor
+
+    def steps_per_status(self, steps_per_epoch: int) -> int:
+        return steps_per_epoch // 2
+
+
+class Derived(Gamma2Rule):
+    """What differs is overridden; all else is as the base class has it."""
+
+    own_gamma2: ClassVar[bool] = True
+
+    def group_size(self, scale: Any, xi: Any) -> Any:
+        assert scale == 1.0
+        return 1e-3
+
+    def step_size(self, state: Any, ops: Any) -> Any:
+        return state.omega
+
+
+def expected(sizes: Any = None) -> tuple[list[Any], int, float]:
+    """The reference's parameters after each step of SGD, backoffs, and what is reported as gamma2."""
+    law = reference.Law(4, eps=0.3, lower_bound=reference.average())
+    scale = float(np.sqrt(np.mean(X**2)))
+    x, mean, factor, found, backoffs = X, np.zeros_like(X), 1.0, [], 0
+    for loss, g in zip(LOSSES, GRADIENTS, strict=True):
+        statuses = law.statuses
+        omega = law.omega(loss)
+        if law.statuses > max(statuses, 1) and law.previous > 1.5:
+            factor, backoffs = factor * 0.5, backoffs + 1
+        x = x - 1e-2 * g
+        if omega > 0:
+            mean = MOMENTUM * mean + (1 - MOMENTUM) * g
+            x = x - factor * SHARE * scale * 0.5 / reference.phi(mean, 0.5)
+        found.append(x)
+    assert 5 < law.open_steps < STEPS
+    assert backoffs > 1
+    return found, backoffs, 10 * SHARE * scale * 0.5 * factor
+
+
+@pytest.mark.parametrize("way", ["host", "device", "compiled"])
+def test_in_torch(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "lossaware")
+    steps, backoffs, gamma2 = expected()
+    with default_dtype(torch.float64):
+        params = parameters(X, (5,), (3, 2))
+        optimizer: Any = torch.optim.SGD(params, lr=1e-2)
+        lga = LGA(optimizer, steps_per_epoch=8, gamma2=Outside())
+        if way == "device":
+            lga._stepper.state_on(torch.device("cpu"))
+        step = lga.compile(backend="eager") if way == "compiled" else lambda loss: optimizer.step(loss=loss)
+        for loss, g, x in zip(LOSSES, GRADIENTS, steps, strict=True):
+            set_gradients(params, g)
+            step(loss)
+            np.testing.assert_allclose(flat(params), x, rtol=1e-10)
+    assert lga.status.gamma2 == pytest.approx(gamma2)
+    assert len([record for record in caplog.records if "backed off" in record.message]) == (
+        backoffs if way == "host" else 1  # elsewhere it is seen when the status is read
+    )
+    assert lga.state_dict()["hyperparameters"]["gamma2"] == "Outside"
+    assert [group["scale"] for group in lga.state_dict()["groups"]] == [pytest.approx(np.sqrt(np.mean(X**2)))]
+
+
+def test_in_jax() -> None:
+    jax, optax = needs("jax"), needs("optax")
+    from lossaware.optax import loss_aware, status
+
+    steps, _, gamma2 = expected()
+    with jax.enable_x64(True):
+        solver = loss_aware(optax.sgd(1e-2), steps_per_epoch=8, gamma2=Outside())
+        params = jax.numpy.asarray(X)
+        state = solver.init(params)
+        update = jax.jit(lambda g, s, p, f: solver.update(g, s, p, value=f))
+        for loss, g, x in zip(LOSSES, GRADIENTS, steps, strict=True):
+            updates, state = update(jax.numpy.asarray(g), state, params, loss)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(np.asarray(params), x, rtol=1e-9)
+        assert status(state).gamma2 == pytest.approx(gamma2)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_a_derived_rule_needs_two_methods(library: str) -> None:
+    law = reference.Law(5, 1e-3, backoff=1.0)
+    judge = reference.trajectory(reference.SGD(1e-2), X, GRADIENTS, LOSSES, lga=law)
+    if library == "torch":
+        (p,) = parameters(X, (11,))
+        optimizer: Any = torch.optim.SGD([p], lr=1e-2)
+        lga = LGA(optimizer, steps_per_epoch=5, gamma2=Derived())
+        for loss, g, x in zip(LOSSES, GRADIENTS, judge, strict=True):
+            set_gradients([p], g)
+            optimizer.step(loss=loss)
+            np.testing.assert_allclose(flat([p]), x, rtol=1e-12)
+        assert lga.state_dict()["groups"] == []
+        assert lga.status.gamma2 == 1e-3
+        return
+    jax, optax = needs("jax"), needs("optax")
+    from lossaware.optax import loss_aware
+
+    solver = loss_aware(optax.sgd(1e-2), steps_per_epoch=5, gamma2=Derived())
+    params = jax.numpy.asarray(X)
+    state = solver.init(params)
+    for loss, g, x in zip(LOSSES, GRADIENTS, judge, strict=True):
+        updates, state = solver.update(jax.numpy.asarray(g), state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(np.asarray(params), x, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rule_says_whether_groups_may_have_their_own() -> None:
+    for rule, allowed in ((Outside(), True), (Derived(), True), (BackOff(), True), (AutoGamma2(), False)):
+        p = nn.Parameter(torch.ones(3))
+        optimizer: Any = torch.optim.SGD([{"params": [p], "gamma2": 1e-2}], lr=0.0)
+        if not allowed:
+            with pytest.raises(ValueError, match=r"gamma2 of parameter group 0 must be 0, .* as AutoGamma2 sets it"):
+                LGA(optimizer, steps_per_epoch=8, gamma2=rule)
+            continue
+        LGA(optimizer, steps_per_epoch=8, gamma2=rule)
+        p.grad = torch.ones(3)
+        optimizer.step(loss=2.0)
+        assert (p < 1).all()
+
+
+@pytest.mark.parametrize("needs_statuses", [True, False])
+def test_a_rule_says_whether_a_run_without_a_status_is_worth_a_warning(
+    needs_statuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rule = Outside()
+    rule.needs_statuses = needs_statuses
+    p = nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=1000, gamma2=rule)
+    for _ in range(150):
+        optimizer.step(loss=1.0)
+    lga.detach()
+    assert bool(caplog.records) is needs_statuses
+
+
+def test_a_checkpoint_names_the_rule() -> None:
+    p = nn.Parameter(torch.ones(3))
+    kept = LGA(torch.optim.SGD([p], lr=0.0), steps_per_epoch=8, gamma2=Derived()).state_dict()
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=8)
+    with pytest.raises(ValueError, match="gamma2 is 'Derived' in the state_dict but 1e-08 here"):
+        lga.load_state_dict(kept)
+
+
+class Lacking:
+    def step_size(self, state: Any, ops: Any) -> Any:
+        return state.omega
+
+
+class Negative(Derived):
+    def group_size(self, scale: Any, xi: Any) -> Any:
+        return -1.0
+
+
+class WithBadMomentum(Derived):
+    momentum = 1.0
+
+
+class WithBadSteps(Derived):
+    def steps_per_status(self, steps_per_epoch: int) -> Any:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Lacking(), "which lacks .*defaults.*group_size"),
+        (Derived, "a class; make an object of it"),
+        (Negative(), "group_size of Negative must be .*: got -1.0"),
+        (WithBadMomentum(), "momentum of WithBadMomentum must be at least 0 and below 1: got 1.0"),
+        (WithBadSteps(), "steps_per_status of WithBadSteps must be a whole number of at least 1: got 0"),
+    ],
+    ids=["lacking", "class", "negative", "momentum", "steps"],
+)
+def test_mistakes_are_one_line(rule: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        LGA(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.0), steps_per_epoch=8, gamma2=rule)
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_asks_for_the_class_of_a_rule() -> None:
+    """But the kernel, which has the arithmetic of two of them, in the one place that says so."""
+    folder = Path(lossaware.__file__).parent
+    asking = re.compile(r"isinstance\([^)]*\b(AutoGamma2|SelfSet|BackOff)\b")
+    found = [path.name for path in folder.glob("*.py") if asking.search(path.read_text(encoding="utf-8"))]
+    assert set(found) <= {"gamma2.py", "kernels.py"}
