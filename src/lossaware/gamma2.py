@@ -54,7 +54,7 @@ class Gamma2Rule(Protocol):
 
         Args:
             scale: Root mean square of the group's elements when LGA was attached, or the group was added, at least
-                `SMALLEST_SCALE`; 1 where ``uses_scale`` is False.
+                0.001; 1 where ``uses_scale`` is False.
             xi: The stability constant of Eq. 5.
         """
 
