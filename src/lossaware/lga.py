@@ -15,7 +15,7 @@ from lossaware.gradients import StepGradients
 from lossaware.law_state import LawState, Status, summarize
 from lossaware.loss_input import LossInput
 from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings
+from lossaware.settings import make_settings, says_what_is_missing
 from lossaware.stepper import Stepper
 from lossaware.update_meter import Measurement, UpdateMeter
 from lossaware.upper_bounds import UpperBound
@@ -76,11 +76,12 @@ class LGA:
         1
     """
 
+    @says_what_is_missing
     def __init__(
         self,
         optimizer: Optimizer,
         *,
-        steps_per_epoch: int | None = None,
+        steps_per_epoch: int,
         gamma2: float | str | Gamma2Rule = 1e-8,
         eps: float | None = None,
         xi: float | None = None,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
 from lossaware.law_state import LawState, Status, summarize
 from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings
+from lossaware.settings import make_settings, says_what_is_missing
 from lossaware.upper_bounds import UpperBound
 
 try:
@@ -55,10 +55,11 @@ class LossAwareState(NamedTuple):
     mean: PyTree = None
 
 
+@says_what_is_missing
 def loss_aware(
     base: optax.GradientTransformation,
     *,
-    steps_per_epoch: int | None = None,
+    steps_per_epoch: int,
     gamma2: float | str | Gamma2Rule = 1e-8,
     eps: float | None = None,
     xi: float | None = None,

@@ -2,14 +2,19 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from lossaware.choices import described
 from lossaware.gamma2 import Gamma2Rule, is_rule, make_rule
 from lossaware.law import Law
 from lossaware.lower_bounds import LowerBound, make_lower_bound
 from lossaware.upper_bounds import UpperBound, make_upper_bound
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _ZERO_GRADIENT = ("push", "rest")
 
@@ -122,6 +127,17 @@ def make_settings(
         rule=rule,
         law=law,
     )
+
+
+def says_what_is_missing(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose ``steps_per_epoch`` has no default; without it, the error is that of `make_settings`."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        kwargs.setdefault("steps_per_epoch", None)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def _check_rule(rule: Gamma2Rule) -> None:
