@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lossaware import LGA, native
+from lossaware import LGA
+from lossaware.correction import native
 from support import torch_optimizer
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="no C compiler here")

@@ -25,12 +25,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lossaware.correction.operators import Push
+
 # No contraction to fused multiply-adds and no fast-math: the bits are to be those of torch's operators.
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _BUILD_SECONDS = 30.0
 
-KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-"""Types of parameters that the library knows, with its numbers for them."""
+KINDS = {
+    (torch.float32, torch.float32): 0,
+    (torch.float64, torch.float64): 1,
+    (torch.bfloat16, torch.bfloat16): 2,
+    (torch.bfloat16, torch.float32): 3,
+    (torch.float16, torch.float16): 4,
+    (torch.float16, torch.float32): 5,
+}
+"""Types of parameters and their gradients that the library knows, with its numbers for them."""
 
 
 class Library:
@@ -40,16 +49,12 @@ class Library:
         loaded = ctypes.CDLL(str(path))
         self._push = loaded.lossaware_push
         self._push.restype = None
-        self._push.argtypes = (
-            [ctypes.c_int, ctypes.c_int64]
-            + [ctypes.c_void_p] * 4
-            + [ctypes.c_uint32]
-            + [ctypes.c_double] * 2
-            + [ctypes.c_int] * 3
-            + [ctypes.c_void_p]
-        )
+        self._push.argtypes = [
+            *(ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_double, ctypes.c_double),
+            *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p),
+        ]
         self.dtypes = frozenset(
-            dtype for dtype in KINDS if dtype != torch.float16 or loaded.lossaware_has_float16() == 1
+            kind for kind in KINDS if kind[0] != torch.float16 or loaded.lossaware_has_float16() == 1
         )
         # torch has loaded its OpenMP runtime for all to see. Whoever linked another would have two sets of threads,
         # each spinning in the other's way.
@@ -57,48 +62,33 @@ class Library:
         self._parallel = None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
     def push(
-        self,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        numbers: Sequence[int],
-        seed: int,
-        amount: float,
-        xi: float,
-        *,
-        maximize: bool,
-        rest: bool,
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], numbers: Sequence[int], seed: int, push: Push
     ) -> None:
         """``p <- p - amount / phi(g)`` for all pairs, by one call.
 
         Args:
-            parameters: Dense tensors on the CPU, all of one type of `dtypes`; moved in place.
-            gradients: Of the same types and the same layouts in memory.
+            parameters: On the CPU, all of one type; moved in place.
+            gradients: All of one type, which with that of the parameters is in `dtypes`. `memory.is_flat` must hold for
+                each pair.
             numbers: Their numbers in the step, which with the seed decide the rounding of types of 16 bits.
-            seed: The lower 32 bits count.
-            amount: gamma2 * Omega.
-            xi: The stability constant of Eq. 5.
-            maximize: Read the negated gradients.
-            rest: Leave elements whose gradient is exactly 0.
+            seed: From 0 to 2^32 - 1.
+            push: What to push by; its amount counts as a number.
         """
-        pointers = array("q", [p.data_ptr() for p in parameters])
-        sources = array("q", [g.data_ptr() for g in gradients])
-        sizes = array("q", [p.numel() for p in parameters])
-        order = array("I", numbers)
+        pointers = [tensor.data_ptr() for tensor in (*parameters, *gradients)]
+        table = array("q", [*pointers, *[p.numel() for p in parameters], *numbers])
         self._push(
-            KINDS[parameters[0].dtype],
-            len(pointers),
-            pointers.buffer_info()[0],
-            sources.buffer_info()[0],
-            sizes.buffer_info()[0],
-            order.buffer_info()[0],
+            KINDS[parameters[0].dtype, gradients[0].dtype],
+            len(parameters),
+            table.buffer_info()[0],
             seed,
-            amount,
-            xi,
-            maximize,
-            rest,
+            float(push.amount),
+            push.xi,
+            push.maximize,
+            push.rest,
             torch.get_num_threads(),
             self._parallel,
         )
+        torch.autograd.graph.increment_version(parameters)  # as torch's own operators do, so that autograd notices
 
 
 @functools.cache

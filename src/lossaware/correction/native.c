@@ -1,23 +1,25 @@
-/* The correction in one pass over parameters and gradients on a CPU; see native.py, and correction.py for the meaning.
+/* The correction in one pass over parameters and gradients on a CPU; see native.py, and operators.py for the meaning.
  *
  * Plain loops that compilers turn into vector code. The arithmetic is that of the torch form, operation for operation,
  * so that both give the same bits.
  */
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
 
-enum { FLOAT32, FLOAT64, BFLOAT16, FLOAT16 };
+/* Types of the parameters, and of their gradients where that is another. */
+enum { FLOAT32, FLOAT64, BFLOAT16, BFLOAT16_FLOAT32, FLOAT16, FLOAT16_FLOAT32 };
 
 typedef struct {
     int64_t count;             /* tensors */
-    void *const *parameters;
-    const void *const *gradients;
+    const int64_t *parameters; /* where each lies */
+    const int64_t *gradients;
     const int64_t *sizes;      /* elements of each */
-    const uint32_t *numbers;   /* of each in the step; for 16 bits only */
+    const int64_t *numbers;    /* of each in the step; for 16 bits only */
     int64_t total;             /* elements of all */
     int64_t shares, next;      /* pieces of work, and the first that nobody has taken */
     double amount, xi;
@@ -34,7 +36,7 @@ static inline uint32_t mixed(uint32_t x) {
 
 /* Where the noise of a tensor in this step begins. */
 static inline uint32_t key_of(const Work *w, int64_t tensor) {
-    return mixed(mixed(w->seed) + w->numbers[tensor] * 0x9e3779b9u);
+    return mixed(mixed(w->seed) + (uint32_t)w->numbers[tensor] * 0x9e3779b9u);
 }
 
 #define OVER_PHI(REAL)                                                                                                \
@@ -48,8 +50,8 @@ OVER_PHI(double)
 
 #define WIDE(REAL)                                                                                                    \
     static inline void push_##REAL(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) { \
-        REAL *restrict p = w->parameters[tensor];                                                                     \
-        const REAL *restrict g = w->gradients[tensor];                                                                \
+        REAL *restrict p = (void *)(intptr_t)w->parameters[tensor];                                                                     \
+        const REAL *restrict g = (const void *)(intptr_t)w->gradients[tensor];                                                                \
         const REAL amount = (REAL)w->amount, xi = (REAL)w->xi;                                                        \
         for (int64_t i = from; i < to; i++) p[i] -= over_phi_##REAL(g[i], amount, xi, maximize, rest);                \
     }
@@ -74,17 +76,24 @@ static inline uint32_t rounded_bits(float value, uint32_t noise, int dropped) {
     return value != value ? bits : (bits + (noise & mask)) & ~mask;
 }
 
-static inline void push_bfloat16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {
-    uint16_t *restrict p = w->parameters[tensor];
-    const uint16_t *restrict g = w->gradients[tensor];
-    const float amount = (float)w->amount, xi = (float)w->xi;
-    const uint32_t key = key_of(w, tensor);
-    for (int64_t i = from; i < to; i++) {
-        float gradient = as_float((uint32_t)g[i] << 16), value = as_float((uint32_t)p[i] << 16);
-        value -= over_phi_float(gradient, amount, xi, maximize, rest);
-        p[i] = rounded_bits(value, mixed(key + (uint32_t)i), 16) >> 16;
+static inline float from_float(float value) { return value; }
+static inline float from_bfloat16(uint16_t bits) { return as_float((uint32_t)bits << 16); }
+
+#define BFLOAT16_BY(GRADIENT, STORED)                                                                                 \
+    static inline void push_bfloat16_by_##GRADIENT(const Work *w, int64_t tensor, int64_t from, int64_t to,           \
+                                                   int maximize, int rest) {                                          \
+        uint16_t *restrict p = (void *)(intptr_t)w->parameters[tensor];                                                                 \
+        const STORED *restrict g = (const void *)(intptr_t)w->gradients[tensor];                                                              \
+        const float amount = (float)w->amount, xi = (float)w->xi;                                                     \
+        const uint32_t key = key_of(w, tensor);                                                                       \
+        for (int64_t i = from; i < to; i++) {                                                                         \
+            float value = from_bfloat16(p[i]);                                                                        \
+            value -= over_phi_float(from_##GRADIENT(g[i]), amount, xi, maximize, rest);                               \
+            p[i] = rounded_bits(value, mixed(key + (uint32_t)i), 16) >> 16;                                           \
+        }                                                                                                             \
     }
-}
+BFLOAT16_BY(bfloat16, uint16_t)
+BFLOAT16_BY(float, float)
 
 #ifdef __FLT16_MAX__
 #define HAS_FLOAT16 1
@@ -107,29 +116,43 @@ static inline void narrow(const float *from, _Float16 *to, int64_t n) {
     for (; i < n; i++) to[i] = (_Float16)from[i];
 }
 
-static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {
-    _Float16 *p = w->parameters[tensor];
-    const _Float16 *g = w->gradients[tensor];
+static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int by_float, int maximize,
+                                int rest) {
+    _Float16 *p = (void *)(intptr_t)w->parameters[tensor];
     const float amount = (float)w->amount, xi = (float)w->xi;
     const uint32_t key = key_of(w, tensor);
-    float values[BLOCK], gradients[BLOCK];
+    float values[BLOCK], widened[BLOCK];
     for (; from < to; from += BLOCK) {
         const int64_t n = to - from < BLOCK ? to - from : BLOCK;
+        const float *gradients = widened;
         widen(p + from, values, n);
-        widen(g + from, gradients, n);
+        if (by_float) gradients = (const float *)(intptr_t)w->gradients[tensor] + from;
+        else widen((const _Float16 *)(intptr_t)w->gradients[tensor] + from, widened, n);
         for (int64_t i = 0; i < n; i++) {
             float value = values[i] - over_phi_float(gradients[i], amount, xi, maximize, rest);
             /* Below 2^-14 the spacing of float16 stays that of 2^-14; lifted there, all values round alike. */
             float lift = __builtin_fabsf(value) < 0x1p-14f ? __builtin_copysignf(0x1p-14f, value) : 0;
-            values[i] = as_float(rounded_bits(value + lift, mixed(key + (uint32_t)(from + i)), 13)) - lift;
+            float rounded = as_float(rounded_bits(value + lift, mixed(key + (uint32_t)(from + i)), 13)) - lift;
+            values[i] = __builtin_copysignf(rounded, value); /* -0.0 stays */
         }
         narrow(values, p + from, n);
     }
 }
 #else
 #define HAS_FLOAT16 0
-static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) {}
+static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int by_float, int maximize,
+                                int rest) {}
 #endif
+
+static inline void push_float16_by_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize,
+                                           int rest) {
+    push_float16(w, tensor, from, to, 0, maximize, rest);
+}
+
+static inline void push_float16_by_float(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize,
+                                         int rest) {
+    push_float16(w, tensor, from, to, 1, maximize, rest);
+}
 
 /* The switches are constants in each copy of the loop, so that none is tested within it. */
 #define SWITCHED(PUSH)                                                                                                \
@@ -144,8 +167,10 @@ static void push_part(const Work *w, int64_t tensor, int64_t from, int64_t to) {
     switch (w->kind) {
     case FLOAT32: SWITCHED(push_float); break;
     case FLOAT64: SWITCHED(push_double); break;
-    case BFLOAT16: SWITCHED(push_bfloat16); break;
-    case FLOAT16: SWITCHED(push_float16); break;
+    case BFLOAT16: SWITCHED(push_bfloat16_by_bfloat16); break;
+    case BFLOAT16_FLOAT32: SWITCHED(push_bfloat16_by_float); break;
+    case FLOAT16: SWITCHED(push_float16_by_float16); break;
+    case FLOAT16_FLOAT32: SWITCHED(push_float16_by_float); break;
     }
 }
 
@@ -165,18 +190,51 @@ static void work_on(void *argument) {
     }
 }
 
+typedef struct {
+    uintptr_t from, to;
+} Range;
+
+static int by_start(const void *a, const void *b) {
+    const uintptr_t x = ((const Range *)a)->from, y = ((const Range *)b)->from;
+    return (x > y) - (x < y);
+}
+
+/* Whether no two parameters share memory, so that threads may move them side by side. */
+static int are_apart(const Work *w) {
+    const int64_t width = w->kind == FLOAT64 ? 8 : w->kind == FLOAT32 ? 4 : 2;
+    Range *ranges = malloc((size_t)w->count * sizeof *ranges);
+    if (!ranges) return 0;
+    for (int64_t tensor = 0; tensor < w->count; tensor++) {
+        ranges[tensor].from = (uintptr_t)w->parameters[tensor];
+        ranges[tensor].to = ranges[tensor].from + (uintptr_t)(w->sizes[tensor] * width);
+    }
+    qsort(ranges, (size_t)w->count, sizeof *ranges, by_start);
+    int apart = 1;
+    uintptr_t end = 0;
+    for (int64_t i = 0; i < w->count; i++) {
+        if (ranges[i].from == ranges[i].to) continue;
+        if (ranges[i].from < end) apart = 0;
+        if (ranges[i].to > end) end = ranges[i].to;
+    }
+    free(ranges);
+    return apart;
+}
+
 int lossaware_has_float16(void) { return HAS_FLOAT16; }
 
-/* `parallel` is GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads are used and no others are
- * made; NULL where there is none. */
-void lossaware_push(int kind, int64_t count, void *const *parameters, const void *const *gradients,
-                    const int64_t *sizes, const uint32_t *numbers, uint32_t seed, double amount, double xi,
+/* `table` has four rows of `count` numbers: where the parameters lie, where the gradients, the elements of each, and the
+ * number of each in the step. `parallel` is GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads
+ * are used and no others are made; NULL where there is none. */
+void lossaware_push(int kind, int64_t count, const int64_t *table, uint32_t seed, double amount, double xi,
                     int maximize, int rest, int threads,
                     void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
     const int64_t worthwhile = 1 << 15; /* elements below which waking a thread costs more than it saves */
-    Work work = {count, parameters, gradients, sizes, numbers, 0, 1, 0, amount, xi, seed, kind, maximize, rest};
-    for (int64_t tensor = 0; tensor < count; tensor++) work.total += sizes[tensor];
-    if (parallel && threads > 1 && work.total >= 2 * worthwhile) {
+    Work work = {.count = count, .parameters = table, .gradients = table + count, .sizes = table + 2 * count,
+                 .numbers = table + 3 * count, .shares = 1, .amount = amount, .xi = xi, .seed = seed, .kind = kind,
+                 .maximize = maximize, .rest = rest};
+    if (kind == FLOAT64 ? amount == 0 : (float)amount == 0) return; /* 0 / NaN is none */
+    for (int64_t tensor = 0; tensor < count; tensor++) work.total += work.sizes[tensor];
+    if (parallel && threads > 1 && work.total >= 2 * worthwhile && are_apart(&work)) {
         work.shares = 4 * threads < work.total / worthwhile ? 4 * threads : work.total / worthwhile;
         parallel(work_on, &work, (unsigned)threads, 0);
     } else {

@@ -1,0 +1,178 @@
+"""How a parameter and its gradient lie in memory: the one gate to passes over flat memory, and the way to them.
+
+A pass reads and writes elements in memory order: dimensions by falling stride, as the parameter has them. That is the
+usual order where the parameter is contiguous, and the order in which the memory is filled where it is transposed or
+channels_last. `is_flat` is the gate. A pair that does not pass it is laid out by `flattened`.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+"""A parameter and its gradient, or views of them."""
+
+_NO_DISPATCH = Tensor.__torch_dispatch__
+
+WORK = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
+"""The dtype of the arithmetic for each real dtype of parameters."""
+
+
+def is_flat(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether the pair is plain dense memory of its own, in one order, which may be read and written flat.
+
+    It must hold real numbers as they are, not negated or conjugated lazily; on one device; the gradient in the
+    parameter's dtype or in that of its arithmetic. This runs for each tensor at each step.
+    """
+    return (
+        # `is_plain`, without the calls.
+        parameter.__class__.__torch_dispatch__ is _NO_DISPATCH
+        and gradient.__class__.__torch_dispatch__ is _NO_DISPATCH
+        and parameter.layout is torch.strided
+        and gradient.layout is torch.strided
+        and parameter.shape == gradient.shape
+        and parameter.device == gradient.device
+        and (gradient.dtype is parameter.dtype or gradient.dtype is WORK.get(parameter.dtype))
+        and not (parameter.dtype.is_complex or parameter.is_neg() or gradient.is_neg())
+        and (
+            (parameter.is_contiguous() and gradient.is_contiguous())
+            or (parameter.stride() == gradient.stride() and _fills_memory(parameter))
+        )
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's class leaves operators to torch: others are distributed, fake, or wrapped."""
+    return type(tensor).__torch_dispatch__ is _NO_DISPATCH
+
+
+class Flat(NamedTuple):
+    """A dense pair, one-dimensional and contiguous, in the parameter's memory order."""
+
+    parameter: Tensor
+    gradient: Tensor
+    copied: Tensor | None
+    """What ``parameter`` is a view of, if that is a copy of the parameter's memory; else None."""
+    target: Tensor
+    """The parameter's memory, in the shape of ``copied``."""
+
+    def copy_back(self) -> None:
+        """Write a copy to the memory that it was taken from."""
+        if self.copied is not None:
+            self.target.copy_(self.copied)
+
+
+def flattened(parameter: Tensor, gradient: Tensor) -> Flat:
+    """Lay a dense pair out for a flat pass: by views where the memory allows it, else by copies.
+
+    Args:
+        parameter: Real or complex, of any strides; no two elements may share memory.
+        gradient: Of the same shape, of any strides, dtype and device.
+
+    Raises:
+        ValueError: The two do not match, or elements of the parameter share memory.
+    """
+    check_pair(parameter, gradient)
+    order = _memory_order(parameter)
+    target = parameter.permute(order)
+    p = target.resolve_conj().resolve_neg().contiguous()  # the same tensor, where it is all of this already
+    copied = None if p is target else p
+    real = as_reals(p)
+    if not parameter.is_complex() and gradient.dtype not in (p.dtype, WORK[p.dtype]):
+        gradient = gradient.to(WORK[p.dtype])
+    elif parameter.is_complex():
+        gradient = gradient.to(p.dtype)
+    g = as_reals(gradient.to(p.device).permute(order).resolve_conj().resolve_neg().contiguous())
+    return Flat(real.view(-1), g.view(-1), copied, target)
+
+
+def check_pair(parameter: Tensor, gradient: Tensor) -> None:
+    """Refuse what no pass can push.
+
+    Raises:
+        ValueError: The shapes differ, the gradient alone is complex, the parameter is of integers, or of elements that
+            share memory.
+    """
+    if parameter.shape != gradient.shape or (gradient.is_complex() and not parameter.is_complex()):
+        raise ValueError(
+            "a gradient must have its parameter's shape, and be complex only where that is: got "
+            f"{gradient.dtype} {tuple(gradient.shape)} for {parameter.dtype} {tuple(parameter.shape)}"
+        )
+    if not parameter.is_complex() and parameter.dtype not in WORK:
+        raise ValueError(f"parameters must be of {', '.join(map(str, WORK))}, or complex: got {parameter.dtype}")
+    refuse_shared_elements([parameter])
+
+
+def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
+    """Refuse parameters of which elements share memory: each would be pushed by the sum of all their pushes.
+
+    Raises:
+        ValueError: There is such a parameter; for example one made by `torch.Tensor.expand`.
+    """
+    for p in parameters:
+        if p.layout is torch.strided and _shares_elements(tuple(p.shape), tuple(p.stride())):
+            raise ValueError(
+                "elements of a parameter must not share memory, as those of an expanded tensor do: got shape "
+                f"{tuple(p.shape)} with strides {tuple(p.stride())}; make the parameter of a copy, tensor.clone()"
+            )
+
+
+def places_in_memory(parameter: Tensor) -> Tensor:
+    """Number the elements in memory order: int64, in the parameter's shape and on its device."""
+    order = _memory_order(parameter)
+    places = torch.arange(parameter.numel(), device=parameter.device).view([parameter.shape[i] for i in order])
+    return places.permute([order.index(i) for i in range(len(order))])
+
+
+def as_local(tensor: Tensor) -> Tensor:
+    """This rank's part of a distributed tensor; other tensors as they are."""
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def as_reals(tensor: Tensor) -> Tensor:
+    """A view of complex numbers as pairs of reals, which are elements of their own to a pass; real ones as they are."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """The dimensions by falling stride."""
+    strides = tensor.stride()
+    return tuple(sorted(range(len(strides)), key=strides.__getitem__, reverse=True))
+
+
+def _fills_memory(tensor: Tensor) -> bool:
+    """Whether the elements fill a piece of memory without gaps and overlaps, in whatever order."""
+    filled = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != filled:
+                return False
+            filled *= size
+    return True
+
+
+def _shares_elements(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    if 0 in shape:
+        return False
+    reach = 0  # the last element of the dimensions so far
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size > 1):
+        if stride == 0:
+            return True
+        if stride <= reach:
+            break
+        reach += stride * (size - 1)
+    else:
+        return False
+    # Dimensions that lie within each other, as `torch.Tensor.as_strided` can make them: count the places.
+    places = torch.zeros((), dtype=torch.int64, device="cpu")
+    for stride, size in zip(strides, shape, strict=True):
+        places = places[..., None] + torch.arange(size, device="cpu") * stride
+    return bool((places.flatten().sort().values.diff() == 0).any())

@@ -1,0 +1,84 @@
+"""Parameters of 16 bits: no push is lost, and the noise is a function of step, tensor and place alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pairs import VIEWS
+from torch import Tensor
+
+from lossaware.correction import Correction
+from lossaware.correction.rounding import noise_key, round_to
+
+
+@pytest.mark.parametrize("value", [0.05, -3.0, 3e-5, -5.9e-8], ids=["usual", "large", "subnormal", "smallest"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("way")
+def test_rounding_keeps_the_mean(dtype: torch.dtype, value: float) -> None:
+    """Unguarded: a push of a hundredth of a unit in the last place is lost each time."""
+    n, start = 400_000, torch.tensor(value, dtype=dtype).double()
+    p, g = torch.full((n,), value, dtype=dtype), torch.full((n,), 0.5, dtype=dtype)
+    spacing = float((torch.nextafter(start.to(dtype), torch.tensor(9.0, dtype=dtype)) - start.to(dtype)).abs())
+    push = 0.01 * spacing
+    correction = Correction(0.5, "push")
+    correction.reseed(1)
+    correction.apply([(p, g)], push)
+    moved = (start - p.double()) / push
+    # A share of 0.01 moves by a whole unit: standard error of the mean 10 / sqrt(n) = 0.016 of the push.
+    assert moved.mean().item() == pytest.approx(1.0, abs=5 * 10 / n**0.5)
+    assert len(p.unique()) == 2
+
+
+def test_noise_differs_between_steps_tensors_and_places() -> None:
+    p = torch.full((4096,), 0.05, dtype=torch.bfloat16)
+    g = torch.ones(4096, dtype=torch.bfloat16)
+
+    def ups(seed: int) -> tuple[Tensor, Tensor]:
+        one, two = p.clone(), p.clone()
+        correction = Correction(1.0, "push")
+        correction.reseed(seed)
+        correction.apply([(one, g), (two, g)], 2 * 1.2e-4)
+        return one != p, two != p
+
+    drawn = [*ups(1), *ups(2)]
+    again = [*ups(1), *ups(2)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
+    shares = torch.stack(drawn).double()
+    assert ((shares.mean(1) > 0.4) & (shares.mean(1) < 0.6)).all()
+    # Five standard errors of a correlation of 4,096 independent draws.
+    assert (torch.corrcoef(shares) - torch.eye(4)).abs().max() < 5 / 64
+    assert torch.corrcoef(torch.stack([shares[0, 1:], shares[0, :-1]]))[0, 1].abs() < 5 / 64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("way")
+def test_the_noise_goes_by_the_order_in_memory(dtype: torch.dtype) -> None:
+    """Dimensions by falling stride, whatever lies between the elements."""
+    for view in VIEWS.values():
+        found = view(torch.full((60,), 0.05, dtype=dtype))
+        order = sorted(range(found.dim()), key=found.stride, reverse=True)
+        plain = torch.full([found.shape[i] for i in order], 0.05, dtype=dtype)
+        for p in (found, plain):
+            correction = Correction(1.0, "push")
+            correction.reseed(7)
+            correction.apply([(p, torch.ones(p.shape, dtype=dtype))], 2 * 1e-5)
+        assert torch.equal(found.permute(order), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None:
+    """Over all exponents, and what can be represented stays; so do infinities and NaN."""
+    exact = torch.arange(1 << 16).to(torch.uint16).view(dtype)
+    places, key = torch.arange(1 << 16), noise_key(1, 1)
+    kept = round_to(dtype, exact.float(), places, key)
+    assert torch.equal(kept.view(torch.int16)[~exact.isnan()], exact.view(torch.int16)[~exact.isnan()])
+    assert torch.equal(kept.isnan(), exact.isnan())
+    finite = exact[exact.isfinite() & (exact >= 0)].sort().values
+    low, high = finite[:-1], finite[1:]
+    for share in (0.01, 0.5, 0.99):
+        between = (low.double() + share * (high.double() - low.double())).float()
+        found = round_to(dtype, between, torch.arange(len(between)), key)
+        assert ((found == low) | (found == high)).all()
+        assert (found == high).double().mean().item() == pytest.approx(share, abs=0.02)
+        negative = round_to(dtype, -between, torch.arange(len(between)), key)
+        assert torch.equal(negative, -found)
