@@ -1,4 +1,4 @@
-"""The one error that a user causes and can mend."""
+"""The error that a user causes and can correct, and the warning that a user should see."""
 
 
 class UsageError(Exception):
@@ -6,3 +6,7 @@ class UsageError(Exception):
 
     The command line prints the line and exits with code 2; no traceback.
     """
+
+
+class Note(UserWarning):
+    """Something that a user should know, in one line, which the command line prints as it is."""

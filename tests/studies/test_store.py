@@ -11,7 +11,8 @@ import pytest
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
-from lossaware.studies.store.database import SCHEMA_VERSION, Store
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.sqlite_file import SCHEMA_VERSION
 
 SPEC = RunSpec(
     task="digits", optimizer="sgd", lr=0.1 + 0.2, seed=3, epochs=2, batch_size=64, lga=options(gamma2=1e-8, name=None)
@@ -200,7 +201,7 @@ def test_what_we_did_not_write_is_one_line(path, damage, read):
     with sqlite3.connect(path) as database:
         database.execute(damage)
     database.close()
-    with Store(path, read_only=True) as store, pytest.raises(UsageError, match="the file is damaged") as error:
+    with pytest.raises(UsageError, match="the file is damaged") as error, Store(path, read_only=True) as store:
         read(store)
     assert str(path) in str(error.value)
 

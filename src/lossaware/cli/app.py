@@ -4,10 +4,13 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from lossaware._version import __version__
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 
 try:
     from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
@@ -56,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     say = _of_one_rank(given)
+    with _notes_by(say):
+        raise SystemExit(_run(given, say))
+
+
+def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
+    """Run a command; gives the code with which to exit."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shall not cost the table
     try:
@@ -93,7 +102,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _drop_output()
         say(f"{error.filename or 'the output'}: {error.strerror}")
         code = 2
-    raise SystemExit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _notes_by(say: Callable[[str], None]) -> Iterator[None]:
+    """While it lasts, a `Note` is one line; other warnings are shown as ever."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Note):
+            say(str(message))
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _of_one_rank(arguments: Sequence[str]) -> Callable[[str], None]:

@@ -8,6 +8,7 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lossaware.errors import UsageError
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.results import Results
@@ -38,7 +39,10 @@ def adopt_equal(specs: Iterable[RunSpec], results: Results, store: Store) -> int
     taken = 0
     for spec in store.missing(specs):
         for other in _candidates(spec, kinds):
-            records = results.records(other)
+            try:
+                records = results.records(other)
+            except UsageError:  # it is damaged, which is said when it is asked for itself
+                continue
             if len(records) == other.epochs and _tells(other, records, spec):
                 store.adopt(spec, records[: spec.epochs], results.environment(other))
                 taken += 1

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossaware.studies.execution.events import DataRead, Engine, EpochDone, Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.events import (
+    DataRead,
+    Engine,
+    EpochDone,
+    Event,
+    RunDone,
+    RunFailed,
+    RunNote,
+    RunStarted,
+)
 from lossaware.studies.execution.progress import RunProgress
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
@@ -86,9 +95,10 @@ def execute_missing(
     try:
         with contextlib.closing(engine.execute(store.missing(specs), data_folder, checkpoints)) as events:
             for event in events:
+                damage = ""
                 match event:
                     case RunStarted(spec):
-                        store.begin(spec)
+                        damage = store.begin(spec)
                     case DataRead(spec, files):
                         store.data_read(spec, files)
                     case EpochDone(spec, record):
@@ -98,5 +108,7 @@ def execute_missing(
                     case RunFailed(spec, message):
                         store.fail(spec, message)
                 yield event
+                if damage:
+                    yield RunNote(event.spec, f"{store.path}: {damage}; the run is computed again")
     finally:
         checkpoints.clear(store.complete_keys())

@@ -4,9 +4,7 @@ A run is complete from the very transaction that holds its last epoch, so no mom
 """
 
 import json
-import os
 import sqlite3
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,31 +16,9 @@ from lossaware.studies.specs.data_folder import FilesRead
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.user_code import has_changed, source_digest
-
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x4C474131  # "LGA1", as SQLite's header field for the kind of file
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-CREATE TABLE environments (id INTEGER PRIMARY KEY, content TEXT NOT NULL);
-CREATE TABLE runs (
-    key TEXT PRIMARY KEY,
-    spec TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('begun', 'complete', 'failed')),
-    message TEXT,
-    source TEXT,
-    environment INTEGER NOT NULL REFERENCES environments (id)
-) WITHOUT ROWID;
-CREATE TABLE epochs (
-    run TEXT NOT NULL REFERENCES runs (key),
-    epoch INTEGER NOT NULL CHECK (epoch >= 1),
-    train TEXT NOT NULL,
-    test TEXT NOT NULL,
-    lga TEXT,
-    seconds REAL NOT NULL,
-    PRIMARY KEY (run, epoch)
-) WITHOUT ROWID;
-"""
+from lossaware.studies.store import sqlite_file
+from lossaware.studies.store.digests import epoch_digest, find_change, run_digest
+from lossaware.studies.store.sqlite_file import EPOCH_COLUMNS, epoch_of_row, one_line
 
 
 class Store:
@@ -63,25 +39,16 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         self._environments: dict[tuple[str, str], int] = {}  # this process' own, by device and data
+        self._sound: set[str] = set()  # runs whose epochs were found to be what was written; nobody else writes
         self._lock: sqlite3.Connection | None = None
         try:
             if read_only:
-                if not self.path.is_file():
-                    raise UsageError(f"there are no results at {self.path}")
-                _check_header(self.path)
-                self._database = sqlite3.connect(_read_only_address(self.path), uri=True)
+                self._database = sqlite_file.open_for_reading(self.path)
             else:
-                self._open_for_writing()
-            self._database.execute("SELECT 1 FROM runs, epochs, environments LIMIT 1")
-            if (verdict := self._database.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(verdict.splitlines()[0])
+                self._database, self._lock = sqlite_file.open_for_writing(self.path)
         except (OSError, sqlite3.Error) as error:
-            self.close()
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UsageError(f"{self.path}: the results cannot be opened ({reason})") from None
-        except UsageError:
-            self.close()
-            raise
+            raise UsageError(f"{self.path}: the results cannot be opened ({one_line(error)})") from None
+        self._has_digests = self._columns() >= {"digest"}
 
     def __enter__(self) -> "Store":
         return self
@@ -93,33 +60,39 @@ class Store:
 
     def close(self) -> None:
         """Closes the file and lets other writers in."""
-        for connection in (getattr(self, "_database", None), self._lock):
+        for connection in (self._database, self._lock):
             if connection is not None:
                 connection.close()
 
     @property
     def checkpoints(self) -> Path:
         """The folder for checkpoints of the runs that are not complete: ``<path>.checkpoints``."""
-        return _beside(self.path, ".checkpoints")
+        return sqlite_file.beside(self.path, ".checkpoints")
 
     # Writing, in the order in which a run goes.
 
-    def begin(self, spec: RunSpec) -> None:
+    def begin(self, spec: RunSpec) -> str:
         """A run starts, starts again or goes on. Its earlier epochs stay until they are told again.
 
-        Where the file of a user's task or optimizer has changed since, they do not: they are of another one.
+        They do not where they are not what was written, or where the file of a user's task or optimizer has changed
+        since.
+
+        Returns:
+            What is wrong with earlier epochs, in a line; empty where nothing is.
         """
         source = source_digest(spec.own_code)
+        damage = self._read(spec)[1]
         with self._transaction() as database:
             row = database.execute("SELECT source FROM runs WHERE key = ?", (spec.key,)).fetchone()
-            if row is not None and row[0] != source:
+            if damage or (row is not None and row[0] != source):
                 database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
             database.execute(
                 "INSERT INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'begun', ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET state = 'begun', message = NULL, source = excluded.source, "
-                "environment = excluded.environment",
+                "environment = excluded.environment, digest = NULL",
                 (spec.key, spec.to_json(), source, self._environment(database, spec.device)),
             )
+        return damage
 
     def data_read(self, spec: RunSpec, files: Sequence[FilesRead]) -> None:
         """A run that has begun has read these files."""
@@ -128,16 +101,18 @@ class Store:
             database.execute("UPDATE runs SET environment = ? WHERE key = ?", (made_with, spec.key))
 
     def record(self, spec: RunSpec, record: EpochRecord) -> None:
-        """An epoch of a run that has begun; with its last epoch the run is complete."""
+        """An epoch of a run that has begun; with its last epoch, and all before, the run is complete."""
         with self._transaction() as database:
             self._insert(database, spec, record)
             if record.epoch == spec.epochs:
-                database.execute("UPDATE runs SET state = 'complete', message = NULL WHERE key = ?", (spec.key,))
+                self._complete(database, spec)
 
     def fail(self, spec: RunSpec, message: str) -> None:
         """A run ended without its last epoch; it counts as missing."""
         with self._transaction() as database:
-            database.execute("UPDATE runs SET state = 'failed', message = ? WHERE key = ?", (message, spec.key))
+            database.execute(
+                "UPDATE runs SET state = 'failed', message = ?, digest = NULL WHERE key = ?", (message, spec.key)
+            )
 
     def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], made_with: Mapping[str, str]) -> None:
         """A complete run that was measured elsewhere takes the place of whatever is here of it.
@@ -153,18 +128,20 @@ class Store:
             place = row or (database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid,)
             database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
             database.execute(
-                "INSERT OR REPLACE INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'complete', ?, ?)",
+                "INSERT OR REPLACE INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'begun', ?, ?)",
                 (spec.key, spec.to_json(), source_digest(spec.own_code), *place),
             )
             for record in records:
                 self._insert(database, spec, record)
+            self._complete(database, spec)
 
     # Reading.
 
     def missing(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
         """Those that are not complete, each once, in order.
 
-        A complete run of a user's own task or optimizer counts as missing once its file has changed.
+        A complete run counts as missing where its epochs are not what was written, and, if it is of a user's own task
+        or optimizer, once its file has changed.
         """
         done = dict(self._rows("SELECT key, source FROM runs WHERE state = 'complete'"))
         sources: dict[tuple[str, ...], str | None] = {}
@@ -172,7 +149,7 @@ class Store:
         for spec in specs:
             if spec.own_code not in sources:
                 sources[spec.own_code] = source_digest(spec.own_code)
-            if spec.key not in done or done[spec.key] != sources[spec.own_code]:
+            if spec.key not in done or done[spec.key] != sources[spec.own_code] or not self._is_sound(spec):
                 found.setdefault(spec.key, spec)
         return list(found.values())
 
@@ -193,18 +170,15 @@ class Store:
             sources = self._rows("SELECT source FROM runs WHERE key = ?", spec.key)
             if any(has_changed(spec.own_code, source) for (source,) in sources):
                 return []
-        rows = self._rows("SELECT epoch, train, test, lga, seconds FROM epochs WHERE run = ? ORDER BY epoch", spec.key)
-        with self._reading(f"the epochs of run {spec.key}"):
-            return [
-                EpochRecord(
-                    epoch=epoch,
-                    train=_numbers(train),
-                    test=_numbers(test),
-                    lga=None if lga is None else _numbers(lga),
-                    seconds=float(seconds),
-                )
-                for epoch, train, test, lga, seconds in rows
-            ]
+        records, damage = self._read(spec)
+        if damage:
+            again = "running its study or comparison computes it again"
+            raise UsageError(f"{self.path}: {damage}: the file is damaged; {again}")
+        return records
+
+    def damage(self) -> list[str]:
+        """What is wrong with the runs, a line for each run that is not what was written."""
+        return [f"{self.path}: {damage}" for spec in self.specs() if (damage := self._read(spec)[1])]
 
     def specs(self) -> list[RunSpec]:
         """All runs that ever began."""
@@ -225,11 +199,39 @@ class Store:
         with self._reading(f"the environment of run {spec.key}"):
             return next((_texts(content) for (content,) in rows), {})
 
+    def _read(self, spec: RunSpec) -> tuple[list[EpochRecord], str]:
+        """The epochs of a run that can be read, and what is wrong with the run."""
+        digests = "runs.digest, epochs.digest" if self._has_digests else "NULL, NULL"
+        # One statement, so that another process cannot write in between.
+        query = f"SELECT state, {digests}, {EPOCH_COLUMNS} FROM runs LEFT JOIN epochs ON key = run WHERE key = ?"
+        rows = list(self._rows(f"{query} ORDER BY epoch", spec.key))
+        records: list[EpochRecord] = []
+        for *_, epoch, train, test, lga, seconds in rows:
+            if epoch is None:
+                break  # a run without epochs
+            try:
+                records.append(epoch_of_row(epoch, train, test, lga, seconds))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                return records, f"epoch {epoch} of run {spec.key} cannot be read ({one_line(error)})"
+        if not rows:
+            return records, ""
+        kept = [row[2] for row in rows[: len(records)]] if self._has_digests else None
+        return records, find_change(spec, records, kept, rows[0][1], complete=rows[0][0] == "complete")
+
+    def _is_sound(self, spec: RunSpec) -> bool:
+        """Whether the epochs of a run are what was written."""
+        if spec.key not in self._sound and not self._read(spec)[1]:
+            self._sound.add(spec.key)
+        return spec.key in self._sound
+
+    def _columns(self) -> set[str]:
+        return {row[1] for row in self._database.execute("PRAGMA table_info (epochs)")}
+
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._database.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise UsageError(f"{self.path}: the results cannot be read ({error})") from None
+            raise UsageError(f"{self.path}: the results cannot be read ({one_line(error)})") from None
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -237,7 +239,7 @@ class Store:
         try:
             yield
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({error})") from None
+            raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({one_line(error)})") from None
 
     def _environment(self, database: sqlite3.Connection, device: str, data: str = "") -> int:
         """The row of this process' environment."""
@@ -249,9 +251,20 @@ class Store:
         return self._environments[device, data]
 
     @staticmethod
+    def _complete(database: sqlite3.Connection, spec: RunSpec) -> None:
+        """Mark a run complete if all its epochs are there."""
+        rows = database.execute("SELECT epoch, digest FROM epochs WHERE run = ? ORDER BY epoch", (spec.key,)).fetchall()
+        if [epoch for epoch, _ in rows] == list(range(1, spec.epochs + 1)):
+            database.execute(
+                "UPDATE runs SET state = 'complete', message = NULL, digest = ? WHERE key = ?",
+                (run_digest(spec, [digest for _, digest in rows]), spec.key),
+            )
+
+    @staticmethod
     def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:
         database.execute(
-            "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds, digest) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 spec.key,
                 record.epoch,
@@ -259,6 +272,7 @@ class Store:
                 json.dumps(dict(record.test)),
                 None if record.lga is None else json.dumps(dict(record.lga)),
                 record.seconds,
+                epoch_digest(spec, record),
             ),
         )
 
@@ -269,74 +283,8 @@ class Store:
             with self._database:
                 yield self._database
         except sqlite3.Error as error:
-            raise UsageError(f"{self.path}: the results cannot be written ({error})") from None
-
-    def _open_for_writing(self) -> None:
-        if self.path.exists():
-            _check_header(self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._hold_lock()
-        if not self.path.exists():
-            self._create()
-        self._database = sqlite3.connect(self.path, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        # A commit waits for the disk: an epoch is worth more than those milliseconds.
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA foreign_keys = ON")
-
-    def _hold_lock(self) -> sqlite3.Connection:
-        lock = sqlite3.connect(_beside(self.path, ".lock"), timeout=0, isolation_level=None)
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            lock.close()
-            if "locked" not in str(error):
-                raise
-            raise UsageError(f"{self.path}: another process is writing to it; wait for it, or name another") from None
-        return lock
-
-    def _create(self) -> None:
-        # Made beside its place and then renamed: under its name the file is there whole or not at all.
-        new = _beside(self.path, ".new")
-        new.unlink(missing_ok=True)
-        database = sqlite3.connect(new)
-        database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        database.close()
-        new.rename(self.path)
-
-
-def _numbers(text: str) -> dict[str, float]:
-    return {name: float(value) for name, value in json.loads(text).items()}
+            raise UsageError(f"{self.path}: the results cannot be written ({one_line(error)})") from None
 
 
 def _texts(text: str) -> dict[str, str]:
     return {name: str(value) for name, value in json.loads(text).items()}
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _read_only_address(path: Path) -> str:
-    # Readers of a file in WAL mode make files beside it, unless told that nobody writes.
-    written = _beside(path, "-wal").exists() or os.access(path.parent, os.W_OK)
-    return path.resolve().as_uri() + ("?mode=ro" if written else "?mode=ro&immutable=1")
-
-
-def _check_header(path: Path) -> None:
-    """Reads the kind and version from SQLite's header, for opening a foreign database may already change it."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(header) < 100 or header[:16] != b"SQLite format 3\0":
-        raise UsageError(f"{path} is there but holds no results of lossaware; nothing was changed")
-    version, application = struct.unpack(">I4xI", header[60:72])
-    if application != _APPLICATION_ID:
-        raise UsageError(f"{path} is a database of another program; nothing was changed")
-    if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} was written by another version of lossaware (format {version}, this one reads {SCHEMA_VERSION}); "
-            "name another file; nothing was changed"
-        )

@@ -1,4 +1,7 @@
-"""Digests of runs: a chain over the specification and all epochs, from which a changed epoch can be told."""
+"""Digests of what was measured, by which a changed number is found when it is read.
+
+They are for accidents and mistakes: who changes numbers on purpose can change their digests too.
+"""
 
 import hashlib
 import json
@@ -7,48 +10,62 @@ from collections.abc import Iterable, Mapping, Sequence
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 
 DIGITS = 16
-"""Hexadecimal digits of a digest, as many as a run's key has. It is for accidents and mistakes, not for forgers."""
+"""Hexadecimal digits of a digest, as many as a run's key has."""
 
 
-def next_digest(digest: str, record: EpochRecord) -> str:
-    """The digest of a run up to an epoch.
-
-    Args:
-        digest: That of the epoch before; for the first epoch the run's key, which is a digest of its specification.
-        record: The epoch.
-    """
-    plain = [
+def epoch_digest(spec: RunSpec, record: EpochRecord) -> str:
+    """The digest of an epoch: over its run's key, which is a digest of the specification, and all its numbers."""
+    numbers = (
         record.epoch,
-        _numbers(record.train),
-        _numbers(record.test),
-        None if record.lga is None else _numbers(record.lga),
+        _floats(record.train),
+        _floats(record.test),
+        None if record.lga is None else _floats(record.lga),
         float(record.seconds),
-    ]
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"{digest}\n{text}".encode()).hexdigest()[:DIGITS]
+    )
+    return _digest(spec.key, json.dumps(numbers, sort_keys=True, separators=(",", ":")))
 
 
-def digests(spec: RunSpec, records: Iterable[EpochRecord]) -> list[str]:
-    """The digests of a run after each of its epochs; the last one is that of the run."""
-    found = [spec.key]
-    for record in records:
-        found.append(next_digest(found[-1], record))
-    return found[1:]
+def run_digest(spec: RunSpec, epochs: Iterable[str]) -> str:
+    """The digest of a run: over its key and the digests of all its epochs, in order."""
+    return _digest(spec.key, *epochs)
 
 
-def changed_epoch(spec: RunSpec, records: Sequence[EpochRecord], stored: Sequence[str | None]) -> int | None:
-    """The first epoch, counted from 1, that is not what its digest belongs to; None where all are.
+def find_change(
+    spec: RunSpec,
+    records: Sequence[EpochRecord],
+    epochs: Sequence[object] | None,
+    run: object,
+    *,
+    complete: bool,
+    digits: int = DIGITS,
+) -> str:
+    """What is wrong with a run, in words; empty where it is what was written.
 
     Args:
         spec: The run.
-        records: Its epochs, in order.
-        stored: Their digests.
+        records: Its epochs so far.
+        epochs: The digest of each as `epoch_digest` gave it; None where there are none.
+        run: The digest as `run_digest` gave it, which a complete run has; ignored where epochs have none.
+        complete: Whether the run is said to have all its epochs.
+        digits: How many of their digits ``epochs`` have.
     """
-    for place, (digest, kept) in enumerate(zip(digests(spec, records), stored, strict=True), 1):
-        if digest != kept or records[place - 1].epoch != place:
-            return place
-    return None
+    digests = [] if epochs is None else [epoch_digest(spec, record) for record in records]
+    for place, record in enumerate(records, 1):
+        if record.epoch != place:
+            return f"epoch {place} of run {spec.key} is missing"
+        if epochs is not None and epochs[place - 1] != digests[place - 1][:digits]:
+            return f"epoch {place} of run {spec.key} is not what was written"
+    if len(records) > spec.epochs or (complete and len(records) < spec.epochs):
+        marked = "is marked complete, and " if complete else ""
+        return f"run {spec.key} {marked}has {len(records)} of {spec.epochs} epochs"
+    if epochs is not None and run != (run_digest(spec, digests) if complete else None):
+        return f"run {spec.key} is not what was written: its digest is {run}"
+    return ""
 
 
-def _numbers(measures: Mapping[str, float]) -> dict[str, float]:
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
+
+
+def _floats(measures: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in measures.items()}
