@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from lossaware.errors import UsageError
+from lossaware.studies.analysis.collect import show
+from lossaware.studies.analysis.export import export
+from lossaware.studies.report.study_table import FORMATS
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
+from lossaware.studies.specs.study import Overrides, parse_study
+from lossaware.studies.specs.study_file import parse_settings
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.exported import Exported
+from lossaware.studies.store.folder import Launch
+from lossaware.studies.store.results import Sources
 from mutations import change_content
 
 SPECS = [
@@ -19,6 +27,31 @@ SPECS = [
     for lga in (None, options(gamma2=1e-8))
 ]
 RANDOM = np.random.default_rng(0)
+GRID = """
+title = "A small grid"
+rows = ["algorithm"]
+columns = ["strategy"]
+
+[base]
+task = "digits"
+epochs = 4
+batch_size = 200
+lr = 0.1
+seeds = 3
+lga = { gamma2 = 1e-6 }
+
+[measure]
+set = "test"
+name = "accuracy"
+
+[axes.algorithm]
+SGD = { optimizer = "sgd" }
+Adam = { optimizer = "adam" }
+
+[axes.strategy]
+"w/o LGA" = { lga = false }
+"w/ LGA" = {}
+"""
 ROUNDS = [50, pytest.param(2000, marks=[pytest.mark.mutations, pytest.mark.timeout(1800)])]
 
 
@@ -45,6 +78,33 @@ def database(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Exported files of a study, whose numbers are random."""
+    study = parse_study(GRID, "grid")
+    known = Known({spec: [record(spec, epoch) for epoch in range(1, 5)] for spec in study.specs})
+    folder = tmp_path_factory.mktemp("results")
+    launches = [Launch.now(study.overridden(Overrides(settings=parse_settings({"seeds": 2}))))]
+    export(show(study, known, launches), Sources([known]), launches, folder)
+    return folder
+
+
+class Known:
+    """Runs held in memory."""
+
+    def __init__(self, runs):
+        self.runs = runs
+
+    def records(self, spec):
+        return self.runs.get(spec, [])
+
+    def environment(self, spec):
+        return {"lossaware": "0.1.0", "date": "2026-11-01T00:00:00+00:00", "command": "lossaware study run grid"}
+
+    def specs(self):
+        return list(self.runs)
+
+
 def shown(path):
     """All that a table is made of."""
     with Store(path, read_only=True) as store:
@@ -52,13 +112,27 @@ def shown(path):
         return [(spec, store.records(spec), store.complete(spec)) for spec in specs]
 
 
-def shown_or_line(path):
+def shown_of_exported(folder):
+    study = parse_study(GRID, "grid")
+    exported = Exported(folder)
+    table = show(study, Sources([exported]), exported.launches(study))
+    specs = sorted(exported.specs(), key=lambda spec: spec.key)
+    runs = [(spec, exported.records(spec), exported.environment(spec)) for spec in specs]
+    return FORMATS["csv"](table), FORMATS["markdown"](table), runs
+
+
+def or_line(show, path):
+    """What is shown; the error where it is refused."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return shown(path)
+            return show(path)
         except UsageError as error:
             return error
+
+
+def is_one_line(shown):
+    return isinstance(shown, UsageError) and "\n" not in str(shown)
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
@@ -70,12 +144,9 @@ def test_no_change_of_a_database_is_accepted_with_other_numbers(database, tmp_pa
         copy = tmp_path / "results.sqlite"
         shutil.copy(database, copy)
         said = change_content(copy, random)
-        after = shown_or_line(copy)
-        if isinstance(after, UsageError):
-            assert "\n" not in str(after), said
-            refused += 1
-        else:
-            assert after == before, said
+        after = or_line(shown, copy)
+        assert is_one_line(after) or after == before, said
+        refused += isinstance(after, UsageError)
         for path in tmp_path.iterdir():
             path.unlink()
     assert refused > rounds / 4
@@ -93,9 +164,25 @@ def test_no_digit_of_a_stored_value_is_accepted_changed(database, tmp_path, roun
     for place in random.choice(places, rounds):
         digit = (int(content[place : place + 1]) + int(random.integers(1, 10))) % 10
         copy.write_bytes(content[:place] + str(digit).encode() + content[place + 1 :])
-        after = shown_or_line(copy)
-        if isinstance(after, UsageError):
-            refused += 1
-        else:
-            assert after == before, place
+        after = or_line(shown, copy)
+        assert is_one_line(after) or after == before, place
+        refused += isinstance(after, UsageError)
+    assert refused > rounds / 2
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_no_change_of_exported_files_is_accepted_with_other_numbers(exported, tmp_path, rounds):
+    random = np.random.default_rng(rounds)
+    before = shown_of_exported(exported)
+    names = sorted(path.name for path in exported.iterdir())
+    assert names == ["grid-epochs.csv", "grid.csv", "grid.study.json"]
+    refused = 0
+    for _ in range(rounds):
+        copy = tmp_path / "results"
+        shutil.copytree(exported, copy)
+        said = change_content(copy / names[random.integers(3)], random)
+        after = or_line(shown_of_exported, copy)
+        assert is_one_line(after) or after == before, said
+        refused += isinstance(after, UsageError)
+        shutil.rmtree(copy)
     assert refused > rounds / 2

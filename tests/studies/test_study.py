@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from lossaware.cli import main
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
 from lossaware.studies.analysis.lr_sensitivity import all_series
@@ -28,6 +28,7 @@ from lossaware.studies.specs.run_spec import LGA_DEFAULTS, EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, Study, load_study, parse_study, without_lga
 from lossaware.studies.specs.study_file import Settings, parse_settings
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources
@@ -545,8 +546,23 @@ def test_launches_are_kept_and_a_line_that_was_cut_short_is_passed_over(grid, tm
     second = Launch.now(grid.overridden(SHORT))
     folder.note(second)
     folder.note(Launch.now(replace(grid, name="other")))
-    assert folder.launches(grid) == [first, second]
-    assert folder.launches(grid)[1].overrides == SHORT
+    with pytest.warns(Note, match=r"studies\.jsonl, line 2: cut short or damaged, and ignored"):
+        assert folder.launches(grid) == [first, second]
+    with pytest.warns(Note):
+        assert folder.launches(grid)[1].overrides == SHORT
+
+
+def test_a_launch_that_was_changed_is_refused(grid, tmp_path):
+    folder = Folder(tmp_path)
+    folder.note(Launch.now(grid.overridden(SHORT)))
+    path = tmp_path / "studies.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace('"epochs": 2', '"epochs": 3'))
+    assert path.read_text() != text
+    with pytest.raises(UsageError, match=r"studies\.jsonl, line 1: this is not what was written"):
+        folder.launches(grid)
+    path.write_text(json.dumps(Launch.now(grid).to_plain()) + "\n")
+    assert len(folder.launches(grid)) == 1, "earlier versions wrote no digests"
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -827,6 +843,35 @@ def test_of_many_commands_the_first_are_named(count, last):
     assert format_provenance({"command": f"run {number}"} for number in range(count))[-1].endswith(last)
 
 
+def resealed(text: str) -> str:
+    """As one who wants it so would write it."""
+    try:
+        return json.dumps(sealed(json.loads(text)))
+    except (ValueError, RecursionError):
+        return text
+
+
+def test_a_description_that_was_changed_is_refused(grid, tmp_path):
+    known = Known()
+    fill(grid, known)
+    export(show(grid, known, []), Sources([known]), [Launch.now(grid)], tmp_path)
+    path = tmp_path / "grid.study.json"
+    text = path.read_text()
+    for change in (
+        lambda text: text.replace('"title": "', '"title": "No '),
+        lambda text: text.replace('"overrides": {}', '"overrides": {"seeds": 1}'),
+        lambda text: text.replace('"environment": 0', '"environment": 1', 1),
+        lambda text: text.replace('"sha256": "', '"sha256": "0'),
+        lambda text: text.replace('"sha256"', '"sha257"'),
+    ):
+        assert change(text) != text
+        path.write_text(change(text))
+        with pytest.raises(UsageError, match=r"grid\.study\.json: this is not what was written"):
+            Exported(tmp_path)
+    path.write_text(json.dumps(json.loads(text)))
+    assert Exported(tmp_path).specs(), "how it is laid out does not count"
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -835,16 +880,21 @@ def test_of_many_commands_the_first_are_named(count, last):
         (
             "grid-epochs.csv",
             lambda text: text[: text.rindex("\n", 0, -1) + 1],
-            "has 3 of 4 epochs: the file is damaged",
+            "is marked complete, and has 3 of 4 epochs: the file is damaged",
         ),
         ("grid-epochs.csv", lambda text: text[: text.rindex(",")] + "\n", r"line \d+: another number of fields"),
         ("grid-epochs.csv", lambda text: text[:-1] + ",1\n", r"line \d+: another number of fields"),
         ("grid-epochs.csv", lambda text: text.replace("0.51", "o.51"), "not a file of epochs"),
         ("grid-epochs.csv", lambda text: text.replace("run,", "ran,"), "not a file of epochs"),
-        ("grid-epochs.csv", None, "cannot be read"),
+        ("grid-epochs.csv", lambda text: text.replace("0.51", "0.52"), "epoch 4 of run [0-9a-f]{16} is not what was"),
+        ("grid-epochs.csv", lambda text: text.replace("train.", "text.").replace("test.", "train."), "epoch 1 of run"),
+        ("grid-epochs.csv", lambda text: text.replace("\n", "\r\n"), "this is not what was written with grid.study"),
+        ("grid-epochs.csv", None, "there is no such file"),
+        ("grid.csv", lambda text: text.replace("51.0", "52.0"), "this is not what was written with grid.study.json"),
+        ("grid.csv", None, "there is no such file"),
         ("grid.study.json", lambda text: text[:100], "not an exported study"),
         ("grid.study.json", lambda text: "[" * 100_000, "not an exported study"),
-        ("grid.study.json", lambda text: text.replace('"format": 1', '"format": 9'), "another version of lossaware"),
+        ("grid.study.json", lambda text: text.replace('"format": 2', '"format": 9'), "another version of lossaware"),
         ("grid.study.json", lambda text: text.replace('"environment": 0', '"environment": 5'), "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "is not the run that its"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01, ', ""), "not an exported study"),
@@ -862,7 +912,7 @@ def test_a_damaged_export_is_one_line(grid, tmp_path, name, change, message):
     else:
         text = path.read_text()
         assert change(text) != text
-        path.write_text(change(text))
+        path.write_text(resealed(change(text)) if name == "grid.study.json" else change(text))
 
     def read_all() -> None:
         exported = Exported(tmp_path)

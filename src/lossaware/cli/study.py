@@ -185,6 +185,49 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
     return 0
 
 
+@app.command
+def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
+    """Check that stored runs and exported studies are what was written, number by number.
+
+    Says which run and epoch is not, and exits with code 2 then.
+
+    Args:
+        folder: Folder of exported studies, or of runs (--out of the other commands).
+        add_digests: Add digests to exported studies of earlier versions, as they are now. The files say so.
+    """
+    from lossaware.cli.output import say
+    from lossaware.studies.store.export import add_digests as add
+    from lossaware.studies.store.verify import verify as verified
+
+    if add_digests:
+        for path in add(folder):
+            print(f"{path} has digests now")
+    found = verified(folder)
+    for problem in found.problems:
+        say(problem)
+    if found.problems:
+        return 2
+    print(f"{folder}: {found.runs} runs with {found.epochs} epochs are what was written.")
+    return 0
+
+
+@app.command
+def backup(to: Path, /, *, out: Path = OUT) -> int:
+    """Copy the runs at hand, also while they are being computed.
+
+    A copy by other means misses what is still beside the database, in results.sqlite-wal.
+
+    Args:
+        to: Folder of the copy.
+        out: Folder of the runs.
+    """
+    from lossaware.studies.store.folder import Folder
+
+    for path in Folder(out).back_up(to):
+        print(path)
+    return 0
+
+
 app.command("lossaware.cli.study_figure:figure", name="figure")
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lossaware.studies.analysis.study_table import StudyTable
-from lossaware.studies.store.exported import write_study
+from lossaware.studies.store.export import write_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Results
 
 
 def export(table: StudyTable, results: Results, launches: Sequence[Launch], folder: Path) -> list[Path]:
-    """Write what is measured of a study; see `lossaware.studies.store.exported.write_study`.
+    """Write what is measured of a study; see `lossaware.studies.store.export.write_study`.
 
     Args:
         table: The study, measured.

@@ -122,8 +122,9 @@ class Task:
         """
         try:
             with reading(folder) as current:
-                data = replace(self.data(path_of(folder)), files=current.files)
+                data = self.data(path_of(folder))
             sizes = {"training": len(data.train), "test": len(data.test)}
+            data = replace(data, files=current.files)
         except UsageError:
             raise
         except Exception as error:

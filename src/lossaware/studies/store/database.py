@@ -227,6 +227,11 @@ class Store:
     def _columns(self) -> set[str]:
         return {row[1] for row in self._database.execute("PRAGMA table_info (epochs)")}
 
+    def counts(self) -> tuple[int, int]:
+        """How many runs and epochs are stored."""
+        ((runs,),), ((epochs,),) = (list(self._rows(f"SELECT count(*) FROM {table}")) for table in ("runs", "epochs"))
+        return runs, epochs
+
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._database.execute(query, values).fetchall()

@@ -6,6 +6,7 @@ They are for accidents and mistakes: who changes numbers on purpose can change t
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 
@@ -61,6 +62,26 @@ def find_change(
     if epochs is not None and run != (run_digest(spec, digests) if complete else None):
         return f"run {spec.key} is not what was written: its digest is {run}"
     return ""
+
+
+SEAL = "sha256"
+"""The entry of a JSON object that has the digest of all its others."""
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its seal."""
+    return {**content, SEAL: _seal(content)}
+
+
+def is_sealed(content: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is what was sealed."""
+    return content.get(SEAL) == _seal(content)
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in content.items() if name != SEAL}
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(*parts: str) -> str:

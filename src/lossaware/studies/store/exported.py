@@ -1,45 +1,60 @@
-"""Results as plain files that can be committed, and the way back: what one person measured, the next need not.
+"""Results in plain files that can be committed, so that what one person measured, the next need not.
 
 A study is three files in a folder: ``NAME.csv`` has the value of each cell and seed, ``NAME-epochs.csv`` every epoch of
-every run, ``NAME.study.json`` the specification of each run and with what it was made. Numbers are written so that
-reading them gives the same numbers, bit for bit.
+every run, ``NAME.study.json`` the specification of each run, what it was made with, and the digests of all of this.
+Numbers are written so that reading them gives the same numbers, bit for bit.
 """
 
 import csv
+import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lossaware.errors import UsageError
-from lossaware.studies.specs.atomic import write_whole
-from lossaware.studies.specs.provenance import environment, without_folders
+from lossaware.errors import Note, UsageError
+from lossaware.studies.specs.regular_file import read_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Study
-from lossaware.studies.specs.user_code import has_changed, source_digest
+from lossaware.studies.specs.user_code import has_changed
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.digests import SEAL, find_change, is_sealed
 from lossaware.studies.store.folder import Launch
-from lossaware.studies.store.results import Results, Sources
 
-FORMAT = 1
-_ENDING = ".study.json"
-_GROUPS = ("train", "test", "lga")
+FORMAT = 2
+WITHOUT_DIGESTS = 1
+"""The format before. It is read with a note."""
+ENDING = ".study.json"
+GROUPS = ("train", "test", "lga")
+EPOCH_DIGITS = 8
+"""Digits of the digests of epochs, which only tell where a run has changed."""
+
+
+@dataclass(frozen=True)
+class _Digests:
+    """The digests of a study: of each run, of the epochs of each run, and of its other files."""
+
+    runs: Mapping[str, str]
+    epochs: Mapping[str, Sequence[str]]
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class _Study:
-    """What ``NAME.study.json`` says: the runs and what each was made with, by key, and how they were launched.
+    """The content of ``NAME.study.json``: the runs by key, what they were made with, how they were launched.
 
-    Of runs of a user's own code there is its digest, as `source_digest` gives it.
+    ``sources`` has the digest of the user's own code of a run, as `source_digest` gives it.
     """
 
     runs: Mapping[str, RunSpec]
     sources: Mapping[str, str]
     environments: Mapping[str, Mapping[str, str]]
     launches: Sequence[Launch]
+    digests: _Digests | None
 
 
 class Exported:
@@ -49,7 +64,7 @@ class Exported:
         folder: The folder; without any exported study, or not there at all, it is empty.
 
     Raises:
-        UsageError: The folder is none, or a file cannot be read, or is not what it says it is.
+        UsageError: The folder is none, or a file cannot be read, or is not what was written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,29 +72,53 @@ class Exported:
             raise UsageError(f"{folder}: a folder of exported studies is expected, this is a file")
         self.folder = folder
         self._studies = {
-            path.name.removesuffix(_ENDING): _read_study(path) for path in sorted(folder.glob(f"*{_ENDING}"))
+            path.name.removesuffix(ENDING): _read_study(path) for path in sorted(folder.glob(f"*{ENDING}"))
         }
         self._epochs: dict[str, Mapping[str, list[EpochRecord]]] = {}
+        if without := self.without_digests:
+            warnings.warn(
+                f"{folder}: {', '.join(without)}: exported by an earlier version, without digests: nothing tells a "
+                f"changed number; `lossaware study verify {folder} --add-digests` adds them",
+                Note,
+                stacklevel=2,
+            )
 
     @cached_property
     def _home(self) -> dict[str, str]:
         """Which study a run is read from."""
         return {key: name for name, study in reversed(self._studies.items()) for key in study.runs}
 
+    @property
+    def without_digests(self) -> list[str]:
+        """The names of the studies that have none."""
+        return [name for name, study in self._studies.items() if study.digests is None]
+
+    def names(self) -> list[str]:
+        """The names of all studies."""
+        return list(self._studies)
+
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-        """See `Results.records`. Runs of a user's own code that was another then are none, as in a store."""
+        """See `Results.records`. Runs of a user's own code that was another then are none, as in a store.
+
+        Raises:
+            UsageError: A file of the run's study is not what was written.
+        """
         name = self._home.get(spec.key)
         if name is None:
             return ()
         if (source := self.source(spec)) is not None and has_changed(spec.own_code, source):
             return ()
+        return self.epochs(name)[spec.key]
+
+    def epochs(self, name: str) -> Mapping[str, list[EpochRecord]]:
+        """All epochs of all runs of a study, by the runs' keys.
+
+        Raises:
+            UsageError: A file of the study is not what was written.
+        """
         if name not in self._epochs:
-            self._epochs[name] = _read_epochs(self.folder / f"{name}-epochs.csv")
-        records = self._epochs[name].get(spec.key, [])
-        if [record.epoch for record in records] != list(range(1, spec.epochs + 1)):
-            path = self.folder / f"{name}-epochs.csv"
-            raise UsageError(f"{path}: run {spec.key} has {len(records)} of {spec.epochs} epochs: the file is damaged")
-        return records
+            self._epochs[name] = self._read(name)
+        return self._epochs[name]
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
         """See `Results.environment`."""
@@ -103,6 +142,28 @@ class Exported:
         found = self._studies.get(study.name)
         return list(found.launches) if found else []
 
+    def _read(self, name: str) -> dict[str, list[EpochRecord]]:
+        study, path = self._studies[name], self.folder / f"{name}-epochs.csv"
+        content = read_regular(path)
+        found = _read_epochs(path, content)
+        for key, spec in study.runs.items():
+            records = found.setdefault(key, [])
+            if study.digests is None:
+                change = find_change(spec, records, None, None, complete=True)
+            else:
+                epochs, run = study.digests.epochs[key], study.digests.runs[key]
+                change = find_change(spec, records, epochs, run, complete=True, digits=EPOCH_DIGITS)
+            if change:
+                raise UsageError(f"{path}: {change}: the file is damaged")
+        # Last, because what comes before names the place.
+        for file, digest in study.digests.files.items() if study.digests is not None else ():
+            whole = content if file == path.name else read_regular(self.folder / file)
+            if (now := hashlib.sha256(whole).hexdigest()) != digest:
+                raise UsageError(
+                    f"{self.folder / file}: this is not what was written with {name}{ENDING}: its SHA-256 is {now}"
+                )
+        return found
+
 
 def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
     """Take those runs into a store that it misses and that are there.
@@ -120,92 +181,10 @@ def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
     return taken
 
 
-def write_study(
-    study: Study, measured: Iterable[RunSpec], values: str, results: Results, launches: Sequence[Launch], folder: Path
-) -> list[Path]:
-    """Write the files of a study. What an earlier export had stays in, unless it was of other code.
-
-    Args:
-        study: The study.
-        measured: Its runs that are to be written.
-        values: The content of ``NAME.csv``.
-        results: Where the runs are.
-        launches: How it was run.
-        folder: Where to write; made if need be.
-
-    Returns:
-        The files.
-
-    Raises:
-        UsageError: Nothing is measured, or the folder cannot be written to.
-    """
-    earlier = Exported(folder)
-    specs = {spec.key: spec for spec in earlier.specs(study.name) if earlier.records(spec)}
-    specs |= {spec.key: spec for spec in measured}
-    if not specs:
-        raise UsageError(
-            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
-        )
-    places = Sources([results, earlier])
-    environments: list[Mapping[str, str]] = []
-    runs: dict[str, Any] = {}
-    for key, spec in sorted(specs.items()):
-        made_with = _shareable(places.environment(spec))
-        if made_with not in environments:
-            environments.append(made_with)
-        runs[key] = {"environment": environments.index(made_with), "spec": json.loads(spec.to_json())}
-        if spec.own_code and (source := source_digest(spec.own_code) or earlier.source(spec)):
-            runs[key]["source"] = source
-    content = {
-        "format": FORMAT,
-        "study": study.name,
-        "title": study.title,
-        "digest": study.digest,
-        "exported": _shareable(environment()),
-        "launches": [{**launch.to_plain(), "environment": _shareable(launch.environment)} for launch in launches],
-        "environments": environments,
-    }
-    files = {
-        folder / f"{study.name}.csv": values,
-        folder / f"{study.name}-epochs.csv": _epochs_csv(specs.values(), places),
-        # Last, because it is what the others are found by.
-        folder / f"{study.name}{_ENDING}": _study_json(content, runs),
-    }
-    for path, text in files.items():
-        write_whole(path, text)
-    return list(files)
-
-
-def _study_json(content: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
-    """JSON with a line a run, so that a change of one is a change of one line."""
-    head = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run, ensure_ascii=False)}" for key, run in runs.items())
-    return f'{head},\n "runs": {{\n{lines}\n }}\n}}\n'
-
-
-def _epochs_csv(specs: Iterable[RunSpec], results: Sources) -> str:
-    """A line a run and epoch, with all that was measured then."""
-    rows = []
-    for spec in sorted(specs, key=lambda spec: spec.key):
-        for record in results.records(spec):
-            values = {"run": spec.key, "epoch": str(record.epoch), "seconds": repr(float(record.seconds))}
-            for group in _GROUPS:
-                measures: Mapping[str, float] = getattr(record, group) or {}
-                values |= {f"{group}.{name}": repr(float(value)) for name, value in measures.items()}
-            rows.append(values)
-    names = dict.fromkeys(name for row in rows for name in row)
-    heads = [*list(names)[:3], *(name for group in _GROUPS for name in names if name.startswith(f"{group}."))]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
+def _read_epochs(path: Path, content: bytes) -> dict[str, list[EpochRecord]]:
     found: dict[str, list[EpochRecord]] = {}
     try:
-        text = path.read_bytes().decode()
+        text = content.decode()
         if not text.endswith("\n"):
             raise UsageError(f"{path}: its last line has no end: the file is cut short")
         for line, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 2):
@@ -219,7 +198,7 @@ def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
                     for name, value in row.items()
                     if name.startswith(f"{group}.") and value
                 }
-                for group in _GROUPS
+                for group in GROUPS
             }
             found.setdefault(row["run"], []).append(
                 EpochRecord(
@@ -230,8 +209,6 @@ def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
                     seconds=float(row["seconds"]),
                 )
             )
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, csv.Error) as error:
         raise UsageError(f"{path}: not a file of epochs ({type(error).__name__}: {error})") from None
     return found
@@ -239,30 +216,31 @@ def _read_epochs(path: Path) -> dict[str, list[EpochRecord]]:
 
 def _read_study(path: Path) -> _Study:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        content: dict[str, Any] = json.loads(read_regular(path))
+        if content["format"] not in (FORMAT, WITHOUT_DIGESTS):
             raise UsageError(f"{path}: written by another version of lossaware (format {content['format']})")
+        has_digests = content["format"] == FORMAT
+        if not (is_sealed(content) if has_digests else SEAL not in content):
+            raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
         environments = [
             {str(name): str(value) for name, value in made_with.items()} for made_with in content["environments"]
         ]
+        runs = content["runs"]
         study = _Study(
-            runs={key: RunSpec.from_json(json.dumps(run["spec"])) for key, run in content["runs"].items()},
-            sources={key: str(run["source"]) for key, run in content["runs"].items() if "source" in run},
-            environments={key: environments[run["environment"]] for key, run in content["runs"].items()},
+            runs={key: RunSpec.from_json(json.dumps(run["spec"])) for key, run in runs.items()},
+            sources={key: str(run["source"]) for key, run in runs.items() if "source" in run},
+            environments={key: environments[run["environment"]] for key, run in runs.items()},
             launches=[Launch.from_plain(plain) for plain in content.get("launches", [])],
+            digests=_Digests(
+                runs={key: str(run["digest"]) for key, run in runs.items()},
+                epochs={key: [str(epoch) for epoch in run["epochs"]] for key, run in runs.items()},
+                files={str(file): str(digest) for file, digest in content["files"].items()},
+            )
+            if has_digests
+            else None,
         )
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
     if foreign := [key for key, spec in study.runs.items() if spec.key != key]:
         raise UsageError(f"{path}: run {foreign[0]} is not the run that its specification says")
     return study
-
-
-def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
-    """What a run was made with, for others to read: folders of this machine are nobody's business."""
-    found = dict(made_with)
-    if "command" in found:
-        found["command"] = without_folders(found["command"])
-    return found

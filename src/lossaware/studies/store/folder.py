@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
+from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment
+from lossaware.studies.specs.regular_file import read_regular
 from lossaware.studies.specs.study import Overrides, Study
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.digests import SEAL, is_sealed, sealed
 from lossaware.studies.store.results import Results, Sources
+from lossaware.studies.store.sqlite_file import back_up
 
 
 @dataclass(frozen=True)
@@ -78,24 +83,32 @@ class Folder:
 
     def launches(self, study: Study) -> list[Launch]:
         """How the study was run before, latest last."""
-        try:
-            lines = self._launches.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
+        return [launch for launch in self.all_launches() if launch.study == study.name]
+
+    def all_launches(self) -> list[Launch]:
+        """How all studies were run, latest last.
+
+        Raises:
+            UsageError: The file cannot be read, or a line of it is not what was written.
+        """
+        if not self._launches.exists() and not self._launches.is_symlink():
             return []
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{self._launches}: cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from None
         found = []
-        for line in lines:
-            # A line that a kill cut short tells of a launch that wrote no run.
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(Launch.from_plain(json.loads(line)))
-        return [launch for launch in found if launch.study == study.name]
+        for number, line in enumerate(read_regular(self._launches).decode(errors="replace").splitlines(), 1):
+            where = f"{self._launches}, line {number}"
+            try:
+                content = json.loads(line)
+                if SEAL in content and not is_sealed(content):
+                    raise UsageError(f"{where}: this is not what was written: the file is damaged")
+                found.append(Launch.from_plain(content))
+            except (ValueError, TypeError, RecursionError):
+                # A kill that cuts a line short comes before the first run of its launch.
+                warnings.warn(f"{where}: cut short or damaged, and ignored", Note, stacklevel=2)
+        return found
 
     def note(self, launch: Launch) -> None:
         """Add a launch, on disk when this returns."""
-        line = json.dumps(launch.to_plain(), ensure_ascii=False) + "\n"
+        line = json.dumps(sealed(launch.to_plain()), ensure_ascii=False) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self._launches.open("a+b") as file:
@@ -108,6 +121,26 @@ class Folder:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UsageError(f"{self._launches}: cannot be written ({error.strerror})") from None
+
+    def back_up(self, target: Path) -> list[Path]:
+        """Copy the runs as they are at this moment, also while another process writes them.
+
+        Args:
+            target: The folder of the copy, which must not have runs.
+
+        Returns:
+            The files.
+
+        Raises:
+            UsageError: There are no runs, the target has runs, or it cannot be written.
+        """
+        copy = Folder(target)
+        # First the launches: each comes before its runs.
+        launches = read_regular(self._launches) if self._launches.exists() else b""
+        back_up(self.database, copy.database)
+        if launches:
+            write_whole(copy._launches, launches)
+        return [path for path in (copy.database, copy._launches) if path.exists()]
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Results]:
