@@ -94,6 +94,7 @@ def add_digests(folder: Path) -> list[Path]:
         UsageError: A file cannot be read or written.
     """
     exported = Exported(folder)
+    made_with = _shareable(environment())  # before a file changes what the commit is said to be
     written = []
     for name in exported.without_digests:
         path = folder / f"{name}{ENDING}"
@@ -104,7 +105,7 @@ def add_digests(folder: Path) -> list[Path]:
         tables = [f"{name}.csv", f"{name}-epochs.csv"]
         files = {file: hashlib.sha256(read_regular(folder / file)).hexdigest() for file in tables}
         runs = content.pop("runs")
-        added = {"digests_added": _shareable(environment()), "files": files, "runs": runs}
+        added = {"digests_added": made_with, "files": files, "runs": runs}
         write_whole(path, _study_json({**content, "format": FORMAT, **added}))
         written.append(path)
     return written
