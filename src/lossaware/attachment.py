@@ -28,7 +28,6 @@ class Attachment:
         before_load: Called before the optimizer reads a ``state_dict``.
         after_load: Called after it.
         after_zero_grad: Called after the optimizer's ``zero_grad``.
-        refuse_copy: Called where the optimizer is copied or pickled.
     """
 
     def __init__(
@@ -40,7 +39,6 @@ class Attachment:
         before_load: Callable[..., None],
         after_load: Callable[..., None],
         after_zero_grad: Callable[[Optimizer], None],
-        refuse_copy: Callable[[], NoReturn],
     ) -> None:
         self._optimizer = weakref.ref(optimizer)
         self.name = type(optimizer).__name__
@@ -56,7 +54,7 @@ class Attachment:
         self._after_zero_grad = after_zero_grad
         optimizer.zero_grad = self._zero_grad  # type: ignore[method-assign]
         # copy, deepcopy and pickle ask the instance for its state; what they make would lack the hooks.
-        optimizer.__getstate__ = refuse_copy  # type: ignore[method-assign]
+        optimizer.__getstate__ = self._refuse_copy  # type: ignore[method-assign]
         self.active = True
 
     @property
@@ -73,6 +71,12 @@ class Attachment:
                 "reference to it"
             )
         return optimizer
+
+    def _refuse_copy(self) -> NoReturn:
+        raise TypeError(
+            f"{self.name} has LGA attached, which a copy or pickle of it would lose: call lga.detach() first, then "
+            "attach a new LGA to the copy (lga.state_dict() carries the state over)"
+        )
 
     def refuse_detached(self) -> None:
         """Raise RuntimeError where it is detached, or the optimizer does not exist any more."""
@@ -152,7 +156,7 @@ def takes_loss(optimizer: Optimizer) -> bool:
     return "loss" in inspect.signature(type(optimizer).step).parameters
 
 
-def check_optimizer(optimizer: Any) -> None:
+def check_optimizer(optimizer: Any, *, is_attached: bool) -> None:
     """Raise TypeError where it is not a torch optimizer, and ValueError where it is one that LGA cannot attach to."""
     name = type(optimizer).__name__
     if not isinstance(optimizer, Optimizer):
@@ -165,6 +169,8 @@ def check_optimizer(optimizer: Any) -> None:
         raise ValueError(
             f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside{which}"
         )
+    if is_attached:
+        raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
 
 
 def _remedy(thing: Any) -> str:

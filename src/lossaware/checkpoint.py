@@ -2,12 +2,44 @@
 
 from typing import Any
 
+from lossaware.attachment import Attachment
+from lossaware.groups import Group
 from lossaware.law_state import LawState
+from lossaware.loss_input import LossInput
+from lossaware.settings import Settings
+from lossaware.stepper import Stepper
 
 _OLD_FIELDS = {"decay": "gamma2_factor"}
 
 
-def upgraded(state_dict: Any) -> Any:
+def save(settings: Settings, stepper: Stepper, loss_input: LossInput, attachment: Attachment) -> dict[str, Any]:
+    """See `LGA.state_dict`."""
+    return {
+        "hyperparameters": settings.hyperparameters(),
+        "state": stepper.read_state()._asdict(),
+        "groups": stepper.sizes.state(_measured(settings, attachment)),
+        "steps_without_loss": loss_input.steps_without_loss,
+    }
+
+
+def load(state_dict: Any, settings: Settings, stepper: Stepper, loss_input: LossInput, attachment: Attachment) -> None:
+    """See `LGA.load_state_dict`. All is checked before anything is changed."""
+    state_dict = _upgraded(state_dict)
+    _check(state_dict, save(settings, stepper, loss_input, attachment))
+    groups = _measured(settings, attachment)
+    scales = stepper.sizes.match(state_dict["groups"], groups)
+    stepper.sizes.load(scales, groups)
+    stepper.load_state(LawState(**state_dict["state"]))
+    loss_input.steps_without_loss = int(state_dict["steps_without_loss"])
+    loss_input.forget()
+
+
+def _measured(settings: Settings, attachment: Attachment) -> list[Group]:
+    """The groups whose scales are kept; none where the rule uses no scale, so that no optimizer is needed."""
+    return attachment.optimizer.param_groups if settings.rule.uses_scale else []
+
+
+def _upgraded(state_dict: Any) -> Any:
     """A state_dict of an older version in the form of this one; others as they are.
 
     The first version had the scales of the groups as a list, ``decay`` for ``gamma2_factor``, and no other upper bound
@@ -30,7 +62,7 @@ def upgraded(state_dict: Any) -> Any:
     return upgrade
 
 
-def check_state_dict(state_dict: Any, own: dict[str, Any]) -> None:
+def _check(state_dict: Any, own: dict[str, Any]) -> None:
     """Compare a state_dict with that of the LGA that is to load it.
 
     Raises:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lossaware.attachment import Attachment, check_optimizer
-from lossaware.checkpoint import check_state_dict, upgraded
+from lossaware.checkpoint import load, save
 from lossaware.gamma2 import Gamma2Rule
 from lossaware.gradients import StepGradients
-from lossaware.law_state import LawState, Status, summarize
+from lossaware.law_state import Status, summarize
 from lossaware.loss_input import LossInput
 from lossaware.lower_bounds import LowerBound
 from lossaware.settings import make_settings, says_what_is_missing
@@ -51,8 +51,8 @@ class LGA:
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
             their one method, `LowerBound.update`. None means progressive, and zero where gamma2 sets itself.
         upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
-            with the method of `UpperBound`. ``"running"`` is for losses whose first one says little about
-            the rest: 0, small, an outlier, or below 0; see `lossaware.RunningLevel`.
+            with the method of `UpperBound`. ``"running"`` is for losses whose first one says little about the rest: 0,
+            small, an outlier, or below 0; see `lossaware.RunningLevel`.
         backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
             lines 7-9). A gamma2 that sets itself has its own.
         zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
@@ -91,10 +91,7 @@ class LGA:
         zero_gradient: str | None = None,
         process_group: dist.ProcessGroup | None = None,
     ) -> None:
-        check_optimizer(optimizer)
-        if self.of(optimizer) is not None:
-            name = type(optimizer).__name__
-            raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+        check_optimizer(optimizer, is_attached=self.of(optimizer) is not None)
         self.settings = make_settings(
             steps_per_epoch=steps_per_epoch,
             gamma2=gamma2,
@@ -119,7 +116,6 @@ class LGA:
             before_load=self._stepper.sizes.before_load,
             after_load=self._stepper.sizes.after_load,
             after_zero_grad=self._input.after_zero_grad,
-            refuse_copy=self._refuse_copy,
         )
 
     @classmethod
@@ -251,8 +247,6 @@ class LGA:
         Raises:
             ValueError: It is no whole number of at least 1.
         """
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"steps must be a whole number of at least 1, or None: got {steps!r}")
         self._meter = None if steps is None else UpdateMeter(steps)
 
     @property
@@ -266,12 +260,7 @@ class LGA:
         But for the running means of the gradients, which ``gamma2="auto"`` keeps in the optimizer's own state_dict.
         Losses observed since the last step are in neither, as the gradients they belong to are in no checkpoint.
         """
-        return {
-            "hyperparameters": self.settings.hyperparameters(),
-            "state": self._stepper.read_state()._asdict(),
-            "groups": self._stepper.sizes.state(self._measured_groups()),
-            "steps_without_loss": self._input.steps_without_loss,
-        }
+        return save(self.settings, self._stepper, self._input, self._attachment)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, also that of an older version.
@@ -284,18 +273,7 @@ class LGA:
             ValueError: A key is unknown or missing, a value is no number, a hyperparameter is not this LGA's, or the
                 parameter groups are others; nothing is changed then.
         """
-        state_dict = upgraded(state_dict)
-        check_state_dict(state_dict, self.state_dict())
-        groups = self._measured_groups()
-        scales = self._stepper.sizes.match(state_dict["groups"], groups)
-        self._stepper.sizes.load(scales, groups)
-        self._stepper.load_state(LawState(**state_dict["state"]))
-        self._input.steps_without_loss = int(state_dict["steps_without_loss"])
-        self._input.forget()
-
-    def _measured_groups(self) -> list[dict[str, Any]]:
-        """The groups whose scales are kept; none where the rule uses no scale, so that no optimizer is needed."""
-        return self.optimizer.param_groups if self.settings.rule.uses_scale else []
+        load(state_dict, self.settings, self._stepper, self._input, self._attachment)
 
     # Coming and going -------------------------------------------------------------------------------------------------
 
@@ -314,21 +292,8 @@ class LGA:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def _refuse_copy(self) -> NoReturn:
-        raise TypeError(
-            f"{self._attachment.name} has LGA attached, which a copy or pickle of it would lose: call lga.detach() "
-            "first, then attach a new LGA to the copy (lga.state_dict() carries the state over)"
-        )
-
     def __getstate__(self) -> NoReturn:
-        raise TypeError(
-            "LGA belongs to one optimizer and cannot be copied: attach a new one, and load its state_dict()"
-        )
+        raise TypeError("LGA belongs to an optimizer and cannot be copied: attach a new one, and load its state_dict()")
 
     def __repr__(self) -> str:
-        objects = ("lower_bound", "upper_bound")
-        settings = ", ".join(
-            f"{name}={value}" if name in objects else f"{name}={value!r}"
-            for name, value in self.settings.hyperparameters().items()
-        )
-        return f"LGA({self._attachment.name}{'' if self._attachment.active else ', detached'}, {settings})"
+        return f"LGA({self._attachment.name}{'' if self._attachment.active else ', detached'}, {self.settings})"

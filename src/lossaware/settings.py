@@ -55,6 +55,11 @@ class Settings:
         names = ("steps_per_epoch", "gamma2", "eps", "xi", "lower_bound", "upper_bound", "backoff", "zero_gradient")
         return {name: described(getattr(self, name)) for name in names}
 
+    def __str__(self) -> str:
+        bounds = ("lower_bound", "upper_bound")
+        settings = self.hyperparameters().items()
+        return ", ".join(f"{name}={value if name in bounds else repr(value)}" for name, value in settings)
+
 
 def make_settings(
     *,

@@ -44,9 +44,14 @@ class UpdateMeter:
 
     Args:
         every: Measure each ``every``-th step, at least 1.
+
+    Raises:
+        ValueError: It is no whole number of at least 1.
     """
 
     def __init__(self, every: int) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"steps must be a whole number of at least 1, or None: got {every!r}")
         self._every = every
         self._step = 0
         self._before: list[_Sample] | None = None
