@@ -1,4 +1,4 @@
-"""The error that a user causes and can correct, and the warning that a user should see."""
+"""The error that a user causes and can correct, and the warnings that a user should see."""
 
 
 class UsageError(Exception):
@@ -10,3 +10,7 @@ class UsageError(Exception):
 
 class Note(UserWarning):
     """Something that a user should know, in one line, which the command line prints as it is."""
+
+
+class GateWarning(UserWarning):
+    """LGA makes no correction, as no loss opens the gate (Eq. 4)."""

@@ -4,7 +4,6 @@ As the lower bounds, a rule is stateless and runs on any kind of scalar; see `lo
 the rule is in it: what a group's correction is a multiple of, what is reported, and what is logged.
 """
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -195,7 +194,7 @@ class AutoGamma2(Gamma2Rule):
         """See `Gamma2Rule.step_size`. At most 1."""
         first = state.upper - state.origin
         wanted = state.gamma2_factor * (state.omega / ops.where(first > 0, first, 1.0)) ** 0.5
-        return ops.where(wanted < 1.0, wanted, 1.0)
+        return ops.where(state.omega > 0, ops.where(wanted < 1.0, wanted, 1.0), 0.0)
 
     def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
         """See `Gamma2Rule.update_factor`."""
@@ -203,16 +202,19 @@ class AutoGamma2(Gamma2Rule):
         sure = change * change > self.certainty**2 * (error + state.error)
         unless_it_fell = ops.where(sure & (change > 0), before * self.shrink, before * self.fade)
         wanted = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
-        # Where the push at the mean loss is the largest that is allowed; there is none where a loss is 0 or below.
+        # Where the push at the mean loss is the largest that is allowed; 1 where a loss is 0 or below.
         first, now = state.upper - state.origin, mean - state.origin
         bounded = (now > 0) & (first > 0)
         most = (ops.where(bounded, first, 1.0) / ops.where(bounded, now, 1.0)) ** 0.5
-        return ops.where(bounded & (wanted > most), most, wanted)
+        return ops.where(wanted > most, most, wanted)
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.gamma2`: the largest of any group, as ``push = gamma2 * sqrt(U * Omega) / phi``."""
+        """See `Gamma2Rule.gamma2`: the largest of any group, as ``push = gamma2 * sqrt(U * Omega) / phi``.
+
+        0 where U is not above 0: then there is no push.
+        """
         first = state.upper - state.origin
-        return ops.where(first > 0, size / ops.where(first > 0, first, 1.0) * state.gamma2_factor, math.nan)
+        return ops.where(first > 0, size / ops.where(first > 0, first, 1.0) * state.gamma2_factor, 0.0)
 
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """See `Gamma2Rule.steps_per_status`."""

@@ -278,7 +278,7 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         if SELF_SET:
             bounded = (mean > 0.0) & (upper > 0.0)
             most = tl.sqrt(tl.where(bounded, upper, 1.0) / tl.where(bounded, mean, 1.0))
-            moved_on = tl.where(bounded & (moved_on > most), most, moved_on)
+            moved_on = tl.where(moved_on > most, most, moved_on)
         decay = tl.where(complete & (old_statuses > 0.0), moved_on, old_decay)
         statuses = old_statuses + 1.0
         if BOUND == 0:  # Eq. 3
@@ -298,7 +298,7 @@ def _step_kernel(  # type: ignore[no-untyped-def]
         push = decay * omega
         if SELF_SET:
             push = decay * tl.sqrt(omega / tl.where(upper > 0.0, upper, 1.0))
-            push = tl.where(push < 1.0, push, 1.0)
+            push = tl.where(omega > 0.0, tl.where(push < 1.0, push, 1.0), 0.0)
         push = tl.where(skipped, 0.0, push)
         steps = tl.where(skipped, old_steps, old_steps + 1.0)
 

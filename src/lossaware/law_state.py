@@ -112,6 +112,19 @@ class Status:
     nonfinite_losses: int
     steps_without_loss: int
 
+    @property
+    def gate(self) -> str:
+        """Whether the gate was open at the last step with a finite loss, and if not, why (Eq. 4)."""
+        if math.isnan(self.loss):
+            return "no finite loss yet"
+        if self.omega > 0:
+            return "open"
+        if self.loss > self.upper_bound:
+            return "closed: the loss is above the upper bound"
+        if self.loss < self.lower_bound:
+            return "closed: the loss is below the lower bound"
+        return "closed: the loss is within eps of the lower bound"
+
 
 def summarize(state: LawState, gamma2: float, steps_without_loss: int) -> Status:
     """The `Status` of a state of plain numbers.

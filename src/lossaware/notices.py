@@ -2,14 +2,16 @@
 
 import logging
 import math
+import warnings
 
 import torch.distributed as dist
 
+from lossaware.errors import GateWarning
 from lossaware.law_state import LawState
 
 logger = logging.getLogger("lossaware")
 
-_ENOUGH_STEPS = 100
+ENOUGH_STEPS = 100
 """A run of fewer steps was a trial, of which nobody expects a complete status."""
 
 
@@ -61,13 +63,63 @@ class StatusNotice:
 
     def close(self) -> None:
         """To be called when LGA is detached or no longer used."""
-        if _ENOUGH_STEPS <= self._steps < self._steps_per_epoch and _is_first_rank():
+        if ENOUGH_STEPS <= self._steps < self._steps_per_epoch and _is_first_rank():
             logger.warning(
                 "LGA made %d steps, but steps_per_epoch=%d, so no status was ever complete: the lower bound stayed 0 "
                 "and gamma2 could not back off; set steps_per_epoch to the optimizer steps of one epoch "
                 "(len(loader), divided by the number of batches that are accumulated)",
                 *(self._steps, self._steps_per_epoch),
             )
+
+
+class GateNotice:
+    """A warning, once, where the gate does not open (Eq. 4), since no loss is both above L by eps and at most U.
+
+    Args:
+        eps: The gap between loss and lower bound from which the gate is open.
+        bounds: The upper bound in use, for the message.
+    """
+
+    def __init__(self, eps: float, upper_bound: object) -> None:
+        self._eps = eps
+        self._remedy = (
+            "the gate can open again only when L has fallen"
+            if getattr(upper_bound, "limits_mean", False)
+            else 'LGA(..., upper_bound="running") follows losses whose first one says little about the rest'
+        )
+        self._opened: float = 0.0  # steps with an open gate, at the last look
+        self.done = False
+
+    def look(self, state: LawState) -> None:
+        """Warn where it is so; to be called with a state of plain numbers after a complete status, or after some steps.
+
+        Args:
+            state: The state now.
+        """
+        opened, self._opened = state.opened - self._opened, state.opened
+        if state.steps == state.nonfinite:
+            if state.steps >= ENOUGH_STEPS:
+                self._warn(f"none of {int(state.steps)} losses was finite, so LGA has made no correction")
+            return
+        lower, upper = float(state.origin + state.lower), float(state.upper)
+        room = upper - lower
+        if upper <= 0 and state.loss <= 0:
+            reason = "the losses are not above 0"
+        elif not (room > 0 and room >= self._eps):
+            reason = "later losses were higher than the first"
+        elif opened == 0 and state.mean > upper:
+            reason = f"their mean, {state.mean:.6g}, was above the first one"
+        else:
+            return
+        self._warn(
+            f"LGA makes no correction at step {int(state.steps)}, since no loss opens the gate: {reason}; the lower "
+            f"bound is L = {lower:.6g}, the upper bound U = {upper:.6g}; {self._remedy}"
+        )
+
+    def _warn(self, message: str) -> None:
+        self.done = True
+        if _is_first_rank():
+            warnings.warn(message, GateWarning, stacklevel=8)
 
 
 def _is_first_rank() -> bool:

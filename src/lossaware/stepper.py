@@ -15,7 +15,7 @@ from lossaware.gradient_mean import GradientMean
 from lossaware.groups import Group, GroupSizes
 from lossaware.law_state import HOST, LawState
 from lossaware.loss_value import LossValue, wide
-from lossaware.notices import BackoffNotice, StatusNotice
+from lossaware.notices import ENOUGH_STEPS, BackoffNotice, GateNotice, StatusNotice
 from lossaware.settings import Settings
 
 GradientOf = Callable[[Tensor], Tensor | None]
@@ -46,6 +46,7 @@ class Stepper:
         self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
         self._launcher: Any = None
         self._backoffs = BackoffNotice()
+        self._gate = GateNotice(settings.eps, settings.upper_bound)
         self.statuses = StatusNotice(_reported_epoch(settings))
 
     def step(
@@ -86,6 +87,8 @@ class Stepper:
         self._state = state
         if state.gamma2_factor != before:
             self._look_for_backoff()
+        if state.steps >= ENOUGH_STEPS and (state.count == 0.0 or state.steps == ENOUGH_STEPS) and not self._gate.done:
+            self._gate.look(state)
         size = float(self._rule.step_size(state, HOST))
         if size != 0.0:
             self._correction.reseed(int(state.steps))
@@ -210,6 +213,8 @@ class Stepper:
         if self._device_state is not None:
             self._state = LawState(*self._device_state.tolist())
             self._look_for_backoff()
+            if self._state.steps >= ENOUGH_STEPS and not self._gate.done:
+                self._gate.look(self._state)
         return self._state
 
     def load_state(self, state: LawState) -> None:

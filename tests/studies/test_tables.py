@@ -95,8 +95,9 @@ def test_nothing_finished_still_makes_a_table():
 # --- what LGA did ---------------------------------------------------------------------------------------------------
 
 
-def test_note_where_the_gate_never_opened():
-    assert notes(with_lga(status(1, open_share=0.0), status(2, open_share=0.0))) == [
+@pytest.mark.parametrize("gamma2", [1e-6, "auto"])
+def test_note_where_the_gate_never_opened(gamma2):
+    assert notes(with_lga(status(1, open_share=0.0), status(2, open_share=0.0), gamma2=gamma2)) == [
         "The gate never opened: LGA did nothing here."
     ]
 

@@ -229,13 +229,15 @@ def _activity(arm: Arm) -> list[str]:
     """Says where LGA was attached, but could do little or nothing."""
     runs = [run for run in arm.runs.values() if run and run[-1].lga is not None]
     gamma2 = (arm.lga or {}).get("gamma2")
-    if not runs or not isinstance(gamma2, (int, float)):
+    if not runs:
         return []
     if gamma2 == 0:
         return ["gamma2 is 0: LGA did nothing here."]
     last = [run[-1].lga or {} for run in runs]
     if all(status.get("open_share") == 0 for status in last):
         return ["The gate never opened: LGA did nothing here."]
+    if not isinstance(gamma2, (int, float)):
+        return []
     said = []
     left = median(status.get("gamma2", gamma2) for status in last)
     if left <= gamma2 * 1e-2:

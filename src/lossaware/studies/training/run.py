@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lossaware.errors import UsageError
+from lossaware.errors import GateWarning, UsageError
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
 from lossaware.studies.specs.options import call, did_you_mean, where
@@ -76,7 +77,8 @@ def run(
         training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
-            records.append(training.epoch(epoch, on_progress))
+            with warnings.catch_warnings(action="ignore", category=GateWarning):  # tables and reports tell it
+                records.append(training.epoch(epoch, on_progress))
             if shared is not None and epoch < spec.epochs:
                 shared.keep(lambda: _kept(training, records))
             yield records[-1]

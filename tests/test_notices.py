@@ -1,0 +1,85 @@
+"""A push that never comes is reported, once, with the remedy."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from lossaware import LGA
+
+
+def train(losses: Sequence[float], **settings: Any) -> tuple[list[str], Any, torch.Tensor]:
+    """The warnings, LGA's status and the parameter after these losses, each with the same gradient and lr 0."""
+    p = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    lga = LGA(optimizer, **{"steps_per_epoch": 50, "gamma2": 1e-4, **settings})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for loss in losses:
+            p.grad = torch.ones_like(p)
+            optimizer.step(loss=loss)
+    return [str(warning.message) for warning in caught], lga.status, p.detach()
+
+
+def falling(start: float, end: float, steps: int = 400) -> list[float]:
+    return [start + (end - start) * i / steps for i in range(steps)]
+
+
+# Losses for which the gate can never open, or not any more, by name.
+SHUT: dict[str, Callable[[], list[float]]] = {
+    "a first loss of 0": lambda: [0.0, *falling(2.0, 0.5)],
+    "small first, then large": lambda: [0.4, *falling(2.3, 0.9)],
+    "a spike": lambda: [*falling(2.0, 1.5), 1e5, *falling(1.5, 1.0)],
+    "below 0": lambda: falling(-1.0, -5.0),
+    "rising": lambda: falling(1.0, 3.0),
+}
+
+
+@pytest.mark.parametrize("gamma2", [1e-4, "auto"])
+@pytest.mark.parametrize("name", SHUT)
+def test_a_gate_that_cannot_open_is_reported_once_with_the_remedy(name: str, gamma2: Any) -> None:
+    messages, _, _ = train(SHUT[name](), gamma2=gamma2)
+    if (name, gamma2) == ("a spike", "auto"):
+        assert messages == []  # its lower bound is 0 whatever the losses are
+        return
+    assert len(messages) == 1
+    assert messages[0].startswith("LGA makes no correction at step ")
+    assert 'upper_bound="running"' in messages[0]
+    assert "\n" not in messages[0]
+
+
+def test_losses_that_are_not_finite_are_reported() -> None:
+    messages, status, p = train([math.nan] * 300)
+    assert messages == ["none of 100 losses was finite, so LGA has made no correction"]
+    assert (status.gate, float(p)) == ("no finite loss yet", 1.0)
+
+
+@pytest.mark.parametrize("gamma2", [1e-4, "auto"])
+def test_a_usual_run_reports_nothing(gamma2: Any) -> None:
+    assert train(falling(2.3, 0.3), gamma2=gamma2)[0] == []
+
+
+def test_the_status_tells_why_the_gate_is_closed() -> None:
+    def gate(*losses: float) -> str:
+        gate: str = train(losses, steps_per_epoch=2, lower_bound="average")[1].gate
+        return gate
+
+    assert gate() == "no finite loss yet"
+    assert gate(2.0) == "open"
+    assert gate(2.0, 2.5) == "closed: the loss is above the upper bound"
+    assert gate(2.0, 2.0, 1.0) == "closed: the loss is below the lower bound"
+    assert gate(2.0, 1.9, 1.96) == "closed: the loss is within eps of the lower bound"
+
+
+@pytest.mark.parametrize("steps", [500, 70_000])
+def test_auto_does_not_push_below_0_whatever_has_grown(steps: int) -> None:
+    """Unguarded: its factor grows without a bound, overflows, and then pushes at full size through a closed gate."""
+    losses = [-1.0 - 0.01 * i for i in range(steps)]
+    _, status, p = train(losses, gamma2="auto", steps_per_epoch=1)
+    assert float(p) == 1.0
+    assert (status.omega, status.gamma2) == (0.0, 0.0)
