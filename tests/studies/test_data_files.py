@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import socket
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -250,8 +251,12 @@ def test_an_image_of_too_many_pixels_is_told_before_it_is_decoded(tmp_path, monk
     assert side**2 > MAX_PIXELS
     Image.new("1", (side, side)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image.Image, "load", None)
-    with pytest.raises(UsageError, match=rf"large\.png: the image has more than {MAX_PIXELS} pixels"):
+    with (
+        warnings.catch_warnings(record=True) as further_lines,
+        pytest.raises(UsageError, match=rf"large\.png: the image has more than {MAX_PIXELS} pixels"),
+    ):
         read_image(DataFiles(tmp_path), "large.png", 224, resize=True)
+    assert further_lines == []
 
 
 @pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "TIFF"])

@@ -187,6 +187,9 @@ def test_tiny_imagenet_mistakes_are_told(tiny):
         path.unlink()
     with pytest.raises(UsageError, match=r"no image \(\*\.JPEG\) in .*n00000007"):
         load(tiny)
+    (place / "wnids.txt").write_text("\n".join([*WNIDS[:-1], "../../elsewhere"]))
+    with pytest.raises(UsageError, match=r"wnids\.txt: '\.\./\.\./elsewhere' is not a WordNet identifier"):
+        load(tiny)
     (place / "wnids.txt").write_text("\n".join(WNIDS[:-1]))
     with pytest.raises(UsageError, match="199 different names; 200 are expected"):
         load(tiny)

@@ -1,5 +1,7 @@
 """The page of everything that was measured, and the short one in ``results/``."""
 
+import hashlib
+import json
 import re
 import shutil
 from collections import Counter
@@ -13,7 +15,7 @@ from matplotlib.image import imread
 from pages import Tags, check_fits, check_self_contained, chromium, in_browser
 
 from lossaware.cli import main
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 from lossaware.studies.analysis.collect import measurements
 from lossaware.studies.paper.figures import figure2
 from lossaware.studies.report import artifacts
@@ -24,6 +26,7 @@ from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study, studies
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.folder import Folder, Launch
 
 ROOT = Path(__file__).parents[2]
@@ -239,8 +242,73 @@ def test_a_picture_that_does_more_than_draw_is_refused(results: Path, tmp_path: 
     assert [it.name for it in artifacts.load(folder)] == ["figure01", "mine"]
     path = folder / "figure01.svg"
     path.write_text(path.read_text().replace(*change, 1))
+    with pytest.raises(UsageError, match=r"figure01\.svg: this is not what was written with figure01\.json"):
+        artifacts.load(folder)
+    # As one who wants it so would write it.
+    description = folder / "figure01.json"
+    content = json.loads(description.read_text())
+    content["files"]["figure01.svg"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    description.write_text(json.dumps(sealed(content)))
     with pytest.raises(UsageError, match=rf"figure01\.svg: .*{re.escape(message)}"):
         artifacts.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("figure01.csv", lambda text: text.replace("1", "2", 1), r"figure01\.csv: this is not what was written with"),
+        ("figure01.csv", None, r"figure01\.csv: there is no such file"),
+        ("figure01.png", None, r"figure01\.png: there is no such file"),
+        (
+            "figure01.json",
+            lambda text: text.replace('"date": "2', '"date": "3'),
+            r"figure01\.json: this is not what was",
+        ),
+        (
+            "figure01.json",
+            lambda text: text.replace('"sha256": "', '"sha256": "0'),
+            r"figure01\.json: this is not what",
+        ),
+        ("figure01.json", lambda text: text.replace('"sha256"', '"sha257"'), r"figure01\.json: this is not what was"),
+    ],
+)
+def test_files_of_a_picture_that_were_changed_are_refused(results: Path, tmp_path: Path, file, change, message) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    path = folder / file
+    if change is None:
+        path.unlink()
+    else:
+        text = path.read_text()
+        assert change(text) != text
+        path.write_text(change(text))
+    with pytest.raises(UsageError, match=message):
+        artifacts.load(folder)
+    assert len(artifacts.damage(folder)) == 1
+
+
+def test_a_picture_names_no_file_elsewhere(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    description = folder / "figure01.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(sealed({**content, "files": {"../secret": "0"}})))
+    with pytest.raises(UsageError, match=r"'\.\./secret' is not the name of a file in its folder"):
+        artifacts.load(folder)
+
+
+def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    description = folder / "figure01.json"
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps({name: content[name] for name in ("settings", "made_with")}))
+    with pytest.warns(Note, match="figure01: written by an earlier version, without digests"):
+        saved = artifacts.load(folder)
+    assert artifacts.add_digests(folder) == [description]
+    assert artifacts.load(folder) == saved
+    assert json.loads(description.read_text())["files"] == content["files"]
+    assert artifacts.add_digests(folder) == []
 
 
 def test_a_damaged_description_of_a_picture_is_one_line(results: Path, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
 
 @app.command
 def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
-    """Check that stored runs and exported studies are what was written, number by number.
+    """Check that stored runs, exported studies and the tables of pictures are what was written, number by number.
 
     Says which run and epoch is not, and exits with code 2 then.
 
@@ -196,16 +196,18 @@ def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
         add_digests: Add digests to exported studies of earlier versions, as they are now. The files say so.
     """
     from lossaware.cli.output import say
+    from lossaware.studies.report import artifacts
     from lossaware.studies.store.export import add_digests as add
     from lossaware.studies.store.verify import verify as verified
 
     if add_digests:
-        for path in add(folder):
+        for path in (*add(folder), *artifacts.add_digests(folder)):
             print(f"{path} has digests now")
     found = verified(folder)
-    for problem in found.problems:
+    problems = [*found.problems, *artifacts.damage(folder)]
+    for problem in problems:
         say(problem)
-    if found.problems:
+    if problems:
         return 2
     print(f"{folder}: {found.runs} runs with {found.epochs} epochs are what was written.")
     return 0

@@ -1,20 +1,24 @@
 """Files that a command leaves in ``results/``: tables, pictures, and with what they were made."""
 
 import csv
+import hashlib
 import io
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 from lossaware.studies.report.pictures import Picture
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment, without_folders
+from lossaware.studies.specs.regular_file import read_regular
+from lossaware.studies.store.digests import SEAL, is_sealed, sealed
 
 Rows = Sequence[Mapping[str, Any]]
 """A table: the same names in each row; numbers are written so that reading them gives the same numbers."""
@@ -54,7 +58,9 @@ def check_writable(folder: Path) -> None:
 
 
 def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Picture, settings: Mapping[str, Any]) -> None:
-    """Write ``NAME.svg``, ``NAME.png``, a CSV file a table, and ``NAME.json`` with settings, command, commit and date.
+    """Write ``NAME.svg``, ``NAME.png``, a CSV file per table, and ``NAME.json``.
+
+    The last has settings, command, commit and date, and the digests of all files.
 
     Args:
         folder: Where to; made if need be. Files of these names are replaced.
@@ -70,10 +76,14 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Pictur
     made_with["command"] = without_folders(made_with["command"])
     files = {f"{table}.csv": to_csv(rows).encode() for table, rows in tables.items()}
     files |= {f"{name}.svg": picture.svg.encode(), f"{name}.png": picture.png}
-    content = {"settings": settings, "made_with": made_with}
-    files[f"{name}.json"] = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-    for file, content_bytes in files.items():
-        write_whole(folder / file, content_bytes)
+    digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    files[f"{name}.json"] = _to_json({"settings": settings, "made_with": made_with, "files": digests}).encode()
+    for file, content in files.items():
+        write_whole(folder / file, content)
+
+
+def _to_json(content: Mapping[str, Any]) -> str:
+    return json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n"
 
 
 def to_csv(rows: Rows) -> str:
@@ -89,26 +99,102 @@ def load(folder: Path) -> list[Saved]:
     """All that `save` wrote to a folder.
 
     Raises:
-        UsageError: A file cannot be read, or a picture is none that could stand in a page: it has a script, or asks for
-            what lies elsewhere.
+        UsageError: A file cannot be read or is not what was written; or a picture is none that could stand in a page:
+            it has a script, or asks for what lies elsewhere.
     """
     found = []
-    for path in sorted(folder.glob("*.json")):
-        picture = path.with_suffix(".svg")
-        if picture.exists():
-            tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
-            found.append(Saved(path.stem, _read_svg(picture), tables, _read_made_with(path)))
+    for path in _descriptions(folder):
+        made_with = verify(path)
+        tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
+        found.append(Saved(path.stem, _read_svg(path.with_suffix(".svg")), tables, made_with))
+    if without := without_digests(folder):
+        warnings.warn(
+            f"{folder}: {', '.join(without)}: written by an earlier version, without digests: nothing tells a changed "
+            f"number; `lossaware study verify {folder} --add-digests` adds them",
+            Note,
+            stacklevel=2,
+        )
     return found
 
 
-def _read_made_with(path: Path) -> dict[str, str]:
+def verify(path: Path) -> dict[str, str]:
+    """Make sure that the files of a picture are what was written.
+
+    Args:
+        path: Its description, ``NAME.json``.
+
+    Returns:
+        What it was made with.
+
+    Raises:
+        UsageError: They are not, or one cannot be read.
+    """
+    content = _content(path)
+    files = {str(name): str(digest) for name, digest in content.get("files", {}).items()}
+    for name, digest in files.items():
+        if Path(name).name != name:
+            raise UsageError(f"{path}: {name!r} is not the name of a file in its folder")
+        if (now := hashlib.sha256(read_regular(path.with_name(name))).hexdigest()) != digest:
+            raise UsageError(
+                f"{path.with_name(name)}: this is not what was written with {path.name}: its SHA-256 is {now}"
+            )
+    return {str(name): str(value) for name, value in content["made_with"].items()}
+
+
+def damage(folder: Path) -> list[str]:
+    """What is not as it was written in the files of pictures, a line each."""
+    found = []
+    for path in _descriptions(folder):
+        try:
+            verify(path)
+        except UsageError as error:
+            found.append(str(error))
+    return found
+
+
+def without_digests(folder: Path) -> list[str]:
+    """The names of pictures whose files have no digests, as earlier versions wrote them."""
+    return [path.stem for path in _descriptions(folder) if SEAL not in _content(path)]
+
+
+def add_digests(folder: Path) -> list[Path]:
+    """Add digests to the files of pictures of earlier versions, as they are now; see `save`.
+
+    Returns:
+        The files that were written. Each says when, and by which command.
+    """
+    added = environment()
+    added["command"] = without_folders(added["command"])
+    written = []
+    for name in without_digests(folder):
+        path = folder / f"{name}.json"
+        study = name.removesuffix("-lr")
+        # A study's picture over its learning rates has tables of other names, too.
+        more = ("overall", "times") if name != study else ()
+        files = {*folder.glob(f"{name}*.csv"), *(folder / f"{study}-{table}.csv" for table in more)}
+        files |= {path.with_suffix(ending) for ending in (".svg", ".png")}
+        digests = {file.name: hashlib.sha256(read_regular(file)).hexdigest() for file in sorted(files) if file.exists()}
+        write_whole(path, _to_json({**_content(path), "digests_added": added, "files": digests}))
+        written.append(path)
+    return written
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The content of a description."""
     try:
-        made_with = json.loads(path.read_text(encoding="utf-8"))["made_with"]
-        return {str(name): str(value) for name, value in made_with.items()}
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+        content: dict[str, Any] = json.loads(read_regular(path))
+        content["made_with"].items()
+        unchanged = is_sealed(content) if SEAL in content or "files" in content else True
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path}: does not say how it was made ({type(error).__name__}: {error})") from None
+    if not unchanged:
+        raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
+    return content
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    """``NAME.json`` of each picture in a folder."""
+    return [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".svg").exists()]
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
