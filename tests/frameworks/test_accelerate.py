@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +32,8 @@ from loop import (  # noqa: E402
     train,
 )
 
-from lossaware.recipes.accelerate import attach, backward  # noqa: E402
+from lossaware import LGA, UsageError  # noqa: E402
+from lossaware.recipes.accelerate import attach, backward, steps_per_epoch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +131,111 @@ def test_its_scheduler() -> None:
         train(module, expected.optimizer, [batch])
         twin.step()
     assert_same(run.trajectory, expected.trajectory)
+
+
+# The steps of an epoch ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 10), (2, 5), (4, 3), (20, 1)])
+def test_a_last_step_of_fewer_micro_batches(accumulate: int, steps: int) -> None:
+    """Accelerate steps at the end of the loader; LGA gets the mean of the micro-batches that there are."""
+    run = Run(prepare_first=True, gradient_accumulation_steps=accumulate)
+    data = run.accelerator.prepare(torch.utils.data.DataLoader(batches(10), batch_size=None))  # type: ignore[arg-type]
+    assert steps_per_epoch(run.accelerator, data) == steps
+    run.train(data)
+    expected = plain(batches(10), accumulate=accumulate)
+    assert_same(run.trajectory, expected.trajectory)
+    assert run.lga.status == expected.lga.status
+    assert run.lga.status.steps == steps
+
+
+def test_a_loader_that_is_not_prepared_is_refused() -> None:
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(UsageError, match=r"not prepared.*pass what accelerator.prepare returned"):
+        steps_per_epoch(accelerator, torch.utils.data.DataLoader(batches(2), batch_size=None))  # type: ignore[arg-type]
+
+
+def test_a_loader_without_a_length_is_refused() -> None:
+    class Endless(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(batches(2))
+
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(UsageError, match=r"no length.*choose steps_per_epoch"):
+        steps_per_epoch(accelerator, accelerator.prepare(torch.utils.data.DataLoader(Endless(), batch_size=None)))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")])
+def test_what_replaces_the_optimizer_is_refused(kind: str, name: str) -> None:
+    class Replacing:  # the real ones are not needed to say so
+        distributed_type = accelerate.utils.DistributedType(kind)
+
+    with pytest.raises(UsageError, match=f"does not support Accelerate with {name}: use"):
+        attach(Replacing(), sgd(net().parameters()), **SETTINGS)
+
+
+# Its own launcher -----------------------------------------------------------------------------------------------------
+
+
+def launch(folder: Path, rows: int, accumulate: int = 1, even_batches: bool = True, join: bool = False) -> list[Any]:
+    """What two processes on the CPU found, started by ``accelerate launch``.
+
+    ``--multi_gpu`` is how it starts several processes, also where there is no GPU.
+    """
+    here = Path(__file__).parent
+    started = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+            *(here / "accelerate_script.py", folder, str(rows), str(accumulate), str(even_batches), str(join)),
+        ],
+        env=os.environ
+        | {"HF_HOME": str(folder), "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert started.returncode == 0, started.stderr
+    found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [one["processes"] for one in found] == [2, 2]
+    return found
+
+
+def dealt_out(rows: int) -> list[Any]:
+    """The batches of both processes, in the order of the steps: two of each step."""
+    (data,) = batches(1, size=rows)
+    return list(torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("rows", "accumulate", "even_batches"),
+    [(32, 1, True), (36, 4, True), (23, 1, False)],
+    ids=["as usual", "a last step of fewer micro-batches", "a last batch of fewer rows"],
+)
+def test_launched(tmp_path: Path, rows: int, accumulate: int, even_batches: bool) -> None:
+    first, second = launch(tmp_path, rows, accumulate, even_batches)
+    micro = dealt_out(rows)
+    steps = -(-len(micro) // (2 * accumulate))
+    assert first["steps_per_epoch"] == second["steps_per_epoch"] == steps
+    assert_same(first["trajectory"], second["trajectory"])
+    assert first["state"] == second["state"]
+    module = net()
+    optimizer = sgd(module.parameters())
+    lga = LGA(optimizer, **{**SETTINGS, "steps_per_epoch": steps})
+    trajectory = record(optimizer)
+    train(module, optimizer, micro, accumulate=2 * accumulate)
+    for ours, theirs in zip(first["trajectory"], trajectory, strict=True):
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=5e-6)
+    assert first["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
+    assert lga.status.open_share > 0
+    assert lga.status.statuses == 1
+
+
+def test_uneven_inputs_are_refused_and_nobody_waits(tmp_path: Path) -> None:
+    """Where one process has a batch more, ``even_batches=False`` needs ``join_uneven_inputs``, which LGA refuses."""
+    found = launch(tmp_path, 10, even_batches=False, join=True)
+    for one in found:
+        assert one["steps_per_epoch"] == 3
+        assert one["trajectory"] == []
+        assert "all ranks need equally many steps, but this model is under join()" in one["error"]
