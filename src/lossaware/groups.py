@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lossaware.correction.memory import as_reals
 from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
 from lossaware.settings import check
 
@@ -162,7 +163,7 @@ def scale_of(parameters: Sequence[Tensor]) -> float:
     """
     total, count = 0.0, 0
     for p in parameters:
-        reals = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        reals = as_reals(p.detach().resolve_conj())
         norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
         total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2
         count += p.numel() - getattr(p, "_shard_numel_padded", 0)  # a flat parameter of FSDP ends in zeros of no use

@@ -62,8 +62,8 @@ class LGA:
 
     Raises:
         TypeError: What is given as optimizer is none, or steps_per_epoch is missing.
-        ValueError: A hyperparameter is out of its range, LGA is attached to the optimizer already, or the optimizer is
-            one that LGA cannot go with.
+        ValueError: A hyperparameter is out of its range, LGA is attached to the optimizer already, the optimizer is one
+            that LGA cannot go with, or elements of a parameter share memory.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -105,6 +105,7 @@ class LGA:
         self.process_group = process_group
         self._stepper = Stepper(self.settings)
         self._stepper.sizes.of(optimizer.param_groups)
+        self._stepper.prepare(optimizer)
         self._gradients = StepGradients(optimizer)
         self._input = LossInput(optimizer, process_group, self._gradients.remember)
         self._meter: UpdateMeter | None = None

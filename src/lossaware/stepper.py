@@ -49,6 +49,16 @@ class Stepper:
         self._gate = GateNotice(settings.eps, settings.upper_bound)
         self.statuses = StatusNotice(_reported_epoch(settings))
 
+    def prepare(self, optimizer: Optimizer) -> None:
+        """Get ready for an optimizer's parameters, so that no step has to; `GroupSizes.of` has been asked for them.
+
+        Raises:
+            ValueError: There are parameters that cannot be corrected.
+        """
+        for group, size in zip(optimizer.param_groups, self.sizes.last, strict=True):
+            if size != 0:
+                self._correction.prepare(p for p in group["params"] if p.requires_grad)
+
     def step(
         self,
         optimizer: Optimizer,

@@ -226,6 +226,31 @@ def test_elements_that_share_memory_are_refused(make: Any, sparse: bool) -> None
     assert not p.any()
 
 
+def test_elements_that_share_memory_are_refused_before_anything_moves() -> None:
+    """Where LGA is attached; frozen parameters and groups without LGA may be what they are."""
+    p = torch.nn.Parameter(torch.zeros(3, 1).expand(3, 4))
+    with pytest.raises(ValueError, match=r"must not share memory.*shape \(3, 4\) with strides \(1, 0\)"):
+        LGA(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3)), p]), steps_per_epoch=5)
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(3))]}, {"params": [p], "gamma2": 0.0}])
+    LGA(optimizer, steps_per_epoch=5)
+    p.requires_grad_(False)
+    LGA(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3)), p]), steps_per_epoch=5)
+
+
+@pytest.mark.parametrize("gamma2", [1.0, "auto"])
+def test_a_parameter_that_is_conjugated_lazily_by_an_optimizer(gamma2: Any) -> None:
+    """Unguarded: it has no view as reals, whose size is to be measured."""
+    p = torch.nn.Parameter(torch.full((4,), 1 + 2j).conj())
+    assert p.is_conj()
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=10, gamma2=gamma2)
+    p.grad = torch.full((4,), 0.5 - 0.5j)
+    optimizer.step(loss=1.0)  # type: ignore[call-arg]
+    moved = p.detach() - (1 - 2j)
+    assert (moved.real < 0).all()
+    assert (moved.imag > 0).all()
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_no_view_with_elements_of_its_own_is_refused(view: str) -> None:
     refuse_shared_elements([VIEWS[view](torch.zeros(60))])

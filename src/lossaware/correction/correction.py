@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from lossaware.correction import native, operators
-from lossaware.correction.memory import Pair, as_local, check_pair, flattened, is_flat, is_plain
+from lossaware.correction.memory import (
+    Pair,
+    as_local,
+    check_pair,
+    flattened,
+    is_flat,
+    is_plain,
+    refuse_shared_elements,
+)
 from lossaware.correction.operators import Push
 from lossaware.correction.rounding import MASK, NOISE_BITS, noise_key
 
@@ -33,6 +41,17 @@ class Correction:
         self.rest = zero_gradient == "rest"
         self._seed: int | Tensor = 0
         self._number = 0
+
+    def prepare(self, parameters: Iterable[Tensor]) -> None:
+        """Get ready for parameters: refuse those that cannot be pushed, and compile the C library if it is needed.
+
+        Raises:
+            ValueError: Elements of a parameter share memory.
+        """
+        parameters = [as_local(p) for p in parameters]
+        refuse_shared_elements(parameters)
+        if any(p.device.type == "cpu" for p in parameters):
+            native.library()
 
     def reseed(self, seed: int | Tensor) -> None:
         """Decide the rounding of parameters of 16 bits from here on.

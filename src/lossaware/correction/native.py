@@ -1,9 +1,9 @@
 """The correction on CPUs in a single pass, by a small C library that is compiled where it is used.
 
 torch's own operators need five passes over the gradients for what is one addition and one division. `native.c` does it
-in one. It is compiled by the system's C compiler at the first correction on a machine (half a second), kept in the
-user's cache folder, and loaded by ctypes. Where that is impossible, for want of a compiler or a private folder,
-`library` is None and everything runs on torch's operators instead, with the same bits.
+in one. `lossaware.correction.build` compiles it where LGA is attached for the first time on a machine (a second), and
+keeps it in the user's cache folder; ctypes loads it. Where that is impossible, for want of a compiler or a private
+folder, `library` is None, the log says why, and everything runs on torch's operators instead, with the same bits.
 
 ``LOSSAWARE_NATIVE=0`` in the environment switches it off; ``XDG_CACHE_HOME`` and ``CC`` are heeded.
 """
@@ -11,13 +11,9 @@ user's cache folder, and loaded by ctypes. Where that is impossible, for want of
 import contextlib
 import ctypes
 import functools
-import hashlib
+import logging
 import os
 import platform
-import shutil
-import stat
-import subprocess
-import tempfile
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lossaware.correction import build
 from lossaware.correction.operators import Push
 
-# No contraction to fused multiply-adds and no fast-math: the bits are to be those of torch's operators.
-_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-_BUILD_SECONDS = 30.0
+logger = logging.getLogger("lossaware")
+
+IS_SUPPORTED = os.name == "posix"
 
 KINDS = {
     (torch.float32, torch.float32): 0,
@@ -93,50 +90,43 @@ class Library:
 
 @functools.cache
 def library() -> Library | None:
-    """The library, compiled now if this machine has none yet; None where it cannot be had or is switched off."""
-    if os.environ.get("LOSSAWARE_NATIVE", "1") == "0" or os.name != "posix":
+    """The library, compiled now if this machine has none yet; None where it cannot be had or is switched off.
+
+    Where it cannot be had, the log says so once, and why.
+    """
+    if os.environ.get("LOSSAWARE_NATIVE", "1") == "0":
         return None
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc") or shutil.which("clang")
     try:
-        source = Path(__file__).with_name("native.c").read_bytes()
-        folder = _private_folder()
-        path = folder / f"correction-{_digest(source)}.so"
-        if not path.exists():
-            if compiler is None:
-                return None
-            _compile(compiler, source, path)
-        return Library(path)
-    except (OSError, subprocess.SubprocessError, AttributeError, RuntimeError):  # the last: a user without a home
+        return _found()
+    except (build.NoLibraryError, OSError) as error:
+        logger.warning(
+            "LGA corrects parameters on the CPU by torch's operators, which takes several times as long as by its C "
+            "library: %s (LOSSAWARE_NATIVE=0 in the environment is for those who do without)",
+            " ".join(str(error).split()),
+        )
         return None
 
 
-def _private_folder() -> Path:
-    """The cache folder. What lies there is run, so nobody else may be able to write to it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossaware"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OSError(f"{folder} is not this user's alone")
-    return folder
+def _found() -> Library:
+    if not IS_SUPPORTED:
+        raise build.NoLibraryError(f"there is none for {platform.system()}")
+    key, folder = build.key_of(build.source()), build.private_folder()
+    for path in build.kept(folder, key):
+        with contextlib.suppress(build.NoLibraryError):
+            return _loaded(path)
+    failures = []
+    for compiler in build.compilers():
+        try:
+            return _loaded(build.keep(folder, key, build.compile_by(compiler)))
+        except build.NoLibraryError as error:
+            failures.append(str(error))
+    raise build.NoLibraryError("; ".join(failures))
 
 
-def _digest(source: bytes) -> str:
-    """The name of what is compiled: other code, flags or another processor (of a shared home) make another file."""
-    processor = platform.platform() + platform.processor()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    return hashlib.sha256(b"\0".join([source, " ".join(_FLAGS).encode(), processor.encode()])).hexdigest()[:20]
-
-
-def _compile(compiler: str, source: bytes, path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        text, built = Path(scratch) / "native.c", Path(scratch) / "native.so"
-        text.write_bytes(source)
-        for tuning in ("-march=native", "-mcpu=native", None):
-            command = [compiler, *_FLAGS, *([tuning] if tuning else []), "-o", str(built), str(text)]
-            done = subprocess.run(command, capture_output=True, timeout=_BUILD_SECONDS, check=False)
-            if done.returncode == 0:
-                os.replace(built, path)  # at once, so that no other process ever loads half a file
-                return
-    raise OSError(f"{compiler} cannot compile the library")
+def _loaded(path: Path) -> Library:
+    """The library at a path, which is removed where it cannot be loaded: it is whole, but of another system."""
+    try:
+        return Library(path)
+    except (OSError, AttributeError) as error:
+        path.unlink(missing_ok=True)
+        raise build.NoLibraryError(f"it cannot be loaded ({error})") from error
