@@ -341,10 +341,15 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: RunningLevel, "upper_bound must be .* an object with update.*: got <class"),
     (WithoutAttribute, "upper_bound .* limits_mean.*: got <.*WithoutAttribute"),
     (lambda: RunningLevel(width=0.5), "width must be a finite number of at least 1: got 0.5"),
+    (lambda: RunningLevel(width=math.inf), "width must be a finite number of at least 1: got inf"),
     (lambda: RunningLevel(width=math.nan), "width must be a finite number of at least 1: got nan"),
     (lambda: RunningLevel(memory=1), "memory must be a whole number of at least 2: got 1"),
     (lambda: RunningLevel(memory=2.5), "memory must be a whole number of at least 2: got 2.5"),  # type: ignore[arg-type]
 ]
+
+
+def test_the_smallest_width_and_memory() -> None:
+    assert walked(CLEAN, RunningLevel(width=1.0, memory=2)).opened > 0.5 * STEPS
 
 
 @pytest.mark.parametrize(("bound", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
