@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lossaware.studies.store import Store
+from lossaware.studies.store.database import Store
 from support import needs
 
 HERE = Path(__file__).parent
@@ -132,8 +132,8 @@ print(y.tolist(), total.tolist())
     [
         "test_cuda.py",
         "test_kernels.py",
-        "studies/test_device.py",
-        "studies/test_paper_tasks.py",
+        "studies/training/test_device.py",
+        "studies/tasks/test_paper_tasks.py",
         "frameworks/test_pytorch.py",
         "frameworks/test_third_party.py",
     ],

@@ -13,6 +13,8 @@ from lossaware.studies.data.checksums import record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.data.stand_in import make_stand_in
+from lossaware.studies.specs.study import Study, parse_study
+from support.small_grid import TEXT
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +71,8 @@ def made(tmp_path, tiny_mnist, monkeypatch):
     make_stand_in(DataFiles(folder / "tacos"), folder / "tacos" / "stand-in-features")
     record_files(DATA_SETS["tacos"], folder)
     return folder
+
+
+@pytest.fixture
+def grid() -> Study:
+    return parse_study(TEXT, "grid")

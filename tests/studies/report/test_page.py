@@ -8,14 +8,14 @@ from html import escape
 
 import pytest
 from matplotlib.image import imread
-from pages import check_fits, check_self_contained, chromium, in_browser
-from synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.paired import Arm, Pair, make_table
 from lossaware.studies.report.figures import COLORS, learning_curves, sensitivity, series_labels
 from lossaware.studies.report.page import Report, Section, render, write
 from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead
+from support.pages import check_fits, check_self_contained, chromium, in_browser
+from support.synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record
 
 LONG = "lossaware compare some/rather/long/path/to/a/task_of_ones_own.py:build --optimizers sgd,adam,adadelta " * 2
 

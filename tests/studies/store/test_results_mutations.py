@@ -18,7 +18,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
-from mutations import change_content
+from support.mutations import change_content
 
 SPECS = [
     RunSpec(task="digits", optimizer=optimizer, lr=0.1 + 0.2, seed=seed, epochs=4, batch_size=64, lga=lga)

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import killing
 import pytest
 
 from lossaware.studies.execution.events import EpochDone, RunDone, RunNote
@@ -21,7 +20,7 @@ from lossaware.studies.execution.local import _quiet_start
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
-from support import needs
+from support import killing, needs
 
 KILLS = 20
 SPECS = [

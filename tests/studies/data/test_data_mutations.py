@@ -13,7 +13,7 @@ from lossaware.studies.data.checksums import MANIFEST, record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
 from lossaware.studies.specs.tasks import load_task
-from mutations import change_content, change_folder
+from support.mutations import change_content, change_folder
 
 TASKS = {
     "mnist": ("mnist", {}),

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import pytest
 from rich.console import Console
-from synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record, status
 
 from lossaware.studies.analysis.paired import Arm, Measure, Pair, largest_push, make_table, notes
 from lossaware.studies.analysis.statistics import paired, summary
 from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, render, to_json
 from lossaware.studies.specs.formatting import number
+from support.synthetic import ACCURACY, BASE, LOSS, arm, four_pairs, pair, record, status
 
 
 def text_of(table) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
-from pages import Tags, check_fits, check_self_contained, chromium, in_browser
 
 from lossaware.cli import main
 from lossaware.errors import Note, UsageError
@@ -28,8 +27,9 @@ from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.folder import Folder, Launch
+from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MADE_WITH = {"date": "2026-01-02T03:04:05", "commit": "0123456789ab", "command": "lossaware study run table01"}
 
 

@@ -265,7 +265,7 @@ def test_a_diverging_run_is_told(tmp_path):
         ({"scheduler": "StepLRR"}, "StepLR"),
         ({"scheduler": "StepLR", "scheduler_options": options(step_sze=3)}, "step_size"),
         ({"scheduler_options": options(step_size=3)}, "scheduler_options need a scheduler, got step_size=3 and none"),
-        ({"lga": options(**{**dict(LGA), "xi": 0.0})}, "xi must be above 0"),
+        ({"lga": options(**{**dict(LGA), "xi": 0.0})}, "xi must be a finite number above 0"),
         ({"lga": options(lower_bound="averge")}, "did you mean average"),
     ],
 )

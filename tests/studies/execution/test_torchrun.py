@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.ranks import parsed, ranks_of
 from lossaware.studies.training.run import check_spec, run
+from support import sharing
 
 TASK = """
 import os, time
@@ -78,7 +78,7 @@ def torchrun(*arguments, cwd):
     """The processes; they are gone afterwards, whatever happens."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "SHARING": str(cwd), "OMP_NUM_THREADS": "1"}
-    program = str(Path(__file__).with_name("sharing.py"))
+    program = sharing.__file__
     with subprocess.Popen(
         [*command, program, *map(str, arguments)],
         cwd=cwd,

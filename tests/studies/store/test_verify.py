@@ -13,7 +13,7 @@ from lossaware.studies.specs.study import load_study
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def command(capsys, *arguments):

@@ -1,0 +1,141 @@
+"""`lossaware study`, from a file to runs, a table, plain files and back."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from lossaware.cli import main
+from lossaware.studies.store.database import Store
+from support.small_grid import TEXT
+
+
+def test_a_measure_that_the_task_has_not_is_told_before_and_after_the_runs(file, tmp_path, capsys):
+    assert lossaware("study", "run", "grid.toml", "--seeds", "1", "--epochs", "1") == 0
+    mistaken = TEXT.replace('name = "accuracy"', 'name = "acuracy"')
+    for command, text in (
+        (["show", "grid.toml"], mistaken.replace("epochs = 4", "epochs = 1").replace("seeds = 2", "seeds = 1")),
+        (["run", "grid.toml", "--out", "new"], mistaken),
+    ):
+        file.write_text(text)
+        capsys.readouterr()
+        assert lossaware("study", *command) == 2
+        err = capsys.readouterr().err
+        assert "task 'digits' measures no 'acuracy'; did you mean accuracy?" in err
+        assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def lossaware(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "grid.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
+    small = ["--only", "algorithm=sgd", "--only", "lr=1e-2", "--seeds", "1", "--epochs", "2"]
+    assert lossaware("study", "run", "grid.toml", *small, "--jobs", "2") == 0
+    shown = capsys.readouterr()
+    assert "2 runs to do" in shown.err
+    assert "Overridden: epochs = 2, seeds = 1." in shown.out
+    assert re.search(r"SGD +measured +not run +\d+\.\d\d +not run +\d+\.\d\d +not run +[01]\.\d\d", shown.out)
+    table = shown.out
+
+    assert lossaware("study", "run", "grid.toml", *small) == 0
+    shown = capsys.readouterr()
+    assert "All 2 runs are there already." in shown.err
+    assert shown.out == table
+
+    assert lossaware("study", "export", "grid.toml", "--to", "results") == 0
+    assert capsys.readouterr().out.split() == [f"results/grid{end}" for end in (".csv", "-epochs.csv", ".study.json")]
+    assert str(tmp_path) not in (tmp_path / "results" / "grid.study.json").read_text()
+
+    # A reader of the repository has no store; a colleague has an empty one.
+    assert lossaware("study", "show", "grid.toml", "--out", "nothing") == 0
+    assert capsys.readouterr().out == table
+    assert not (tmp_path / "nothing").exists()
+    assert lossaware("study", "run", "grid.toml", *small, "--out", "fresh") == 0
+    assert "2 of 2 runs are taken from results." in capsys.readouterr().err
+    with Store(tmp_path / "fresh" / "results.sqlite", read_only=True) as store:
+        assert len(store.specs()) == 2
+    assert lossaware("study", "import", "--out", "third") == 0
+    assert "2 of 2 runs were missing" in capsys.readouterr().out
+
+    assert lossaware("study", "show", "grid.toml", "--format", "csv") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 25
+
+
+def test_precision_and_device_are_overrides_like_any_other(file, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small = ["--only", "algorithm=sgd", "--only", "lr=1e-2", "--seeds", "1", "--epochs", "1"]
+    assert lossaware("study", "run", "grid.toml", *small, "--precision", "bf16") == 0
+    assert "Overridden: epochs = 1, precision = bf16, seeds = 1." in capsys.readouterr().out
+    assert lossaware("study", "run", "grid.toml", *small, "--device", "cuda") == 2
+    assert "device 'cuda': there is no GPU that torch" in capsys.readouterr().err
+    assert lossaware("study", "run", "grid.toml", *small, "--device", "cpu", "--set", "device=cpu") == 2
+    assert "--set gives device twice" in capsys.readouterr().err
+
+
+def test_list_and_show_need_no_data(capsys):
+    assert lossaware("study", "list") == 0
+    out = capsys.readouterr().out
+    assert "table13" in out
+    assert "readings" in out
+    assert lossaware("study", "show", "table02", "--out", "none", "--results", "none") == 0
+    assert "86.44" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "tabel02"], "unknown study 'tabel02'; did you mean table02"),
+        (["run", "grid.toml", "--only", "sgd"], "--only wants axis=point, got 'sgd'; axes: algorithm, strategy, lr"),
+        (["run", "grid.toml", "--only", "algorithm=sdg"], "did you mean SGD"),
+        (["run", "grid.toml", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["run", "grid.toml", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["run", "grid.toml", "--jobs", "0"], "jobs must be at least 1"),
+        (["run", "grid.toml", "--set", "hiden=3"], "task 'digits' has no option 'hiden'; did you mean hidden?"),
+        (["run", "grid.toml", "--set", "optimizer=sdg"], "unknown optimizer 'sdg'; did you mean"),
+        (["run", "grid.toml", "--set", "lga.gama2=1"], "LGA has no option 'gama2'; did you mean gamma2"),
+        (["run", "grid.toml", "--set", "task=minst"], "unknown task 'minst'; did you mean mnist?"),
+        (["run", "grid.toml", "--set", "scheduler=StepLr"], "did you mean StepLR"),
+        (["run", "readings"], "task 'mnist' needs --data DIR"),
+        (["run", "table01", "--data", "."], "there is no folder"),
+        (["show", "grid.toml", "--format", "html"], "html"),
+        (["export", "grid.toml"], "nothing of it is measured yet; run it first: lossaware study run grid.toml"),
+        (["import"], "there are no exported studies in results"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_written(file, tmp_path, capsys, arguments, message):
+    before = sorted(tmp_path.rglob("*"))
+    assert lossaware("study", *arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_where_only_some_data_is_there_the_message_says_how_to_run_that(file, tiny_mnist, capsys):
+    assert lossaware("study", "run", "table01", "--data", tiny_mnist, "--seeds", "1") == 2
+    err = capsys.readouterr().err
+    assert "cifar" in err
+    assert "its data is there for --only task=MNIST" in err
+
+
+def test_a_foreign_database_is_left_alone(file, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.sqlite").write_text("something else")
+    assert lossaware("study", "run", "grid.toml", "--out", "out") == 2
+    assert lossaware("study", "show", "grid.toml", "--out", "out") == 2
+    assert (tmp_path / "out" / "results.sqlite").read_text() == "something else"
