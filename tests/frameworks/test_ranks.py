@@ -396,7 +396,7 @@ def test_a_checkpoint_goes_on_on_another_number_of_ranks(
 def test_a_rank_without_a_loss_is_waited_for_by_nobody(found: dict[str, list[Found]]) -> None:
     first, last = found["no loss on one rank"]
     assert_same(first["trajectory"], last["trajectory"])
-    assert first["status"]["nonfinite_losses"] == last["status"]["steps_without_loss"] == 1
+    assert first["status"]["nonfinite_losses"] == last["status"]["nonfinite_losses"] == 1
     assert first["status"]["steps"] == last["status"]["steps"] == STEPS
     for name in ("loss", "lower_bound", "gamma2", "omega", "statuses", "open_share"):
         assert first["status"][name] == last["status"][name]
