@@ -89,6 +89,27 @@ def test_agreement_needs_an_interval():
     assert found.figures == 8
 
 
+def test_agreement_is_judged_by_the_difference_of_two_means():
+    # t(0.975, 2) = 4.30, sd 1, n = 3: the mean alone is known to 2.48, its difference from a mean of five to 3.14, and
+    # from a single experiment to 4.97.
+    scores = {("sgd", False): [0.52, 0.53, 0.54], ("sgd", True): [0.55, 0.56, 0.57]}  # published: 50 and 60
+    found = counts(table(scores))[""]
+    assert (found.agree, found.differ, found.contained) == (2, 1, 1)  # the ratio is 1, as published
+    single = grid(old='columns = ["strategy"]', new='columns = ["strategy"]\npublished_seeds = 1')
+    found = counts(table(scores, study=single))[""]
+    assert (found.agree, found.differ, found.contained) == (3, 0, 1)
+    assert [load_study(name).file.published_seeds for name in ("table04", "table02")] == [1, 5]
+
+
+def test_cells_with_runs_that_did_not_train_are_counted_and_marked():
+    scores = {("sgd", False): [0.10, 0.95, 0.15], ("sgd", True): [0.96, 0.95, 0.97]}
+    shown = table(scores)
+    assert shown.cells[("SGD",), ("w/o LGA",)].untrained == 2
+    assert counts(shown)[""].failed == 1
+    assert "2 of 3 runs did not train: accuracy at chance" in shown.legend[0]
+    assert counts(table(scores, "loss"))[""].failed == 0, "without an accuracy nothing is judged"
+
+
 def test_pairs_have_the_words_of_compare_and_one_seed_is_counted_apart():
     scores = {
         ("sgd", False): [0.50, 0.51, 0.52],

@@ -13,6 +13,7 @@ from lossaware.studies.analysis.statistics import (
     FEW,
     LEVEL,
     deciding_p,
+    difference_half_width,
     epoch_ratio,
     holm,
     paired,
@@ -52,6 +53,25 @@ def test_known_interval():
     got = summary([1, 2, 3, 4, 5])
     assert (got.low, got.high) == pytest.approx((3 - 1.963243, 3 + 1.963243), abs=1e-5)
     assert got.half_width == pytest.approx(1.963243, abs=1e-5)
+
+
+@pytest.mark.parametrize("other_seeds", [1, 5])
+def test_interval_of_a_difference_of_two_means(other_seeds):
+    values = [1, 2, 3, 4, 5]
+    # t(0.975, 4) = 2.776445, sd = 1.581139
+    want = 2.776445 * 1.581139 * math.sqrt(1 / 5 + 1 / other_seeds)
+    assert difference_half_width(summary(values), other_seeds) == pytest.approx(want, rel=1e-6)
+
+
+def test_interval_of_a_difference_misses_as_often_as_it_says():
+    """Both means from one distribution: 5 % of the differences lie outside if the spread is pooled over many seeds."""
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(4000, 5)), rng.normal(size=(4000, 5)).mean(axis=1)
+    sums = [summary(row) for row in ours.tolist()]
+    outside = [abs(s.mean - other) > difference_half_width(s, 5) for s, other in zip(sums, theirs, strict=True)]
+    alone = [abs(s.mean - other) > s.half_width for s, other in zip(sums, theirs, strict=True)]
+    assert np.mean(outside) == pytest.approx(0.05, abs=0.01)
+    assert np.mean(alone) > 0.1, "the interval of one mean alone forgets the spread of the other"
 
 
 def test_one_value_has_no_interval():

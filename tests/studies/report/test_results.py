@@ -183,7 +183,7 @@ def test_pictures_and_their_figures(page: str) -> None:
 
 def test_counts_are_those_of_the_runs(page: str) -> None:
     agreement, effects = section(page, "agreement"), section(page, "effects")
-    assert row(agreement, "Table 1") == ["42", "4", "3", "0", "4", "0"]
+    assert row(agreement, "Table 1") == ["42", "4", "3", "0", "4", "0.2", "0", "0", "0"]
     assert row(effects, "Table 1") == ["2", "2", "0", "0", "0", "0", "21 (19 / 0 / 2)"]
     assert row(effects, "Table 2, overridden: epochs = 2") == ["1", "0", "0", "0", "0", "1 (1 / 0 / 0)", "0"]
     assert "In the 188 pairs that the paper prints" in words(effects)
@@ -344,7 +344,7 @@ def test_the_short_page_names_files_and_counts_and_follows_exports(
     assert lossaware("report", "--out", folder / "README.md", "--results", folder) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(folder / "README.md")
     text = (folder / "README.md").read_text()
-    assert "| Table 1 | 42 | 4 | 3 | 0 | 4 | 0 |" in text
+    assert "| Table 1 | 42 | 4 | 3 | 0 | 4 | 0.2 | 0 | 0 | 0 |" in text
     assert "| Table 1 | 2 | 2 | 0 | 0 | 0 | 0 | 21 (19 / 0 / 2) |" in text
     assert "| `table01*` | Table 1: final train accuracy without and with LGA (%); 4 of 42 cells, seeds: 3 |" in text
     assert "| those of other studies | Table 2: MNIST under different learning rates" in text

@@ -72,8 +72,10 @@ class Counts:
 
     Attributes:
         figures: Published figures.
-        agree: Cells whose 95 % t-interval over the seeds has the published figure in it.
-        differ: Cells whose interval does not.
+        agree: Cells whose difference from the published figure is within its 95 % interval (`Measured.agrees`).
+        differ: Cells whose difference is not.
+        contained: Judged cells whose own 95 % interval contains the published figure, as agreement was judged before.
+        failed: Measured cells in which some runs, or all, did not train (see `is_untrained`).
         single: Measured cells with a published figure, but without an interval: of one seed, or computed from others.
         helps: Pairs of two seeds or more, by `Verdict`.
         hurts: The same.
@@ -86,6 +88,8 @@ class Counts:
     figures: int = 0
     agree: int = 0
     differ: int = 0
+    contained: int = 0
+    failed: int = 0
     single: int = 0
     helps: int = 0
     hurts: int = 0
@@ -122,7 +126,13 @@ def counts(table: StudyTable) -> dict[str, Counts]:
     for measured in table.cells.values():
         if measured.there and measured.cell.published is not None and not (said := measured.changed):
             agrees = measured.agrees
-            one = Counts(agree=agrees is True, differ=agrees is False, single=agrees is None)
+            one = Counts(
+                agree=agrees is True,
+                differ=agrees is False,
+                single=agrees is None,
+                contained=measured.contains_published,
+                failed=measured.untrained > 0,
+            )
             found[said] = found.get(said, Counts()) + one
     for comparison in comparisons(table):
         said = comparison.measured.changed

@@ -97,6 +97,21 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(n, mean, mean - half, mean + half, lost=len(values) - n)
 
 
+def difference_half_width(measured: Summary, other_seeds: int) -> float:
+    """Half the width of the 95 % t-interval of the difference of two means, of which one has no known spread.
+
+    ``t * s * sqrt(1 / n + 1 / other_seeds)``: it assumes that the other mean comes from runs that spread as these do.
+
+    Args:
+        measured: The mean with a known spread.
+        other_seeds: Number of runs behind the other mean, at least 1.
+
+    Returns:
+        In the units of the mean; NaN with fewer than two values.
+    """
+    return measured.half_width * math.sqrt(1 + measured.n / other_seeds)
+
+
 def paired(without: Sequence[float], with_: Sequence[float]) -> Paired:
     """Compare two runs a seed: ``without[i]`` and ``with_[i]`` come from the same seed.
 

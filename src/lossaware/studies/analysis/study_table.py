@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.statistics import Summary, epoch_ratio, summary
+from lossaware.studies.analysis.statistics import Summary, difference_half_width, epoch_ratio, summary
+from lossaware.studies.analysis.untrained import is_untrained
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity, Study, without_lga
@@ -26,6 +27,7 @@ class Measured:
         summary: Mean and interval of the values.
         overrides: What differs from the study's file in the runs shown.
         sources: The cells that a derived one is made of.
+        untrained: Runs whose model is no better than chance at the end.
     """
 
     cell: Cell
@@ -33,6 +35,7 @@ class Measured:
     summary: Summary
     overrides: Overrides = field(default_factory=Overrides)
     sources: Sequence["Measured"] = ()
+    untrained: int = 0
 
     @property
     def there(self) -> bool:
@@ -51,14 +54,19 @@ class Measured:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the published figure lies in the interval.
+        """Whether 0 lies in the interval of the difference of the two means, measured and published.
 
-        None without either of them, and for runs under other settings than the study's: their figures are not those
-        that were published.
+        See `difference_half_width`. None without an interval or a published figure, and for runs under other settings
+        than the study's: their figures are not those that were published.
         """
-        if self.cell.published is None or math.isnan(self.summary.low) or self.changed:
+        if math.isnan(self.difference) or math.isnan(self.summary.low):
             return None
-        return self.summary.low <= float(self.cell.published) <= self.summary.high
+        return abs(self.difference) <= difference_half_width(self.summary, self.cell.published_seeds)
+
+    @property
+    def contains_published(self) -> bool:
+        """Whether the published figure lies in the interval of the measured mean alone, as agreement was judged before."""
+        return abs(self.difference) <= self.summary.half_width
 
     @property
     def caution(self) -> str:
@@ -139,6 +147,8 @@ class StudyTable:
         if measured.partial:
             some = f"{len(measured.values)} of {len(measured.cell.specs)} seeds"
             parts.append("of cells that lack some of their seeds" if measured.sources else some)
+        if measured.untrained:
+            parts.append(f"{measured.untrained} of {len(measured.values)} runs did not train: accuracy at chance")
         if measured.summary.lost:
             parts.append(f"{measured.summary.lost} of {len(measured.values)} values are not finite")
         return "; ".join(parts)
@@ -183,7 +193,9 @@ class StudyTable:
         if any(m.there and m.changed and m.cell.published is not None for m in self.cells.values()):
             parts.append("Figures under overridden settings are not held against the published ones.")
         if judged:
-            parts.append(f"The published figure lies in the interval in {sum(judged)} of {len(judged)} cells.")
+            parts.append(
+                f"It is within the 95 % interval of a difference of two means in {sum(judged)} of {len(judged)} cells."
+            )
         if missing := sum(not measured.there for measured in self.cells.values()):
             parts.append(f"Not run: {missing} of {len(self.cells)} cells.")
         return " ".join(parts)
@@ -234,7 +246,8 @@ def tabulate(
 
 def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
     values = {spec.seed: value for spec in cell.specs if (value := measure(cell.quantity, spec, results)) is not None}
-    return Measured(cell, values, summary(list(values.values())), overrides)
+    untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in values)
+    return Measured(cell, values, summary(list(values.values())), overrides, untrained=untrained)
 
 
 def measure(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:

@@ -218,7 +218,7 @@ def compose(there: Measurements, results: Path, draw_figure2: FromRuns) -> Resul
 
 HOW_TO_READ = (
     "In each cell: what was measured, with half the width of its 95 % t-interval where it has two seeds or more; below "
-    "it the published figure, with ≈ where it lies in that interval and ≠ where it does not, and in brackets measured "
+    "it the published figure, with ≈ where the two agree (see above) and ≠ where they differ, and in brackets measured "
     "minus published; neither where settings were overridden. Below a cell with LGA stands what the seeds say of it "
     "beside the same runs without."
 )

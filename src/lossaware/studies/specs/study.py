@@ -61,6 +61,7 @@ class Cell:
         quantity: What it shows.
         specs: Its runs, one a seed; empty for a derived cell.
         published: The published figure as it was printed; None where there is none.
+        published_seeds: Experiments over which the published figure is the mean.
         derived: What it computes of which other cells.
     """
 
@@ -70,6 +71,7 @@ class Cell:
     specs: tuple[RunSpec, ...]
     published: Decimal | None = None
     derived: tuple[Literal["mean", "deviation"], tuple[tuple[Coordinates, Coordinates], ...]] | None = None
+    published_seeds: int = 5
 
     @property
     def compares(self) -> bool:
@@ -208,7 +210,14 @@ class Study:
         if not isinstance(settings.lga, dict):  # arguments of LGA do not bring LGA to where there is none
             changed = changed.model_copy(update={"lga": settings.lga})
         what = f"{self.what}: {', '.join(place.values())}"
-        return Cell(row, column, _quantity(what, shown), _specs(what, changed), published)
+        return Cell(
+            row,
+            column,
+            _quantity(what, shown),
+            _specs(what, changed),
+            published,
+            published_seeds=self.file.published_seeds,
+        )
 
     def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:
         return tuple(place[axis] for axis in self.file.rows), tuple(place[axis] for axis in self.file.columns)

@@ -121,7 +121,12 @@ class Derived(_Table):
 
 
 class StudyFile(_Table):
-    """A study as its file says it."""
+    """A study as its file says it.
+
+    Attributes:
+        published_seeds: Experiments over which each published figure is the mean: five in the paper (section 4.1),
+            one in Table 4.
+    """
 
     title: str
     caption: str = ""
@@ -133,6 +138,7 @@ class StudyFile(_Table):
     axes: dict[str, dict[str, Point]]
     derived: Derived | None = None
     published: dict[str, Any] = {}
+    published_seeds: Annotated[int, Field(ge=1)] = 5
 
 
 def parse_settings(given: Mapping[str, Any]) -> Settings:

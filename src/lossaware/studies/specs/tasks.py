@@ -1,12 +1,13 @@
 """Finding tasks: the built-in ones by name, a user's own by ``file.py:attribute`` or ``package.module:attribute``.
 
 A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``; its name is
-the file's, with hyphens for underscores.
+the file's, with hyphens for underscores. A task with equally frequent classes says how many (``CLASSES``).
 """
 
 import ast
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ def tasks() -> dict[str, str]:
     """The names of the built-in tasks, with one line on each. Imports none of them."""
     paths = sorted(path for path in _BUILT_IN.glob("*.py") if path.stem != "__init__")
     return {path.stem.replace("_", "-"): _summary(path) for path in paths}
+
+
+def _file(name: str) -> Path:
+    return _BUILT_IN / f"{name.replace('-', '_')}.py"
 
 
 def load_task(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> "Task":
@@ -74,12 +79,27 @@ def _built_in(name: str) -> Any:
         raise UsageError(f"task {name!r} needs {error.name}: pip install 'lossaware[studies]'") from error
 
 
+@cache
+def classes(name: str) -> int | None:
+    """Number of equally frequent classes of a built-in task; None for all others. Imports no task."""
+    value = _constant(_file(name), "CLASSES") if name in tasks() else None
+    assert value is None or isinstance(value, int)
+    return value
+
+
 def _summary(path: Path) -> str:
+    text = _constant(path, "SUMMARY")
+    assert isinstance(text, str), f"{path.name} has no SUMMARY"
+    return text
+
+
+def _constant(path: Path, name: str) -> object:
+    """The value that a module gives to a name at its top level, read without importing it; None without one."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="SUMMARY")], value=ast.Constant(value=str(text))):
-                return text
-    raise AssertionError(f"{path.name} has no SUMMARY")
+            case ast.Assign(targets=[ast.Name(id=found)], value=ast.Constant(value=value)) if found == name:
+                return value
+    return None
 
 
 def _kind(value: object) -> str:

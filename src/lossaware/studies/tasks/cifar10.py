@@ -13,6 +13,7 @@ from lossaware.studies.models.densenet import densenet
 from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 10 classes, 60,000 of 32 x 32, with DenseNet-40-12 (reads cifar-10-batches-bin in --data)"
+CLASSES = 10
 
 
 def build(

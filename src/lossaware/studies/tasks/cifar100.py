@@ -14,6 +14,7 @@ from lossaware.studies.models.resnet import resnet50
 from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 100 classes, 60,000 of 32 x 32, with ResNet-50 (reads cifar-100-binary in --data)"
+CLASSES = 100
 PAD, DEGREES = 4, 15.0
 
 

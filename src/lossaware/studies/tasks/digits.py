@@ -12,6 +12,7 @@ from lossaware.studies.models.classification import classification
 from lossaware.studies.specs.task import Data, InMemory, Task
 
 SUMMARY = "Handwritten digits, 1,797 images of 8 x 8 (part of scikit-learn), with a network of one hidden layer"
+CLASSES = 10
 SPLIT_SEED, TEST_SHARE = 0, 0.2
 
 

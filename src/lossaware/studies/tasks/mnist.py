@@ -15,6 +15,7 @@ from lossaware.studies.models.lenet import check_lenet5, lenet5
 from lossaware.studies.specs.task import Data, InMemory, Task
 
 SUMMARY = "Handwritten digits, 60,000 images of 28 x 28, with LeNet-5 (reads MNIST/raw in --data)"
+CLASSES = 10
 INPUTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "standardized": (MEAN, STD),
     "unit": ((0.0,), (1.0,)),

@@ -21,6 +21,7 @@ from lossaware.studies.models.resnet import resnet50
 from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Photographs of 200 classes, 64 x 64, with ResNet-50 (reads tiny-imagenet-200 in --data)"
+CLASSES = 200
 
 
 def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
