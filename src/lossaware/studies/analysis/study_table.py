@@ -65,7 +65,7 @@ class Measured:
 
     @property
     def contains_published(self) -> bool:
-        """Whether the published figure lies in the interval of the measured mean alone, as agreement was judged before."""
+        """Whether the published figure lies in the interval of the measured mean alone: the old count."""
         return abs(self.difference) <= self.summary.half_width
 
     @property

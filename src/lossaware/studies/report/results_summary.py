@@ -87,7 +87,7 @@ AGREEMENT_HEADS = (
     "some runs failed",
 )
 AGREEMENT_READ = (
-    "A published figure is itself a mean: of five experiments, of one in Table 4. So a cell agrees where measured minus "
+    "A published figure is itself a mean: of five experiments, in Table 4 of one. A cell agrees if measured minus "
     "published lies within the 95 % t-interval of a difference of two means, t * s * sqrt(1/n + 1/5). It assumes that "
     "the paper's runs spread as ours do, since the paper prints no spread. With few seeds the interval is wide. If all "
     "published figures came from the same distribution as ours, 5 % of the judged cells would still differ by chance. "

@@ -7,7 +7,6 @@ from lossaware.studies.data.folder import downloadable, require
 from lossaware.studies.data.images import Images
 from lossaware.studies.data.subset import check_counts
 from lossaware.studies.data.tiny_imagenet import (
-    CLASSES,
     MEAN,
     PLACE,
     STD,
