@@ -52,6 +52,9 @@ app.command("lossaware.cli.study:app", name="study", help="Run the paper's exper
 app.command("lossaware.cli.data:app", name="data", help="Download the public data sets, or make stand-ins.")
 app.command("lossaware.cli.figure:app", name="figure", help="Measure and draw the paper's two figures.")
 app.command("lossaware.cli.theory:app", name="theory", help="Hold the paper's theorems against runs.")
+app.command(
+    "lossaware.cli.lengths:lengths", name="lengths", help="Test whether the paper's runs without LGA were shorter."
+)
 app.command("lossaware.cli.report:report", name="report", help="Show everything measured, as one page.")
 
 

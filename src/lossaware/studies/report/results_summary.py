@@ -225,6 +225,10 @@ PICTURES: Mapping[str, tuple[str, str]] = {
         "lossaware figure figure01",
     ),
     "figure02": ("Figure 2: training loss of all optimizers, from the runs of Table 1", "lossaware figure figure02"),
+    "lengths": (
+        "The epoch at which our curves fit each published column best, without and with LGA",
+        "lossaware lengths",
+    ),
     "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
 }
 """What pictures are, and the commands that make them; those of ``lossaware study figure`` are known by their study."""
