@@ -421,3 +421,107 @@ def trajectory(
             x = x - lga.correction(lga.omega(loss), optimizer.descent(g))
         optimizer.settle(x)
         yield x
+
+
+# --------------------------------------------------------------------------------------------------------- agreement
+
+
+@dataclass
+class Agreement:
+    """The rule that goes by the agreement of gradients; it steps all tensors of one group together with their base.
+
+    Args:
+        tensors: Where the tensors start; a base optimizer for each.
+    """
+
+    tensors: list[Array]
+    bases: list[Optimizer]
+    initial: float = 6e-4
+    smallest: float = 2e-5
+    largest: float = 0.02
+    momentum: float = 0.9
+    rate: float = 0.03
+    early: float = 3.0
+    shrink: float = 0.6
+    fade: float = 0.93
+    certainty: float = 2.5
+    status_steps: int = 25
+
+    def __post_init__(self) -> None:
+        def rms(x: Array) -> float:
+            return float(np.sqrt(np.mean(x**2)))
+
+        self.rms = rms
+        matrices = sorted(rms(x) for x in self.tensors if x.ndim > 1) or [max(rms(x) for x in self.tensors)]
+        median = max(matrices[len(matrices) // 2], 1e-3)
+        self.scales, before = [], median
+        for x in self.tensors:
+            if x.ndim > 1:
+                before = max(rms(x), median)
+                self.scales.append(before)
+            else:
+                self.scales.append(before if before < 5 * median else median)
+        self.m = self.initial
+        self.means: list[Array | float] = [0.0 for _ in self.tensors]
+        self.reach: float | None = None  # how far the base moved a tensor in its last step, were its rate 1
+        self.steps = 0
+        self.previous: tuple[float, float] | None = None
+        self.pending: list[float] = []
+
+    def limited(self, m: float) -> float:
+        return min(max(m, self.smallest), self.largest)
+
+    def step(self, gradients: list[Array], loss: float, lr: float) -> None:
+        """Move `tensors` by one step of the base and the push."""
+        self.steps += 1
+        if not all(np.isfinite(g).all() for g in gradients):
+            return
+        total = sum(s * float(np.abs(g).sum()) for s, g in zip(self.scales, gradients, strict=True))
+        along = sum(
+            s * float((np.sign(mean) * g).sum()) for s, mean, g in zip(self.scales, self.means, gradients, strict=True)
+        )
+        agreement = along / total if total > 0 else 0.0
+        speed = max(self.rate, min(1.0, self.early / self.steps))
+        self.m = self.limited(self.m * (1 + speed * agreement / 64) ** 64)
+
+        factor = 1.0
+        if self.reach is not None and self.reach * lr > self.m:
+            factor = self.m / (self.reach * lr)
+        start = [x.copy() for x in self.tensors]
+        moved = []
+        for i, (base, g) in enumerate(zip(self.bases, gradients, strict=True)):
+            base.lr = lr * factor
+            after = base.step(self.tensors[i], g)
+            moved.append(self.rms(after - self.tensors[i]))
+            self.tensors[i] = after
+        furthest = max(b / s for b, s in zip(moved, self.scales, strict=True))
+        first = self.reach is None
+        if furthest > 0:
+            self.reach = furthest / (lr * factor)
+        if first and furthest > self.m:  # of the first step it is not known before
+            kept = self.m / furthest
+            moved = [b * kept for b in moved]
+            self.tensors = [x0 + (x - x0) * kept for x0, x in zip(start, self.tensors, strict=True)]
+        if not math.isfinite(loss):
+            return
+        self.take_in(loss)
+        for i, (g, b, s) in enumerate(zip(gradients, moved, self.scales, strict=True)):
+            self.means[i] = self.momentum * self.means[i] + (1 - self.momentum) * g
+            push = max(self.m * s - b, 0.0) * np.sign(self.means[i])
+            self.tensors[i] = self.tensors[i] - np.where(g == 0, 0.0, push)
+
+    def take_in(self, loss: float) -> None:
+        """The loss makes m smaller, once a status."""
+        self.pending.append(loss)
+        n = len(self.pending)
+        if n < self.status_steps:
+            return
+        mean = sum(self.pending) / n
+        variance = sum((f - mean) ** 2 for f in self.pending) / (n - 1) / n
+        if self.previous is not None:
+            change, error = mean - self.previous[0], math.sqrt(variance + self.previous[1])
+            if abs(change) <= self.certainty * error:
+                self.m = self.limited(self.m * self.fade)
+            elif change > 0:
+                self.m = self.limited(self.m * self.shrink)
+        self.previous, self.pending = (mean, variance), []

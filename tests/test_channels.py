@@ -524,7 +524,7 @@ BAD_HYPERPARAMETERS: list[tuple[dict[str, Any], str]] = [
     ({"zero_gradient": 0}, "zero_gradient must be 'push' or 'rest': got 0"),
     (
         {"gamma2": "automatic"},
-        r"gamma2 must be a number of at least 0, 'auto' or a rule .*: got 'automatic'",
+        r"gamma2 must be a number of at least 0, 'auto', 'agreement' or a rule .*: got 'automatic'",
     ),
     ({"gamma2": "Auto"}, r"gamma2 must be .*: got 'Auto'; did you mean 'auto'\?"),
 ]

@@ -6,9 +6,13 @@ the rule is in it: what a group's correction is a multiple of, what is reported,
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from lossaware.law_state import LawState, Ops, Scalar
+
+if TYPE_CHECKING:
+    from lossaware.settings import Settings
+    from lossaware.stepper import Stepper
 
 
 class Defaults(NamedTuple):
@@ -38,6 +42,8 @@ class Gamma2Rule(Protocol):
             which switches LGA off for the group, is always allowed.
         logs_backoffs: Whether each fall of ``gamma2_factor`` is logged.
         needs_statuses: Whether a run that ends before its first complete status gets a warning.
+        moves_base: Whether it bounds the step of the base, and has a stepper of its own.
+        needs_epochs: Whether ``steps_per_epoch`` must be given.
     """
 
     defaults: ClassVar[Defaults] = Defaults()
@@ -46,6 +52,8 @@ class Gamma2Rule(Protocol):
     own_gamma2: ClassVar[bool] = False
     logs_backoffs: ClassVar[bool] = False
     needs_statuses: ClassVar[bool] = False
+    needs_epochs: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = False
 
     @abstractmethod
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
@@ -90,6 +98,12 @@ class Gamma2Rule(Protocol):
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """How many steps are judged together; unless overridden, those of an epoch."""
         return steps_per_epoch
+
+    def make_stepper(self, settings: "Settings") -> "Stepper":
+        """The steps of LGA by this rule; unless overridden, those of Eq. 2."""
+        from lossaware.stepper import Stepper
+
+        return Stepper(settings)
 
 
 @dataclass(frozen=True)
@@ -241,8 +255,12 @@ def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
     Raises:
         ValueError: It is another string, or an object that lacks a part of a rule.
     """
-    allowed = "gamma2 must be a number of at least 0, 'auto' or a rule such as AutoGamma2()"
+    allowed = "gamma2 must be a number of at least 0, 'auto', 'agreement' or a rule such as AutoGamma2()"
     if isinstance(gamma2, str):
+        if gamma2 == "agreement":
+            from lossaware.agreement import Agreement
+
+            return Agreement()
         if gamma2 != "auto":
             hint = "; did you mean 'auto'?" if gamma2.strip().lower() == "auto" else ""
             raise ValueError(f"{allowed}: got {gamma2!r}{hint}")

@@ -10,13 +10,13 @@ from torch.optim import Optimizer
 
 from lossaware.attachment import Attachment, check_optimizer
 from lossaware.checkpoint import load, save
+from lossaware.errors import UsageError
 from lossaware.gamma2 import Gamma2Rule
 from lossaware.gradients import StepGradients
 from lossaware.law_state import Status, summarize
 from lossaware.loss_input import LossInput
 from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings, says_what_is_missing
-from lossaware.stepper import Stepper
+from lossaware.settings import make_settings
 from lossaware.update_meter import Measurement, UpdateMeter
 from lossaware.upper_bounds import UpperBound
 
@@ -41,10 +41,12 @@ class LGA:
         optimizer: Any ``torch.optim.Optimizer`` but LBFGS.
         steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
             that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
+            Needed unless gamma2 is ``"agreement"``.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
             ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It needs one
-            more tensor for each parameter, which is kept in the optimizer's state and its checkpoints. Or a rule of
-            your own, see `lossaware.gamma2.Gamma2Rule`.
+            more tensor for each parameter, which is kept in the optimizer's state and its checkpoints.
+            ``"agreement"`` goes by whether gradients agree, and bounds the base's own step too; see
+            `lossaware.agreement.Agreement`. Or a rule of your own, see `lossaware.gamma2.Gamma2Rule`.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
@@ -76,12 +78,11 @@ class LGA:
         1
     """
 
-    @says_what_is_missing
     def __init__(
         self,
         optimizer: Optimizer,
         *,
-        steps_per_epoch: int,
+        steps_per_epoch: int | None = None,
         gamma2: float | str | Gamma2Rule = 1e-8,
         eps: float | None = None,
         xi: float | None = None,
@@ -103,11 +104,11 @@ class LGA:
             zero_gradient=zero_gradient,
         )
         self.process_group = process_group
-        self._stepper = Stepper(self.settings)
+        self._stepper = self.settings.rule.make_stepper(self.settings)
         self._stepper.sizes.of(optimizer.param_groups)
         self._stepper.prepare(optimizer)
         self._gradients = StepGradients(optimizer)
-        self._input = LossInput(optimizer, process_group, self._gradients.remember)
+        self._input = LossInput(optimizer, process_group, self._gradients_ready)
         self._meter: UpdateMeter | None = None
         self._last_words = weakref.finalize(self, self._stepper.statuses.close)
         self._attachment = Attachment(
@@ -199,6 +200,10 @@ class LGA:
             self._meter.before_step(optimizer)
         return arguments
 
+    def _gradients_ready(self, optimizer: Optimizer) -> None:
+        self._gradients.remember(optimizer)
+        self._stepper.before_base(optimizer, self._input.has_loss)
+
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._input.end():
             return
@@ -229,6 +234,10 @@ class LGA:
         """
         from lossaware.compiled import CompiledStep
 
+        if self.settings.rule.moves_base:
+            raise UsageError(
+                f"{type(self.settings.rule).__name__} has no compiled step so far: use optimizer.step(loss=loss)"
+            )
         return CompiledStep(self._attachment, self._stepper, self._input, lambda: self._meter is not None, options)
 
     # Reading and keeping ----------------------------------------------------------------------------------------------

@@ -78,6 +78,11 @@ class LossInput:
         self._warned = False
 
     @property
+    def has_loss(self) -> bool:
+        """Whether the step in progress has a loss."""
+        return self._loss is not None
+
+    @property
     def has_observed(self) -> bool:
         """Whether losses were observed since the last step."""
         return len(self._observed) > 0

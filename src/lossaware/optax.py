@@ -163,6 +163,8 @@ def loss_aware(
         arrays=(jax.Array,),  # optax.inject_hyperparams holds them, and they may be traced
         remedy_for_schedules="; for a schedule use optax.inject_hyperparams",
     )
+    if settings.rule.moves_base:
+        raise ValueError(f"gamma2 must be another rule in JAX so far: {type(settings.rule).__name__} is for torch")
     law, rule, xi, rest = settings.law, settings.rule, settings.xi, settings.zero_gradient == "rest"
     inner = optax.with_extra_args_support(base)
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean

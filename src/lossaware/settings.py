@@ -92,11 +92,6 @@ def make_settings(
         ValueError: A setting is out of its range; the message names it, its value, and what is allowed.
         TypeError: ``steps_per_epoch`` is missing.
     """
-    if steps_per_epoch is None:
-        raise TypeError(
-            "steps_per_epoch is missing: give the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
-            "divided by the number of batches that are accumulated"
-        )
 
     def checked(name: str, value: Any, **limits: Any) -> Any:
         return value if isinstance(value, arrays) else check(name, value, hint=remedy_for_schedules, **limits)
@@ -109,7 +104,12 @@ def make_settings(
     zero_gradient = defaults.zero_gradient if zero_gradient is None else zero_gradient
     if zero_gradient not in _ZERO_GRADIENT:
         raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
-    steps_per_epoch = checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
+    if steps_per_epoch is None and rule.needs_epochs:
+        raise TypeError(
+            "steps_per_epoch is missing: give the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
+            "divided by the number of batches that are accumulated"
+        )
+    steps_per_epoch = 1 if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
     eps = checked("eps", defaults.eps if eps is None else eps)
     _check_rule(rule)
     steps_per_status = rule.steps_per_status(steps_per_epoch)

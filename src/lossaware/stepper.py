@@ -59,6 +59,9 @@ class Stepper:
             if size != 0:
                 self._correction.prepare(p for p in group["params"] if p.requires_grad)
 
+    def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
+        """To be called when the gradients are there and the base has not stepped yet."""
+
     def step(
         self,
         optimizer: Optimizer,

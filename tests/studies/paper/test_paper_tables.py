@@ -9,8 +9,9 @@ from decimal import Decimal
 import pytest
 
 from lossaware import LGA
+from lossaware.agreement import Agreement
 from lossaware.gamma2 import AutoGamma2, BackOff
-from lossaware.studies.specs.run_spec import LGA_DEFAULTS, SELF_SET_DEFAULTS, lga_options
+from lossaware.studies.specs.run_spec import AGREEMENT_DEFAULTS, LGA_DEFAULTS, SELF_SET_DEFAULTS, lga_options
 from lossaware.studies.specs.study import Cell, Overrides, Study, load_study, studies
 from lossaware.studies.specs.tasks import load_task, tasks
 from lossaware.studies.training.rehearse import check
@@ -56,7 +57,7 @@ def printed(table: Study) -> str:
 
 
 def test_the_package_has_the_thirteen_tables_and_its_own_studies() -> None:
-    assert list(studies()) == [*TABLES, "auto-parts", "auto-peers", "auto", "peers", "protocols", "readings"]
+    assert list(studies()) == [*TABLES, "auto-parts", "auto-peers", "auto", "peers", "protocols", "readings", "robust"]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -285,14 +286,19 @@ def test_every_run_can_be_set_up(name: str) -> None:
 
 def test_written_out_defaults_are_those_of_lga() -> None:
     parameters = inspect.signature(LGA).parameters
-    for written, strategy in ((LGA_DEFAULTS, BackOff()), (SELF_SET_DEFAULTS, AutoGamma2())):
+    for written, strategy in (
+        (LGA_DEFAULTS, BackOff()),
+        (SELF_SET_DEFAULTS, AutoGamma2()),
+        (AGREEMENT_DEFAULTS, Agreement()),
+    ):
         defaults = {name: parameter.default for name, parameter in parameters.items()} | strategy.defaults._asdict()
         defaults |= {f"gamma2.{name}": value for name, value in dataclasses.asdict(strategy).items()}
         assert {name: defaults[name] for name in written} == {**written, "gamma2": defaults["gamma2"]}
     assert {f"gamma2.{field.name}" for field in dataclasses.fields(AutoGamma2)} <= set(SELF_SET_DEFAULTS)
+    assert {f"gamma2.{field.name}" for field in dataclasses.fields(Agreement)} <= set(AGREEMENT_DEFAULTS)
     assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     # The upper bound came later: the default is left out, so that runs from before it keep their keys.
-    assert set(LGA_DEFAULTS) == numeric - {"process_group", "upper_bound"}
+    assert set(LGA_DEFAULTS) == numeric - {"process_group", "steps_per_epoch", "upper_bound"}
     assert lga_options({"upper_bound": "first"}) == lga_options({})
     assert lga_options({"upper_bound": "running"}) != lga_options({})

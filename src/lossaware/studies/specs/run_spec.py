@@ -50,12 +50,29 @@ SELF_SET_DEFAULTS: Mapping[str, Any] = {
 """The same for a gamma2 that sets itself; a rule with other constants gives other runs."""
 
 
-_WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least")
+AGREEMENT_DEFAULTS: Mapping[str, Any] = {
+    "gamma2": "agreement",
+    "gamma2.initial": 6e-4,
+    "gamma2.smallest": 2e-5,
+    "gamma2.largest": 0.02,
+    "gamma2.momentum": 0.9,
+    "gamma2.rate": 0.03,
+    "gamma2.early": 3.0,
+    "gamma2.shrink": 0.6,
+    "gamma2.fade": 0.93,
+    "gamma2.certainty": 2.5,
+    "gamma2.status_steps": 25,
+}
+"""The same for gamma2 by agreement, which reads no other setting."""
+
+_DEFAULTS: Mapping[Any, Mapping[str, Any]] = {"auto": SELF_SET_DEFAULTS, "agreement": AGREEMENT_DEFAULTS}
+
+_WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least", "gamma2.status_steps")
 
 
 def lga_options(given: Mapping[str, Any]) -> Options:
     """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
-    whole = {**(SELF_SET_DEFAULTS if given.get("gamma2") == "auto" else LGA_DEFAULTS), **given}
+    whole = {**_DEFAULTS.get(given.get("gamma2"), LGA_DEFAULTS), **given}
     if whole.get("upper_bound") == "first":
         del whole["upper_bound"]  # so that runs from before there was a choice keep their keys
     return options(

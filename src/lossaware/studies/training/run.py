@@ -397,10 +397,11 @@ def advance(scheduler: LRScheduler | None, loss: float) -> None:
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     """`lossaware.LGA` with ``options``.
 
-    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the `lossaware.AutoGamma2` of a
-    gamma2 that is ``"auto"``.
+    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the rule of a gamma2 that is
+    ``"auto"`` or ``"agreement"``.
     """
     from lossaware import LGA, AutoGamma2
+    from lossaware.agreement import Agreement
     from lossaware.lower_bounds import LOWER_BOUNDS
 
     chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
@@ -411,9 +412,10 @@ def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
             raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
         chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
     if strategy:
-        if chosen.get("gamma2") != "auto":
-            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' alone, got {chosen.get('gamma2')!r}")
-        chosen["gamma2"] = call("gamma2 'auto'", AutoGamma2, options=strategy)
+        name, rules = chosen.get("gamma2"), {"auto": AutoGamma2, "agreement": Agreement}
+        if name not in rules:
+            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' or 'agreement' alone, got {name!r}")
+        chosen["gamma2"] = call(f"gamma2 {name!r}", rules[name], options=strategy)
     return call("LGA", LGA, optimizer, options=chosen)
 
 

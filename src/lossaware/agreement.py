@@ -1,0 +1,132 @@
+"""A rule for gamma2 that goes by whether gradients agree, and bounds the base's own step too.
+
+The scalars are here, for any kind of them; what needs the parameters is in `lossaware.agreement_stepper`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lossaware.gamma2 import Defaults, Gamma2Rule
+from lossaware.law_state import LawState, Ops, Scalar
+
+if TYPE_CHECKING:
+    from lossaware.settings import Settings
+    from lossaware.stepper import Stepper
+
+
+@dataclass(frozen=True)
+class Agreement(Gamma2Rule):
+    r"""One size a step for the base and the push together, which grows while gradients agree.
+
+    A step moves no tensor by more than :math:`m\,s` in root mean square, where :math:`s` is the scale of its elements
+    at the start. The base's own step is cut to that by a smaller learning rate; the push, along the sign of a running
+    mean of the gradients, takes what the base leaves:
+
+    .. math::
+        x \leftarrow x + q\,u - \max(m\,s - b, 0) \operatorname{sign}(\bar g)
+
+    with the base's step :math:`u`, the factor :math:`q \le 1` on its rate, and the root mean square :math:`b` of
+    :math:`q\,u`. Elements whose gradient is 0 at this step are not pushed. The agreement of the gradient with the mean
+    before it,
+
+    .. math::
+        c = \frac{\sum s \operatorname{sign}(\bar g)\,g}{\sum s\,|g|} \in [-1, 1],
+
+    over all elements, moves :math:`m` at each step :math:`k`, and the loss makes it smaller where it surely rises or
+    stands:
+
+    .. math::
+        m \leftarrow m \exp(c \max(\text{rate}, \min(1, \text{early} / k)))
+
+    Neither the scale of the loss nor a number added to it, nor the scale of the gradients, changes anything.
+
+    Args:
+        initial: :math:`m` at the start, as a share of a tensor's scale.
+        smallest: Least :math:`m`, above 0.
+        largest: Greatest :math:`m`, at most 1.
+        momentum: Weight of the earlier gradients in their mean, in (0, 1).
+        rate: How fast :math:`m` follows the agreement, above 0.
+        early: How much faster at the start, at least 0.
+        shrink: Factor on :math:`m` where the mean loss of a status surely rose, in (0, 1].
+        fade: Factor where it neither surely rose nor surely fell, in (0, 1].
+        certainty: Standard errors from which a change is sure, at least 0.
+        status_steps: Steps of a status, at least 2.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    defaults: ClassVar[Defaults] = Defaults(eps=0.0, xi=1.0, lower_bound="zero", zero_gradient="rest")
+    uses_scale: ClassVar[bool] = True
+    needs_epochs: ClassVar[bool] = False
+    moves_base: ClassVar[bool] = True
+
+    initial: float = 6e-4
+    smallest: float = 2e-5
+    largest: float = 0.02
+    momentum: float = 0.9
+    rate: float = 0.03
+    early: float = 3.0
+    shrink: float = 0.6
+    fade: float = 0.93
+    certainty: float = 2.5
+    status_steps: int = 25
+
+    def __post_init__(self) -> None:
+        whole = type(self.status_steps) is int
+        for name, fine, allowed in (
+            ("initial", 0 < self.initial <= 1, "above 0 and at most 1"),
+            ("smallest", 0 < self.smallest <= self.initial, "above 0 and at most initial"),
+            ("largest", self.initial <= self.largest <= 1, "at least initial and at most 1"),
+            ("momentum", 0 < self.momentum < 1, "above 0 and below 1"),
+            ("rate", 0 < self.rate <= 1, "above 0 and at most 1"),
+            ("early", 0 <= self.early <= 100, "from 0 to 100"),
+            ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
+            ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
+            ("certainty", 0 <= self.certainty <= 10, "from 0 to 10"),
+            ("status_steps", whole and self.status_steps >= 2, "a whole number of at least 2"),
+        ):
+            if not fine:
+                raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
+
+    def follow(self, state: LawState, agreement: Scalar, ops: Ops) -> LawState:
+        """The state after a step's gradients, whose agreement with the mean is in [-1, 1], 0 before there is one."""
+        steps = state.steps + 1.0
+        early = ops.where(steps > self.early, self.early / steps, 1.0)
+        speed = ops.where(early > self.rate, early, self.rate)
+        # (1 + x / 64)^64 is e^x but for 1 %, and needs operators only.
+        grown = state.gamma2_factor * (1 + speed * agreement / 64) ** 64
+        return state._replace(gamma2_factor=self._within(grown, ops))
+
+    def _within(self, factor: Scalar, ops: Ops) -> Scalar:
+        low, high = self.smallest / self.initial, self.largest / self.initial
+        return ops.where(factor < low, low, ops.where(factor > high, high, factor))
+
+    def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.update_factor`."""
+        change, before = mean - state.mean, state.gamma2_factor
+        sure = change * change > self.certainty**2 * (error + state.error)
+        unless_it_fell = before * ops.where(sure & (change > 0), self.shrink, self.fade)
+        return self._within(ops.where(sure & (change < 0), before, unless_it_fell), ops)
+
+    def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
+        """See `Gamma2Rule.group_size`: what a step moves a tensor of this scale by at the start."""
+        return self.initial * scale
+
+    def step_size(self, state: LawState, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.step_size`."""
+        return state.gamma2_factor
+
+    def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
+        """See `Gamma2Rule.gamma2`: m, the share of its scale that a step moves a tensor by."""
+        return self.initial * state.gamma2_factor
+
+    def steps_per_status(self, steps_per_epoch: int) -> int:
+        """See `Gamma2Rule.steps_per_status`: whatever an epoch is."""
+        return self.status_steps
+
+    def make_stepper(self, settings: "Settings") -> "Stepper":
+        """See `Gamma2Rule.make_stepper`."""
+        from lossaware.agreement_stepper import AgreementStepper
+
+        return AgreementStepper(settings, self)
