@@ -463,6 +463,7 @@ class Agreement:
                 self.scales.append(before if before < 5 * median else median)
         self.m = self.initial
         self.means: list[Array | float] = [0.0 for _ in self.tensors]
+        self.highest = 0.0  # the largest rate so far
         self.reach: float | None = None  # how far the base moved a tensor in its last step, were its rate 1
         self.steps = 0
         self.previous: tuple[float, float] | None = None
@@ -484,9 +485,11 @@ class Agreement:
         speed = max(self.rate, min(1.0, self.early / self.steps))
         self.m = self.limited(self.m * (1 + speed * agreement / 64) ** 64)
 
+        self.highest = max(self.highest, lr)
+        share = self.m * lr / self.highest if self.highest > 0 else self.m  # a schedule anneals base and push
         factor = 1.0
-        if self.reach is not None and self.reach * lr > self.m:
-            factor = self.m / (self.reach * lr)
+        if self.reach is not None and self.reach * lr > share:
+            factor = share / (self.reach * lr)
         start = [x.copy() for x in self.tensors]
         moved = []
         for i, (base, g) in enumerate(zip(self.bases, gradients, strict=True)):
@@ -498,8 +501,8 @@ class Agreement:
         first = self.reach is None
         if furthest > 0:
             self.reach = furthest / (lr * factor)
-        if first and furthest > self.m:  # of the first step it is not known before
-            kept = self.m / furthest
+        if first and furthest > share:  # of the first step it is not known before
+            kept = share / furthest
             moved = [b * kept for b in moved]
             self.tensors = [x0 + (x - x0) * kept for x0, x in zip(start, self.tensors, strict=True)]
         if not math.isfinite(loss):
@@ -507,7 +510,7 @@ class Agreement:
         self.take_in(loss)
         for i, (g, b, s) in enumerate(zip(gradients, moved, self.scales, strict=True)):
             self.means[i] = self.momentum * self.means[i] + (1 - self.momentum) * g
-            push = max(self.m * s - b, 0.0) * np.sign(self.means[i])
+            push = max(share * s - b, 0.0) * np.sign(self.means[i])
             self.tensors[i] = self.tensors[i] - np.where(g == 0, 0.0, push)
 
     def take_in(self, loss: float) -> None:

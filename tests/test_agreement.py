@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import nn
 import reference
 from lossaware import LGA, UsageError
 from lossaware.agreement import Agreement
-from lossaware.agreement_stepper import SAMPLE, _sample
+from lossaware.base_bound import SAMPLE, _sample
 from lossaware.law_state import HOST, LawState
 from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
 
@@ -84,6 +86,44 @@ def test_steps_are_the_references(name: str, lr: float, arrives: str) -> None:
     assert lga.status.gamma2 == pytest.approx(judge.m)
     assert judge.m != judge.initial
     assert lga.status.nonfinite_losses == 1
+
+
+def test_a_schedule_anneals_the_push_and_the_bound() -> None:
+    """As the reference says, also while the rate goes up, and where it is 0."""
+    x, gradients, values = problem()
+    judge = reference.Agreement(parts(x.copy()), [reference.SGD() for _ in SHAPES], status_steps=10)
+    with default_dtype(torch.float64):
+        params, optimizer, _ = attached(lr=1e-9)
+        for step, (g, loss) in enumerate(zip(gradients, values, strict=True)):
+            lr = optimizer.param_groups[0]["lr"] = 1e-2 * max(0.0, min(step / 20, (STEPS - 20 - step) / 60))
+            set_gradients(params, g)
+            before = flat(params)
+            optimizer.step(loss=loss)
+            judge.step(parts(g), loss, lr)
+            np.testing.assert_allclose(
+                flat(params), np.concatenate([t.ravel() for t in judge.tensors]), rtol=1e-9, atol=1e-12
+            )
+    assert np.array_equal(flat(params), before)  # the rate is 0
+
+
+@pytest.mark.parametrize("attach_first", [True, False])
+def test_a_warm_up_of_a_scheduler_warms_the_push_up(attach_first: bool) -> None:
+    p = nn.Parameter(torch.ones(3, 3))
+    optimizer: Any = torch.optim.SGD([p], lr=1e-9)
+    rule = Agreement(initial=1e-3, smallest=1e-3, largest=1e-3)
+    if attach_first:
+        LGA(optimizer, gamma2=rule)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: [0.25, 1.0, 0.5, 0.0][epoch])
+    if not attach_first:
+        LGA(optimizer, gamma2=rule)
+    moved = []
+    for _ in range(4):
+        before = float(p.detach()[0, 0])
+        p.grad = torch.ones_like(p)
+        optimizer.step(loss=1.0)
+        scheduler.step() if scheduler.last_epoch < 3 else None
+        moved.append(round((before - float(p.detach()[0, 0])) / 1e-3, 2))
+    assert moved == [0.25, 1.0, 0.5, 0.0]
 
 
 # What is invariant ----------------------------------------------------------------------------------------------------
@@ -296,6 +336,56 @@ def test_the_rate_is_the_users_after_a_step_that_failed() -> None:
     assert optimizer.param_groups[0]["lr"] == 1.0
 
 
+class Failing(torch.optim.SGD):
+    """Its step fails where it is told to."""
+
+    fails = False
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        if self.fails:
+            raise KeyError("of the base's")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda optimizer, lga: optimizer.state_dict()["param_groups"][0]["lr"],
+        lambda optimizer, lga: (optimizer.zero_grad(), optimizer.param_groups[0]["lr"])[1],
+        lambda optimizer, lga: (lga.detach(), optimizer.param_groups[0]["lr"])[1],
+    ],
+    ids=["state_dict", "zero_grad", "detach"],
+)
+def test_the_rate_is_the_users_after_a_base_that_failed(look: Any) -> None:
+    params = parameters(problem()[0], *SHAPES)
+    optimizer: Any = Failing(params, lr=1e3)
+    lga = LGA(optimizer, gamma2="agreement")
+    _, gradients, _ = problem()
+    set_gradients(params, gradients[0])
+    optimizer.step(loss=1.0)
+    optimizer.fails = True
+    with pytest.raises(KeyError):
+        optimizer.step(loss=1.0)
+    assert look(optimizer, lga) == 1e3
+
+
+def test_a_checkpoint_that_is_loaded_after_a_base_that_failed_keeps_its_rate() -> None:
+    params = parameters(problem()[0], *SHAPES)
+    optimizer: Any = Failing(params, lr=1e3)
+    LGA(optimizer, gamma2="agreement")
+    kept = optimizer.state_dict()
+    kept["param_groups"][0]["lr"] = 7.0
+    _, gradients, _ = problem()
+    for fails in (False, True):
+        optimizer.fails = fails
+        set_gradients(params, gradients[0])
+        with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+            optimizer.step(loss=1.0)
+    optimizer.load_state_dict(kept)
+    optimizer.zero_grad()
+    assert optimizer.param_groups[0]["lr"] == 7.0
+
+
 def test_a_scheduler_sees_and_moves_the_rate_of_the_user() -> None:
     params, optimizer, _ = attached(lr=1.0)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -480,3 +570,85 @@ def test_parameters_elsewhere_than_on_the_cpu_are_refused() -> None:
     optimizer: Any = torch.optim.SGD([p], lr=1e-3)
     with pytest.raises(UsageError, match="gamma2 'agreement' takes whole parameters on the CPU so far: one is on meta"):
         LGA(optimizer, gamma2="agreement")
+
+
+def test_several_ranks_are_refused_before_anything_moves() -> None:
+    """Of a backend that needs no second process."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    params, optimizer, lga = attached()
+    set_gradients(params, problem()[1][0])
+    before = flat(params)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with pytest.raises(
+            UsageError, match="gamma2 'agreement' runs in one process so far, and here are several ranks"
+        ):
+            optimizer.step(loss=1.0)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert np.array_equal(flat(params), before)
+    assert lga.status.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("eps", 0.1), ("xi", 0.01), ("lower_bound", "progressive"), ("zero_gradient", "push")]
+)
+def test_settings_that_it_does_not_read_are_refused(name: str, value: Any) -> None:
+    optimizer = torch.optim.SGD(parameters(problem()[0], *SHAPES), lr=1e-3)
+    with pytest.raises(ValueError, match=f"{name} must be left out, as Agreement does not read it: got {value!r}"):
+        LGA(optimizer, gamma2="agreement", **{name: value})
+    LGA(optimizer, gamma2="agreement", zero_gradient="rest", eps=0.0)  # which it has anyhow
+
+
+# What it says ---------------------------------------------------------------------------------------------------------
+
+
+def ran(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tuple[list[str], Any, float]:
+    """The warnings and the status of a run of one tensor, and how far it went."""
+    p = nn.Parameter(torch.ones(3, 3))
+    optimizer: Any = torch.optim.SGD([p], lr=lr)
+    lga = LGA(optimizer, gamma2="agreement")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(steps):
+            p.grad = torch.full_like(p, gradient)
+            optimizer.step(loss=loss)
+    return [str(warning.message) for warning in caught], lga.status, float((p.detach() - 1).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss", "reason"),
+    [
+        (0.0, 1.0, "all gradients were 0"),
+        (1.0, math.nan, "no loss was finite"),
+        (math.inf, 1.0, "no gradient was finite"),
+    ],
+)
+def test_a_run_that_pushes_nothing_says_so_once(gradient: float, loss: float, reason: str) -> None:
+    messages, status, moved = ran(gradient, loss)
+    assert messages == [f"LGA has made no correction in 100 steps: in the last of them {reason}"]
+    assert moved < 1e-6
+    assert status.omega == 0
+    assert status.gate == (
+        "closed: the base moved as far as a step may, or all gradients were 0"
+        if gradient == 0
+        else "no step yet with a finite loss and finite gradients"
+    )
+
+
+@pytest.mark.parametrize("loss", [1.0, 0.0, -5.0])
+def test_a_run_that_pushes_says_nothing(loss: float) -> None:
+    messages, status, moved = ran(1.0, loss)
+    assert messages == []
+    assert moved > 0.1
+    assert (status.gate, status.open_share) == ("open", 1.0)
+    assert status.omega == pytest.approx(1.0, abs=1e-4)
+
+
+def test_where_the_base_takes_all_the_gate_is_closed() -> None:
+    messages, status, moved = ran(1.0, 1.0, lr=1e3)
+    assert messages == []
+    assert moved > 0.1
+    assert status.omega == pytest.approx(0.0, abs=0.3)
+    assert status.upper_bound == 1.0

@@ -113,7 +113,7 @@ WAYS = [by_loss, by_closure, by_observe, measured, resumed, refused, failed, sch
 
 
 @pytest.mark.parametrize("keep_lga", [False, True], ids=["all gone", "LGA kept"])
-@pytest.mark.parametrize("gamma2", [1e-3, "auto"])
+@pytest.mark.parametrize("gamma2", [1e-3, "auto", "agreement"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_they_are_freed(way: Callable[..., None], gamma2: Any, keep_lga: bool) -> None:
     model, optimizer, lga = made(gamma2=gamma2)

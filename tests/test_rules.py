@@ -36,6 +36,8 @@ class Outside:
     own_gamma2 = True
     logs_backoffs = True
     needs_statuses = True
+    needs_epochs = True
+    moves_base = False
 
     def group_size(self, scale: Any, xi: Any) -> Any:
         return SHARE * scale * xi

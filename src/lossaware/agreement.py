@@ -3,15 +3,12 @@
 The scalars are here, for any kind of them; what needs the parameters is in `lossaware.agreement_stepper`.
 """
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lossaware.gamma2 import Defaults, Gamma2Rule
-from lossaware.law_state import LawState, Ops, Scalar
-
-if TYPE_CHECKING:
-    from lossaware.settings import Settings
-    from lossaware.stepper import Stepper
+from lossaware.law_state import LawState, Ops, Scalar, Status
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,9 @@ class Agreement(Gamma2Rule):
 
     .. math::
         m \leftarrow m \exp(c \max(\text{rate}, \min(1, \text{early} / k)))
+
+    Where the learning rate of a group is below the largest that it has had, or below the ``initial_lr`` of a scheduler,
+    its share is smaller in proportion. So a schedule anneals the push as it anneals the base.
 
     Neither the scale of the loss nor a number added to it, nor the scale of the gradients, changes anything.
 
@@ -125,8 +125,18 @@ class Agreement(Gamma2Rule):
         """See `Gamma2Rule.steps_per_status`: whatever an epoch is."""
         return self.status_steps
 
-    def make_stepper(self, settings: "Settings") -> "Stepper":
-        """See `Gamma2Rule.make_stepper`."""
-        from lossaware.agreement_stepper import AgreementStepper
 
-        return AgreementStepper(settings, self)
+class AgreementStatus(Status):
+    """The state of LGA by this rule, which has no gate: every step with a finite loss and gradients pushes.
+
+    `omega` is the largest part of its share that the base left a tensor in the last such step, from 0 to 1.
+    """
+
+    @property
+    def gate(self) -> str:
+        """Whether the last step with a finite loss and finite gradients pushed, and if not, why."""
+        if math.isnan(self.loss):
+            return "no step yet with a finite loss and finite gradients"
+        if self.omega > 0:
+            return "open"
+        return "closed: the base moved as far as a step may, or all gradients were 0"

@@ -25,6 +25,7 @@ class Attachment:
         optimizer: Must have passed `check_optimizer`.
         before_step: The step's pre hook.
         after_step: The step's post hook.
+        before_save: Called before the optimizer writes a ``state_dict``.
         before_load: Called before the optimizer reads a ``state_dict``.
         after_load: Called after it.
         after_zero_grad: Called after the optimizer's ``zero_grad``.
@@ -36,6 +37,7 @@ class Attachment:
         *,
         before_step: Callable[..., Any],
         after_step: Callable[..., None],
+        before_save: Callable[..., None],
         before_load: Callable[..., None],
         after_load: Callable[..., None],
         after_zero_grad: Callable[[Optimizer], None],
@@ -47,7 +49,8 @@ class Attachment:
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
         self.pre_hooks = 0  # at the last look
         optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
-        self._load_hooks = [
+        self._state_hooks = [
+            optimizer.register_state_dict_pre_hook(before_save),
             optimizer.register_load_state_dict_pre_hook(before_load),
             optimizer.register_load_state_dict_post_hook(after_load),
         ]
@@ -132,7 +135,7 @@ class Attachment:
         if not self.active:
             return
         self.active = False
-        for handle in (self._pre, self._post, *self._load_hooks):
+        for handle in (self._pre, self._post, *self._state_hooks):
             handle.remove()
         optimizer = self._optimizer()
         if optimizer is not None:

@@ -6,13 +6,9 @@ the rule is in it: what a group's correction is a multiple of, what is reported,
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from lossaware.law_state import LawState, Ops, Scalar
-
-if TYPE_CHECKING:
-    from lossaware.settings import Settings
-    from lossaware.stepper import Stepper
 
 
 class Defaults(NamedTuple):
@@ -42,7 +38,7 @@ class Gamma2Rule(Protocol):
             which switches LGA off for the group, is always allowed.
         logs_backoffs: Whether each fall of ``gamma2_factor`` is logged.
         needs_statuses: Whether a run that ends before its first complete status gets a warning.
-        moves_base: Whether it bounds the step of the base, and has a stepper of its own.
+        moves_base: Whether it bounds the step of the base, as `lossaware.agreement.Agreement` does.
         needs_epochs: Whether ``steps_per_epoch`` must be given.
     """
 
@@ -98,12 +94,6 @@ class Gamma2Rule(Protocol):
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """How many steps are judged together; unless overridden, those of an epoch."""
         return steps_per_epoch
-
-    def make_stepper(self, settings: "Settings") -> "Stepper":
-        """The steps of LGA by this rule; unless overridden, those of Eq. 2."""
-        from lossaware.stepper import Stepper
-
-        return Stepper(settings)
 
 
 @dataclass(frozen=True)
@@ -241,45 +231,6 @@ def _counts(value: Any) -> bool:
 
 SMALLEST_SCALE = 1e-3
 """Of parameters that start near 0: Adafactor's ``eps_2`` (Shazeer and Stern, 2018)."""
-
-_NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
-
-
-def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
-    """The rule that ``gamma2`` asks for.
-
-    Args:
-        gamma2: A number, which has been checked, ``"auto"``, or a rule.
-        backoff: Of a number; see `BackOff`.
-
-    Raises:
-        ValueError: It is another string, or an object that lacks a part of a rule.
-    """
-    allowed = "gamma2 must be a number of at least 0, 'auto', 'agreement' or a rule such as AutoGamma2()"
-    if isinstance(gamma2, str):
-        if gamma2 == "agreement":
-            from lossaware.agreement import Agreement
-
-            return Agreement()
-        if gamma2 != "auto":
-            hint = "; did you mean 'auto'?" if gamma2.strip().lower() == "auto" else ""
-            raise ValueError(f"{allowed}: got {gamma2!r}{hint}")
-        return AutoGamma2()
-    if not is_rule(gamma2):
-        return BackOff(backoff, gamma2)
-    lacking = [name for name in _NEEDED if not hasattr(gamma2, name)]
-    if isinstance(gamma2, type) or lacking:
-        raise ValueError(
-            f"{allowed}: got {gamma2!r}"
-            + (f", which lacks {', '.join(lacking)}" if lacking else ", a class; make an object of it")
-        )
-    rule: Gamma2Rule = gamma2
-    return rule
-
-
-def is_rule(gamma2: Any) -> bool:
-    """Whether it is meant as a rule, and not as a number or a name."""
-    return hasattr(gamma2, "step_size") or hasattr(gamma2, "group_size")
 
 
 def __getattr__(name: str) -> Any:

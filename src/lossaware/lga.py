@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch.distributed as dist
@@ -13,10 +14,11 @@ from lossaware.checkpoint import load, save
 from lossaware.errors import UsageError
 from lossaware.gamma2 import Gamma2Rule
 from lossaware.gradients import StepGradients
-from lossaware.law_state import Status, summarize
+from lossaware.law_state import Status
 from lossaware.loss_input import LossInput
 from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings
+from lossaware.settings import Settings, make_settings
+from lossaware.stepper import Stepper
 from lossaware.update_meter import Measurement, UpdateMeter
 from lossaware.upper_bounds import UpperBound
 
@@ -104,20 +106,21 @@ class LGA:
             zero_gradient=zero_gradient,
         )
         self.process_group = process_group
-        self._stepper = self.settings.rule.make_stepper(self.settings)
+        self._stepper = _make_stepper(self.settings)
         self._stepper.sizes.of(optimizer.param_groups)
         self._stepper.prepare(optimizer)
         self._gradients = StepGradients(optimizer)
-        self._input = LossInput(optimizer, process_group, self._gradients_ready)
+        self._input = LossInput(optimizer, process_group, partial(_gradients_ready, self._gradients, self._stepper))
         self._meter: UpdateMeter | None = None
         self._last_words = weakref.finalize(self, self._stepper.statuses.close)
         self._attachment = Attachment(
             optimizer,
             before_step=self._before_step,
             after_step=self._after_step,
-            before_load=self._stepper.sizes.before_load,
+            before_save=self._stepper.release,
+            before_load=self._stepper.before_load,
             after_load=self._stepper.sizes.after_load,
-            after_zero_grad=self._input.after_zero_grad,
+            after_zero_grad=partial(_gradients_cleared, self._input, self._stepper),
         )
 
     @classmethod
@@ -200,10 +203,6 @@ class LGA:
             self._meter.before_step(optimizer)
         return arguments
 
-    def _gradients_ready(self, optimizer: Optimizer) -> None:
-        self._gradients.remember(optimizer)
-        self._stepper.before_base(optimizer, self._input.has_loss)
-
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._input.end():
             return
@@ -245,8 +244,7 @@ class LGA:
     @property
     def status(self) -> Status:
         """The state of LGA as plain numbers. Reading it may wait for the device; stepping never does."""
-        state = self._stepper.read_state()
-        return summarize(state, self._stepper.gamma2(state), self._input.steps_without_loss)
+        return self._stepper.status(self._input.steps_without_loss)
 
     def measure_every(self, steps: int | None) -> None:
         """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
@@ -293,6 +291,7 @@ class LGA:
         Running means of gradients stay in the optimizer's state, for an LGA that is attached next.
         """
         self._attachment.detach()
+        self._stepper.release()
         self._input.close()
         self._last_words()
 
@@ -307,3 +306,24 @@ class LGA:
 
     def __repr__(self) -> str:
         return f"LGA({self._attachment.name}{'' if self._attachment.active else ', detached'}, {self.settings})"
+
+
+# Functions and not methods: what holds a method of LGA would hold LGA, and LGA holds that.
+
+
+def _make_stepper(settings: Settings) -> Stepper:
+    if settings.rule.moves_base:
+        from lossaware.agreement_stepper import AgreementStepper
+
+        return AgreementStepper(settings)
+    return Stepper(settings)
+
+
+def _gradients_ready(gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool) -> None:
+    gradients.remember(optimizer)
+    stepper.before_base(optimizer, has_loss)
+
+
+def _gradients_cleared(loss_input: LossInput, stepper: Stepper, optimizer: Optimizer) -> None:
+    stepper.release()
+    loss_input.after_zero_grad(optimizer)

@@ -59,11 +59,12 @@ class LossInput:
     Args:
         optimizer: The optimizer.
         group: The ranks over which the loss is averaged; None means all of them.
-        ready: Called with the optimizer once a step, when the gradients are there and the base has not stepped yet.
+        ready: Called once a step, when the gradients are there and the base has not stepped yet, with the optimizer and
+            whether the step has a loss.
     """
 
     def __init__(
-        self, optimizer: Optimizer, group: dist.ProcessGroup | None, ready: Callable[[Optimizer], None]
+        self, optimizer: Optimizer, group: dist.ProcessGroup | None, ready: Callable[[Optimizer, bool], None]
     ) -> None:
         self._group = group
         self._ready = ready
@@ -76,11 +77,6 @@ class LossInput:
         self.base_takes_loss = takes_loss(optimizer)
         self.steps_without_loss = 0
         self._warned = False
-
-    @property
-    def has_loss(self) -> bool:
-        """Whether the step in progress has a loss."""
-        return self._loss is not None
 
     @property
     def has_observed(self) -> bool:
@@ -151,7 +147,7 @@ class LossInput:
         if closure is None:
             if given is None:
                 self._loss = self._observed.take()
-            self._ready(optimizer)
+            self._ready(optimizer, self._loss is not None)
             if "loss" not in kwargs or self.base_takes_loss:
                 return None
         if not self.base_takes_loss:
@@ -178,7 +174,7 @@ class LossInput:
                 }
             )
             self._loss = read_loss(loss)
-        self._ready(optimizer)
+        self._ready(optimizer, self._loss is not None)
 
     def _refuse_two(self, arrives: dict[str, bool]) -> None:
         channels = [name for name, used in arrives.items() if used]

@@ -122,5 +122,26 @@ class GateNotice:
             warnings.warn(message, GateWarning, stacklevel=8)
 
 
+class PushNotice:
+    """A warning, once, where so many steps in a row push nothing, with the reason."""
+
+    def __init__(self) -> None:
+        self._idle = 0
+        self._done = False
+
+    def step(self, reason: str) -> None:
+        """To be called at each step with a loss.
+
+        Args:
+            reason: Why it has pushed nothing; empty where it has.
+        """
+        self._idle = self._idle + 1 if reason else 0
+        if self._idle >= ENOUGH_STEPS and not self._done:
+            self._done = True
+            if _is_first_rank():
+                message = f"LGA has made no correction in {self._idle} steps: in the last of them {reason}"
+                warnings.warn(message, GateWarning, stacklevel=7)
+
+
 def _is_first_rank() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -8,9 +8,10 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from lossaware.choices import described
-from lossaware.gamma2 import Gamma2Rule, is_rule, make_rule
+from lossaware.gamma2 import Gamma2Rule
 from lossaware.law import Law
 from lossaware.lower_bounds import LowerBound, make_lower_bound
+from lossaware.rules import is_rule, make_rule
 from lossaware.upper_bounds import UpperBound, make_upper_bound
 
 P = ParamSpec("P")
@@ -110,6 +111,8 @@ def make_settings(
             "divided by the number of batches that are accumulated"
         )
     steps_per_epoch = 1 if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
+    if rule.moves_base:
+        _refuse_unread(rule, eps=eps, xi=xi, lower_bound=lower_bound, zero_gradient=zero_gradient)
     eps = checked("eps", defaults.eps if eps is None else eps)
     _check_rule(rule)
     steps_per_status = rule.steps_per_status(steps_per_epoch)
@@ -143,6 +146,14 @@ def says_what_is_missing(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def _refuse_unread(rule: Gamma2Rule, **given: Any) -> None:
+    """Settings of Eq. 2 and 4 that the rule does not read must not be given, but with the value that holds anyhow."""
+    for name, value in given.items():
+        default = getattr(rule.defaults, name)
+        if value is not None and value != default:
+            raise ValueError(f"{name} must be left out, as {type(rule).__name__} does not read it: got {value!r}")
 
 
 def _check_rule(rule: Gamma2Rule) -> None:

@@ -13,7 +13,7 @@ from torch.optim import ASGD, Optimizer
 from lossaware.correction import Correction
 from lossaware.gradient_mean import GradientMean
 from lossaware.groups import Group, GroupSizes
-from lossaware.law_state import HOST, LawState
+from lossaware.law_state import HOST, LawState, Status, summarize
 from lossaware.loss_value import LossValue, wide
 from lossaware.notices import ENOUGH_STEPS, BackoffNotice, GateNotice, StatusNotice
 from lossaware.settings import Settings
@@ -60,7 +60,20 @@ class Stepper:
                 self._correction.prepare(p for p in group["params"] if p.requires_grad)
 
     def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
-        """To be called when the gradients are there and the base has not stepped yet."""
+        """To be called when the gradients are there and the base has not stepped yet.
+
+        Args:
+            optimizer: The base optimizer.
+            has_loss: Whether the step has a loss; without, it is the base's alone.
+        """
+
+    def release(self, *_: Any) -> None:
+        """Give the optimizer back what was taken for a step that failed."""
+
+    def before_load(self, optimizer: Optimizer, state_dict: Any) -> None:
+        """To be called before the optimizer reads a ``state_dict``."""
+        self.release()
+        self.sizes.before_load(optimizer, state_dict)
 
     def step(
         self,
@@ -241,6 +254,15 @@ class Stepper:
     def gamma2(self, state: LawState) -> float:
         """What is reported as gamma2 in a state of plain numbers."""
         return float(self._rule.gamma2(state, max(self.sizes.last, default=0.0), HOST))
+
+    def status(self, steps_without_loss: int) -> Status:
+        """The `Status` now. Waits for the device.
+
+        Args:
+            steps_without_loss: Steps that got no loss.
+        """
+        state = self.read_state()
+        return summarize(state, self.gamma2(state), steps_without_loss)
 
     def _look_for_backoff(self) -> None:
         if self._rule.logs_backoffs:

@@ -397,12 +397,11 @@ def advance(scheduler: LRScheduler | None, loss: float) -> None:
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
     """`lossaware.LGA` with ``options``.
 
-    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the rule of a gamma2 that is
-    ``"auto"`` or ``"agreement"``.
+    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the rule that gamma2 names.
     """
-    from lossaware import LGA, AutoGamma2
-    from lossaware.agreement import Agreement
+    from lossaware import LGA
     from lossaware.lower_bounds import LOWER_BOUNDS
+    from lossaware.rules import RULES
 
     chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
     bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
@@ -412,10 +411,11 @@ def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
             raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
         chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
     if strategy:
-        name, rules = chosen.get("gamma2"), {"auto": AutoGamma2, "agreement": Agreement}
-        if name not in rules:
-            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 'auto' or 'agreement' alone, got {name!r}")
-        chosen["gamma2"] = call(f"gamma2 {name!r}", rules[name], options=strategy)
+        name = chosen.get("gamma2")
+        if name not in RULES:
+            allowed = " or ".join(repr(rule) for rule in RULES)
+            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 {allowed} alone, got {name!r}")
+        chosen["gamma2"] = call(f"gamma2 {name!r}", RULES[name], options=strategy)
     return call("LGA", LGA, optimizer, options=chosen)
 
 

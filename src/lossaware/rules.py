@@ -1,0 +1,44 @@
+"""The rules for gamma2 by name, and what may be given in place of a name."""
+
+from typing import Any
+
+from lossaware.agreement import Agreement
+from lossaware.gamma2 import AutoGamma2, BackOff, Gamma2Rule
+
+RULES: dict[str, type[Gamma2Rule]] = {"auto": AutoGamma2, "agreement": Agreement}
+
+_NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
+
+
+def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
+    """The rule that ``gamma2`` asks for.
+
+    Args:
+        gamma2: A number, which has been checked, one of `RULES`, or a rule.
+        backoff: Of a number; see `lossaware.gamma2.BackOff`.
+
+    Raises:
+        ValueError: It is another string, or an object that lacks a part of a rule.
+    """
+    names = ", ".join(repr(name) for name in RULES)
+    allowed = f"gamma2 must be a number of at least 0, {names} or a rule such as AutoGamma2()"
+    if isinstance(gamma2, str):
+        if gamma2 not in RULES:
+            meant = gamma2.strip().lower()
+            raise ValueError(f"{allowed}: got {gamma2!r}" + (f"; did you mean {meant!r}?" if meant in RULES else ""))
+        return RULES[gamma2]()
+    if not is_rule(gamma2):
+        return BackOff(backoff, gamma2)
+    lacking = [name for name in _NEEDED if not hasattr(gamma2, name)]
+    if isinstance(gamma2, type) or lacking:
+        raise ValueError(
+            f"{allowed}: got {gamma2!r}"
+            + (f", which lacks {', '.join(lacking)}" if lacking else ", a class; make an object of it")
+        )
+    rule: Gamma2Rule = gamma2
+    return rule
+
+
+def is_rule(gamma2: Any) -> bool:
+    """Whether it is meant as a rule, and not as a number or a name."""
+    return hasattr(gamma2, "step_size") or hasattr(gamma2, "group_size")
