@@ -12,7 +12,15 @@ project = "lossaware"
 author = "the lossaware authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "measured", "names"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "mathml",
+    "measured",
+    "figures_in_text",
+    "names",
+]
 exclude_patterns = ["_build", "extensions"]
 html_theme = "furo"
 html_show_copyright = False  # the licence says it
