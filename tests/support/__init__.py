@@ -12,6 +12,8 @@ import torch
 
 from reference import Array
 
+AT_ONE = ("adadelta", "prodigy", "dadapt-adam", "dog", "mechanic-sgd", "mechanic-adamw")
+"""Optimizers of the studies whose learning rate is 1."""
 FUSED_ON_CPU = ("sgd", "momentum", "adam", "adamw", "adagrad")
 
 

@@ -1,6 +1,7 @@
 """Peers: what they ask for they get in a run, LGA goes on each, and what is missing is said."""
 
 import dataclasses
+import io
 import sys
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.alig import AliG
-from lossaware.studies.specs.optimizers import make_optimizer
+from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.study import load_study
 from lossaware.studies.specs.tasks import load_task
@@ -18,10 +19,11 @@ from lossaware.studies.training.run import run
 from support import needs
 
 PEERS = ("momo", "momo-adam", "alig", "schedulefree-sgd", "schedulefree-adamw", "prodigy", "lion", "signsgd")
+OTHER_PEERS = ("dadapt-adam", "dog", "mechanic-sgd", "mechanic-adamw")
 SPEC = RunSpec("digits", "sgd", lr=0.01, seed=1, epochs=2, batch_size=200, task_options=options(hidden=8))
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [*PEERS, *OTHER_PEERS])
 def test_lga_on_each_peer(name):
     """It sees the loss of every step, and what it pushes shows."""
     spec = dataclasses.replace(SPEC, optimizer=name, epochs=1)
@@ -168,15 +170,83 @@ def test_alig_wants_a_loss():
         AliG([nn.Parameter(torch.zeros(1))]).step()
 
 
+# --- DoG and Mechanic -------------------------------------------------------------------------------------------------
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def feed(net, optimizer, step):
+    generator = torch.Generator().manual_seed(step)
+    inputs = torch.randn(16, 4, generator=generator, dtype=torch.float64)
+    optimizer.zero_grad()
+    (net(inputs) - inputs.sum(1, keepdim=True)).square().mean().backward()
+    optimizer.step()
+
+
+def test_dog_and_its_average_are_those_of_its_package():
+    package = needs("dog")
+    ours, theirs = small_net(), small_net()
+    one = make_optimizer("dog", ours.parameters(), 1.0, {"reps_rel": 1e-3})
+    other, averager = package.DoG(theirs.parameters(), reps_rel=1e-3), package.PolynomialDecayAverager(theirs)
+    for step in range(20):
+        feed(ours, one, step)
+        feed(theirs, other, step)
+        averager.step()
+        for mode, expected in (("eval", averager.averaged_model), ("train", theirs)):
+            set_mode(one, mode)
+            set_mode(one, mode)  # which changes nothing more
+            for p, q in zip(ours.parameters(), expected.parameters(), strict=True):
+                torch.testing.assert_close(p, q)
+    assert not torch.equal(averager.averaged_model[0].weight, theirs[0].weight)
+    set_mode(one, "eval")
+    with pytest.raises(RuntimeError, match=r"DoG is at its average: call train\(\) before the step"):
+        feed(ours, one, 0)
+
+
+@pytest.mark.parametrize(("name", "base"), [("mechanic-sgd", torch.optim.SGD), ("mechanic-adamw", torch.optim.AdamW)])
+def test_mechanic_is_that_of_its_package(name, base):
+    package = needs("mechanic_pytorch")
+    ours, theirs = small_net(), small_net()
+    one = make_optimizer(name, ours.parameters(), 1.0, {"weight_decay": 0.1})
+    other = package.mechanize(base)(theirs.parameters(), lr=1.0, weight_decay=0.1)
+    assert package.is_mechanized(one)
+    for step in range(20):
+        feed(ours, one, step)
+        feed(theirs, other, step)
+        if step == 10:  # a checkpoint, read as safely as a run reads its own
+            buffer = io.BytesIO()
+            torch.save([ours.state_dict(), one.state_dict()], buffer)
+            buffer.seek(0)
+            of_net, of_optimizer = torch.load(buffer, weights_only=True)
+            ours = small_net()
+            ours.load_state_dict(of_net)
+            one = make_optimizer(name, ours.parameters(), 1.0, {"weight_decay": 0.1})
+            one.load_state_dict(of_optimizer)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert not torch.equal(ours[0].weight, small_net()[0].weight)
+
+
 # --- what is wrong, in a line -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "module", "package"),
-    [("momo-adam", "momo", "momo-opt"), ("prodigy", "prodigyopt", "prodigyopt"), ("lion", "pytorch_optimizer", "")],
+    [
+        ("momo-adam", "momo", "momo-opt"),
+        ("prodigy", "prodigyopt", "prodigyopt"),
+        ("lion", "pytorch_optimizer", ""),
+        ("dog", "dog", "dog-optimizer"),
+        ("mechanic-sgd", "mechanic_pytorch", "mechanic-pytorch"),
+    ],
 )
 def test_a_package_that_is_not_installed(monkeypatch, name, module, package):
     monkeypatch.setitem(sys.modules, module, None)
+    for adapter in ("averaged_dog", "mechanic"):
+        monkeypatch.delitem(sys.modules, f"lossaware.studies.specs.{adapter}", raising=False)
     with pytest.raises(UsageError) as error:
         make_optimizer(name, [nn.Parameter(torch.zeros(1))], 0.1, {})
     needed = package or module

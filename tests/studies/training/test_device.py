@@ -27,7 +27,7 @@ from support import no_waiting
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
 META = dataclasses.replace(SPEC, device="meta")
-READ_THE_DEVICE = {"momo", "momo-adam", "alig", "prodigy"}
+READ_THE_DEVICE = {"momo", "momo-adam", "alig", "prodigy", "dadapt-adam", "dog", "mechanic-sgd", "mechanic-adamw"}
 """Optimizers of others, and one after its authors, that read a number from the device at each step."""
 
 

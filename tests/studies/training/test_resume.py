@@ -29,6 +29,7 @@ from lossaware.studies.training import checkpoint as checkpoint_module
 from lossaware.studies.training import run as run_module
 from lossaware.studies.training.checkpoint import Checkpoint, Checkpoints
 from lossaware.studies.training.run import run
+from support import AT_ONE
 
 SPEC = RunSpec(task="digits", optimizer="momentum", lr=0.01, seed=3, epochs=4, batch_size=300)
 
@@ -110,7 +111,7 @@ def check_goes_on(spec, path, models, folder=None):
 
 @pytest.mark.parametrize("name", optimizers())
 def test_every_optimizer_goes_on_to_the_same_bits(name, models, tmp_path):
-    spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name in ("adadelta", "prodigy") else 0.01)
+    spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name in AT_ONE else 0.01)
     check_goes_on(spec, tmp_path / "one.pt", models)
 
 

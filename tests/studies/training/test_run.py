@@ -19,6 +19,7 @@ from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training import run as run_module
 from lossaware.studies.training.run import run
+from support import AT_ONE
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_size=100)
 
@@ -323,7 +324,7 @@ def test_mistakes_in_a_specification(changes, message):
 
 @pytest.mark.parametrize("name", optimizers())
 def test_every_listed_optimizer_learns(name):
-    lr = 1.0 if name in ("adadelta", "prodigy") else 0.01
+    lr = 1.0 if name in AT_ONE else 0.01
     spec = dataclasses.replace(SPEC, optimizer=name, lr=lr, epochs=2)
     first, last = run(spec, None)
     assert last.train["loss"] < first.train["loss"]

@@ -64,6 +64,26 @@ _TABLE: Mapping[str, _Entry] = {
     "prodigy": _Entry(
         "Prodigy: Adam that estimates its step size; lr multiplies it", "prodigyopt:Prodigy", package="prodigyopt"
     ),
+    "dadapt-adam": _Entry(
+        "D-Adaptation: Adam that estimates its step size; lr multiplies it",
+        "pytorch_optimizer:DAdaptAdam",
+        package="pytorch_optimizer",
+    ),
+    "dog": _Entry(
+        "DoG: SGD whose step is the distance over the gradients, averaged; lr multiplies it",
+        "lossaware.studies.specs.averaged_dog:AveragedDoG",
+        package="dog-optimizer",
+    ),
+    "mechanic-sgd": _Entry(
+        "Mechanic: SGD whose scale is learnt",
+        "lossaware.studies.specs.mechanic:MechanicSGD",
+        package="mechanic-pytorch",
+    ),
+    "mechanic-adamw": _Entry(
+        "Mechanic: AdamW whose scale is learnt",
+        "lossaware.studies.specs.mechanic:MechanicAdamW",
+        package="mechanic-pytorch",
+    ),
     "lion": _Entry("Lion: the sign of a momentum", "pytorch_optimizer:Lion", package="pytorch_optimizer"),
     "signsgd": _Entry(
         "SignSGD: the sign of the gradient", "pytorch_optimizer:SignSGD", {"momentum": 0.0}, "pytorch_optimizer"

@@ -1,0 +1,88 @@
+"""DoG, a peer without a learning rate, together with the average of its iterates that its authors call crucial."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from dog import DoG
+from torch import Tensor
+
+AVERAGE = "average"
+"""Its name in the optimizer's state."""
+
+
+class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
+    """DoG that is trained at its iterates, and tested at their average, as schedule-free optimizers are.
+
+    The average of step t is a <- a + (1 + gamma) / (t + gamma) (x - a), which weighs late iterates most. Sources: Ivgi,
+    Hinder and Carmon, "DoG is SGD's Best Friend", ICML 2023, for the steps, which are those of their package; Shamir
+    and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", ICML 2013, for the average.
+
+    Args:
+        params: What it steps.
+        lr: The authors advise to leave it at 1.
+        reps_rel: The first step's length, as a share of 1 plus the norm of the parameters. The authors take 1e-4 for
+            networks with batch normalization.
+        weight_decay: Added to the gradients.
+        gamma: How much late iterates weigh.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1.0,
+        reps_rel: float = 1e-6,
+        weight_decay: float = 0.0,
+        gamma: float = 8.0,
+    ) -> None:
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be at least 0: got {gamma}")
+        super().__init__(params, reps_rel=reps_rel, lr=lr, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group.update(gamma=gamma, steps=0, averaged=False)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, which the average takes in.
+
+        Args:
+            closure: Computes the loss and the gradients again; may be None.
+
+        Raises:
+            RuntimeError: The parameters are the average: `train` has not been called.
+        """
+        if any(group["averaged"] for group in self.param_groups):
+            raise RuntimeError("DoG is at its average: call train() before the step")
+        loss = super().step(closure)
+        for group in self.param_groups:
+            group["steps"] += 1
+            weight = (1 + group["gamma"]) / (group["steps"] + group["gamma"])
+            for p in group["params"]:
+                state = self.state[p]
+                if AVERAGE not in state:
+                    state[AVERAGE] = p.detach().clone()
+                state[AVERAGE].lerp_(p, weight)
+        return loss
+
+    def train(self) -> None:
+        """Put the iterate into the parameters."""
+        self._swap(averaged=False)
+
+    def eval(self) -> None:
+        """Put the average into the parameters."""
+        self._swap(averaged=True)
+
+    @torch.no_grad()
+    def _swap(self, *, averaged: bool) -> None:
+        for group in self.param_groups:
+            if group["averaged"] == averaged or not group["steps"]:
+                continue
+            group["averaged"] = averaged
+            for p in group["params"]:
+                other = self.state[p][AVERAGE]
+                kept = p.detach().clone()
+                p.copy_(other)
+                other.copy_(kept)

@@ -1,0 +1,54 @@
+"""Mechanic, a peer that tunes the learning rate of a base, with a state that checkpoints can hold."""
+
+from typing import Any
+
+import torch
+from mechanic_pytorch import mechanize
+
+_STATE = "_mechanic"
+"""Where the package keeps its state: numbers by name, and the start of each parameter by the parameter itself."""
+
+
+class _Kept:
+    """Writes the starts of the parameters in their order, as a checkpoint must not hold parameters as keys."""
+
+    param_groups: list[dict[str, Any]]
+    state: dict[Any, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the base and that of Mechanic, under ``"mechanic"``."""
+        own = self.state.pop(_STATE, None)
+        try:
+            written: dict[str, Any] = super().state_dict()  # type: ignore[misc]
+        finally:
+            if own is not None:
+                self.state[_STATE] = own
+        if own is not None:
+            named = {name: value for name, value in own.items() if isinstance(name, str)}
+            written["mechanic"] = {"named": named, "starts": [own[p]["ref"] for p in self._parameters()]}
+        return written
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        rest = dict(state_dict)
+        own = rest.pop("mechanic", None)
+        self.state.pop(_STATE, None)
+        super().load_state_dict(rest)  # type: ignore[misc]
+        if own is not None:
+            copied = {
+                name: value.clone() if isinstance(value, torch.Tensor) else value
+                for name, value in own["named"].items()
+            }
+            starts = zip(self._parameters(), own["starts"], strict=True)
+            self.state[_STATE] = {**copied, **{p: {"ref": start.clone()} for p, start in starts}}
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+
+class MechanicSGD(_Kept, mechanize(torch.optim.SGD)):  # type: ignore[misc]
+    """Mechanic on SGD. Source: Cutkosky, Defazio and Mehta, "Mechanic: A Learning Rate Tuner", NeurIPS 2023."""
+
+
+class MechanicAdamW(_Kept, mechanize(torch.optim.AdamW)):  # type: ignore[misc]
+    """Mechanic on AdamW."""
