@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -40,13 +41,21 @@ def check_self_contained(page: str) -> None:
     """Nothing is fetched and nothing runs."""
     tags = Tags(page)
     assert tags.open == []
-    assert not {tag for tag, _ in tags.found} & {"script", "img", "iframe", "object", "embed"}
+    assert not {tag for tag, _ in tags.found} & {"script", "iframe", "object", "embed"}
+    [policy] = [found["content"] for _, found in tags.found if found.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     for tag, attributes in tags.found:
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href"):
-                assert (value or "").startswith(("#", "data:,")), (tag, value)
+                allowed = "data:image/svg+xml;base64," if tag == "img" else ("#", "data:,")
+                assert (value or "").startswith(allowed), (tag, value)
             assert not name.startswith("on")
     assert re.findall(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", page) == []
+
+
+def pictures(page: str) -> list[str]:
+    """The SVGs of all images in a page."""
+    return [b64decode(found).decode() for found in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)]
 
 
 def chromium(address: str, profile, *options: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,6 @@
 """``lossaware data``: which data the tasks of the paper read, and how one comes by it."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,16 +27,15 @@ def get(name: str, *, data: Path) -> int:
         name: mnist, cifar10, cifar100 or tinyimagenet.
         data: The folder; the one that tasks then get as --data.
     """
-    from rich.console import Console
-
+    from lossaware.cli.output import console
     from lossaware.studies.data import download
 
     data_set = _data_set(name)
     if not data_set.files:
         raise UsageError(f"{name} cannot be downloaded: {data_set.source}; it belongs into {data / data_set.place}")
-    console = Console(stderr=True)
-    with _bars(console) as bar:
-        download.get(data_set, data, report=lambda line: _say(console, line), bar=bar)
+    screen = console(sys.stderr)
+    with _bars(screen) as bar:
+        download.get(data_set, data, report=lambda line: _say(screen, line), bar=bar)
     return 0
 
 
@@ -46,6 +46,7 @@ def list_all(*, data: Path | None = None) -> int:
     Args:
         data: A folder; says what of it is there.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.data.sets import DATA_SETS
 
     rows = [
@@ -55,8 +56,8 @@ def list_all(*, data: Path | None = None) -> int:
     wide = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, place, summary in rows:
         there = "" if data is None else ("there    " if (data / place).is_dir() else "missing  ")
-        print(f"{name:<{wide[0]}}  {there}{place:<{wide[1]}}  {summary}")
-    print("\nDownload the first four: lossaware data get NAME --data DIR")
+        tell(f"{name:<{wide[0]}}  {there}{place:<{wide[1]}}  {summary}")
+    tell("\nDownload the first four: lossaware data get NAME --data DIR")
     return 0
 
 
@@ -70,10 +71,11 @@ def record(name: str, *, data: Path) -> int:
         name: mnist, cifar10, cifar100, tinyimagenet, segmentation or tacos.
         data: The folder; the one that tasks get as --data.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.data.checksums import MANIFEST, record_files
 
     for place in record_files(_data_set(name), data):
-        print(f"{place / MANIFEST} is written")
+        tell(f"{place / MANIFEST} is written")
     return 0
 
 
@@ -88,8 +90,7 @@ def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
         data: The folder, with the annotations in tacos/.
         seed: Decides all values.
     """
-    from rich.console import Console
-
+    from lossaware.cli.output import console
     from lossaware.studies.data.folder import require
     from lossaware.studies.data.stand_in import make_stand_in
     from lossaware.studies.data.tacos import PLACE
@@ -98,8 +99,8 @@ def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
     if seed < 0:
         raise UsageError(f"--seed must be at least 0, got {seed}")
     files = require(data, PLACE, "grounding", SOURCE)
-    console = Console(stderr=True)
-    make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _say(console, line))
+    screen = console(sys.stderr)
+    make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _say(screen, line))
     return 0
 
 

@@ -28,7 +28,7 @@ def figure01(*, to: Path = TO) -> int:
     """
     from rich.table import Table
 
-    from lossaware.cli.output import console
+    from lossaware.cli.output import console, tell
     from lossaware.studies.paper import landscape
     from lossaware.studies.paper.figures import draw_figure1
     from lossaware.studies.report import results_markdown as results_page
@@ -49,7 +49,7 @@ def figure01(*, to: Path = TO) -> int:
         push = f"{max(share.first_push for share in line):.2g}"
         shown.add_row(name, push, *(f"{share.share:.1%} (+{share.gained} -{share.lost})" for share in line))
     console(sys.stdout).print(shown)
-    print(to / "figure01.svg")
+    tell(to / "figure01.svg")
     return 0
 
 
@@ -64,6 +64,7 @@ def figure02(*, out: Path = Path("lossaware-out"), results: Path = Path("results
         results: Folder of exported studies.
         to: Folder to write figure02.svg, .png, .csv and .json to.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper.figures import curve_rows, draw_figure2, loss_curves
     from lossaware.studies.report import results_markdown as results_page
@@ -81,6 +82,6 @@ def figure02(*, out: Path = Path("lossaware-out"), results: Path = Path("results
     save(to, "figure02", tables={"figure02": rows}, picture=draw_figure2(curves), settings=settings)
     results_page.refresh(to)
     drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
-    print(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
-    print(to / "figure02.svg")
+    tell(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
+    tell(to / "figure02.svg")
     return 0

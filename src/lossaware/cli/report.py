@@ -21,6 +21,7 @@ def report(
         results: Folder of exported studies and of pictures.
         store: Folder of the runs.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper.figures import figure2
     from lossaware.studies.report import page as report
@@ -39,5 +40,5 @@ def report(
         with measurements(store, results) as there:
             page = results_report.render(there, results, figure2)
         write_whole(out, page)
-    print(out)
+    tell(out)
     return 0

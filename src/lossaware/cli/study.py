@@ -151,6 +151,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
         to: Folder to write to. What an earlier export has there stays in.
         out: Folder of the runs.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.analysis.export import export as export_study
     from lossaware.studies.report import results_markdown as results_page
@@ -159,7 +160,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
     study = load_study(name)
     with measurements(out, to) as there:
         for path in export_study(there.table(study), there.sources, there.launches(study), to):
-            print(path)
+            tell(path)
     results_page.refresh(to)
     return 0
 
@@ -172,6 +173,7 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
         results: Folder of exported studies.
         out: Folder of the runs.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.store.database import Store
     from lossaware.studies.store.exported import Exported, adopt
     from lossaware.studies.store.folder import Folder
@@ -181,7 +183,7 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
         raise UsageError(f"there are no exported studies in {results}")
     with Store(Folder(out).database) as store:
         taken = adopt(specs, exported, store)
-        print(f"{taken} of {len(specs)} runs were missing and are taken from {results}.")
+        tell(f"{taken} of {len(specs)} runs were missing and are taken from {results}.")
     return 0
 
 
@@ -195,21 +197,21 @@ def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
         folder: Folder of exported studies, or of runs (--out of the other commands).
         add_digests: Add digests to exported studies of earlier versions, as they are now. The files say so.
     """
-    from lossaware.cli.output import say
+    from lossaware.cli.output import say, tell
     from lossaware.studies.report import artifacts
     from lossaware.studies.store.export import add_digests as add
     from lossaware.studies.store.verify import verify as verified
 
     if add_digests:
         for path in (*add(folder), *artifacts.add_digests(folder)):
-            print(f"{path} has digests now")
+            tell(f"{path} has digests now")
     found = verified(folder)
     problems = [*found.problems, *artifacts.damage(folder)]
     for problem in problems:
         say(problem)
     if problems:
         return 2
-    print(f"{folder}: {found.runs} runs with {found.epochs} epochs are what was written.")
+    tell(f"{folder}: {found.runs} runs with {found.epochs} epochs are what was written.")
     return 0
 
 
@@ -223,10 +225,11 @@ def backup(to: Path, /, *, out: Path = OUT) -> int:
         to: Folder of the copy.
         out: Folder of the runs.
     """
+    from lossaware.cli.output import tell
     from lossaware.studies.store.folder import Folder
 
     for path in Folder(out).back_up(to):
-        print(path)
+        tell(path)
     return 0
 
 

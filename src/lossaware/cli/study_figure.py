@@ -22,7 +22,7 @@ def figure(
     """
     from rich.table import Table
 
-    from lossaware.cli.output import console
+    from lossaware.cli.output import console, tell
     from lossaware.studies.analysis import lr_sensitivity as sensitivity
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.report import lr_plot
@@ -52,7 +52,7 @@ def figure(
     results_page.refresh(to)
     screen = console(sys.stdout)
 
-    def tell(panel: str, overview: tuple[list[str], list[list[str]]]) -> None:
+    def show(panel: str, overview: tuple[list[str], list[list[str]]]) -> None:
         heads, rows = overview
         shown = Table(*heads, title=panel)
         for row in rows:
@@ -61,14 +61,14 @@ def figure(
 
     panels = list(dict.fromkeys(one.panel for one in series))
     for panel in panels:
-        tell(panel, lr_plot.score_overview(series, panel))
-    print(f"Worst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.\n")
+        show(panel, lr_plot.score_overview(series, panel))
+    tell(f"Worst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.\n")
     if times:
         for panel in panels:
-            tell(panel, lr_plot.time_overview(series, times, panel))
-        print("A base's best score is that of its best epoch.")
-        print("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
-        print("Seconds are only as good as the machine was free of other work.\n")
+            show(panel, lr_plot.time_overview(series, times, panel))
+        tell("A base's best score is that of its best epoch.")
+        tell("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
+        tell("Seconds are only as good as the machine was free of other work.\n")
     for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
-        print(path)
+        tell(path)
     return 0

@@ -30,7 +30,7 @@ def theory(*, to: Path = Path("results")) -> int:
     """
     import torch
 
-    from lossaware.cli.output import console
+    from lossaware.cli.output import console, tell
     from lossaware.studies.paper import theory as convergence
     from lossaware.studies.paper import theory_adam as adam
     from lossaware.studies.paper.theory_picture import draw_theory
@@ -60,7 +60,7 @@ def theory(*, to: Path = Path("results")) -> int:
     screen.print(_summary(tables["theory-convergence"]))
     screen.print(_broken(tables["theory-counterexamples"]))
     screen.print(_adam(tables["theory-adam"]))
-    print(to / "theory.svg")
+    tell(to / "theory.svg")
     return 0
 
 

@@ -27,7 +27,7 @@ from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.folder import Folder, Launch
-from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser
+from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser, pictures
 
 ROOT = Path(__file__).parents[3]
 MADE_WITH = {"date": "2026-01-02T03:04:05", "commit": "0123456789ab", "command": "lossaware study run table01"}
@@ -130,9 +130,8 @@ def test_headings_go_down_by_one_and_tables_have_names(page: str) -> None:
             assert "aria-label" in attributes or "aria-labelledby" in attributes
         if attributes.get("class") == "scroll":
             assert attributes["tabindex"] == "0", "who has no mouse scrolls by keys"
-        if tag == "svg":
-            assert attributes["role"] == "img"
-            assert attributes["aria-label"]
+        if tag == "img":
+            assert attributes["alt"]
 
 
 def test_a_cell_has_measured_published_difference_interval_and_verdict(page: str) -> None:
@@ -167,18 +166,20 @@ def test_every_study_has_a_place_and_says_how_to_run_it(page: str) -> None:
     assert "lossaware study run peers" in words(section(page, "peers"))
 
 
-def test_pictures_and_their_figures(page: str) -> None:
+def test_pictures_and_their_figures(page: str, results: Path) -> None:
     figure = section(page, "figure01")
-    assert 'viewBox="0 0 216 144"' in figure
-    assert "Trajectories & <shares>" in words(figure)
+    assert 'style="--width: 216.0"' in figure
+    assert 'alt="Trajectories &amp; &lt;shares&gt;"' in figure
+    assert pictures(figure) == [(results / "figure01.svg").read_text()]
     assert row(figure, "1e-08") == ["0.25", "<momentum>"]
     assert row(figure, "0.1") == ["0.33333", "b"]
     losses = section(page, "figure02")
-    assert losses.count(">not run</text>") == 4
-    assert "not run: Momentum, ASGD, RMSprop, Adamax," in losses
+    assert pictures(losses)[0].count(">not run</text>") == 4
+    assert "not run: Momentum, ASGD, RMSprop, Adamax," in pictures(losses)[0]
     assert "Not made: lossaware theory" in words(section(page, "theory"))
-    assert "SGD, w/ LGA" in section(page, "table02"), "over its learning rates"
-    assert "<svg" in section(page, "mine")
+    assert "SGD, w/ LGA" in pictures(section(page, "table02"))[0], "over its learning rates"
+    assert "<svg" not in page
+    assert len(pictures(section(page, "mine"))) == 1
 
 
 def test_counts_are_those_of_the_runs(page: str) -> None:
@@ -214,6 +215,7 @@ def test_a_long_name_of_a_row_takes_no_room_from_the_counts(page: str, tmp_path:
     script = """<p id="measured"></p><script>
         const boxes = [...document.querySelectorAll("#effects .scroll, #agreement .scroll")];
         measured.textContent = boxes.map((box) => box.scrollWidth - box.clientWidth).join(" ");</script>"""
+    page = re.sub("<meta http-equiv[^>]*>", "", page)  # which lets no script run
     (tmp_path / "page.html").write_text(page.replace("</body>", f"{script}</body>"))
     done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=1280,900")
     assert name in done.stdout
@@ -223,34 +225,79 @@ def test_a_long_name_of_a_row_takes_no_room_from_the_counts(page: str, tmp_path:
 # --- pictures that come from files ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (("<defs>", "<script>alert(1)</script><defs>"), "it has <script>"),
-        (("<defs>", '<image href="x.png"/><defs>'), "it has <image>"),
-        (("<defs>", '<g onload="alert(1)"/><defs>'), "it has onload="),
-        (("<defs>", '<use href="https://example.org/a.svg#b"/><defs>'), "it has href="),
-        (("<defs>", "<style>path{fill:url(https://example.org)}</style><defs>"), "lies elsewhere"),
-        (("<defs>", "<style>@import 'x.css';</style><defs>"), "lies elsewhere"),
-        (("<defs>", "<!-- a --><defs>"), "lies elsewhere"),
-        (("</svg>", ""), "not a picture"),
-    ],
-)
-def test_a_picture_that_does_more_than_draw_is_refused(results: Path, tmp_path: Path, change, message) -> None:
-    folder = tmp_path / "results"
+HOSTILE = {
+    "script": "<script>document.title = 'owned'</script>",
+    "event": '<g onload="alert(1)"/>',
+    "link": '<image href="https://example.org/x.png"/><use href="https://example.org/a.svg#b"/>',
+    "url": "<style>path{fill:URL(https://example.org)}</style>",
+    "escaped": r"<style>path{fill:u\72l(https://example.org)}</style>",
+    "import": "<style>@IMPORT 'https://example.org/x.css';</style>",
+    "image-set": "<style>path{background:image-set('https://example.org/x.png' 1x)}</style>",
+    "text": '<style>h1::after{content:"LGA HELPS EVERYWHERE"}</style>',
+    "position": '<g style="position:fixed;inset:0;background:red"/><style>svg{position:fixed;z-index:9}</style>',
+    "desc": "<desc><style>h1{display:none}</style></desc>",
+    "html": '<foreignObject><h1 xmlns="http://www.w3.org/1999/xhtml">owned</h1></foreignObject>',
+    "end": '<title>&lt;/svg&gt;</title><desc>"&gt;&lt;/section&gt;&lt;h1&gt;owned</desc>',
+}
+
+
+def with_picture(results: Path, folder: Path, change: tuple[str, str]) -> Path:
+    """A copy of the results with another picture, as one who wants it so would write it: with its digest."""
     shutil.copytree(results, folder)
-    assert [it.name for it in artifacts.load(folder)] == ["figure01", "mine"]
     path = folder / "figure01.svg"
     path.write_text(path.read_text().replace(*change, 1))
     with pytest.raises(UsageError, match=r"figure01\.svg: this is not what was written with figure01\.json"):
         artifacts.load(folder)
-    # As one who wants it so would write it.
     description = folder / "figure01.json"
     content = json.loads(description.read_text())
     content["files"]["figure01.svg"] = hashlib.sha256(path.read_bytes()).hexdigest()
     description.write_text(json.dumps(sealed(content)))
-    with pytest.raises(UsageError, match=rf"figure01\.svg: .*{re.escape(message)}"):
-        artifacts.load(folder)
+    return path
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_a_picture_from_a_file_stays_inside_an_image(results: Path, tmp_path: Path, hostile: str, page: str) -> None:
+    path = with_picture(results, tmp_path / "results", ("<defs>", f"{hostile}<defs>"))
+    with measurements(None, path.parent) as there:
+        shown = results_report.render(there, path.parent, figure2)
+    check_self_contained(shown)
+    assert pictures(section(shown, "figure01")) == [path.read_text()]
+    assert hostile in path.read_text()
+    without = re.sub(r'src="data:image/svg[^"]*"', "", shown)
+    assert "owned" not in without
+    assert "example.org" not in without
+    assert re.findall(r"<style.*?</style>", without, flags=re.DOTALL) == re.findall(
+        r"<style.*?</style>", page, flags=re.DOTALL
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("</svg>", ""), "not a picture (unclosed token"),
+        (("<svg", "<html"), "not a picture ("),
+        (("<svg", '<!DOCTYPE svg [<!ENTITY a "b">]><svg'), "not a picture (it has a DOCTYPE"),
+        (("</svg>", "</svg>\0"), "not a picture (not well-formed"),
+    ],
+    ids=["cut", "html", "entities", "zero"],
+)
+def test_a_file_that_is_not_a_picture_is_refused(results: Path, tmp_path: Path, change, message) -> None:
+    path = with_picture(results, tmp_path / "results", change)
+    with pytest.raises(UsageError, match=rf"figure01\.svg: {re.escape(message)[:14]}"):
+        artifacts.load(path.parent)
+
+
+@in_browser
+def test_a_browser_runs_and_fetches_nothing_of_a_picture(results: Path, tmp_path: Path) -> None:
+    everything = "".join(part for name, part in HOSTILE.items() if name != "end")
+    path = with_picture(results, tmp_path / "results", ("<defs>", f"{everything}<defs>"))
+    with measurements(None, path.parent) as there:
+        shown = results_report.render(there, path.parent, figure2)
+    (tmp_path / "page.html").write_text(shown)
+    options = ("--dump-dom", "--enable-logging=stderr", "--v=0")
+    done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", *options)
+    assert "<title>LGA: everything that was measured</title>" in done.stdout
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line or "example.org" in line] == []
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """The values of a study, exported together with its runs."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from lossaware.studies.analysis.study_table import StudyTable
+from lossaware.studies.specs.escape import csv_text
 from lossaware.studies.store.export import write_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Results
@@ -32,14 +31,13 @@ def export(table: StudyTable, results: Results, launches: Sequence[Launch], fold
 
 def _final_csv(table: StudyTable) -> str:
     """A line a cell and seed, in the units of the table."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     study = table.study
-    writer.writerow([*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "overridden", "run"])
+    heads = [*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "overridden", "run"]
+    rows: list[Sequence[object]] = [heads]
     for (row, column), measured in table.cells.items():
         keys = {spec.seed: spec.key for spec in measured.cell.specs}
         published = "" if measured.cell.published is None else measured.cell.published
         for seed, value in sorted(measured.values.items()):
             said = measured.cell.quantity.title, seed, repr(float(value)), published, measured.said
-            writer.writerow([*row, *column, *said, keys[seed]])
-    return file.getvalue()
+            rows.append([*row, *column, *said, keys[seed]])
+    return csv_text(rows)

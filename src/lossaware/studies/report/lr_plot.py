@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from lossaware.studies.analysis.lr_sensitivity import Series, Time, bases, finite_values, overall
 from lossaware.studies.report.pictures import INK, PALETTE, SERIES, Picture, draw, label
+from lossaware.studies.specs.escape import matplotlib
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.study import Quantity, without_lga
 
@@ -98,7 +99,7 @@ def draw_scores(series: Sequence[Series]) -> Picture:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(numticks=12))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_ylabel(f"{quantity.set} {quantity.name}")
+            axes.set_ylabel(matplotlib(f"{quantity.set} {quantity.name}"))
             if _spread(its) > 10 and not quantity.percent:
                 axes.set_yscale("log")
             else:
@@ -114,7 +115,7 @@ def draw_scores(series: Sequence[Series]) -> Picture:
                     style = {**_CROSS, "color": styles[one.name]["color"]}
                     axes.plot([lr], [end], transform=axes.get_xaxis_transform(), clip_on=False, **style)
         axes.set_xlabel("learning rate")
-        handles = [Line2D([], [], label=name, **style) for name, style in styles.items()]
+        handles = [Line2D([], [], label=matplotlib(name), **style) for name, style in styles.items()]
         if any(measured.summary.lost for one in series for measured in one.at.values()):
             handles.append(Line2D([], [], label="not finite", color=INK, **_CROSS))
         canvas.legend(handles=handles, loc="outside right upper", handlelength=3)

@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lossaware.studies.specs.escape import matplotlib as plain
+
 PALETTE = {
     "card": ("#ffffff", "#1c1f25"),
     "ink": ("#22252b", "#e3e5e9"),
@@ -93,7 +95,7 @@ def draw(plot: Callable[[Canvas], None], size: tuple[float, float], description:
 
 def label(axes: Axes, text: str, *, pad: float = 5) -> None:
     """Name a panel, above it on the left, with so many points between."""
-    axes.set_title(text, loc="left", fontweight="bold", pad=pad)
+    axes.set_title(plain(text), loc="left", fontweight="bold", pad=pad)
 
 
 def with_needed_names(svg: str, prefix: str = "") -> str:

@@ -14,8 +14,9 @@ from lossaware.studies.report import lr_plot
 from lossaware.studies.report import results_summary as summary
 from lossaware.studies.report.artifacts import Rows, Saved, load
 from lossaware.studies.report.page import render_page
-from lossaware.studies.report.pictures import Picture, with_needed_names
+from lossaware.studies.report.pictures import Picture
 from lossaware.studies.report.study_html import Grid, grid
+from lossaware.studies.specs.escape import svg_address
 from lossaware.studies.specs.provenance import environment, format_provenance
 from lossaware.studies.store.results import Results
 
@@ -54,6 +55,11 @@ class Drawing:
     svg: str
     tables: Mapping[str, Sheet] = field(default_factory=dict)
     made: Sequence[str] = ()
+
+    @property
+    def address(self) -> str:
+        """The drawing as the address of an image."""
+        return svg_address(self.svg)
 
     @property
     def width(self) -> float:
@@ -282,7 +288,7 @@ def _drawing(saved: Saved) -> Drawing:
 def _placed(
     name: str, title: str, svg: str, tables: Mapping[str, Sheet] | None = None, made: Sequence[str] = ()
 ) -> Drawing:
-    return Drawing(name, title, with_needed_names(svg, f"{name}-"), tables or {}, made)
+    return Drawing(name, title, svg, tables or {}, made)
 
 
 def _sheet(rows: Rows) -> Sheet:

@@ -9,6 +9,7 @@ from lossaware.studies.analysis.collect import measurements
 from lossaware.studies.report import results_summary as summary
 from lossaware.studies.report.artifacts import load
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.escape import markdown, markdown_code
 
 NAME = "README.md"
 """What the page is called in a folder of results."""
@@ -62,11 +63,11 @@ def text(folder: Path) -> str:
         "<!-- counts -->",
         "## Measured beside published",
         _paragraph(summary.agreement_said(together)),
-        _table(summary.AGREEMENT_HEADS, summary.agreement_rows(rows), figures_from=1),
+        _table(summary.AGREEMENT_HEADS, _escaped(summary.agreement_rows(rows)), figures_from=1),
         _paragraph(summary.AGREEMENT_READ),
         "## Does LGA help?",
         _paragraph(summary.effects_said(together)),
-        _table(summary.EFFECTS_HEADS, summary.effects_rows(rows), figures_from=1),
+        _table(summary.EFFECTS_HEADS, _escaped(summary.effects_rows(rows)), figures_from=1),
         _paragraph(summary.EFFECTS_READ),
         "<!-- end of counts -->",
         "## Files",
@@ -74,21 +75,28 @@ def text(folder: Path) -> str:
             ("files", "what", "how to show or make it"),
             [
                 [
-                    f"`{it.pattern}`" if it.pattern else "those of other studies",
-                    it.what,
-                    ", ".join(f"`{command}`" for command in it.commands),
+                    markdown_code(it.pattern) if it.pattern else "those of other studies",
+                    markdown(it.what),
+                    ", ".join(map(markdown_code, it.commands)),
                 ]
                 for it in summary.files(folder, tables, load(folder))
             ],
         ),
     ]
     if missing := [table.study for table in tables if not summary.is_measured(table)]:
-        parts += ["## Not measured yet", "\n".join(f"- `{study.name}`: {study.title}" for study in missing)]
+        parts += [
+            "## Not measured yet",
+            "\n".join(f"- {markdown_code(study.name)}: {markdown(study.title)}" for study in missing),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False)
+
+
+def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(map(markdown, row)) for row in rows]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, figures_from: int | None = None) -> str:

@@ -1,7 +1,5 @@
 """The table of a study as text, Markdown, LaTeX and CSV, in the layout of the paper."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from lossaware.studies.analysis.study_table import Measured, StudyTable
+from lossaware.studies.specs.escape import csv_text, latex, latex_comment, markdown
 from lossaware.studies.specs.study import Coordinates
 
 NOT_RUN = "not run"
@@ -189,19 +188,19 @@ def to_markdown(table: StudyTable) -> str:
     grid = _grid(table)
     axes = table.study.file.rows
     heads = [*axes, "", *(", ".join(head) for head in grid.heads)]
-    out = [f"**{table.study.title}**", ""]
-    out += [f"{line}\n" for line in table.head]
+    out = [f"**{markdown(table.study.title)}**", ""]
+    out += [f"{markdown(line)}\n" for line in table.head]
     out.append(_pipes(heads))
     out.append(_pipes(["---"] * (len(axes) + 1) + ["---:"] * len(grid.heads)))
     for row, lines in grid.rows:
         for number, (name, cells) in enumerate(lines):
             out.append(_pipes([*(row if number == 0 else [""] * len(row)), name, *cells]))
-    out += ["", *(f"{line}  " for line in table.legend), "\n\n".join(_tail(table))]
+    out += ["", *(f"{markdown(line)}  " for line in table.legend), "\n\n".join(map(markdown, _tail(table)))]
     return "\n".join(out) + "\n"
 
 
 def _pipes(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(markdown, cells))} |"
 
 
 def to_latex(table: StudyTable) -> str:
@@ -214,27 +213,27 @@ def to_latex(table: StudyTable) -> str:
     out = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(caption)}}}",
+        rf"\caption{{{latex(caption)}}}",
     ]
     out += [rf"\begin{{tabular}}{{{'l' * lead}{'r' * len(grid.heads)}}}", r"\toprule"]
     for level in range(len(grid.heads[0])):
         last = level == len(grid.heads[0]) - 1
-        cells = [_tex(axis) if last else "" for axis in axes] + [""]
+        cells = [latex(axis) if last else "" for axis in axes] + [""]
         rules = []
         start = lead + 1
         for names, count in spans([head[: level + 1] for head in grid.heads]):
-            cells.append(_tex(names[-1]) if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{_tex(names[-1])}}}")
+            cells.append(latex(names[-1]) if count == 1 else rf"\multicolumn{{{count}}}{{c}}{{{latex(names[-1])}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + count - 1}}}")
             start += count
         out.append(" & ".join(cells) + r" \\" + ("" if last else " " + "".join(rules)))
     out.append(r"\midrule")
     for row, lines in grid.rows:
         for number, (name, texts) in enumerate(lines):
-            titles = [_tex(part) if number == 0 else "" for part in row]
-            out.append(" & ".join([*titles, name, *map(_tex, texts)]) + r" \\")
+            titles = [latex(part) if number == 0 else "" for part in row]
+            out.append(" & ".join([*titles, name, *map(latex, texts)]) + r" \\")
     below = [*table.legend, *(f"Note: {note}" for note in file.notes)]
-    out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {_tex(line)}" for line in below), r"\end{table}"]
-    out += [f"% {line}" for line in table.provenance]  # for whoever keeps the file; no reader of the paper asks
+    out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {latex(line)}" for line in below), r"\end{table}"]
+    out += [latex_comment(line) for line in table.provenance]  # for whoever keeps the file; no reader of the paper asks
     return "\n".join(out) + "\n"
 
 
@@ -249,42 +248,16 @@ def spans(names: Sequence[Coordinates]) -> list[tuple[Coordinates, int]]:
     return found
 
 
-_TEX = {
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "\u03bc": r"$\mu$",
-    "\u03c3": r"$\sigma$",
-    "—": "---",
-    "[": "{[}",
-    "]": "{]}",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
-
-
 CSV_COLUMNS = ("measured", "low", "high", "seeds", "seeds_wanted", "published", "difference", "overridden")
 
 
 def to_csv(table: StudyTable) -> str:
     """The table for machines: a line a cell, with everything that is known of it, in the units of the table."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     study = table.study
-    writer.writerow([*study.file.rows, *study.file.columns, *CSV_COLUMNS])
+    rows: list[Sequence[object]] = [[*study.file.rows, *study.file.columns, *CSV_COLUMNS]]
     for (row, column), measured in table.cells.items():
         values = measured.summary
-        writer.writerow(
+        rows.append(
             [
                 *row,
                 *column,
@@ -296,7 +269,7 @@ def to_csv(table: StudyTable) -> str:
                 measured.said if measured.there else "",
             ]
         )
-    return file.getvalue()
+    return csv_text(rows)
 
 
 def _plain(value: float) -> str:

@@ -1,0 +1,107 @@
+"""Texts that may come from foreign files, escaped for each output. In HTML, Jinja's autoescape does it.
+
+Whatever a title, a name or a message holds, it stays text: nothing in it moves a cursor, begins a command of LaTeX,
+loads a picture or is computed by a spreadsheet.
+"""
+
+import csv
+import io
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+"""Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
+
+
+_MARKDOWN = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\[(?!\w\](?![:(\[]))")
+"""What Markdown reads as its own; an underscore within a word and a mark such as ``[a]`` are text there, too."""
+
+
+def terminal(text: str) -> str:
+    """Text for a terminal: control characters become their pictures, such as ␛ for ESC, which are as wide as one."""
+    return _CONTROLS.sub(_picture, text)
+
+
+def one_line(text: str) -> str:
+    """Text for a terminal in one line."""
+    return terminal(" ".join(text.split()))
+
+
+def latex(text: str) -> str:
+    """Text for LaTeX, in one line."""
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
+
+
+def latex_comment(text: str) -> str:
+    """A comment in LaTeX: whatever the text holds, all of it is in the line that begins with ``%``."""
+    return f"% {one_line(text)}"
+
+
+def markdown(text: str) -> str:
+    """Text for Markdown, in one line, also within a cell of a table: no HTML, no link, no picture."""
+    return _MARKDOWN.sub(r"\\\g<0>", one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
+
+
+def markdown_code(text: str) -> str:
+    """Text as code in Markdown, also within a cell of a table."""
+    return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def matplotlib(text: str) -> str:
+    """Text for Matplotlib, in one line: no formula between dollars, and not hidden in a legend for its underscore."""
+    escaped = one_line(text).replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV, in which no text is a formula of a spreadsheet."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
+    return file.getvalue()
+
+
+def svg_address(svg: str) -> str:
+    """An SVG as the address of an ``<img>``. There it only draws: nothing runs, is fetched, or styles the page."""
+    return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
+
+
+def _csv_cell(cell: object) -> object:
+    """The cell; a text that a spreadsheet would compute begins with an apostrophe, after which it is a text there."""
+    if not isinstance(cell, str):
+        return cell
+    text = terminal(cell)
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", text, re.IGNORECASE) is not None
+
+
+def _picture(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+
+_LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "\u03bc": r"$\mu$",
+    "\u03c3": r"$\sigma$",
+    "—": "---",
+    "[": "{[}",
+    "]": "{]}",
+}

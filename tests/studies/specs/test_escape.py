@@ -1,0 +1,131 @@
+"""Texts from foreign files, in every output: they stay text."""
+
+import csv
+import io
+import re
+import warnings
+from dataclasses import replace
+
+import pytest
+from matplotlib.figure import Figure as Canvas
+
+from lossaware.cli.output import console, say, tell
+from lossaware.studies.analysis.collect import show
+from lossaware.studies.analysis.export import export
+from lossaware.studies.report.pictures import draw, label
+from lossaware.studies.report.study_table import FORMATS, to_text
+from lossaware.studies.specs.escape import csv_text, latex, markdown, markdown_code, matplotlib, terminal
+from lossaware.studies.specs.study import parse_study
+from lossaware.studies.store.folder import Launch
+from lossaware.studies.store.results import Sources
+from support.small_grid import TEXT, Known, fill
+
+ESC = "\x1b]0;owned\x07\x1b[31m\x9b2J\rover"
+NEWLINE = "line\n\\immediate\\write18{touch owned}"
+HTML = '<script>alert(1)</script><img src="https://example.org/x.png" onerror="alert(1)">'
+LINK = "![x](https://example.org/x.png) [y](javascript:alert(1)) `code` | cell"
+FORMULA = '=HYPERLINK("https://example.org","x")'
+FOREIGN = {"ESC": ESC, "newline": NEWLINE, "HTML": HTML, "link": LINK, "formula": FORMULA}
+
+
+@pytest.fixture(params=[pytest.param(text, id=name) for name, text in FOREIGN.items()])
+def table(request, grid):
+    """A study in which every text that a file can give is a foreign one."""
+    quoted = '"' + "".join(f"\\u{ord(c):04x}" for c in request.param) + '"'
+    text = TEXT.replace('"A small grid"', quoted).replace("SGD", quoted).replace('"w/o LGA"', quoted)
+    study = parse_study(f"caption = {quoted}\nnotes = [{quoted}]\n{text}", "grid")
+    known = Known()
+    fill(study, known)
+    known.environment = lambda spec: {"date": "2026-01-02", "commit": request.param, "command": request.param}
+    return replace(show(study, known, []), remarks=[request.param]), known
+
+
+def controls(text: str) -> set[str]:
+    return set(re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text))
+
+
+def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown, _ = table
+    for screen in (console(Terminal()), console(io.StringIO())):
+        screen.print(to_text(shown, 200))
+        screen.print("[bold]:smile:[/bold]", ESC)
+        written = screen.file.getvalue()
+        own = re.sub(r"\x1b\[[\d;]*m", "", written)  # rich's colours
+        assert controls(own) == set()
+        assert "\x1b[31m" not in written
+        assert "[bold]:smile:[/bold]" in own
+    say(f"{ESC} of {NEWLINE}")
+    tell(ESC)
+    printed = capsys.readouterr()
+    assert controls(printed.out + printed.err) == set()
+    assert len(printed.err.splitlines()) == 1
+    assert "␛[31m" in printed.out
+
+
+def test_nothing_from_a_file_is_a_command_of_latex(table):
+    written = FORMATS["latex"](table[0])
+    assert controls(written) == set()
+    body, comments = written.split(r"\end{table}")
+    commands = set(re.findall(r"\\([A-Za-z]+)", body))
+    ours = "begin end centering caption toprule midrule bottomrule multicolumn cmidrule pm textbackslash textless"
+    assert commands <= {*ours.split(), "textgreater", "textbar", "textasciitilde", "textasciicircum"}
+    assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
+    assert re.search(r"(?<!\\)[$#_&~^](?!\\pm\$)", re.sub(r"\$\\pm\$| & ", "", body)) is None
+    assert all(line.startswith("% ") for line in comments.strip().splitlines())
+
+
+def test_nothing_from_a_file_is_html_or_a_link_in_markdown(table):
+    written = FORMATS["markdown"](table[0])
+    assert controls(written) == set()
+    assert "<" not in written
+    assert re.search(r"(?<!\\)[`\[](?!a\])", written) is None
+    rows = [line for line in written.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {9}
+
+
+def test_nothing_from_a_file_is_computed_by_a_spreadsheet(table, tmp_path):
+    shown, known = table
+    export(shown, Sources([known]), [Launch.now(shown.study)], tmp_path)
+    for text in (FORMATS["csv"](shown), (tmp_path / "grid.csv").read_text()):
+        assert controls(text) == set()
+        cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+        assert len(cells) > 100
+        for cell in cells:
+            if cell.lstrip().startswith(("=", "+", "-", "@")):
+                float(cell)
+
+
+def test_numbers_in_csv_stay_numbers():
+    for text in ("-0.5", "+1", "-1e-05", "-inf", "nan", ".5", "1."):
+        assert csv_text([[text, float("-0.5"), -1]]) == f"{text},-0.5,-1\n"
+    for text in ("-1+1", "=1", "@x", "+cmd|' /C calc'!A0", " =1", "\t=1", "\n=1", "-"):
+        [[cell]] = csv.reader(io.StringIO(csv_text([[text]])))
+        assert cell.startswith("'")
+
+
+def test_escaped_text_reads_as_it_was():
+    plain = "a, b: 56.00 ± 12.71 (with LGA), 1e-3"
+    for escape in (terminal, latex, markdown, matplotlib):
+        assert escape(plain) == plain.replace("±", r"$\pm$") if escape is latex else plain
+    assert markdown("56.00 [a] of task_options.x") == "56.00 [a] of task_options.x"
+    assert markdown("[a]: http://x [a](b) _c_ [a][b]") == r"\[a]: http://x \[a](b) \_c\_ \[a][b]"
+    assert terminal("über\nµ\t— 日本") == "über\nµ\t— 日本"
+    assert markdown_code("a`b|c\nd") == r"`a'b\|c d`"
+
+
+@pytest.mark.parametrize("name", [r"$\frac$", "$a$", "_hidden", ESC, "\\$x\\$"], ids=range(5))
+def test_a_name_in_a_picture_is_neither_a_formula_nor_left_out(name):
+    def plot(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.plot([0, 1], label=matplotlib(name))
+        label(axes, name)
+        axes.legend()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # no font has pictures of control characters
+        svg = draw(plot, (3, 2), "x").svg
+    assert svg.count(matplotlib(name).replace(r"\$", "$").strip()) == 2
