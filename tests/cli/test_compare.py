@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lossaware.cli.comparison import compare
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.comparison import Comparison
 from lossaware.studies.analysis.paired import notes
 from lossaware.studies.analysis.statistics import paired
+from lossaware.studies.comparing.carry_out import carry_out
 from lossaware.studies.execution import progress
 from lossaware.studies.execution.events import Engine, EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import LocalEngine
@@ -43,7 +43,7 @@ QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 def carried_out(comparison: Comparison, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
     task = load_task(comparison.task, comparison.task_options)
-    return compare(comparison, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
+    return carry_out(comparison, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
 
 
 @pytest.fixture(scope="module")

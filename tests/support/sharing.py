@@ -21,7 +21,8 @@ from lossaware.studies.execution import torchrun as distributed
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training import checkpoint
-from lossaware.studies.training.run import _reproducible, _Training
+from lossaware.studies.training.reproducible import reproducible
+from lossaware.studies.training.run import _Training
 
 
 def train(folder: Path) -> None:
@@ -31,7 +32,7 @@ def train(folder: Path) -> None:
     for line in json.loads((folder / "specs.json").read_text()):
         spec = RunSpec.from_json(line)
         task = load_task(spec.task, spec.task_options)
-        with _reproducible("cpu"):
+        with reproducible("cpu"):
             whole, parts = _Training(spec, task, task.data(None)), []
             parts.append(whole.epoch(1, None))
             state = whole.state_dict()

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,10 +18,11 @@ def compare(
     task: str,
     /,
     *,
-    optimizers: str = "sgd,adam",
-    lrs: str = "1e-3,1e-2",
+    direction: Literal["maximize", "minimize"] | None = None,
+    optimizers: str | None = None,
+    lrs: str | None = None,
     gamma2: str | None = None,
-    seeds: Whole = 5,
+    seeds: Whole = 6,
     epochs: Whole | None = None,
     batch_size: Whole | None = None,
     data: Path | None = None,
@@ -40,19 +41,26 @@ def compare(
     zero_gradient: str | None = None,
     json: bool = False,
     tensorboard: Path | None = None,
+    score: str | None = None,
+    percent: bool | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
     distributed: str | None = None,
 ) -> int:
-    """Train a task without and with LGA from the same seeds, and say whether it helped.
+    """Train without and with LGA from the same seeds, and say whether it helped.
+
+    TASK is a task, or a function of your own that trains: def train(trial), which returns a score (docs/compare.md).
 
     Finished runs are kept: the same command again runs only what is missing. Writes results.sqlite and report.html.
 
     Args:
-        task: One of `lossaware tasks`, or your own: my_task.py:build or package.module:build.
-        optimizers: Base optimizers (`lossaware optimizers`), separated by commas.
-        lrs: Learning rates, separated by commas.
-        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. Default: the task's.
+        task: One of `lossaware tasks`, or your own: train.py:train, my_task.py:build or package.module:build.
+        direction: Whether a higher score is better: maximize or minimize. A function needs it; a task knows.
+        optimizers: Base optimizers (`lossaware optimizers`), separated by commas. Default: sgd,adam; a function has its
+            own.
+        lrs: Learning rates, separated by commas. Default: 1e-3,1e-2; a function may have its own.
+        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. Default: as the task or the function
+            says.
         seeds: How many seeds; each runs without and with LGA. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
@@ -63,7 +71,7 @@ def compare(
         ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
         out: Folder for results and report.
         scheduler: Of torch.optim.lr_scheduler, stepped once an epoch: StepLR,step_size=5,gamma=0.5.
-        settings: An option of the task, key=value; may be given several times.
+        settings: An option of the task or the function, key=value; may be given several times.
         steps_per_epoch: Steps that make one loss status for LGA; 1 is the letter of Algorithm 1. Default: an epoch.
         eps: Gap between loss and lower bound from which LGA acts. Default: 0.1, and 0 for gamma2 auto.
         xi: Stability constant of LGA's correction. Default: 0.01, and 1 for gamma2 auto.
@@ -74,14 +82,16 @@ def compare(
             rest for gamma2 auto.
         json: Print the results as JSON on standard output, and the tables on standard error.
         tensorboard: Folder for logs that TensorBoard reads.
+        score: The name of a number that the function reports, to be compared. Default: what it returns.
+        percent: Show a function's score as a percentage. Default: an accuracy between 0 and 1.
         device: cpu or cuda. It is part of what a run is, as the last bits differ.
         precision: fp32, or bf16 (autocast).
         distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
     """
     # What needs no library is checked before any is loaded.
-    lr_values = numbers("--lrs", lrs, at_least=0.0, exclusive=True)
+    lr_values = None if lrs is None else numbers("--lrs", lrs, at_least=0.0, exclusive=True)
     gamma2_values = None if gamma2 is None else sizes("--gamma2", gamma2)
-    names = words("--optimizers", optimizers)
+    names = None if optimizers is None else words("--optimizers", optimizers)
     for option, count in (
         ("--seeds", seeds),
         ("--epochs", epochs),
@@ -96,14 +106,31 @@ def compare(
     task_options = assignments("--set", settings or ())
     source = data_source(data, no_verify)
 
-    from lossaware.cli.comparison import compare as carry_out
     from lossaware.studies.analysis.comparison import Comparison
+    from lossaware.studies.comparing.carry_out import carry_out, carry_out_function
+    from lossaware.studies.comparing.scoring import Scoring
     from lossaware.studies.execution.factory import opened
     from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, render
-    from lossaware.studies.specs.tasks import load_task
+    from lossaware.studies.specs.run_spec import AS_CODED
+    from lossaware.studies.specs.task import Task
+    from lossaware.studies.specs.tasks import load_subject
     from lossaware.studies.training.ranks import named_here
 
-    found = load_task(task, task_options)
+    found = load_subject(task, task_options)
+    is_task = isinstance(found, Task)
+    for option, value, allowed in (
+        ("--direction", direction, not is_task),
+        ("--score", score, not is_task),
+        ("--percent", percent, not is_task),
+        ("--optimizers", optimizers, is_task),
+        ("--batch-size", batch_size, is_task),
+        ("--scheduler", scheduler, is_task),
+        ("--precision", None if precision == "fp32" else precision, is_task),
+        ("--distributed", distributed, is_task),
+    ):
+        if value is not None and not allowed:
+            whose = "a task says it itself" if is_task else "the function that trains has its own"
+            raise UsageError(f"{option} does not go with {task}: {whose}")
     given: dict[str, Value] = {
         "eps": eps,
         "xi": xi,
@@ -114,26 +141,37 @@ def compare(
         **{f"lower_bound.{key}": value for key, value in bound_options},
     }
     lga = {name: value for name, value in given.items() if value is not None}
+    if isinstance(found, Task):
+        epochs, batch_size = epochs or found.epochs, batch_size or found.batch_size
+        gamma2s = gamma2_values or [found.gamma2]
+        names, lr_values = names or ["sgd", "adam"], lr_values or [1e-3, 1e-2]
+    else:
+        scoring = Scoring.of(direction, score, percent)
+        gamma2s, names, lr_values = gamma2_values or [AS_CODED], [""], lr_values or [0.0]
     with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         comparison = Comparison(
             task=task,
             task_options=task_options,
             optimizers=names,
             lrs=lr_values,
-            gamma2s=gamma2_values or [found.gamma2],
+            gamma2s=gamma2s,
             seeds=seeds,
-            epochs=epochs or found.epochs,
-            batch_size=batch_size or found.batch_size,
+            epochs=epochs or 0,
+            batch_size=batch_size or 0,
             lga=tuple(sorted(lga.items())),
             scheduler=scheduler_name,
             scheduler_options=scheduler_options,
             precision=precision,
             device=device,
             distributed=named_here(distributed),
+            kind="task" if isinstance(found, Task) else "function",
         )
-        outcome = carry_out(
-            comparison, found, data=source, engine=place, out=out, console=console(sys.stderr), tensorboard=tensorboard
-        )
+        how: dict[str, Any] = {"data": source, "engine": place, "out": out, "tensorboard": tensorboard}
+        how["console"] = console(sys.stderr)
+        if isinstance(found, Task):
+            outcome = carry_out(comparison, found, **how)
+        else:
+            outcome = carry_out_function(comparison, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
         shown.print(render(table))

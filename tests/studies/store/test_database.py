@@ -244,3 +244,30 @@ def test_an_interrupted_creation_is_made_good(path):
 def test_specifications_survive_their_journey():
     assert RunSpec.from_json(SPEC.to_json()) == SPEC
     assert SPEC.key != OTHER.key
+
+
+# --- runs that say themselves when they are complete ----------------------------------------------------------------
+
+
+def test_an_open_ended_run_is_complete_when_it_says_so(tmp_path):
+    spec = RunSpec("train.py:train", "", 0.0, 0, 0, 0, kind="function")
+    records = [EpochRecord(epoch, {}, {"score": 0.5}, None, 0.1) for epoch in (1, 2, 3)]
+    with Store(tmp_path / "results.sqlite") as store:
+        store.begin(spec)
+        store.finish(spec, 0)
+        assert not store.complete(spec)
+        for record in records:
+            store.record(spec, record)
+        assert not store.complete(spec)
+        store.finish(spec, 2)
+        assert store.complete(spec)
+        assert store.records(spec) == records[:2]
+        assert store.missing([spec]) == []
+        assert store.damage() == []
+        store._database.execute("UPDATE epochs SET seconds = 7 WHERE epoch = 1")
+        assert len(store.damage()) == 1
+    with Store(tmp_path / "other.sqlite") as store:
+        store.begin(spec)
+        store.record(spec, records[1])
+        store.finish(spec, 2)  # the first is missing
+        assert not store.complete(spec)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lossaware.studies.analysis.paired import Arm, Pair
 from lossaware.studies.specs.formatting import number, size
-from lossaware.studies.specs.run_spec import Options, RunSpec, lga_options
+from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options
 from lossaware.studies.store.database import Store
 
 
@@ -28,6 +28,8 @@ class Comparison:
         precision: As in `RunSpec`.
         device: As in `RunSpec`.
         distributed: As in `RunSpec`.
+        kind: As in `RunSpec`. For a function that trains, ``task`` is its place; it may have no optimizer (``""``),
+            no learning rate (0) and no number of epochs (0) from here, and its gamma2 may be `AS_CODED`.
     """
 
     task: str
@@ -44,6 +46,7 @@ class Comparison:
     precision: str = "fp32"
     device: str = "cpu"
     distributed: str | None = None
+    kind: str = "task"
 
     def spec(self, optimizer: str, lr: float, seed: int, gamma2: float | str | None) -> RunSpec:
         """One run; without LGA where gamma2 is None."""
@@ -60,8 +63,14 @@ class Comparison:
             precision=self.precision,
             device=self.device,
             distributed=self.distributed,
-            lga=None if gamma2 is None else lga_options({**dict(self.lga), "gamma2": gamma2}),
+            lga=None if gamma2 is None else self._lga(gamma2),
+            kind=self.kind,
         )
+
+    def _lga(self, gamma2: float | str) -> Options:
+        if self.kind != "task":
+            return function_options(gamma2, dict(self.lga))
+        return lga_options({**dict(self.lga), "gamma2": gamma2})
 
     def specs(self) -> list[RunSpec]:
         """All runs. Those of one seed come together, so that whatever is finished early can be compared."""
@@ -76,14 +85,17 @@ class Comparison:
     def pairs(self, store: Store) -> list[Pair]:
         """What the store has of this comparison: a pair for each optimizer, learning rate and gamma2."""
         pairs = []
+        epochs = self.epochs if self.kind == "task" else 0
         for optimizer in self.optimizers:
             for lr in self.lrs:
                 base = self._arm(store, optimizer, lr, None)
                 for gamma2 in self.gamma2s:
-                    setting = {"optimizer": optimizer, "lr": number(lr)}
+                    setting = {"optimizer": optimizer} if optimizer else {}
+                    setting |= {"lr": number(lr)} if lr else {}
                     if len(self.gamma2s) > 1:
                         setting["gamma2"] = size(gamma2)
-                    pairs.append(Pair(setting, base, self._arm(store, optimizer, lr, gamma2), self.epochs))
+                    setting = setting or {"function": self.task.rpartition(":")[2]}
+                    pairs.append(Pair(setting, base, self._arm(store, optimizer, lr, gamma2), epochs))
         return pairs
 
     def _arm(self, store: Store, optimizer: str, lr: float, gamma2: float | str | None) -> Arm:
@@ -92,6 +104,10 @@ class Comparison:
             label += f", gamma2 {size(gamma2)}"
         return Arm(
             label=label,
-            runs={seed: store.records(self.spec(optimizer, lr, seed, gamma2)) for seed in range(self.seeds)},
+            runs={seed: self._records(store, self.spec(optimizer, lr, seed, gamma2)) for seed in range(self.seeds)},
             lga=None if gamma2 is None else dict(self.spec(optimizer, lr, 0, gamma2).lga or ()),
         )
+
+    @staticmethod
+    def _records(store: Store, spec: RunSpec) -> list[EpochRecord]:
+        return store.records(spec) if store.complete(spec) or not spec.is_open_ended else []

@@ -23,20 +23,20 @@ class Measure:
 
     Attributes:
         name: Its key in `EpochRecord.train` and `EpochRecord.test`.
-        split: Which of the two.
+        split: Which of the two; ``"reported"`` is what a function reported, which is kept in ``test``.
         higher_is_better: Whether a larger value is better.
         percent: Whether it is a share, shown as a percentage.
     """
 
     name: str
-    split: Literal["train", "test"]
+    split: Literal["train", "test", "reported"]
     higher_is_better: bool
     percent: bool
 
     @property
     def title(self) -> str:
         """What it is, in words."""
-        return f"test {self.name}" if self.split == "test" else f"running training {self.name}"
+        return {"train": "running training ", "test": "test ", "reported": ""}[self.split] + self.name
 
     @property
     def unit(self) -> str:
@@ -45,7 +45,8 @@ class Measure:
 
     def curve(self, records: Records) -> list[float]:
         """The value after each epoch; NaN where a record lacks it."""
-        return [getattr(record, self.split).get(self.name, math.nan) for record in records]
+        split = "train" if self.split == "train" else "test"
+        return [getattr(record, split).get(self.name, math.nan) for record in records]
 
     def final(self, records: Records) -> float:
         """The value after the last epoch; NaN without any epoch."""
@@ -89,7 +90,7 @@ class Arm:
     @property
     def diverged(self) -> int:
         """Runs whose last training loss is not finite."""
-        return sum(bool(run) and not math.isfinite(run[-1].train.get("loss", math.nan)) for run in self.runs.values())
+        return sum(bool(run) and not math.isfinite(run[-1].train.get("loss", 0.0)) for run in self.runs.values())
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Pair:
         setting: What the row stands for, by column: ``{"optimizer": "sgd", "lr": "1e-3"}``.
         base: Without LGA, or whatever the other one is held against.
         variant: With LGA.
-        epochs: How many epochs each run should have; a shorter one failed.
+        epochs: How many epochs each run should have; a shorter one failed. 0 where each run decides.
     """
 
     setting: Mapping[str, str]
@@ -114,8 +115,11 @@ class Pair:
         return [
             seed
             for seed, run in self.base.runs.items()
-            if len(run) == len(self.variant.runs.get(seed, ())) == self.epochs
+            if self._is_whole(run) and self._is_whole(self.variant.runs.get(seed, ()))
         ]
+
+    def _is_whole(self, run: Records) -> bool:
+        return len(run) == self.epochs if self.epochs else len(run) > 0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,14 @@ class DataRead:
 
 
 @dataclass(frozen=True)
+class Length:
+    """How many epochs an open-ended run will have, as it says itself."""
+
+    spec: RunSpec
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """The run is within an epoch: ``step`` of ``steps`` are done, the last with ``loss``. Both count from 1."""
 
@@ -45,9 +53,10 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class RunDone:
-    """The last epoch is over."""
+    """The last epoch is over, which is the ``epochs``-th."""
 
     spec: RunSpec
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class RunNote:
     epochs: int = 0
 
 
-Event = RunStarted | DataRead | Progress | EpochDone | RunDone | RunFailed | RunNote
+Event = RunStarted | DataRead | Length | Progress | EpochDone | RunDone | RunFailed | RunNote
 
 
 class Engine(Protocol):

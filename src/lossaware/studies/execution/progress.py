@@ -25,9 +25,12 @@ def describe(spec: RunSpec) -> str:
     if spec.lga is not None:
         gamma2 = dict(spec.lga).get("gamma2")
         arm = f"with LGA (gamma2 {number(gamma2)})" if isinstance(gamma2, float) else "with LGA"
+        if gamma2 == "auto":
+            arm = "with LGA (gamma2 auto)"
     how = [*[spec.precision] * (spec.precision != "fp32"), *[spec.device] * (spec.device != "cpu")]
     how += [spec.distributed] if spec.distributed else []
-    return ", ".join([spec.optimizer, f"lr {number(spec.lr)}", arm, f"seed {spec.seed}", *how])
+    base = [*[spec.optimizer] * bool(spec.optimizer), *[f"lr {number(spec.lr)}"] * bool(spec.lr)]
+    return ", ".join([*base, arm, f"seed {spec.seed}", *how])
 
 
 class RunProgress:
@@ -47,7 +50,9 @@ class RunProgress:
         self._there = there
         self._jobs = jobs
         self._console = console
-        self._epochs = sum(spec.epochs for spec in to_do)
+        self._specs = to_do
+        self._lengths: dict[RunSpec, int] = {}  # of open-ended runs, as they say it
+        self._usual_length = 1  # of those that have not said it
         self._partial: dict[RunSpec, float] = {}
         self._finished_epochs = 0.0
         self._taken = 0  # epochs from checkpoints, which say nothing of the pace
@@ -63,7 +68,7 @@ class RunProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._overall = self._bars.add_task("all runs", total=self._epochs, where=self._count(), taken=0, start=False)
+        self._overall = self._bars.add_task("all runs", total=self._epochs(), where=self._count(), taken=0, start=False)
         self._lines: dict[RunSpec, TaskID] = {}
         self._unverified: set[str] = set()
 
@@ -96,13 +101,18 @@ class RunProgress:
                 for unverified in {str(each) for each in files if not each.verified} - self._unverified:
                     self._say(f"{unverified}. From `lossaware data record` on, files are verified.")
                     self._unverified.add(unverified)
+            case engine.Length(spec, epochs):
+                self._lengths[spec] = self._usual_length = epochs
+                self._bars.update(self._overall, total=self._epochs())
+                if spec in self._lines:
+                    self._bars.update(self._lines[spec], total=epochs)
             case engine.Progress(spec, epoch, step, steps, loss):
                 self._show(spec, epoch - 1 + step / max(steps, 1), _loss(loss))
             case engine.EpochDone(spec, record):
                 self._show(spec, record.epoch, _loss(record.train.get("loss", math.nan)))
             case engine.RunDone(spec):
                 self.done += 1
-                self._end(spec, spec.epochs)
+                self._end(spec, self._length(spec))
             case engine.RunNote(spec, message, epochs):
                 self._taken += epochs
                 if spec in self._lines:
@@ -110,10 +120,17 @@ class RunProgress:
                 self._say(f"{describe(spec)}: {message}")
             case engine.RunFailed(spec, message):
                 self.failures.append((spec, message))
-                self._end(spec, spec.epochs)
+                self._end(spec, self._length(spec))
                 self._say(f"failed: {describe(spec)}: {message}")
         self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._taken)
         self._occasionally()
+
+    def _length(self, spec: RunSpec) -> int:
+        """The epochs of a run, as far as they are known."""
+        return self._lengths.get(spec, self._usual_length) if spec.is_open_ended else spec.epochs
+
+    def _epochs(self) -> int:
+        return sum(map(self._length, self._specs))
 
     def _reached(self) -> float:
         return self._finished_epochs + sum(self._partial.values())
@@ -124,13 +141,15 @@ class RunProgress:
     def _show(self, spec: RunSpec, epochs: float, loss: str) -> None:
         self._partial[spec] = epochs
         if spec not in self._lines:
-            self._lines[spec] = self._bars.add_task(describe(spec), total=spec.epochs, where="", taken=0, start=False)
+            total = self._length(spec)
+            self._lines[spec] = self._bars.add_task(describe(spec), total=total, where="", taken=0, start=False)
         if epochs > 0:
             self._bars.start_task(self._lines[spec])
             self._bars.start_task(self._overall)
             if self._first_step is None:
                 self._first_step = time.monotonic()
-        where = f"epoch {min(int(epochs) + 1, spec.epochs)} of {spec.epochs}{loss}"
+        length = max(self._length(spec), math.ceil(epochs))
+        where = f"epoch {min(int(epochs) + 1, length)} of {length}{loss}"
         self._bars.update(self._lines[spec], completed=epochs, where=where)
 
     def _end(self, spec: RunSpec, epochs: float) -> None:
@@ -146,7 +165,7 @@ class RunProgress:
         reached = self._reached()
         done = reached - self._taken
         pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
-        left = pace * (self._epochs - reached)
+        left = pace * max(0.0, self._epochs() - reached)
         about = f", about {duration(left)} left" if math.isfinite(left) else ""
         self._say(f"{self._count()} done{about}.")
 

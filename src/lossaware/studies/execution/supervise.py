@@ -75,11 +75,7 @@ def supervise(
         try:
             progress.watch(events)
         except KeyboardInterrupt:
-            kept = len(specs) - len(store.missing(specs))
-            raise Stopped(
-                f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
-                "The same command goes on from there."
-            ) from None
+            raise stopped(specs, store) from None
         return progress.failures
 
 
@@ -95,20 +91,37 @@ def execute_missing(
     try:
         with contextlib.closing(engine.execute(store.missing(specs), data_folder, checkpoints)) as events:
             for event in events:
-                damage = ""
-                match event:
-                    case RunStarted(spec):
-                        damage = store.begin(spec)
-                    case DataRead(spec, files):
-                        store.data_read(spec, files)
-                    case EpochDone(spec, record):
-                        store.record(spec, record)
-                    case RunDone(spec):
-                        checkpoints.remove(spec)
-                    case RunFailed(spec, message):
-                        store.fail(spec, message)
+                note = keep(event, store, checkpoints)
                 yield event
-                if damage:
-                    yield RunNote(event.spec, f"{store.path}: {damage}; the run is computed again")
+                if note is not None:
+                    yield note
     finally:
         checkpoints.clear(store.complete_keys())
+
+
+def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None:
+    """Store what an event tells; gives what is to be told beside it."""
+    match event:
+        case RunStarted(spec):
+            if damage := store.begin(spec):
+                return RunNote(spec, f"{store.path}: {damage}; the run is computed again")
+        case DataRead(spec, files):
+            store.data_read(spec, files)
+        case EpochDone(spec, record):
+            store.record(spec, record)
+        case RunDone(spec, epochs):
+            if spec.is_open_ended:
+                store.finish(spec, epochs)
+            checkpoints.remove(spec)
+        case RunFailed(spec, message):
+            store.fail(spec, message)
+    return None
+
+
+def stopped(specs: Sequence[RunSpec], store: Store) -> Stopped:
+    """What Ctrl-C becomes."""
+    kept = len(specs) - len(store.missing(specs))
+    return Stopped(
+        f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
+        "The same command goes on from there."
+    )

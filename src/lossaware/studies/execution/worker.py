@@ -1,12 +1,15 @@
 """One run in this process, reported event by event."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution.events import DataRead, EpochDone, Event, Progress, RunDone, RunFailed, RunNote
+from lossaware.studies.execution.events import DataRead, EpochDone, Event, Length, Progress, RunDone, RunFailed, RunNote
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.trial_function import TrialFunction
 from lossaware.studies.training.checkpoint import Checkpoints
 
 
@@ -14,6 +17,10 @@ def execute_run(
     spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, tell: Callable[[Event], None]
 ) -> None:
     """Executes a run in this process, and tells each event but its start. Whatever it raises is told as well."""
+    if spec.kind == "function":
+        execute_function(spec, data_folder, checkpoints, tell, threads=1)
+        return
+
     from torch import Tensor
 
     from lossaware.studies.specs.task import Data
@@ -33,8 +40,48 @@ def execute_run(
         checkpoint = None if checkpoints is None else checkpoints.of(spec, note)
         for record in run(spec, data_folder, on_progress=progress, on_data=data_read, checkpoint=checkpoint):
             tell(EpochDone(spec, record))
-        tell(RunDone(spec))
+        tell(RunDone(spec, spec.epochs))
     except UsageError as error:
         tell(RunFailed(spec, str(error)))
+    except BaseException as error:
+        tell(RunFailed(spec, where(error)))
+
+
+def execute_function(
+    spec: RunSpec,
+    data_folder: DataSource,
+    checkpoints: Checkpoints | None,
+    tell: Callable[[Event], None],
+    *,
+    function: TrialFunction | None = None,
+    threads: int | None = None,
+) -> None:
+    """The same for a run whose function trains.
+
+    Args:
+        spec: See `execute_run`.
+        data_folder: Likewise.
+        checkpoints: Likewise; they have the run's own folder.
+        tell: Likewise.
+        function: The function; None loads the one that the specification names.
+        threads: How many threads torch computes on; None leaves that as it is.
+    """
+    from lossaware.studies.training.function import run_function
+    from lossaware.studies.training.trial import Listener
+
+    listener = Listener(
+        epoch=lambda record: tell(EpochDone(spec, record)),
+        length=lambda epochs: tell(Length(spec, epochs)),
+        progress=lambda epoch, step, steps, loss: tell(Progress(spec, epoch, step, steps, loss)),
+    )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) if checkpoints is None else checkpoints.folder_of(spec)
+            epochs = run_function(spec, data_folder, listener, folder, function=function, threads=threads)
+        tell(RunDone(spec, epochs))
+    except UsageError as error:
+        tell(RunFailed(spec, str(error)))
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         tell(RunFailed(spec, where(error)))

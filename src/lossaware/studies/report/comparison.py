@@ -17,7 +17,7 @@ from lossaware.studies.report.paired_table import gathered_notes, how_to_read, l
 from lossaware.studies.specs.formatting import number, size
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.task import Task
+from lossaware.studies.specs.task import Subject
 from lossaware.studies.store.database import Store
 
 
@@ -26,7 +26,8 @@ class Outcome:
     """What a comparison showed.
 
     Attributes:
-        tables: First the task's score on the test set, then the same score while training.
+        tables: First the task's score on the test set, then the same score while training; of a function that trains,
+            its score alone.
         remarks: What else should be known of the outcome, a sentence each.
         report: Where the page was written.
         failures: Runs that failed, with the reason.
@@ -52,11 +53,12 @@ class Outcome:
 
 
 def summarize(
-    comparison: Comparison, task: Task, store: Store, page: Path, failures: Sequence[tuple[RunSpec, str]] = ()
+    comparison: Comparison, task: Subject, store: Store, page: Path, failures: Sequence[tuple[RunSpec, str]] = ()
 ) -> Outcome:
     """Judge what the store has of a comparison, and write the report to ``page``."""
     pairs = comparison.pairs(store)
-    test = Measure(task.score, "test", task.higher_is_better, task.percent)
+    is_task = comparison.kind == "task"
+    test = Measure(task.score, "test" if is_task else "reported", task.higher_is_better, task.percent)
     train = Measure(task.score, "train", task.higher_is_better, task.percent)
     caution = comparison.specs()[0].caution
     data = f"Measured with {caution}, not with real ones." if caution else ""
@@ -68,7 +70,7 @@ def summarize(
             title=f"Running training {task.score} of the last epoch",
             remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
         ),
-    ]
+    ][: 2 if is_task else 1]
     facts = _facts(comparison, task, store)
     remarks = _remarks(comparison, pairs, test)
     here = environment()
@@ -81,7 +83,7 @@ def summarize(
             subtitle=" · ".join(
                 [
                     f"{comparison.seeds} seed{'s' * (comparison.seeds != 1)}",
-                    f"{comparison.epochs} epoch{'s' * (comparison.epochs != 1)}",
+                    *[f"{comparison.epochs} epoch{'s' * (comparison.epochs != 1)}"] * bool(comparison.epochs),
                     here["date"][:10],
                 ]
             ),
@@ -94,14 +96,23 @@ def summarize(
                     notes=gathered_notes(tables[0]),
                     caption=how_to_read(tables[0]),
                 ),
-                report.Section(f"Learning curves: {test.title}", band, figures=learning_curves(pairs, test)),
-                report.Section(
-                    "How it depends on the learning rate",
-                    " ".join([f"{test.title.capitalize()}: the line joins the means, a dot is a seed.", *remarks]),
-                    figures=sensitivity(pairs, test),
-                ),
-                report.Section(tables[1].title, tables[1].remark, table=tables[1]),
-                report.Section(f"Learning curves: {train.title}", band, figures=learning_curves(pairs, train)),
+                *[
+                    report.Section(f"Learning curves: {shown.title}", band, figures=learning_curves(pairs, shown))
+                    for shown in _drawn(pairs, test)
+                ],
+                *[
+                    report.Section(
+                        "How it depends on the learning rate",
+                        " ".join([f"{test.title.capitalize()}: the line joins the means, a dot is a seed.", *remarks]),
+                        figures=sensitivity(pairs, test),
+                    )
+                    for _ in range(all(comparison.lrs))
+                ],
+                *[report.Section(table.title, table.remark, table=table) for table in tables[1:]],
+                *[
+                    report.Section(f"Learning curves: {shown.title}", band, figures=learning_curves(pairs, shown))
+                    for shown in [train] * is_task
+                ],
             ],
             legend=labels,
             facts=facts,
@@ -112,6 +123,17 @@ def summarize(
     return outcome
 
 
+def _drawn(pairs: Sequence[Pair], measure: Measure) -> list[Measure]:
+    """The measures whose curves are drawn: the score, unless it is known of the last epoch alone, then the loss."""
+    if measure.split != "reported":
+        return [measure]
+    runs = [run for pair in pairs for arm in (pair.base, pair.variant) for run in arm.runs.values()]
+    for shown in (measure, Measure("loss", measure.split, higher_is_better=False, percent=False)):
+        if any(math.isfinite(value) for run in runs for value in shown.curve(run)[:-1]):
+            return [shown]
+    return []
+
+
 def _remarks(comparison: Comparison, pairs: Sequence[Pair], measure: Measure) -> list[str]:
     """What a choice of learning rate does to the comparison: LGA at a poor one can lose to the base at a good one."""
     if len(comparison.lrs) < 2:
@@ -120,7 +142,7 @@ def _remarks(comparison: Comparison, pairs: Sequence[Pair], measure: Measure) ->
     for optimizer in comparison.optimizers:
         means: dict[str, dict[str, float]] = {}
         for pair in pairs:
-            if pair.setting["optimizer"] == optimizer:
+            if pair.setting.get("optimizer", "") == optimizer:
                 for arm in (pair.base, pair.variant):
                     mean = summary([measure.final(arm.runs[seed]) for seed in pair.seeds]).mean
                     if math.isfinite(mean):
@@ -130,28 +152,29 @@ def _remarks(comparison: Comparison, pairs: Sequence[Pair], measure: Measure) ->
             lr = (max if measure.higher_is_better else min)(by_lr, key=by_lr.__getitem__)
             best.append(f"{measure.show(by_lr[lr])}{measure.unit} {label} (lr {lr})")
         if best:
-            remarks.append(f"At its best learning rate tried, {optimizer} reaches {', '.join(best)}.")
+            remarks.append(f"At its best learning rate tried, {optimizer or 'it'} reaches {', '.join(best)}.")
     return remarks
 
 
-def _facts(comparison: Comparison, task: Task, store: Store) -> dict[str, dict[str, str]]:
+def _facts(comparison: Comparison, task: Subject, store: Store) -> dict[str, dict[str, str]]:
     """What was run, and where: settings, and every environment that contributed a run."""
     settings = {
         "task": f"{comparison.task}: {task.summary}",
         **{f"task's {name}": str(value) for name, value in comparison.task_options},
-        "optimizers": ", ".join(comparison.optimizers),
-        "learning rates": ", ".join(map(number, comparison.lrs)),
+        "optimizers": ", ".join(filter(None, comparison.optimizers)),
+        "learning rates": ", ".join(map(number, filter(None, comparison.lrs))),
         "gamma2": ", ".join(map(size, comparison.gamma2s)),
         **{f"LGA's {name}": str(value) for name, value in comparison.lga},
         "seeds": "0" if comparison.seeds == 1 else f"0 to {comparison.seeds - 1}",
-        "epochs": str(comparison.epochs),
-        "batch size": str(comparison.batch_size),
-        "scheduler": comparison.scheduler or "none",
+        "epochs": str(comparison.epochs or ""),
+        "batch size": str(comparison.batch_size or ""),
+        "scheduler": (comparison.scheduler or "none") if comparison.batch_size else "",
         **{f"scheduler's {name}": str(value) for name, value in comparison.scheduler_options},
         "precision": comparison.precision,
         "device": comparison.device,
         **({"distributed": comparison.distributed} if comparison.distributed else {}),
     }
+    settings = {name: value for name, value in settings.items() if value}  # a function decides some by itself
     specs = comparison.specs()
     places: dict[str, dict[str, None]] = {}
     for spec in specs:

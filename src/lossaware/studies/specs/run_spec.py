@@ -80,27 +80,46 @@ def lga_options(given: Mapping[str, Any]) -> Options:
     )
 
 
+AS_CODED = "as coded"
+"""In place of a gamma2: LGA has the settings that the code of a user's function gives it."""
+
+
+def function_options(gamma2: float | str, others: Mapping[str, Any]) -> Options:
+    """LGA's arguments that go over those in the code of a function that trains.
+
+    Args:
+        gamma2: Its size; a rule by name, which brings all its constants; or `AS_CODED`.
+        others: Its other arguments.
+    """
+    if isinstance(gamma2, str) and gamma2 != AS_CODED:
+        return lga_options({**others, "gamma2": gamma2})
+    return options(**others) if gamma2 == AS_CODED else options(**{**others, "gamma2": gamma2})
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """Everything that decides the numbers of one run, and nothing else.
 
     Attributes:
-        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own.
-        task_options: Keyword arguments of the function that builds the task.
-        optimizer: Name of the base optimizer, or, likewise, of a user's own.
+        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own; where the run
+            is a function that trains, its place.
+        task_options: Keyword arguments of the function that builds the task, or that trains.
+        optimizer: Name of the base optimizer, or, likewise, of a user's own; ``""`` where a function makes its own.
         optimizer_options: Its keyword arguments besides the learning rate.
-        lr: Learning rate, above 0.
+        lr: Learning rate, above 0; 0 where a function that trains has its own.
         scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once an epoch, or None.
         scheduler_options: Its keyword arguments.
         lga: Keyword arguments of `lossaware.LGA` where the run is with LGA, None where it is without. A missing
-            ``steps_per_epoch`` means the number of batches in an epoch.
+            ``steps_per_epoch`` means the number of batches in an epoch. Where a function trains, these are the
+            arguments that go over those in its code.
         seed: Decides initialisation, data order and augmentation; the same without and with LGA.
-        epochs: Passes over the training set, at least 1.
-        batch_size: Examples a step, at least 1.
+        epochs: Passes over the training set, at least 1; 0 where a function that trains decides.
+        batch_size: Examples a step, at least 1; 0 likewise.
         precision: ``"fp32"`` or ``"bf16"`` (autocast).
         device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
         distributed: ``"ddp-2"`` or ``"fsdp-2"``: how the run is shared by how many ranks, whose sums differ likewise;
             None where it is one process.
+        kind: ``"task"``, or ``"function"`` where a function of the user's own trains.
     """
 
     task: str
@@ -117,11 +136,12 @@ class RunSpec:
     precision: str = "fp32"
     device: str = "cpu"
     distributed: str | None = None
+    kind: str = "task"
 
     def to_json(self) -> str:
         """One canonical line; equal specifications give equal lines."""
         fields = asdict(self)
-        for name, usual in (("device", "cpu"), ("distributed", None)):
+        for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task")):
             if fields[name] == usual:
                 del fields[name]  # so that runs from before there was a choice keep their keys
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -134,6 +154,11 @@ class RunSpec:
             if fields[name] is not None:
                 fields[name] = tuple((key, value) for key, value in fields[name])
         return cls(**fields)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the run itself says after which epoch it is complete."""
+        return self.kind != "task"
 
     @property
     def own_code(self) -> tuple[str, ...]:

@@ -80,6 +80,30 @@ class Data:
     files: tuple[FilesRead, ...] = ()
 
 
+class Subject(Protocol):
+    """What a report says of that which is trained; the fields are those of `Task`."""
+
+    @property
+    def name(self) -> str:
+        """See `Task`."""
+
+    @property
+    def summary(self) -> str:
+        """See `Task`."""
+
+    @property
+    def score(self) -> str:
+        """See `Task`."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """See `Task`."""
+
+    @property
+    def percent(self) -> bool:
+        """See `Task`."""
+
+
 @dataclass(frozen=True)
 class Task:
     """Something to train: how to make its model, get its data and measure a batch.

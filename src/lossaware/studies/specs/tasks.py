@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lossaware.errors import UsageError
 from lossaware.studies.specs import user_code as own_code
 from lossaware.studies.specs.options import call, did_you_mean, where
+from lossaware.studies.specs.trial_function import TrialFunction, make_trial_function, takes_a_trial
 
 if TYPE_CHECKING:
     from lossaware.studies.specs.task import Task
@@ -42,10 +43,28 @@ def load_task(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] 
     Raises:
         UsageError: The task is not there, its file is broken, or an option is wrong.
     """
+    found = load_subject(name, options)
+    if isinstance(found, TrialFunction):
+        raise UsageError(f"task {name!r} is a function that trains (its argument is a trial), which compare alone runs")
+    return found
+
+
+def load_subject(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> "Task | TrialFunction":
+    """The task ``name``, as `load_task`; or the user's own function that trains, where the attribute is one.
+
+    Raises:
+        UsageError: See `load_task`; or the function lacks an option, or returns nothing.
+    """
+    chosen = dict(options)
+    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
+    if own_code.is_own(name) and takes_a_trial(found, tuple(chosen.items())):
+        return make_trial_function(name, found, tuple(sorted(chosen.items())))
+    return _build(name, found, chosen)
+
+
+def _build(name: str, found: Any, chosen: dict[str, Any]) -> "Task":
     from lossaware.studies.specs.task import Task
 
-    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
-    chosen = dict(options)
     if not isinstance(found, Task):
         if not callable(found):
             raise UsageError(f"task {name!r} is neither a Task nor a function that returns one, but {_kind(found)}")

@@ -104,8 +104,14 @@ class Store:
         """An epoch of a run that has begun; with its last epoch, and all before, the run is complete."""
         with self._transaction() as database:
             self._insert(database, spec, record)
-            if record.epoch == spec.epochs:
-                self._complete(database, spec)
+            if record.epoch == spec.epochs and not spec.is_open_ended:
+                self._complete(database, spec, spec.epochs)
+
+    def finish(self, spec: RunSpec, epochs: int) -> None:
+        """A run that is open-ended is complete with this many epochs, if all of them are there."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (spec.key, epochs))
+            self._complete(database, spec, epochs)
 
     def fail(self, spec: RunSpec, message: str) -> None:
         """A run ended without its last epoch; it counts as missing."""
@@ -133,7 +139,7 @@ class Store:
             )
             for record in records:
                 self._insert(database, spec, record)
-            self._complete(database, spec)
+            self._complete(database, spec, len(records) if spec.is_open_ended else spec.epochs)
 
     # Reading.
 
@@ -256,10 +262,10 @@ class Store:
         return self._environments[device, data]
 
     @staticmethod
-    def _complete(database: sqlite3.Connection, spec: RunSpec) -> None:
-        """Mark a run complete if all its epochs are there."""
+    def _complete(database: sqlite3.Connection, spec: RunSpec, epochs: int) -> None:
+        """Mark a run complete if all its epochs are there, and there is one."""
         rows = database.execute("SELECT epoch, digest FROM epochs WHERE run = ? ORDER BY epoch", (spec.key,)).fetchall()
-        if [epoch for epoch, _ in rows] == list(range(1, spec.epochs + 1)):
+        if rows and [epoch for epoch, _ in rows] == list(range(1, epochs + 1)):
             database.execute(
                 "UPDATE runs SET state = 'complete', message = NULL, digest = ? WHERE key = ?",
                 (run_digest(spec, [digest for _, digest in rows]), spec.key),

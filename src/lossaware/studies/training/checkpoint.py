@@ -7,6 +7,8 @@ written last when a run was killed, the epochs that are told again agree with th
 import contextlib
 import hashlib
 import io
+import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Container, Mapping
@@ -142,9 +144,20 @@ class Checkpoints:
         """That of one run."""
         return Checkpoint(self.folder / f"{spec.key}.pt", spec, tell)
 
+    def folder_of(self, spec: RunSpec) -> Path:
+        """A run's own folder, where its function keeps what it needs; it need not be there.
+
+        Its name has a digest of what `Checkpoint` says a checkpoint belongs to, so that none of other code is found.
+        """
+        of = (source_digest(spec.own_code), PACKAGE, torch.__version__, environment.processor(spec.device))
+        return self.folder / f"{spec.key}-{hashlib.sha256(repr(of).encode()).hexdigest()[:16]}"
+
     def remove(self, spec: RunSpec) -> None:
         """To be called once a run is stored as complete, not before, so that no kill loses both."""
         _unlink(self.folder / f"{spec.key}.pt")
+        if spec.is_open_ended:
+            for folder in self.folder.glob(f"{spec.key}-*"):
+                _remove_folder(folder)
 
     def clear(self, complete: Container[str]) -> None:
         """Remove what kills left behind, while no run writes: files half written, and those of complete runs.
@@ -153,7 +166,10 @@ class Checkpoints:
             complete: The keys of complete runs.
         """
         for path in self.folder.glob("*"):
-            if path.suffix != ".pt" or path.stem in complete:
+            if path.is_dir():
+                if path.name.partition("-")[0] in complete:
+                    _remove_folder(path)
+            elif path.suffix != ".pt" or path.stem in complete:
                 _unlink(path)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
@@ -162,6 +178,12 @@ class Checkpoints:
 def _unlink(path: Path) -> None:
     with contextlib.suppress(OSError):  # a file too many loses nothing
         path.unlink()
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a run's own folder, and what a link leads to never."""
+    if re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", path.name) and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _package_digest() -> str:

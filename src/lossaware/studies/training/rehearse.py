@@ -12,6 +12,7 @@ from lossaware.studies.specs.optimizers import make_optimizer
 from lossaware.studies.specs.run_spec import RunSpec, format_options
 from lossaware.studies.specs.task import Data, Task
 from lossaware.studies.training import run
+from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.ranks import ranks_of
 from lossaware.studies.training.run import advance, make_scheduler
 
@@ -33,7 +34,7 @@ def rehearse(spec: RunSpec, task: Task) -> None:
     ranks_of(spec.distributed).check(optimizer, spec.optimizer)
     rehearse_scheduler(spec, optimizer)
     if spec.lga is not None:
-        run.attach_lga(optimizer, spec.lga, steps=1)
+        attach_lga(optimizer, spec.lga, steps=1)
 
 
 def names_measured(task: Task, data: Data) -> list[str]:

@@ -5,11 +5,10 @@ The same run twice gives the same numbers, bit for bit, and so does one that was
 
 import hashlib
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,12 +22,14 @@ from lossaware.errors import GateWarning, UsageError
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
 from lossaware.studies.specs.options import call, did_you_mean, where
-from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, format_options
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, format_options
 from lossaware.studies.specs.task import Batch, Data, Examples, Task
 from lossaware.studies.specs.tasks import load_task
+from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import RecordedStep, Step, can_record
 from lossaware.studies.training.ranks import Alone, SharedCheckpoint, check_ranks, ranks_of
+from lossaware.studies.training.reproducible import reproducible
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
 """Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
@@ -66,7 +67,7 @@ def run(
             missing or damaged, or the task measures no loss.
     """
     check_spec(spec)
-    with _reproducible(spec.device):
+    with reproducible(spec.device):
         task = load_task(spec.task, spec.task_options)
         data = task.load(data_folder)
         if on_data is not None:
@@ -394,41 +395,11 @@ def advance(scheduler: LRScheduler | None, loss: float) -> None:
         scheduler.step()
 
 
-def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
-    """`lossaware.LGA` with ``options``.
-
-    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the rule that gamma2 names.
-    """
-    from lossaware import LGA
-    from lossaware.lower_bounds import LOWER_BOUNDS
-    from lossaware.rules import RULES
-
-    chosen: dict[str, Any] = {"steps_per_epoch": steps, **dict(options)}
-    bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
-    if bound or chosen.get("lower_bound") is not None:
-        name = chosen.get("lower_bound", "progressive")
-        if name not in LOWER_BOUNDS:
-            raise UsageError(f"unknown lower bound {name!r}{did_you_mean(str(name), LOWER_BOUNDS)}")
-        chosen["lower_bound"] = call(f"lower bound {name!r}", LOWER_BOUNDS[name], options=bound)
-    if strategy:
-        name = chosen.get("gamma2")
-        if name not in RULES:
-            allowed = " or ".join(repr(rule) for rule in RULES)
-            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 {allowed} alone, got {name!r}")
-        chosen["gamma2"] = call(f"gamma2 {name!r}", RULES[name], options=strategy)
-    return call("LGA", LGA, optimizer, options=chosen)
-
-
-def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Those of the options that begin so, without it; they are taken out."""
-    return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}
-
-
 def check_spec(spec: RunSpec) -> None:
     """Raise `UsageError` where a value of ``spec`` itself is out of its range."""
-    if spec.epochs < 1:
+    if spec.epochs < (not spec.is_open_ended):
         raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
-    if spec.batch_size < 1:
+    if spec.batch_size < (not spec.is_open_ended):
         raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
     if not 0 <= spec.seed < 2**63:
         raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1, got {spec.seed}")
@@ -438,7 +409,8 @@ def check_spec(spec: RunSpec) -> None:
         raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device 'cuda': there is no GPU that torch {torch.__version__} can use")
-    check_ranks(spec)
+    if not spec.is_open_ended:
+        check_ranks(spec)
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -448,28 +420,3 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
 def _derived(seed: int, purpose: str) -> int:
     """A seed of its own for each purpose: streams that share one would repeat each other's numbers."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])
-
-
-@contextmanager
-def _reproducible(device: str) -> Iterator[None]:
-    """One thread and deterministic algorithms: sums in another order have other last bits."""
-    threads = torch.get_num_threads()
-    algorithms = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    tf32 = torch.backends.cudnn.allow_tf32
-    memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory finds programs that read it; it changes no number of one that does not, and costs time.
-    memory.fill_uninitialized_memory = False
-    if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-        memory.fill_uninitialized_memory = fill
-        torch.backends.cudnn.allow_tf32 = tf32

@@ -1,0 +1,165 @@
+"""The other side of a comparison: what takes losses as LGA does, and leaves the optimizer as it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lossaware.attachment import Attachment, check_optimizer
+from lossaware.gamma2 import Gamma2Rule
+from lossaware.law_state import LawState, Status, summarize
+from lossaware.lga import LGA
+from lossaware.loss_input import LossInput
+from lossaware.lower_bounds import LowerBound
+from lossaware.settings import make_settings
+from lossaware.update_meter import Measurement
+from lossaware.upper_bounds import UpperBound
+
+
+class Baseline(LGA):
+    """Takes the place of `lossaware.LGA` in a run without it: the same calls, and the base optimizer to the bit.
+
+    So one training script serves both sides of a comparison. The loss arrives in the same three ways, is counted, and
+    moves nothing; `LGA.of` finds it, so the recipes for Lightning and Transformers serve both sides, too. What LGA
+    would refuse is refused here as well.
+
+    Args:
+        optimizer: As for `lossaware.LGA`.
+        steps_per_epoch: Likewise, as all that follows; it is checked and has no effect.
+        gamma2: Likewise.
+        eps: Likewise.
+        xi: Likewise.
+        lower_bound: Likewise.
+        upper_bound: Likewise.
+        backoff: Likewise.
+        zero_gradient: Likewise.
+        process_group: Likewise; it is the ranks over which the loss is averaged.
+
+    Raises:
+        TypeError: As `lossaware.LGA`.
+        ValueError: Likewise.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        >>> lga = Baseline(optimizer, steps_per_epoch=100)
+        >>> loss = model(torch.ones(8, 3)).square().mean()
+        >>> loss.backward()
+        >>> optimizer.step(loss=loss)
+        >>> lga.status.steps
+        1
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        steps_per_epoch: int | None = None,
+        gamma2: float | str | Gamma2Rule = 1e-8,
+        eps: float | None = None,
+        xi: float | None = None,
+        lower_bound: str | LowerBound | None = None,
+        upper_bound: str | UpperBound = "first",
+        backoff: float = 0.1,
+        zero_gradient: str | None = None,
+        process_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        # Not that of LGA, whose law, gradients and C library are not needed here.
+        check_optimizer(optimizer, is_attached=self.of(optimizer) is not None)
+        self.settings = make_settings(
+            steps_per_epoch=steps_per_epoch,
+            gamma2=gamma2,
+            eps=eps,
+            xi=xi,
+            lower_bound=lower_bound,
+            upper_bound=upper_bound,
+            backoff=backoff,
+            zero_gradient=zero_gradient,
+        )
+        self.process_group = process_group
+        self._input = LossInput(optimizer, process_group, _nothing)
+        self._law = LawState()
+        self._attachment = Attachment(
+            optimizer,
+            before_step=self._before_step,
+            after_step=self._after_step,
+            before_save=_nothing,
+            before_load=_nothing,
+            after_load=_nothing,
+            after_zero_grad=self._input.after_zero_grad,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As `LGA.steps_per_epoch`."""
+        return self.settings.steps_per_epoch
+
+    @steps_per_epoch.setter
+    def steps_per_epoch(self, steps: int) -> None:
+        self.settings = self.settings.with_steps_per_epoch(steps)
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._input.is_inside_another(args, kwargs):
+            return None
+        return self._input.begin(optimizer, args, kwargs)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._input.end() and (loss := self._input.take(optimizer)) is not None:
+            self._law = self._law._replace(loss=loss, steps=self._law.steps + 1)
+
+    def compile(self, **options: Any) -> Callable[..., None]:  # type: ignore[override]
+        """A step that is called as the one of `LGA.compile`; here it is the optimizer's own, which is not compiled."""
+        optimizer: Any = self.optimizer
+
+        def step(loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
+            if scaler is None:
+                optimizer.step(loss=loss)
+            else:
+                scaler.step(optimizer, loss=loss)
+
+        return step
+
+    @property
+    def status(self) -> Status:
+        """The steps and the last loss; gamma2 is 0 and no gate was open."""
+        return summarize(self._law, 0.0, self._input.steps_without_loss)
+
+    def measure_every(self, steps: int | None) -> None:
+        """Does nothing: there is no correction to measure."""
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """None, always."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps there were."""
+        return {"steps": int(self._law.steps), "steps_without_loss": self._input.steps_without_loss}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        Raises:
+            ValueError: It is that of a run with LGA.
+        """
+        if set(state_dict) != {"steps", "steps_without_loss"}:
+            raise ValueError(f"this is not the state of a Baseline, which has no {', '.join(sorted(state_dict))}")
+        self._law = self._law._replace(steps=int(state_dict["steps"]))
+        self._input.steps_without_loss = int(state_dict["steps_without_loss"])
+
+    def detach(self) -> None:
+        """Leave the optimizer. Detaching twice does nothing."""
+        self._attachment.detach()
+        self._input.close()
+
+    def __repr__(self) -> str:
+        return f"Baseline({self._attachment.name}{'' if self._attachment.active else ', detached'})"
+
+
+def _nothing(*_: Any) -> None:
+    pass

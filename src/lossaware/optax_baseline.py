@@ -1,0 +1,45 @@
+"""The other side of a comparison in JAX: an optimizer that takes the loss as `lossaware.optax.loss_aware` does."""
+
+from typing import Any
+
+import lossaware.optax as ours  # first: it says what to install
+from lossaware.optax import LossAwareState, PyTree
+
+import jax.numpy as jnp  # isort: skip
+import optax  # isort: skip
+
+
+def baseline(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
+    """Takes the place of `lossaware.optax.loss_aware` in a run without it: the same calls, and the base's own updates.
+
+    `lossaware.optax.status` counts the steps and knows the last loss; gamma2 is 0 and no gate was open.
+
+    Args:
+        base: Any optax optimizer.
+        settings: Those of `lossaware.optax.loss_aware`, which are checked and have no effect.
+
+    Raises:
+        ValueError: As `lossaware.optax.loss_aware`.
+        TypeError: Likewise.
+    """
+    ours.loss_aware(base, **settings)
+    inner = optax.with_extra_args_support(base)
+
+    def init(params: PyTree) -> LossAwareState:
+        zero = jnp.zeros((), ours._float())
+        return LossAwareState(ours._fresh(), zero, inner.init(params), zero)
+
+    def update(
+        updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[PyTree, LossAwareState]:
+        loss = ours._read_loss(value)
+        stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
+        law = state.law
+        law = law._replace(
+            loss=jnp.where(jnp.isfinite(loss), loss, law.loss).astype(law.loss.dtype),
+            steps=law.steps + jnp.ones((), law.steps.dtype),
+            nonfinite=law.nonfinite + (~jnp.isfinite(loss)).astype(law.nonfinite.dtype),
+        )
+        return stepped, state._replace(law=law, base=base_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,105 @@
+"""Carrying out the comparison of a task, or of a function that trains, and writing its report."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from lossaware.studies.analysis.comparison import Comparison
+from lossaware.studies.comparing.scoring import Scoring
+from lossaware.studies.execution.events import Engine
+from lossaware.studies.execution.in_process import carry_out_here
+from lossaware.studies.execution.supervise import supervise
+from lossaware.studies.report import page as report
+from lossaware.studies.report.comparison import Outcome, summarize
+from lossaware.studies.specs.data_folder import DataSource
+from lossaware.studies.specs.task import Task
+from lossaware.studies.specs.trial_function import TrialFunction
+from lossaware.studies.store.database import Store
+from lossaware.studies.training.function import rehearse_functions
+from lossaware.studies.training.rehearse import check
+from lossaware.studies.training.run import check_spec
+
+
+def carry_out(
+    comparison: Comparison,
+    task: Task,
+    *,
+    data: DataSource,
+    engine: Engine,
+    out: Path,
+    console: Console,
+    tensorboard: Path | None = None,
+) -> Outcome:
+    """Carry out what is missing of a comparison, and write its report.
+
+    Args:
+        comparison: What to compare.
+        task: Its task, loaded.
+        data: Folder of the data, for tasks that need one.
+        engine: Where its runs execute.
+        out: Folder of the results (``results.sqlite``) and the report (``report.html``).
+        console: Where progress is shown.
+        tensorboard: Folder for logs that TensorBoard reads; None for none.
+
+    Raises:
+        UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
+        Stopped: Ctrl-C. What is finished is in the store.
+    """
+    specs = comparison.specs()
+    check(specs, task)
+    page, database = out / "report.html", out / "results.sqlite"
+    if not database.exists():
+        task.load(data)  # its errors belong before anything is written
+    report.check_writable(page)
+    with Store(database) as store:
+        if store.missing(specs):
+            task.load(data)
+        failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
+        return summarize(comparison, task, store, page, failures)
+
+
+def carry_out_function(
+    comparison: Comparison,
+    function: TrialFunction,
+    scoring: Scoring,
+    *,
+    data: DataSource,
+    engine: Engine | None,
+    out: Path,
+    console: Console,
+    tensorboard: Path | None = None,
+) -> Outcome:
+    """The same for a function that trains. Each arm is rehearsed first, by one step.
+
+    Args:
+        comparison: What to compare.
+        function: The function, loaded.
+        scoring: Which number is the score, and which way is better.
+        data: Folder of the data, which the function may ask for.
+        engine: Where its runs execute; None calls it in this process.
+        out: As for `carry_out`.
+        console: Likewise.
+        tensorboard: Likewise; only with an engine.
+
+    Raises:
+        UsageError: An arm fails in its rehearsal, or a setting or the folder is not as it must be. All of this is
+            found before the first run. After it: no run has the score.
+        Stopped: Ctrl-C. What is finished is in the store.
+    """
+    specs = comparison.specs()
+    page, database = out / "report.html", out / "results.sqlite"
+    for spec in specs:
+        check_spec(spec)
+    if not database.exists():
+        rehearse_functions(specs, data, function)  # its errors belong before anything is written
+    report.check_writable(page)
+    rehearsed = not database.exists()
+    with Store(database) as store:
+        if not rehearsed and (missing := store.missing(specs)):
+            rehearse_functions(missing, data, function)
+        if engine is None:
+            failures = carry_out_here(specs, store, function, data=data, console=console)
+        else:
+            failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
+        subject = scoring.subject(function, [store.records(spec) for spec in specs if store.complete(spec)])
+        return summarize(comparison, subject, store, page, failures)

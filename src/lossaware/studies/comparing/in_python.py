@@ -1,0 +1,121 @@
+"""`lossaware.compare`: a comparison from Python or a notebook."""
+
+import inspect
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.comparison import Comparison
+from lossaware.studies.comparing.carry_out import carry_out_function
+from lossaware.studies.comparing.result import Result
+from lossaware.studies.comparing.scoring import Scoring
+from lossaware.studies.specs.run_spec import AS_CODED, Value, options
+from lossaware.studies.specs.trial_function import make_trial_function, takes_a_trial
+
+
+def compare(
+    train: Callable[..., Any],
+    *,
+    direction: Literal["maximize", "minimize"],
+    seeds: int = 6,
+    lrs: float | Sequence[float] | None = None,
+    gamma2: float | str | Sequence[float | str] | None = None,
+    epochs: int | None = None,
+    score: str | None = None,
+    percent: bool | None = None,
+    set: Mapping[str, Value] | None = None,  # noqa: A002
+    lga: Mapping[str, Value] | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Result:
+    """Train without and with LGA from the same seeds, and say whether it helped.
+
+    The runs execute in this process, one after another; each arm is rehearsed by one step before the first of them.
+
+    Args:
+        train: A function ``train(trial)`` that trains and returns its score; see `lossaware.Trial`.
+        direction: Whether a higher score is better.
+        seeds: How many seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
+        lrs: Learning rates, which the function reads as ``trial.lr``. None where it has its own.
+        gamma2: Sizes of LGA's correction, each an arm; ``"auto"`` sets itself. None is LGA as the function attaches it.
+        epochs: In place of what the function says to ``trial.epochs``.
+        score: The name of a reported number to compare; None compares what the function returns.
+        percent: Whether to show the score as a percentage. None does so for an accuracy between 0 and 1.
+        set: Keyword arguments of the function besides the trial.
+        lga: LGA's other settings, over those in the function's code.
+        device: What ``trial.device`` is.
+        data: What ``trial.data`` is.
+        out: A folder in which finished runs are kept, so that the same call runs only what is missing; the function
+            must be in a file then. None keeps nothing but the result.
+        progress: Whether to show how far it is.
+
+    Raises:
+        UsageError: A setting is not allowed, or an arm fails in its rehearsal; in one line, before the first run.
+
+    Example:
+        .. code-block:: python
+
+            result = lossaware.compare(train, direction="maximize", lrs=[1e-4, 1e-3])
+            print(result.verdict)
+    """
+    if not takes_a_trial(train, options(**(set or {}))):
+        raise UsageError(f"compare wants a function of one argument, the trial: def train(trial), got {train!r:.80}")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise UsageError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+    function = make_trial_function(f"function {train.__name__!r}", train, options(**(set or {})))
+    comparison = Comparison(
+        task=_place(train, needs_file=out is not None),
+        task_options=function.options,
+        optimizers=[""],
+        lrs=[0.0] if lrs is None else [lrs] if isinstance(lrs, int | float) else list(lrs),
+        gamma2s=[AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2),
+        seeds=seeds,
+        epochs=epochs or 0,
+        batch_size=0,
+        lga=options(**(lga or {})),
+        device=device,
+        kind="function",
+    )
+    scoring = Scoring.of(direction, score, percent)
+    with ExitStack() as stack:
+        folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        console = Console(file=sys.stderr, quiet=not progress)
+        outcome = carry_out_function(
+            comparison,
+            function,
+            scoring,
+            data=None if data is None else Path(data),
+            engine=None,
+            out=folder,
+            console=console,
+        )
+        return Result(outcome, page=(folder / "report.html").read_text(encoding="utf-8"))
+
+
+def _place(train: Callable[..., Any], *, needs_file: bool) -> str:
+    """The function's place as a specification has it: ``FILE.py:NAME``, or one that no file has.
+
+    Raises:
+        UsageError: A file is needed, and there is none that has the function by its name.
+    """
+    name = getattr(train, "__qualname__", "function")
+    try:
+        file = inspect.getsourcefile(train)
+    except TypeError:
+        file = None
+    if file is not None and file.endswith(".py") and Path(file).is_file() and name.isidentifier():
+        return f"{file}:{name}"
+    if needs_file:
+        raise UsageError(
+            f"out={'...'}: results are kept with the file of the code that they belong to, and {name} is in no file, "
+            "or within another function: move it to a file, or leave out away and keep result.report(path)"
+        )
+    return f"(in memory):{name}"

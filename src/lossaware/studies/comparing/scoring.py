@@ -1,0 +1,75 @@
+"""Which number of a function that trains is its score, and which way is better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import EpochRecord
+from lossaware.studies.specs.trial_function import SCORE, TrialFunction
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A `Subject` of reports; see there."""
+
+    name: str
+    summary: str
+    score: str
+    higher_is_better: bool
+    percent: bool
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What is asked for.
+
+    Attributes:
+        maximize: Whether a larger score is better.
+        score: The name of a reported number; None is what the function returns.
+        percent: Whether to show it as a percentage; None does so for an accuracy between 0 and 1.
+    """
+
+    maximize: bool
+    score: str | None = None
+    percent: bool | None = None
+
+    @classmethod
+    def of(cls, direction: str | None, score: str | None = None, percent: bool | None = None) -> "Scoring":
+        """That of a direction, ``"maximize"`` or ``"minimize"``.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        if direction not in ("maximize", "minimize"):
+            raise UsageError(
+                "--direction must be maximize or minimize, by whether a higher score is better, "
+                f"got {direction or 'none'}"
+            )
+        return cls(direction == "maximize", score, percent)
+
+    def subject(self, function: TrialFunction, runs: Sequence[Sequence[EpochRecord]]) -> Scored:
+        """What reports say of a function, given its complete runs.
+
+        What was returned is called by the name under which it was reported after the last epoch, where there is just
+        one in all runs: then it has a curve.
+
+        Raises:
+            UsageError: No run reported the score that is asked for.
+        """
+        last = [run[-1].test for run in runs if run]
+        name = self.score or SCORE
+        if self.score is not None and last and not any(self.score in values for values in last):
+            known = sorted({key for values in last for key in values})
+            raise UsageError(f"no run reported {self.score!r}{did_you_mean(self.score, known)}")
+        if self.score is None and last:
+            same = [
+                key
+                for key in last[0]
+                if key != SCORE and all(SCORE in each and each.get(key) == each[SCORE] for each in last)
+            ]
+            name = same[0] if len(same) == 1 else name
+        percent = self.percent
+        if percent is None:
+            percent = "acc" in name.lower() and all(0 <= each.get(name, 0.0) <= 1 for each in last)
+        return Scored(function.name, function.summary, name, self.maximize, percent)

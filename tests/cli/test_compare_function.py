@@ -1,0 +1,149 @@
+"""`lossaware compare train.py:train`: a function of a user's own that trains, from the command line."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lossaware.cli import main
+from lossaware.studies.store.database import Store
+
+QUADRATIC = '''
+import torch
+
+
+def train(trial, start: float = 1.0):
+    """A quadratic."""
+    p = torch.nn.Parameter(start + torch.rand(5))
+    optimizer = torch.optim.SGD([p], lr=trial.lr)
+    trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
+    for epoch in trial.epochs(3):
+        for _ in range(2):
+            loss = p.square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(loss=loss)
+        trial.report(epoch, loss=loss, norm=p.norm())
+    return p.norm()
+'''
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.py"
+    path.write_text(QUADRATIC)
+    return path
+
+
+COMMAND = ["compare", "train.py:train", "--direction", "minimize", "--seeds", "2", "--jobs", "2"]
+
+
+def test_from_start_to_report(file, capsys):
+    command = [*COMMAND, "--lrs", "1e-3,1e-2", "--gamma2", "1e-2"]
+    assert run(*command) == 0
+    shown = capsys.readouterr()
+    assert "Norm after the last epoch" in shown.out  # the returned number, by the name under which it was reported
+    assert re.search(r"^1e-2 +[\d.]+ ± ", shown.out, re.MULTILINE)
+    assert "8 runs to do" in shown.err
+    assert "At its best learning rate tried, it reaches" in shown.out
+    page = (file.parent / "lossaware-out" / "report.html").read_text()
+    assert "Does LGA help on train?" in page
+    assert page.count("<table>") == 1
+    assert "Learning curves: norm" in page
+    assert "batch size" not in page
+
+    assert run(*command, "--json") == 0
+    shown = capsys.readouterr()
+    assert "to do" not in shown.err
+    rows = json.loads(shown.out)["tables"][0]["rows"]
+    assert [row["setting"] for row in rows] == [{"lr": "1e-3"}, {"lr": "1e-2"}]
+    assert all(score["without"] != score["with"] for row in rows for score in row["scores"])
+
+
+def test_runs_are_kept_until_the_file_changes(file, capsys):
+    command = [*COMMAND, "--lrs", "1e-2"]
+    assert run(*command) == 0
+    assert "4 runs to do" in capsys.readouterr().err
+    assert run(*[word if word != "2" else "3" for word in command]) == 0
+    assert "2 runs to do, 4 are there already" in capsys.readouterr().err
+    file.write_text(QUADRATIC.replace("trial.epochs(3)", "trial.epochs(2)"))
+    assert run(*command) == 0
+    assert "4 runs to do" in capsys.readouterr().err
+    with Store(file.parent / "lossaware-out" / "results.sqlite", read_only=True) as store:
+        assert {len(store.records(spec)) for spec in store.specs() if spec.seed < 2} == {2}
+        assert all(store.complete(spec) for spec in store.specs())
+
+
+def test_options_epochs_arms_and_other_scores(file, capsys):
+    more = ["--lrs", "1e-2", "--gamma2", "1e-3,auto", "--epochs", "2", "--set", "start=2.0", "--score", "loss"]
+    assert run(*COMMAND, *more) == 0
+    shown = capsys.readouterr()
+    assert "Loss after the last epoch" in shown.out
+    assert re.search(r"^1e-2 +auto ", shown.out, re.MULTILINE)
+    with Store(file.parent / "lossaware-out" / "results.sqlite", read_only=True) as store:
+        assert {len(store.records(spec)) for spec in store.specs()} == {2}
+        assert len(store.specs()) == 6
+        assert all(record.test["norm"] > 3 for spec in store.specs() for record in store.records(spec))
+    assert run(*COMMAND, *more[:-1], "accuracy") == 2
+    assert "no run reported 'accuracy'; known: loss, norm, score" in capsys.readouterr().err
+
+
+def test_without_learning_rates_the_function_has_its_own(file, capsys):
+    file.write_text(QUADRATIC.replace("trial.lr", "0.01"))
+    assert run(*COMMAND) == 0
+    assert re.search(r"^train +[\d.]+ ± ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
+    file.write_text(QUADRATIC.replace("return p.norm()", "return p.norm() + 1"))
+    assert run(*COMMAND, "--lrs", "1e-2") == 0
+    page = (file.parent / "lossaware-out" / "report.html").read_text()
+    assert "Score after the last epoch" in page
+    assert "Learning curves: loss" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (("", ""), [], "function reads trial.lr, and the comparison has no learning rate: say --lrs"),
+        (("p.square().sum()", "(p @ torch.ones(6)).sum()"), ["--lrs", "1e-2"], "arm 'without', fails in a rehearsal"),
+        (("return p.norm()", "return"), ["--lrs", "1e-2"], "returns nothing: end it with the score"),
+        (("loss=loss)\n        t", ")\n        t"), ["--lrs", "1e-2"], "LGA gets no loss: pass it by"),
+        (("", ""), ["--optimizers", "adam"], "--optimizers does not go with train.py:train: the function"),
+        (("", ""), ["--batch-size", "3"], "--batch-size does not go with train.py:train: the function"),
+        (("", ""), ["--set", "strat=1"], "no option 'strat'; did you mean start"),
+        (("", ""), ["--lrs", "1e-2", "--xi", "0"], "xi must be a finite number above 0"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_written(file, capsys, change, options, message):
+    file.write_text(QUADRATIC.replace(*change))
+    assert run(*COMMAND, *options) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert shown.out == ""
+    assert not (file.parent / "lossaware-out").exists()
+
+
+def test_a_direction_is_needed_by_a_function_and_refused_by_a_task(file, capsys):
+    assert run("compare", "train.py:train", "--lrs", "1e-2") == 2
+    assert "--direction must be maximize or minimize" in capsys.readouterr().err
+    assert run("compare", "digits", "--direction", "maximize") == 2
+    assert "--direction does not go with digits: a task says it itself" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_after_its_first_step_is_told(file, capsys):
+    file.write_text(QUADRATIC.replace("    return p", "    assert trial.seed != 1\n    return p"))
+    assert run(*COMMAND, "--lrs", "1e-2") == 1
+    shown = capsys.readouterr()
+    assert "failed: lr 1e-2, without, seed 1: AssertionError" in shown.err
+    assert "1 of 2 seeds left out: a run failed" in " ".join(shown.out.split())

@@ -1,0 +1,108 @@
+"""`lossaware.compare`: a comparison from Python or a notebook."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import lossaware
+from lossaware import UsageError
+from support import needs
+
+
+def train(trial, start=1.0):
+    """A quadratic."""
+    p = torch.nn.Parameter(start + torch.rand(5))
+    optimizer = torch.optim.SGD([p], lr=trial.lr)
+    trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
+    for epoch in trial.epochs(2):
+        for _ in range(2):
+            loss = p.square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step(loss=loss)
+        trial.report(epoch, loss=loss, norm=p.norm())
+    return p.norm()
+
+
+@pytest.fixture(scope="module")
+def result():
+    return lossaware.compare(train, direction="minimize", lrs=[1e-3, 1e-2], seeds=6, gamma2=[1e-2], progress=False)
+
+
+def test_a_result_has_its_verdict_numbers_and_report(result, tmp_path):
+    assert result.verdicts == ["helps", "helps"]
+    assert result.verdict.startswith("On the norm, LGA helps in 2 of 2 comparisons")
+    assert result.failures == []
+    assert repr(result) == f"<comparison: {result.verdict}>"
+    assert [len(row["scores"]) for row in result.to_dict()] == [6, 6]
+    page = result.report(tmp_path / "page.html").read_text()
+    assert "Does LGA help on train?" in page
+
+
+def test_a_notebook_shows_a_table(result):
+    shown = result._repr_html_()
+    assert shown.count("<tr") == 3
+    assert shown.count("helps</td>") == 2
+    assert "1e-2" in shown
+
+
+def test_as_a_frame(result):
+    needs("pandas")
+    frame = result.to_frame()
+    assert list(frame.columns) == ["lr", "arm", "seed", "norm"]
+    assert len(frame) == 2 * 2 * 6
+    means = frame.groupby(["lr", "arm"])["norm"].mean()
+    assert means["1e-2", "with LGA"] < means["1e-2", "without"]
+
+
+def test_a_frame_without_pandas_is_one_line(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match=r"pip install 'lossaware\[notebook\]'"):
+        result.to_frame()
+
+
+def test_a_function_without_a_file_as_in_a_notebook():
+    space: dict = {}
+    exec("def train(trial):\n    return trial.seed * 1.0 + (trial.arm == 'lga')", space)
+    with pytest.raises(UsageError, match=r"does not call trial.attach"):
+        lossaware.compare(space["train"], direction="maximize", seeds=2, progress=False)
+    with pytest.raises(UsageError, match="in no file"):
+        lossaware.compare(space["train"], direction="maximize", seeds=2, progress=False, out="somewhere")
+
+
+def test_finished_runs_are_kept_in_a_folder(tmp_path, capsys):
+    given = {"direction": "minimize", "lrs": 1e-2, "seeds": 2, "out": tmp_path / "out"}
+    first = lossaware.compare(train, **given)
+    assert "4 runs to do" in capsys.readouterr().err
+    second = lossaware.compare(train, **given)
+    assert "to do" not in capsys.readouterr().err
+    assert first.to_dict() == second.to_dict()
+    assert (tmp_path / "out" / "report.html").exists()
+    other = lossaware.compare(train, **given, set={"start": 2.0})
+    assert "4 runs to do" in capsys.readouterr().err
+    assert other.to_dict() != first.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"direction": "up"}, "--direction must be maximize or minimize"),
+        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
+        ({"lrs": None}, "lrs="),
+        ({"set": {"strat": 1}}, "did you mean start"),
+        ({"train": lambda: 0}, "a function of one argument"),
+        ({"lga": {"xi": 0.0}}, "xi must be a finite number above 0"),
+    ],
+)
+def test_mistakes(change, message):
+    given = {"train": train, "direction": "minimize", "lrs": [1e-2], "seeds": 2, "progress": False, **change}
+    with pytest.raises(UsageError, match=message):
+        lossaware.compare(given.pop("train"), **given)
+
+
+def test_what_is_missing_is_named():
+    code = "import sys; sys.modules['rich'] = None; import lossaware; lossaware.compare"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: lossaware.compare needs rich: pip install 'lossaware[studies]'" in done.stderr
