@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpack, overload
 
 import torch.distributed as dist
 from torch import Tensor
@@ -23,7 +23,20 @@ from lossaware.update_meter import Measurement, UpdateMeter
 from lossaware.upper_bounds import UpperBound
 
 if TYPE_CHECKING:
+    from lossaware.agreement import Agreement
     from lossaware.compiled import CompiledStep  # which imports torch's compiler
+
+
+class OtherSettings(TypedDict, total=False):
+    """The settings of `LGA` but ``steps_per_epoch`` and ``gamma2``, for type checkers."""
+
+    eps: float | None
+    xi: float | None
+    lower_bound: str | LowerBound | None
+    upper_bound: str | UpperBound
+    backoff: float
+    zero_gradient: str | None
+    process_group: dist.ProcessGroup | None
 
 
 class LGA:
@@ -79,6 +92,25 @@ class LGA:
         >>> lga.status.steps
         1
     """
+
+    @overload
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        steps_per_epoch: int,
+        gamma2: float | str | Gamma2Rule = 1e-8,
+        **settings: Unpack[OtherSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        gamma2: "Literal['agreement'] | Agreement",
+        **settings: Unpack[OtherSettings],
+    ) -> None: ...
 
     def __init__(
         self,

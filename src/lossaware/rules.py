@@ -1,13 +1,21 @@
 """The rules for gamma2 by name, and what may be given in place of a name."""
 
+import importlib
 from typing import Any
 
-from lossaware.agreement import Agreement
-from lossaware.gamma2 import AutoGamma2, BackOff, Gamma2Rule
+from lossaware.gamma2 import BackOff, Gamma2Rule
 
-RULES: dict[str, type[Gamma2Rule]] = {"auto": AutoGamma2, "agreement": Agreement}
+RULES = {"auto": ("lossaware.gamma2", "AutoGamma2"), "agreement": ("lossaware.agreement", "Agreement")}
+"""Module and class of each; a module is imported when its rule is asked for."""
 
 _NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
+
+
+def rule_class(name: str) -> type[Gamma2Rule]:
+    """The class of a rule in `RULES`."""
+    module, class_name = RULES[name]
+    found: type[Gamma2Rule] = getattr(importlib.import_module(module), class_name)
+    return found
 
 
 def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
@@ -26,7 +34,7 @@ def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
         if gamma2 not in RULES:
             meant = gamma2.strip().lower()
             raise ValueError(f"{allowed}: got {gamma2!r}" + (f"; did you mean {meant!r}?" if meant in RULES else ""))
-        return RULES[gamma2]()
+        return rule_class(gamma2)()
     if not is_rule(gamma2):
         return BackOff(backoff, gamma2)
     lacking = [name for name in _NEEDED if not hasattr(gamma2, name)]

@@ -15,6 +15,11 @@ class _Kept:
     param_groups: list[dict[str, Any]]
     state: dict[Any, Any]
 
+    def step(self, closure: Any = None) -> Any:
+        """One step; the package leaves gradients switched off where its step fails."""
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            return super().step(closure)  # type: ignore[misc]
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the base and that of Mechanic, under ``"mechanic"``."""
         own = self.state.pop(_STATE, None)

@@ -26,7 +26,7 @@ def lga_arguments(options: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dic
         UsageError: A name is unknown, or options do not go together.
     """
     from lossaware.lower_bounds import LOWER_BOUNDS
-    from lossaware.rules import RULES
+    from lossaware.rules import RULES, rule_class
 
     chosen = dict(options)
     bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
@@ -40,7 +40,7 @@ def lga_arguments(options: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dic
         if name not in RULES:
             allowed = " or ".join(repr(rule) for rule in RULES)
             raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 {allowed} alone, got {name!r}")
-        chosen["gamma2"] = call(f"gamma2 {name!r}", RULES[name], options=strategy)
+        chosen["gamma2"] = call(f"gamma2 {name!r}", rule_class(name), options=strategy)
     return chosen
 
 
