@@ -350,20 +350,6 @@ def test_sparse_gradients_are_read_as_they_are() -> None:
     torch.testing.assert_close(table.weight.detach()[:, 0], torch.tensor([1.0, once, 1.0, once]))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64], ids=str)
-def test_means_have_the_type_of_their_parameter(dtype: torch.dtype) -> None:
-    p = nn.Parameter(torch.ones(64, dtype=dtype))
-    optimizer = torch.optim.SGD([p], lr=0.0)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    for _ in range(3):
-        p.grad = torch.full_like(p, 0.5)
-        optimizer.step(loss=2.0)
-    mean = optimizer.state[p][MEAN]
-    assert mean.dtype is dtype
-    torch.testing.assert_close(mean, torch.full_like(mean, 0.5 * (1 - 0.9**3)), rtol=0.02, atol=0)
-    assert float(p.detach().to(torch.complex64).real.mean()) < 0.99
-
-
 class _Host:
     isfinite = staticmethod(math.isfinite)
 

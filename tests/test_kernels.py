@@ -14,7 +14,7 @@ from torch import Tensor
 
 import reference
 from lossaware import LGA, Average, Momentum, Progressive, RunningLevel
-from lossaware.correction import Correction
+from lossaware.correction import WORK, Correction
 from lossaware.gamma2 import AutoGamma2, BackOff, Gamma2Rule
 from lossaware.gradient_mean import MEAN, GradientMean
 from lossaware.law import Law
@@ -153,7 +153,7 @@ def test_means_are_the_companions(kernels: Any, dtype: torch.dtype, device: str)
     size = 20_000
     p = torch.randn(size, generator=generator).to(dtype)
     made, _ = launcher(kernels, bound=Zero(), strategy=AutoGamma2(), rest=True)
-    found, mean = p.clone(), torch.zeros_like(p)
+    found, mean = p.clone(), torch.zeros_like(p, dtype=WORK[dtype])
     optimizer = torch.optim.SGD([p.clone()], lr=0.0)
     kept = optimizer.param_groups[0]["params"][0]
     means, correction = GradientMean(0.9), Correction(XI, "rest")
@@ -205,7 +205,7 @@ def test_a_table_is_made_once(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> 
     made, _ = launcher(kernels)
     tables = []
     table = kernels._Table
-    monkeypatch.setattr(kernels, "_Table", lambda device: tables.append(table(device)) or tables[-1])
+    monkeypatch.setattr(kernels, "_Table", lambda *of: tables.append(table(*of)) or tables[-1])
     for _ in range(3):
         made.step([([(torch.zeros(4), torch.ones(4), None)], 1e-3, False)], scalar(2.0), None)
     assert len(tables) == 1
@@ -270,6 +270,9 @@ def test_what_the_kernel_does_not_take(kernels: Any) -> None:
     assert not takes(torch.ones(3), torch.ones(3, dtype=torch.float64))
     assert takes(torch.ones(3), torch.ones(3), torch.ones(3))
     assert not takes(torch.ones(3), torch.ones(3), torch.ones(3, dtype=torch.float64))
+    narrow = torch.ones(3, dtype=torch.float16)
+    assert takes(narrow, narrow, torch.ones(3))
+    assert not takes(narrow, narrow, narrow)
 
 
 @pytest.mark.parametrize("gamma2", [GAMMA2, "auto"])

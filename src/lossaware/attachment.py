@@ -26,7 +26,7 @@ class Attachment:
         before_step: The step's pre hook.
         after_step: The step's post hook.
         before_save: Called before the optimizer writes a ``state_dict``.
-        before_load: Called before the optimizer reads a ``state_dict``.
+        before_load: Called before the optimizer reads a ``state_dict``; gives the one to read.
         after_load: Called after it.
         after_zero_grad: Called after the optimizer's ``zero_grad``.
     """
@@ -38,7 +38,7 @@ class Attachment:
         before_step: Callable[..., Any],
         after_step: Callable[..., None],
         before_save: Callable[..., None],
-        before_load: Callable[..., None],
+        before_load: Callable[[Optimizer, dict[str, Any]], dict[str, Any]],
         after_load: Callable[..., None],
         after_zero_grad: Callable[[Optimizer], None],
     ) -> None:

@@ -1,12 +1,14 @@
 """Running means of the gradients, which phi reads where gamma2 sets itself."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.correction import Pair, as_local
+from lossaware.correction import WORK, Pair, as_local
 
 MEAN = "lossaware_mean"
 """Its name in the optimizer's state."""
@@ -15,8 +17,9 @@ MEAN = "lossaware_mean"
 class GradientMean:
     """One mean a parameter, kept in the optimizer's state: its checkpoints have it, whole or sharded, as their own.
 
-    A mean takes in the gradients of the steps that push, and no others: where the loss is not finite or a gradient
-    scaler has found an overflow, the gradients are worth nothing.
+    Means of parameters of 16 bits are kept in float32, since in float16 a tenth of a small gradient is 0, and a mean
+    that is 0 pushes nothing. A mean takes in the gradients of the steps that push, and no others: where the loss is not
+    finite or a gradient scaler has found an overflow, the gradients are worth nothing.
 
     Args:
         momentum: Weight of the earlier gradients, in [0, 1).
@@ -33,9 +36,12 @@ class GradientMean:
         if gradient.is_sparse:
             return None
         state = optimizer.state[parameter]
-        if MEAN not in state:
-            state[MEAN] = torch.zeros_like(parameter, requires_grad=False)
-        mean: Tensor = state[MEAN]
+        mean: Tensor | None = state.get(MEAN)
+        wide = _wide(parameter)
+        if mean is None:
+            mean = state[MEAN] = torch.zeros_like(parameter, dtype=wide, requires_grad=False)
+        elif mean.dtype is not wide:  # loaded without these hooks, as before LGA was attached: torch narrows it then
+            mean = state[MEAN] = mean.to(wide)
         return mean
 
     def make(self, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
@@ -62,13 +68,48 @@ class GradientMean:
             for p, g in pairs:
                 mean = self.of(optimizer, p, g)
                 read.append((p, g if mean is None else mean))
-                if mean is not None:
-                    means.append(as_local(mean))
-                    gradients.append(as_local(g).to(mean.dtype))
-            if isinstance(amount, Tensor):
-                for mean, g in zip(means, gradients, strict=True):
-                    moved = torch.lerp(mean, g, self._weight)
+                if mean is None:
+                    continue
+                mean, g = as_local(mean), as_local(g)
+                if isinstance(amount, Tensor):
+                    moved = torch.lerp(mean, g.to(mean.dtype), self._weight)
                     mean.copy_(torch.where(amount.to(mean.device) != 0, moved, mean))
-            elif means:
+                elif g.dtype is mean.dtype:
+                    means.append(mean)
+                    gradients.append(g)
+                else:  # at once, so that there is one wider gradient at a time
+                    mean.lerp_(g.to(mean.dtype), self._weight)
+            if means:
                 torch._foreach_lerp_(means, gradients, self._weight)
         return read
+
+    # Loading a checkpoint of the optimizer ----------------------------------------------------------------------------
+
+    def before_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Hide the means from torch, which would narrow each to the type of its parameter."""
+        state = {
+            key: {**of_parameter, MEAN: _Hidden(of_parameter[MEAN])}
+            if isinstance(of_parameter, dict) and isinstance(of_parameter.get(MEAN), Tensor)
+            else of_parameter
+            for key, of_parameter in state_dict["state"].items()
+        }
+        return {**state_dict, "state": state}
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        """Show them again; those of an older version, of 16 bits, are widened."""
+        for p, of_parameter in optimizer.state.items():
+            hidden = of_parameter.get(MEAN) if isinstance(of_parameter, dict) else None
+            if isinstance(hidden, _Hidden):
+                known = isinstance(p, Tensor)  # a checkpoint may hold more parameters than there are
+                of_parameter[MEAN] = hidden.mean.to(p.device, _wide(p)) if known else hidden.mean
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    return WORK.get(parameter.dtype, parameter.dtype)
+
+
+@dataclass(frozen=True)
+class _Hidden:
+    """A mean as the checkpoint has it, in a form that torch passes on."""
+
+    mean: Tensor

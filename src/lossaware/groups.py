@@ -140,7 +140,7 @@ class GroupSizes:
 
     # A group's own gamma2 ---------------------------------------------------------------------------------------------
 
-    def before_load(self, optimizer: Optimizer, _: Any) -> None:
+    def before_load(self, optimizer: Optimizer) -> None:
         """The optimizer is about to read a checkpoint, which replaces all entries of its groups."""
         self._own = [group.get("gamma2") for group in optimizer.param_groups]
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lossaware.correction import NOISE_BITS
+from lossaware.correction import NOISE_BITS, WORK
 from lossaware.gamma2 import AutoGamma2, BackOff
 from lossaware.law import Law
 from lossaware.law_state import LawState
@@ -77,10 +77,14 @@ class Launcher:
         return known and type(law.rule) in (BackOff, AutoGamma2)
 
     def takes(self, parameter: Tensor, gradient: Tensor, mean: Tensor | None = None) -> bool:
-        """Whether all are plain tensors, flat in the same order, of one type that the kernel knows, on its device."""
-        return parameter.dtype in _WORK and all(
+        """Whether all are plain tensors, flat in the same order, on its device, of a type that the kernel knows.
+
+        A gradient must have the parameter's type, and a mean that of the arithmetic, float32 for types of 16 bits.
+        """
+        if parameter.dtype not in _WORK or (mean is not None and mean.dtype != WORK[parameter.dtype]):
+            return False
+        return gradient.dtype == parameter.dtype and all(
             type(tensor) is Tensor
-            and tensor.dtype == parameter.dtype
             and tensor.device == self._held.device
             and tensor.layout is torch.strided
             and tensor.is_contiguous()
@@ -105,7 +109,7 @@ class Launcher:
         with_law = True
         for dtype, some in rows.items() or [(torch.float32, [])]:
             if dtype not in self._tables:
-                self._tables[dtype] = _Table(self._held.device)
+                self._tables[dtype] = _Table(dtype, self._held.device)
             table = self._tables[dtype]
             table.fill(some)
             programs = max(1, min(self._programs, table.length))
@@ -141,9 +145,10 @@ _Row = tuple[Tensor, Tensor, Tensor, int, float, bool]
 
 
 class _Table:
-    """Where the pieces of all tensors lie, on the device; written anew only when something has moved."""
+    """Where the pieces of all tensors of one type lie, on the device; written anew only when something has moved."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._widths = (dtype.itemsize, dtype.itemsize, WORK[dtype].itemsize)  # of parameter, gradient, mean
         self._device = device
         self._known: list[tuple[tuple[int, ...], int, int, float, bool]] | None = None
         self._staging: list[Tensor] = []
@@ -162,11 +167,11 @@ class _Table:
         self._known = known
         self.aligned = all(pointer % 16 == 0 for pointers, *_ in known for pointer in pointers)
         parts, gammas = [], []
-        for (pointers, size, number, gamma2, maximize), (tensor, *_) in zip(known, tensors, strict=True):
+        for pointers, size, number, gamma2, maximize in known:
             start = torch.arange(0, size, _BLOCK, device="cpu")
             part = torch.empty(len(start), _COLUMNS, dtype=torch.int64, device="cpu")
-            for column, pointer in enumerate(pointers):
-                part[:, column] = pointer + start * tensor.element_size()
+            for column, (pointer, width) in enumerate(zip(pointers, self._widths, strict=True)):
+                part[:, column] = pointer + start * width
             part[:, 3] = (size - start).clamp(max=_BLOCK)
             part[:, 4] = start
             part[:, 5] = number * _GOLDEN & 0xFFFFFFFF
@@ -349,23 +354,12 @@ def _step_kernel(  # type: ignore[no-untyped-def]
             p = p.to(WORK)
             g = g.to(WORK)
             if MEANS:
-                m_pointer = tl.load(record + 2).to(tl.pointer_type(STORED))
+                m_pointer = tl.load(record + 2).to(tl.pointer_type(WORK))
                 if ALIGNED:
                     m_pointer = tl.multiple_of(m_pointer, 16)
                 m = tl.load(m_pointer + places, mask=mask, other=0)
-                if NOISE == 16:
-                    m = (m.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-                m = m.to(WORK)
-                m = m + tl.load(constants + 8).to(WORK) * (g - m)
-                if NOISE == 16:  # to nearest, and of two to the even one; NaN, whose bits would run over, stays
-                    bits = m.to(tl.uint32, bitcast=True)
-                    bits = tl.where(m != m, bits, bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-                    tl.store(m_pointer + places, bits.to(STORED), mask=mask)
-                    m = (bits << 16).to(tl.float32, bitcast=True)
-                else:
-                    tl.store(m_pointer + places, m.to(STORED), mask=mask)
-                    m = m.to(STORED).to(WORK)
-                g = m
+                g = m + tl.load(constants + 8).to(WORK) * (g - m)
+                tl.store(m_pointer + places, g, mask=mask)
             g = tl.where(tl.load(record + 6) != 0, -g, g)
             phi = tl.where(g >= 0, g + xi, g - xi)  # Eq. 5
             # In float32 the operator is rounded in its own way on GPUs, other than torch's.

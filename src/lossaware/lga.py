@@ -151,7 +151,7 @@ class LGA:
             after_step=self._after_step,
             before_save=self._stepper.release,
             before_load=self._stepper.before_load,
-            after_load=self._stepper.sizes.after_load,
+            after_load=self._stepper.after_load,
             after_zero_grad=partial(_gradients_cleared, self._input, self._stepper),
         )
 

@@ -45,7 +45,7 @@ class LossAwareState(NamedTuple):
         scale: Where the rule for gamma2 uses it, as ``"auto"`` does, the root mean square of the parameters at the
             start, else 0; shape ().
         mean: Where the rule has a momentum, the running mean of the gradients over the steps that pushed, in the shapes
-            and dtypes of the parameters, 0 before the first; else None.
+            and dtypes of the parameters, but float32 where these have 16 bits; 0 before the first; else None.
     """
 
     law: LawState
@@ -171,7 +171,7 @@ def loss_aware(
 
     def init(params: PyTree) -> LossAwareState:
         scale = _scale_of(params) if rule.uses_scale else jnp.zeros((), _float())
-        mean = jax.tree.map(jnp.zeros_like, params) if rule.momentum else None
+        mean = jax.tree.map(lambda p: jnp.zeros_like(p, _wide(p)), params) if rule.momentum else None
         fresh = _fresh()
         return LossAwareState(fresh, reported(fresh, group_size(scale)), inner.init(params), scale, mean)
 
@@ -196,8 +196,9 @@ def loss_aware(
         mean, read = state.mean, updates
         if rule.momentum:
             weight = 1 - rule.momentum
+            earlier = jax.tree.map(lambda m: jnp.asarray(m, _wide(m)), state.mean)  # of older versions: of 16 bits
             mean = read = jax.tree.map(
-                lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), state.mean, updates
+                lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), earlier, updates
             )
         corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, read)
         return corrected, LossAwareState(moved, reported(moved, size), base_state, state.scale, mean)
@@ -357,7 +358,7 @@ def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest
     if jnp.iscomplexobj(g):
         parts = (_corrected(u, part, amount, xi, rest) for u, part in ((update.real, g.real), (update.imag, g.imag)))
         return jax.lax.complex(*parts)
-    update, wide = jnp.asarray(update), jnp.promote_types(jnp.result_type(g), jnp.float32)
+    update, wide = jnp.asarray(update), _wide(g)
     g, xi = jnp.asarray(g, wide), jnp.asarray(xi, wide)
     push = amount.astype(wide) / jnp.where(g >= 0, g + xi, g - xi)  # Eq. 5
     moves = (amount != 0) & (g != 0) if rest else amount != 0
@@ -387,6 +388,11 @@ def _fresh() -> LawState:
     """The law's state before the first loss, without the NaNs that ``jax_debug_nans`` would stop at."""
     values = {name: 0.0 if math.isnan(value) else value for name, value in LawState()._asdict().items()}
     return LawState(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else _float()) for n, v in values.items()})
+
+
+def _wide(array: Any) -> Any:
+    """The array's type, but float32 in place of types of 16 bits."""
+    return jnp.promote_types(jnp.result_type(array), jnp.float32)
 
 
 def _float() -> Any:

@@ -70,10 +70,17 @@ class Stepper:
     def release(self, *_: Any) -> None:
         """Give the optimizer back what was taken for a step that failed."""
 
-    def before_load(self, optimizer: Optimizer, state_dict: Any) -> None:
-        """To be called before the optimizer reads a ``state_dict``."""
+    def before_load(self, optimizer: Optimizer, state_dict: Any) -> Any:
+        """To be called before the optimizer reads a ``state_dict``; gives the one that it is to read."""
         self.release()
-        self.sizes.before_load(optimizer, state_dict)
+        self.sizes.before_load(optimizer)
+        return state_dict if self._mean is None else self._mean.before_load(state_dict)
+
+    def after_load(self, optimizer: Optimizer) -> None:
+        """To be called after the optimizer has read a ``state_dict``."""
+        self.sizes.after_load(optimizer)
+        if self._mean is not None:
+            self._mean.after_load(optimizer)
 
     def step(
         self,

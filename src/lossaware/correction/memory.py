@@ -21,8 +21,11 @@ WORK = {
     torch.float32: torch.float32,
     torch.bfloat16: torch.float32,
     torch.float16: torch.float32,
+    torch.complex128: torch.complex128,
+    torch.complex64: torch.complex64,
+    torch.complex32: torch.complex64,
 }
-"""The dtype of the arithmetic for each real dtype of parameters."""
+"""The dtype of the arithmetic for each dtype of parameters."""
 
 
 def is_flat(parameter: Tensor, gradient: Tensor) -> bool:
@@ -85,10 +88,8 @@ def flattened(parameter: Tensor, gradient: Tensor) -> Flat:
     p = target.resolve_conj().resolve_neg().contiguous()  # the same tensor, where it is all of this already
     copied = None if p is target else p
     real = as_reals(p)
-    if not parameter.is_complex() and gradient.dtype not in (p.dtype, WORK[p.dtype]):
+    if gradient.dtype not in (p.dtype, WORK[p.dtype]):
         gradient = gradient.to(WORK[p.dtype])
-    elif parameter.is_complex():
-        gradient = gradient.to(p.dtype)
     g = as_reals(gradient.to(p.device).permute(order).resolve_conj().resolve_neg().contiguous())
     return Flat(real.view(-1), g.view(-1), copied, target)
 
@@ -105,8 +106,8 @@ def check_pair(parameter: Tensor, gradient: Tensor) -> None:
             "a gradient must have its parameter's shape, and be complex only where that is: got "
             f"{gradient.dtype} {tuple(gradient.shape)} for {parameter.dtype} {tuple(parameter.shape)}"
         )
-    if not parameter.is_complex() and parameter.dtype not in WORK:
-        raise ValueError(f"parameters must be of {', '.join(map(str, WORK))}, or complex: got {parameter.dtype}")
+    if parameter.dtype not in WORK:
+        raise ValueError(f"parameters must be of {', '.join(map(str, WORK))}: got {parameter.dtype}")
     refuse_shared_elements([parameter])
 
 

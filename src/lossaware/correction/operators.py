@@ -55,7 +55,7 @@ def push_whole(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> No
     """
     if p.is_complex():
         values = p.resolve_conj().clone()
-        real, gradient = as_reals(values), as_reals(g.to(p.dtype).resolve_conj())
+        real, gradient = as_reals(values), as_reals(g.to(WORK[p.dtype]).resolve_conj())
     else:
         values, real, gradient = p, p, g
     amount = _scalar(push.amount, WORK[real.dtype], real.device)

@@ -1,0 +1,199 @@
+"""Running means of gradients: of parameters of 16 bits in float32, by every way of stepping, and in checkpoints."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reference
+from lossaware import LGA, AutoGamma2
+from lossaware.correction import WORK, native
+from lossaware.gradient_mean import MEAN
+from support import needs
+
+NARROW = [torch.float16, torch.bfloat16]
+SMALL = 2e-7  # of float16 three times the smallest number; a tenth of it rounds to 0
+RULE = AutoGamma2(reach=0.02, steps_at_least=4)
+WAYS = ["C", "operators", "device", "compiled"]
+
+
+def stepped(p: nn.Parameter, way: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """A step over the parameter by one of the ways, and its optimizer."""
+    if way == "operators":
+        monkeypatch.setattr(native, "library", lambda: None)
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=40, gamma2=RULE)
+    if way == "compiled":
+        return lga.compile(backend="eager"), optimizer
+    as_loss = torch.tensor if way == "device" else float
+    if way == "device":
+        lga._stepper.state_on(torch.device("cpu"))
+    return lambda loss: optimizer.step(loss=as_loss(loss)), optimizer
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_a_small_constant_gradient_pushes(dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = nn.Parameter(torch.ones(4000, dtype=dtype))
+    step, optimizer = stepped(p, way, monkeypatch)
+    for _ in range(3):
+        p.grad = torch.full_like(p, SMALL)
+        step(2.0)
+    mean = optimizer.state[p][MEAN]
+    torch.testing.assert_close(mean, torch.full((4000,), float(p.grad[0]) * (1 - 0.9**3)))  # type: ignore[index]
+    assert float(p.detach().float().mean()) == pytest.approx(1 - 3 * 0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [*NARROW, torch.float32, torch.complex64], ids=str)
+def test_means_and_pushes_are_the_references(dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    p = nn.Parameter(torch.tensor(rng.normal(size=4000)).to(dtype))
+    x = p.detach().to(torch.complex128).real.numpy().copy()
+    law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))))
+    step, optimizer = stepped(p, way, monkeypatch)
+    kept = [x]
+    for loss in (2.0, 1.5, 1.9, 0.7, 0.4, 0.6, 0.3, 0.2, 0.25):
+        p.grad = torch.tensor(rng.normal(size=4000) * 10.0 ** rng.uniform(-7, 1, size=4000)).to(dtype)
+        step(loss)
+        kept.append(kept[-1] - law.correction(law.share(loss), p.grad.to(torch.complex128).real.numpy()))
+    mean = optimizer.state[p][MEAN]
+    assert mean.dtype is WORK[dtype]
+    np.testing.assert_allclose(mean.to(torch.complex128).real.numpy(), law.mean, rtol=1e-5, atol=1e-9)
+    off = p.detach().to(torch.complex128).real.numpy() - kept[-1]
+    if dtype not in NARROW:
+        assert np.abs(off).max() < 2e-6
+        return
+    unit = torch.finfo(dtype).eps * np.maximum(2.0 ** np.floor(np.log2(np.max(np.abs(kept), axis=0))), 2.0**-14)
+    assert (np.abs(off) <= 9 * unit).all()  # nine roundings,
+    assert abs(float(np.mean(off / unit))) < 0.1  # up or down at random
+
+
+def test_complex_numbers_of_16_bits() -> None:
+    p = nn.Parameter(torch.ones(4000, dtype=torch.complex32))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=40, gamma2=RULE)
+    p.grad = torch.complex(torch.full((4000,), SMALL), torch.zeros(4000)).to(torch.complex32)
+    optimizer.step(loss=2.0)
+    assert optimizer.state[p][MEAN].dtype is torch.complex64
+    moved = torch.view_as_real(p.detach()).float().mean(0)
+    torch.testing.assert_close(moved, torch.tensor([0.98, 0.0]), rtol=0, atol=1e-3)
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def fresh(dtype: torch.dtype, start: Tensor | None = None) -> tuple[nn.Parameter, Any, LGA]:
+    p = nn.Parameter(torch.linspace(-1, 1, 501).to(dtype) if start is None else start.clone())
+    optimizer = torch.optim.SGD([p], lr=1e-3, momentum=0.9)
+    return p, optimizer, LGA(optimizer, steps_per_epoch=40, gamma2=RULE)
+
+
+def run(p: nn.Parameter, optimizer: Any, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        p.grad = (torch.randn(501, generator=generator) * 10.0 ** -torch.linspace(0, 7, 501)).to(p.dtype)
+        optimizer.step(loss=2.0 / (1 + step))
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_a_run_goes_on_to_the_same_bits(dtype: torch.dtype) -> None:
+    p, optimizer, lga = fresh(dtype)
+    run(p, optimizer, range(7))
+    file = io.BytesIO()
+    torch.save([p.detach(), optimizer.state_dict(), lga.state_dict()], file)
+    file.seek(0)
+    start, of_optimizer, of_lga = torch.load(file, weights_only=True)
+    again, other, restored = fresh(dtype, start)
+    other.load_state_dict(of_optimizer)
+    restored.load_state_dict(of_lga)
+    assert torch.equal(other.state[again][MEAN], optimizer.state[p][MEAN])
+    run(p, optimizer, range(7, 12))
+    run(again, other, range(7, 12))
+    assert torch.equal(again, p)
+    assert torch.equal(other.state[again][MEAN], optimizer.state[p][MEAN])
+
+
+def narrowed(optimizer: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """A checkpoint of the optimizer as it was before means were kept in float32."""
+    state_dict: dict[str, Any] = optimizer.state_dict()
+    kept = {key: {**one, MEAN: one[MEAN].to(dtype)} for key, one in state_dict["state"].items()}
+    return {**state_dict, "state": kept}
+
+
+@pytest.mark.parametrize("attached", ["before", "after"])
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_means_of_16_bits_load(dtype: torch.dtype, compiled: bool, attached: str) -> None:
+    """Those of an older version; and those that torch has narrowed, as it loaded them before LGA was attached."""
+    p, optimizer, lga = fresh(dtype)
+    run(p, optimizer, range(3))
+    old = narrowed(optimizer, dtype)
+    again, other, restored = fresh(dtype, p.detach())
+    if attached == "after":
+        restored.detach()
+    other.load_state_dict(old)
+    if attached == "after":
+        restored = LGA(other, steps_per_epoch=40, gamma2=RULE)
+    restored.load_state_dict(lga.state_dict())
+    step = restored.compile(backend="eager") if compiled else lambda loss: other.step(loss=loss)
+    again.grad = torch.full_like(again, SMALL)
+    step(0.1)
+    expected = torch.lerp(old["state"][0][MEAN].float(), again.grad.float(), 0.1)
+    assert other.state[again][MEAN].dtype is torch.float32
+    torch.testing.assert_close(other.state[again][MEAN], expected)
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
+    p, optimizer, _ = fresh(torch.float16)
+    run(p, optimizer, range(3))
+    mean, wrong = optimizer.state[p][MEAN].clone(), optimizer.state_dict()
+    wrong["param_groups"].append(wrong["param_groups"][0])
+    with pytest.raises(ValueError, match="number of parameter groups"):
+        optimizer.load_state_dict(wrong)
+    assert torch.equal(optimizer.state[p][MEAN], mean)
+    assert isinstance(wrong["state"][0][MEAN], Tensor)
+
+
+# JAX ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_optax_pushes_along_a_small_constant_gradient(dtype: str) -> None:
+    jax, optax = needs("jax"), needs("optax")
+    jnp = jax.numpy
+
+    from lossaware.optax import loss_aware
+
+    solver = loss_aware(optax.sgd(0.0), steps_per_epoch=40, gamma2=RULE)
+    params = jnp.ones(5, dtype)
+    state = solver.init(params)
+    assert state.mean.dtype == jnp.float32
+    update = jax.jit(lambda g, s: solver.update(g, s, params, value=2.0))
+    g = jnp.full(5, SMALL, dtype)
+    for _ in range(3):
+        updates, state = update(g, state)
+    assert update._cache_size() == 1
+    np.testing.assert_allclose(np.asarray(state.mean), float(g[0]) * (1 - 0.9**3), rtol=1e-5)
+    assert updates.dtype == dtype
+    np.testing.assert_allclose(np.asarray(updates, float), -0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_optax_widens_the_means_of_an_older_version(dtype: str) -> None:
+    jax, optax = needs("jax"), needs("optax")
+    jnp = jax.numpy
+
+    from lossaware.optax import loss_aware
+
+    solver = loss_aware(optax.sgd(0.0), steps_per_epoch=40, gamma2=RULE)
+    params = jnp.ones(5, dtype)
+    old = solver.init(params)._replace(mean=jnp.full(5, 0.5, dtype))
+    _, state = solver.update(jnp.full(5, SMALL, dtype), old, params, value=2.0)
+    assert state.mean.dtype == jnp.float32
+    np.testing.assert_allclose(np.asarray(state.mean), 0.45, rtol=1e-5)
