@@ -6,6 +6,7 @@ That the kernel compiles for GPUs is seen on any machine.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,45 +20,62 @@ FORMS: dict[str, dict[str, Any]] = {"foreach": {"foreach": True}, "fused": {"fus
 
 
 @pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """As on a GPU, and not for Triton's interpreter."""
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a module of kernels, and not for Triton's interpreter."""
     needs("triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    return importlib.reload(importlib.import_module("lossaware.kernels"))
+    return lambda module: importlib.reload(importlib.import_module(module))
 
 
-@pytest.mark.parametrize("sets_itself", [False, True], ids=["fixed", "sets itself"])
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_the_kernel_compiles_for_gpus_and_divides_as_torch_does(
-    kernels: Any, dtype: torch.dtype, capability: int, sets_itself: bool
-) -> None:
-    """Unguarded: `/` is an approximation there, so that the bits of ranks with and without Triton would differ."""
+def assembly(kernel: Any, types: dict[str, str], constants: dict[str, Any], capability: int, warps: int) -> str:
+    """What Triton compiles a kernel to, for NVIDIA GPUs of a capability."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    constants = {
-        "LAW": True,
-        "BOUND": 3 if sets_itself else 0,
-        "SELF_SET": sets_itself,
-        "SCALER": True,
-        "REST": True,
-        "MEANS": sets_itself,
-        "WORK": kernels._WORK[dtype],
-        "STORED": kernels._STORED[dtype],
-        "NOISE": kernels.NOISE_BITS.get(dtype, 0),
-        "ALIGNED": True,
-        "FIELDS": kernels._FIELDS,
-        "COLUMNS": kernels._COLUMNS,
-        "BLOCK": kernels._BLOCK,
-    }
-    types = {"rows": "*i64", "length": "i32", "found_inf": "*fp32", "arrived": "*i32"}
-    types |= dict.fromkeys(("gammas", "held", "loss_pointer", "push_pointer", "constants"), "*fp64")
-    source = ASTSource(kernels._step_kernel, types | dict.fromkeys(constants, "constexpr"), constants)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     assert made.asm["cubin"]
-    assert "div.full.f32" not in made.asm["ptx"]
+    return str(made.asm["ptx"])
+
+
+@pytest.mark.parametrize("sets_itself", [False, True], ids=["fixed", "sets itself"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_laws_kernel_compiles_for_gpus_and_loads_before_it_stores(
+    as_on_a_gpu: Callable[[str], Any], capability: int, sets_itself: bool
+) -> None:
+    """Unguarded: a thread might load what another has stored already."""
+    kernel = as_on_a_gpu("lossaware.law_kernel")._law_kernel
+    types = {"found_inf": "*fp32"} | dict.fromkeys(("held", "loss_pointer", "constants", "step"), "*fp64")
+    constants = {"BOUND": 3 if sets_itself else 0, "SELF_SET": sets_itself, "SCALER": True}
+    before, barrier, after = assembly(kernel, types, constants, capability, warps=1).partition("bar.")
+    assert barrier
+    assert "ld.global" in before
+    assert "ld.global" not in after
+    assert "st.global" not in before
+    assert "st.global" in after
+
+
+@pytest.mark.parametrize("means", [False, True], ids=["gradients", "means"])
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_the_pass_compiles_for_gpus_and_divides_as_torch_does(
+    as_on_a_gpu: Callable[[str], Any], dtype: torch.dtype, capability: int, means: bool
+) -> None:
+    """Unguarded: `/` is an approximation there, so that the bits of ranks with and without Triton would differ."""
+    module = as_on_a_gpu("lossaware.correction.push_kernel")
+    constants = {
+        "REST": True,
+        "MEANS": means,
+        "WORK": module.WORKED[dtype],
+        "STORED": module.STORED[dtype],
+        "NOISE": module.NOISE_BITS.get(dtype, 0),
+        "ALIGNED": True,
+        "COLUMNS": module.COLUMNS,
+        "BLOCK": module.BLOCK,
+    }
+    types = {"rows": "*i64", "length": "i32"} | dict.fromkeys(("sizes", "step", "constants"), "*fp64")
+    assert "div.full.f32" not in assembly(module._push_kernel, types, constants, capability, warps=8)
 
 
 # On a GPU -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,12 @@ BOUNDS: dict[str, tuple[LowerBound, reference.LowerBound]] = {
 }
 
 
+def reloaded() -> Any:
+    for module in ("lossaware.law_kernel", "lossaware.correction.push_kernel"):
+        importlib.reload(importlib.import_module(module))
+    return importlib.reload(importlib.import_module("lossaware.launcher"))
+
+
 @pytest.fixture(scope="module")
 def kernels(device: str) -> Iterator[Any]:
     """Triton's interpreter runs the kernel on the CPU, and Triton itself on a GPU; which one is known on importing."""
@@ -42,7 +48,11 @@ def kernels(device: str) -> Iterator[Any]:
             patch.setenv("TRITON_INTERPRET", "1")
         else:
             patch.delenv("TRITON_INTERPRET", raising=False)
-        yield importlib.reload(importlib.import_module("lossaware.kernels"))
+        yield reloaded()
+
+
+def push_kernel() -> Any:
+    return importlib.import_module("lossaware.correction.push_kernel")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +72,7 @@ def launcher(
     held = torch.tensor(LawState(), dtype=torch.float64)
     law = Law(3, bound or Progressive(), 0.1, strategy or BackOff(0.5))
     made = kernels.Launcher(law, XI, rest, held)
-    made._programs = programs
+    made._push.programs = programs
     return made, held
 
 
@@ -174,25 +184,30 @@ def test_means_are_the_companions(kernels: Any, dtype: torch.dtype, device: str)
 
 
 def test_groups_and_types_go_together(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One launch a type, of which the first alone moves the law."""
+    """One launch of the law, and one for each type."""
     made, held = launcher(kernels)
-    launches: list[bool] = []
-    kernel = kernels._step_kernel
+    launches: list[str] = []
 
-    class Counting:
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            def launch(*args: Any, **kwargs: Any) -> None:
-                launches.append(kwargs["LAW"])
-                kernel[grid](*args, **kwargs)
+    def count(module: Any, name: str) -> None:
+        kernel = getattr(module, name)
 
-            return launch
+        class Counting:
+            def __getitem__(self, grid: tuple[int, ...]) -> Any:
+                def launch(*args: Any, **kwargs: Any) -> None:
+                    launches.append(name)
+                    kernel[grid](*args, **kwargs)
 
-    monkeypatch.setattr(kernels, "_step_kernel", Counting())
+                return launch
+
+        monkeypatch.setattr(module, name, Counting())
+
+    count(kernels.law_kernel, "_law_kernel")
+    count(push_kernel(), "_push_kernel")
     one, two, three = torch.zeros(4), torch.zeros(4), torch.zeros(4, dtype=torch.float64)
     ones = torch.ones(4)
     groups = [([(one, ones, None), (three, ones.double(), None)], 1e-3, False), ([(two, ones, None)], 2e-3, True)]
     made.step(groups, scalar(2.0), None)
-    assert launches == [True, False]
+    assert launches == ["_law_kernel", "_push_kernel", "_push_kernel"]
     assert LawState(*held.tolist()).steps == 1
     push = 1e-3 * 2.0 / (1 + XI)
     torch.testing.assert_close(one, torch.full((4,), -push))
@@ -204,8 +219,8 @@ def test_a_table_is_made_once(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> 
     """Unguarded: each step would allocate one on the device, and throw it away."""
     made, _ = launcher(kernels)
     tables = []
-    table = kernels._Table
-    monkeypatch.setattr(kernels, "_Table", lambda *of: tables.append(table(*of)) or tables[-1])
+    table = push_kernel()._Table
+    monkeypatch.setattr(push_kernel(), "_Table", lambda *of: tables.append(table(*of)) or tables[-1])
     for _ in range(3):
         made.step([([(torch.zeros(4), torch.ones(4), None)], 1e-3, False)], scalar(2.0), None)
     assert len(tables) == 1
@@ -233,13 +248,13 @@ def test_table_is_written_anew_only_when_something_moved(kernels: Any) -> None:
     made, _ = launcher(kernels)
     p, g = torch.ones(9000), torch.ones(9000)
     made.step([([(p, g, None)], 1e-3, False)], scalar(2.0), None)
-    first = made._tables[torch.float32].rows
+    first = made._push._tables[torch.float32].rows
     made.step([([(p, g, None)], 1e-3, False)], scalar(2.0), None)
-    assert made._tables[torch.float32].rows is first
+    assert made._push._tables[torch.float32].rows is first
     other = torch.ones(9001)[1:]
     made.step([([(p, other, None)], 1e-3, False)], scalar(2.0), None)
-    assert made._tables[torch.float32].rows is not first
-    assert not made._tables[torch.float32].aligned
+    assert made._push._tables[torch.float32].rows is not first
+    assert not made._push._tables[torch.float32].aligned
     torch.testing.assert_close(p, torch.full((9000,), 1 - 3 * 1e-3 * 2.0 / (1 + XI)), rtol=1e-4, atol=0)
 
 

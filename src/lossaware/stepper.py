@@ -1,6 +1,6 @@
 """One step of LGA after the base's: the law, the size of each group, and the correction.
 
-Steps by the optimizer's hooks, compiled steps and steps by one launch on a GPU all come through here.
+Steps by the optimizer's hooks, compiled steps and launched steps on a GPU all come through here.
 """
 
 from collections.abc import Callable
@@ -187,14 +187,14 @@ class Stepper:
         """A `Correction` with these settings."""
         return Correction(self._settings.xi, self._settings.zero_gradient)
 
-    # The launch on a GPU ----------------------------------------------------------------------------------------------
+    # Launches on a GPU ------------------------------------------------------------------------------------------------
 
     def _make_launcher(self, held: Tensor) -> Any:
-        """Law and correction as one launch, where Triton is there and supports the law."""
+        """Law and correction by Triton, where it is there and supports the law."""
         if held.device.type != "cuda":
             return None
         try:
-            from lossaware.kernels import Launcher
+            from lossaware.launcher import Launcher
         except ImportError:
             return None
         law, settings = self._law, self._settings
@@ -205,7 +205,7 @@ class Stepper:
     def _launched(
         self, optimizer: Optimizer, loss: Tensor, found_inf: Tensor | None, active: list[ActiveGroup]
     ) -> bool:
-        """Make the step by one launch, unless there are gradients that the kernel does not take."""
+        """Make the step by launches of its own, unless there are gradients that these do not take."""
         launcher = self._launcher
         if launcher is None or torch.compiler.is_compiling() or isinstance(optimizer, ASGD):
             return False
