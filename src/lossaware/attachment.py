@@ -38,7 +38,7 @@ class Attachment:
         before_step: Callable[..., Any],
         after_step: Callable[..., None],
         before_save: Callable[..., None],
-        before_load: Callable[[Optimizer, dict[str, Any]], dict[str, Any]],
+        before_load: Callable[..., Any],
         after_load: Callable[..., None],
         after_zero_grad: Callable[[Optimizer], None],
     ) -> None:
