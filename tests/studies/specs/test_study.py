@@ -57,6 +57,13 @@ def test_numbers_are_the_same_run_however_they_are_written():
     assert [spec.key for spec in a] == [spec.key for spec in b]
 
 
+@pytest.mark.parametrize(("given", "length"), [("", 7), ("scheduler_options = { T_max = 3 }", 3)])
+def test_a_cosine_ends_with_the_run_unless_its_length_is_given(given, length):
+    text = TEXT.replace("seeds = 2\n", f'seeds = 2\nscheduler = "CosineAnnealingLR"\n{given}\n')
+    study = parse_study(text, "grid").overridden(Overrides({}, Settings(epochs=7)))
+    assert {spec.scheduler_options for spec in study.specs} == {(("T_max", length),)}
+
+
 def test_a_ratio_needs_the_runs_without_lga_too(grid):
     cell = grid.cells[at(grid, "SGD", "Ratio, 1e-3")]
     assert set(cell.needed) == {*cell.specs, *map(without_lga, cell.specs)}

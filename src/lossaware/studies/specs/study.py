@@ -318,6 +318,9 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
     for name in ("task", "optimizer", "lr", "epochs", "batch_size", "seeds"):
         if getattr(settings, name) is None:
             raise UsageError(f"{what}: {name} is said neither in [base] nor at a point")
+    schedule = dict(settings.scheduler_options)
+    if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None:
+        schedule.setdefault("T_max", settings.epochs)  # it ends with the run
     given: dict[str, Any] = {
         "task": settings.task,
         "task_options": options(**settings.task_options),
@@ -325,7 +328,7 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
         "optimizer_options": options(**settings.optimizer_options),
         "lr": settings.lr,
         "scheduler": settings.scheduler,
-        "scheduler_options": options(**settings.scheduler_options),
+        "scheduler_options": options(**schedule),
         "lga": lga_options(settings.lga) if isinstance(settings.lga, dict) else None,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
