@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lossaware.lga import LGA
     from lossaware.lower_bounds import Average, LowerBound, Momentum, Progressive, Zero
     from lossaware.studies.comparing.in_python import compare
+    from lossaware.studies.training.script import trial
     from lossaware.studies.training.trial import Trial
     from lossaware.upper_bounds import FirstLoss, RunningLevel, UpperBound
 
@@ -33,6 +34,7 @@ __all__ = [
     "Zero",
     "__version__",
     "compare",
+    "trial",
 ]
 
 _HOME = {
@@ -41,6 +43,7 @@ _HOME = {
     "Baseline": "baseline",
     "Trial": "studies.training.trial",
     "compare": "studies.comparing.in_python",
+    "trial": "studies.training.script",
     "Status": "law_state",
     **dict.fromkeys(("Average", "LowerBound", "Momentum", "Progressive", "Zero"), "lower_bounds"),
     **dict.fromkeys(("FirstLoss", "RunningLevel", "UpperBound"), "upper_bounds"),

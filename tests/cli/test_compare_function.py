@@ -118,8 +118,16 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
         (("p.square().sum()", "(p @ torch.ones(6)).sum()"), ["--lrs", "1e-2"], "arm 'without', fails in a rehearsal"),
         (("return p.norm()", "return"), ["--lrs", "1e-2"], "returns nothing: end it with the score"),
         (("loss=loss)\n        t", ")\n        t"), ["--lrs", "1e-2"], "LGA gets no loss: pass it by"),
-        (("", ""), ["--optimizers", "adam"], "--optimizers does not go with train.py:train: the function"),
-        (("", ""), ["--batch-size", "3"], "--batch-size does not go with train.py:train: the function"),
+        (
+            ("", ""),
+            ["--optimizers", "adam"],
+            "--optimizers does not go with train.py:train: what trains there has its own",
+        ),
+        (
+            ("", ""),
+            ["--batch-size", "3"],
+            "--batch-size does not go with train.py:train: what trains there has its own",
+        ),
         (("", ""), ["--set", "strat=1"], "no option 'strat'; did you mean start"),
         (("", ""), ["--lrs", "1e-2", "--xi", "0"], "xi must be a finite number above 0"),
     ],

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    task: str,
+    task: str | None = None,
     /,
     *,
+    command: str | None = None,
     direction: Literal["maximize", "minimize"] | None = None,
     optimizers: str | None = None,
     lrs: str | None = None,
@@ -55,6 +56,8 @@ def compare(
 
     Args:
         task: One of `lossaware tasks`, or your own: train.py:train, my_task.py:build or package.module:build.
+        command: A command that trains, in place of TASK: "accelerate launch train.py --lr {lr} --seed {seed}". Its
+            script calls lossaware.trial().
         direction: Whether a higher score is better: maximize or minimize. A function needs it; a task knows.
         optimizers: Base optimizers (`lossaware optimizers`), separated by commas. Default: sgd,adam; a function has its
             own.
@@ -107,16 +110,21 @@ def compare(
     source = data_source(data, no_verify)
 
     from lossaware.studies.analysis.comparison import Comparison
-    from lossaware.studies.comparing.carry_out import carry_out, carry_out_function
+    from lossaware.studies.comparing.carry_out import carry_out, carry_out_trials
     from lossaware.studies.comparing.scoring import Scoring
+    from lossaware.studies.execution.command import CommandEngine
     from lossaware.studies.execution.factory import opened
     from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, render
     from lossaware.studies.specs.run_spec import AS_CODED
     from lossaware.studies.specs.task import Task
     from lossaware.studies.specs.tasks import load_subject
+    from lossaware.studies.specs.trial_command import TrialCommand
     from lossaware.studies.training.ranks import named_here
 
-    found = load_subject(task, task_options)
+    if (task is None) == (command is None):
+        raise UsageError("say what to train: a task, train.py:train, or --command, and one of them alone")
+    found = TrialCommand(command) if command is not None else load_subject(str(task), task_options)
+    is_command = isinstance(found, TrialCommand)
     is_task = isinstance(found, Task)
     for option, value, allowed in (
         ("--direction", direction, not is_task),
@@ -127,10 +135,12 @@ def compare(
         ("--scheduler", scheduler, is_task),
         ("--precision", None if precision == "fp32" else precision, is_task),
         ("--distributed", distributed, is_task),
+        ("--set", settings, not is_command),
+        ("--engine", None if engine == "local" else engine, not is_command),
     ):
         if value is not None and not allowed:
-            whose = "a task says it itself" if is_task else "the function that trains has its own"
-            raise UsageError(f"{option} does not go with {task}: {whose}")
+            whose = "a task says it itself" if is_task else "what trains there has its own"
+            raise UsageError(f"{option} does not go with {command or task}: {whose}")
     given: dict[str, Value] = {
         "eps": eps,
         "xi": xi,
@@ -150,7 +160,7 @@ def compare(
         gamma2s, names, lr_values = gamma2_values or [AS_CODED], [""], lr_values or [0.0]
     with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         comparison = Comparison(
-            task=task,
+            task=command or str(task),
             task_options=task_options,
             optimizers=names,
             lrs=lr_values,
@@ -164,14 +174,16 @@ def compare(
             precision=precision,
             device=device,
             distributed=named_here(distributed),
-            kind="task" if isinstance(found, Task) else "function",
+            kind="task" if is_task else "command" if is_command else "function",
         )
+        if isinstance(found, TrialCommand):
+            place = CommandEngine(found, jobs)
         how: dict[str, Any] = {"data": source, "engine": place, "out": out, "tensorboard": tensorboard}
         how["console"] = console(sys.stderr)
         if isinstance(found, Task):
             outcome = carry_out(comparison, found, **how)
         else:
-            outcome = carry_out_function(comparison, found, scoring, **how)
+            outcome = carry_out_trials(comparison, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
         shown.print(render(table))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lossaware.studies.analysis.paired import Arm, Pair
 from lossaware.studies.specs.formatting import number, size
 from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options
+from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.store.database import Store
 
 
@@ -94,9 +95,14 @@ class Comparison:
                     setting |= {"lr": number(lr)} if lr else {}
                     if len(self.gamma2s) > 1:
                         setting["gamma2"] = size(gamma2)
-                    setting = setting or {"function": self.task.rpartition(":")[2]}
+                    setting = setting or self._only_row()
                     pairs.append(Pair(setting, base, self._arm(store, optimizer, lr, gamma2), epochs))
         return pairs
+
+    def _only_row(self) -> dict[str, str]:
+        """What a row stands for where nothing varies."""
+        name = TrialCommand(self.task).name if self.kind == "command" else self.task.rpartition(":")[2]
+        return {self.kind: name}
 
     def _arm(self, store: Store, optimizer: str, lr: float, gamma2: float | str | None) -> Arm:
         label = "without" if gamma2 is None else "with LGA"

@@ -1,18 +1,22 @@
 """Carrying out the comparison of a task, or of a function that trains, and writing its report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from lossaware.studies.analysis.comparison import Comparison
 from lossaware.studies.comparing.scoring import Scoring
+from lossaware.studies.execution.command import CommandEngine
 from lossaware.studies.execution.events import Engine
 from lossaware.studies.execution.in_process import carry_out_here
 from lossaware.studies.execution.supervise import supervise
 from lossaware.studies.report import page as report
 from lossaware.studies.report.comparison import Outcome, summarize
 from lossaware.studies.specs.data_folder import DataSource
+from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.task import Task
+from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.specs.trial_function import TrialFunction
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.function import rehearse_functions
@@ -58,9 +62,9 @@ def carry_out(
         return summarize(comparison, task, store, page, failures)
 
 
-def carry_out_function(
+def carry_out_trials(
     comparison: Comparison,
-    function: TrialFunction,
+    what: TrialFunction | TrialCommand,
     scoring: Scoring,
     *,
     data: DataSource,
@@ -69,14 +73,14 @@ def carry_out_function(
     console: Console,
     tensorboard: Path | None = None,
 ) -> Outcome:
-    """The same for a function that trains. Each arm is rehearsed first, by one step.
+    """The same for a function or a command that trains. Each arm is rehearsed first, by one step.
 
     Args:
         comparison: What to compare.
-        function: The function, loaded.
+        what: The function, loaded, or the command.
         scoring: Which number is the score, and which way is better.
-        data: Folder of the data, which the function may ask for.
-        engine: Where its runs execute; None calls it in this process.
+        data: Folder of the data, which it may ask for.
+        engine: Where its runs execute; None calls a function in this process.
         out: As for `carry_out`.
         console: Likewise.
         tensorboard: Likewise; only with an engine.
@@ -90,16 +94,24 @@ def carry_out_function(
     page, database = out / "report.html", out / "results.sqlite"
     for spec in specs:
         check_spec(spec)
-    if not database.exists():
-        rehearse_functions(specs, data, function)  # its errors belong before anything is written
+
+    def rehearse(to_do: Sequence[RunSpec]) -> None:
+        if isinstance(engine, CommandEngine):
+            engine.rehearse(to_do, data)
+        else:
+            assert isinstance(what, TrialFunction)
+            rehearse_functions(to_do, data, what)
+
+    if is_new := not database.exists():
+        rehearse(specs)  # its errors belong before anything is written
     report.check_writable(page)
-    rehearsed = not database.exists()
     with Store(database) as store:
-        if not rehearsed and (missing := store.missing(specs)):
-            rehearse_functions(missing, data, function)
+        if not is_new and (missing := store.missing(specs)):
+            rehearse(missing)
         if engine is None:
-            failures = carry_out_here(specs, store, function, data=data, console=console)
+            assert isinstance(what, TrialFunction)
+            failures = carry_out_here(specs, store, what, data=data, console=console)
         else:
             failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
-        subject = scoring.subject(function, [store.records(spec) for spec in specs if store.complete(spec)])
+        subject = scoring.subject(what, [store.records(spec) for spec in specs if store.complete(spec)])
         return summarize(comparison, subject, store, page, failures)

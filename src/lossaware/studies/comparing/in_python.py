@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.comparison import Comparison
-from lossaware.studies.comparing.carry_out import carry_out_function
+from lossaware.studies.comparing.carry_out import carry_out_trials
 from lossaware.studies.comparing.result import Result
 from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.specs.run_spec import AS_CODED, Value, options
@@ -88,7 +88,7 @@ def compare(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         console = Console(file=sys.stderr, quiet=not progress)
-        outcome = carry_out_function(
+        outcome = carry_out_trials(
             comparison,
             function,
             scoring,

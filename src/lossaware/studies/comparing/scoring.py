@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import EpochRecord
+from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.specs.trial_function import SCORE, TrialFunction
 
 
@@ -48,14 +49,15 @@ class Scoring:
             )
         return cls(direction == "maximize", score, percent)
 
-    def subject(self, function: TrialFunction, runs: Sequence[Sequence[EpochRecord]]) -> Scored:
+    def subject(self, function: TrialFunction | TrialCommand, runs: Sequence[Sequence[EpochRecord]]) -> Scored:
         """What reports say of a function, given its complete runs.
 
         What was returned is called by the name under which it was reported after the last epoch, where there is just
-        one in all runs: then it has a curve.
+        one in all runs: then it has a curve. Where nothing was returned, as by a command, it is the only number that
+        was reported besides the loss.
 
         Raises:
-            UsageError: No run reported the score that is asked for.
+            UsageError: No run reported the score that is asked for; or it is not said which number it is.
         """
         last = [run[-1].test for run in runs if run]
         name = self.score or SCORE
@@ -69,7 +71,19 @@ class Scoring:
                 if key != SCORE and all(SCORE in each and each.get(key) == each[SCORE] for each in last)
             ]
             name = same[0] if len(same) == 1 else name
+            if not any(SCORE in each for each in last):
+                name = _only_one([key for key in last[0] if all(key in each for each in last)])
         percent = self.percent
         if percent is None:
             percent = "acc" in name.lower() and all(0 <= each.get(name, 0.0) <= 1 for each in last)
         return Scored(function.name, function.summary, name, self.maximize, percent)
+
+
+def _only_one(names: Sequence[str]) -> str:
+    """The score among what was reported."""
+    candidates = [name for name in names if "loss" not in name] or list(names)
+    if len(candidates) != 1:
+        raise UsageError(
+            f"several numbers were reported ({', '.join(names)}): say which to compare, as by --score {candidates[0]}"
+        )
+    return candidates[0]

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lossaware.studies.specs.user_code import is_own
+from lossaware.studies.specs.user_code import is_own, scripts_of
 
 Value = bool | int | float | str | None
 Options = tuple[tuple[str, Value], ...]
@@ -119,7 +120,8 @@ class RunSpec:
         device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
         distributed: ``"ddp-2"`` or ``"fsdp-2"``: how the run is shared by how many ranks, whose sums differ likewise;
             None where it is one process.
-        kind: ``"task"``, or ``"function"`` where a function of the user's own trains.
+        kind: ``"task"``, or ``"function"`` where a function of the user's own trains, or ``"command"`` where a command
+            does, which is the task then.
     """
 
     task: str
@@ -163,7 +165,8 @@ class RunSpec:
     @property
     def own_code(self) -> tuple[str, ...]:
         """The names of a user's own code that it runs; what was measured belongs to the code as it was then."""
-        return tuple(filter(is_own, (self.task, self.optimizer)))
+        codes = scripts_of(shlex.split(self.task)) if self.kind == "command" else [self.task]
+        return tuple(filter(is_own, (*codes, self.optimizer)))
 
     @property
     def caution(self) -> str:

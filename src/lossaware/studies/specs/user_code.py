@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,14 @@ def load(what: str, name: str) -> Any:
         known = [key for key in vars(module) if not key.startswith("_")]
         raise UsageError(f"{what}: {place} has no {attribute!r}{did_you_mean(attribute, known)}")
     return getattr(module, attribute)
+
+
+def scripts_of(words: Sequence[str]) -> list[str]:
+    """The names of the code that a command runs: its scripts, and what follows ``-m``."""
+    modules = [f"{after}:main" for word, after in pairwise(words) if word == "-m"]
+    return [f"{word}:main" for word in words if word.endswith(".py")] + [
+        module for module in modules if not module.startswith(("torch.", "accelerate."))
+    ]
 
 
 def source_digest(names: Sequence[str]) -> str | None:

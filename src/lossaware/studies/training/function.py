@@ -50,7 +50,7 @@ def run_function(
     with _seeded(spec.seed), reproducible(spec.device, threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", GateWarning)  # tables and reports tell it
         returned = function(trial)
-    return trial.end(check_score(f"function {function.name!r}", returned))
+    return trial.finish(check_score(f"function {function.name!r}", returned))
 
 
 def load_function(spec: RunSpec) -> TrialFunction:

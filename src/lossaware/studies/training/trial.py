@@ -18,7 +18,7 @@ from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.options import call
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
-from lossaware.studies.specs.trial_function import SCORE, as_number
+from lossaware.studies.specs.trial_function import SCORE, as_number, check_score
 from lossaware.studies.training.attach import lga_arguments
 
 PROGRESS_SECONDS = 0.3
@@ -35,15 +35,17 @@ class Listener:
         epoch: Gets what is known after an epoch.
         length: Gets the number of epochs, where the function says it.
         progress: Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step.
+        rehearsed: Called at the end of a rehearsal that found nothing wrong.
     """
 
     epoch: Callable[[EpochRecord], None] = lambda record: None
     length: Callable[[int], None] = lambda epochs: None
     progress: Callable[[int, int, int, float], None] = lambda epoch, step, steps, loss: None
+    rehearsed: Callable[[], None] = lambda: None
 
 
-class Rehearsed(BaseException):
-    """A rehearsal has seen enough: one step. No ``except Exception`` of a user's code stops it."""
+class Rehearsed(SystemExit):
+    """A rehearsal has seen enough: one step. No ``except Exception`` stops it, and a script that it ends ends well."""
 
 
 class Trial:
@@ -217,11 +219,11 @@ class Trial:
         return self._numbered(start, count)
 
     def _numbered(self, start: int, count: int) -> Iterator[int]:
+        self._reports.start_clock()  # what comes before the first epoch, such as compiling, is no training time
         for epoch in range(start, count):
             self._progress.begin(epoch + 1)
             yield epoch
-            if self._rehearsal:
-                raise Rehearsed
+            self._seen()
 
     def report(self, epoch: int | None = None, /, **values: Any) -> None:
         """Say what was measured after an epoch.
@@ -236,18 +238,22 @@ class Trial:
         Raises:
             UsageError: An epoch is left out, or a value is no number.
         """
-        if self._rehearsal:
-            self.seen()
-            raise Rehearsed
+        self._seen()
         self._reports.add(epoch, values)
 
-    def end(self, score: float | None) -> int:
-        """The function has returned; gives the number of epochs.
+    def finish(self, score: Any) -> int:
+        """Say the score of the whole run, where no single report has it. A function returns it instead.
+
+        Args:
+            score: A number.
+
+        Returns:
+            The number of epochs.
 
         Raises:
-            UsageError: There is nothing to compare.
+            UsageError: It is no number.
         """
-        return self._reports.end(score)
+        return self._reports.end(check_score("the run", score))
 
     # Rehearsal --------------------------------------------------------------------------------------------------------
 
@@ -266,10 +272,15 @@ class Trial:
                     "LGA gets no loss: pass it by optimizer.step(loss=loss), or lga.observe(loss) before it"
                 )
 
-    def _stepped(self, attached: LGA) -> None:
+    def _seen(self) -> None:
+        """End a rehearsal here; in a run, do nothing."""
         if self._rehearsal:
             self.seen()
-            raise Rehearsed
+            self._listener.rehearsed()
+            raise Rehearsed(0)
+
+    def _stepped(self, attached: LGA) -> None:
+        self._seen()
         self._progress.step(attached)
 
 
@@ -341,6 +352,10 @@ class _Reports:
         if self._record is None and first in (0, 1):
             self._first, self._record, self._is_kept = first, record, True
 
+    def start_clock(self) -> None:
+        """The epoch that is reported next begins."""
+        self._began = time.perf_counter()
+
     def add(self, epoch: int | None, values: dict[str, Any]) -> None:
         """Take in a report."""
         if not values:
@@ -359,16 +374,12 @@ class _Reports:
             self._say(number, measured, now - self._began)
             self._began = now
 
-    def end(self, score: float | None) -> int:
+    def end(self, score: float) -> int:
         """Take in the score; gives the number of epochs."""
         if self._record is None:
-            if score is None:
-                raise UsageError("the function reported nothing: call trial.report(epoch, loss=...) after each epoch")
             self._say(1, {SCORE: score}, time.perf_counter() - self._began)
-        elif score is not None:
-            last = self._record
-            self._tell(replace(last, test={**last.test, SCORE: score}))
-        assert self._record is not None
+            return 1
+        self._tell(replace(self._record, test={**self._record.test, SCORE: score}))
         return self._record.epoch
 
     def _say(self, epoch: int, values: dict[str, float], seconds: float) -> None:

@@ -1,0 +1,131 @@
+"""`lossaware.trial`: the trial of a script that ``lossaware compare --command`` starts, or that runs by itself."""
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.training.trial import Listener, Trial
+
+ENVIRONMENT = "LOSSAWARE_TRIAL"
+"""The environment variable that has an `Assignment`."""
+_LOOK_EVERY = 2.0
+"""Seconds after which a script looks whether whoever started it is still there."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a script is told by whoever starts it.
+
+    Attributes:
+        run: The specification of the run, as `RunSpec.to_json` gives it.
+        reports: The file to which reports are added, one JSON object a line.
+        folder: The run's own folder.
+        data: The folder that the user named, or None.
+        rehearsal: Whether to end after one step.
+        process: The process that waits for the reports; when it dies, the script ends.
+    """
+
+    run: str
+    reports: str
+    folder: str
+    data: str | None
+    rehearsal: bool
+    process: int
+
+    def to_json(self) -> str:
+        """One line, for the environment."""
+        return json.dumps(asdict(self))
+
+
+def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
+    """The trial of this script: from ``lossaware compare --command``, or one of its own.
+
+    By itself the script trains with LGA as its code attaches it, and prints what it reports. The generators of Python,
+    NumPy and torch are seeded.
+
+    Args:
+        lr: The learning rate where the script runs by itself.
+        seed: The seed likewise.
+
+    Example:
+        .. code-block:: python
+
+            trial = lossaware.trial(lr=1e-3)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr)
+            trial.attach(optimizer, steps_per_epoch=len(loader))
+    """
+    told = os.environ.get(ENVIRONMENT)
+    if told is None:
+        spec = RunSpec(sys.argv[0], "", lr, seed, 0, 0, lga=(), kind="function")
+        made = Trial(spec, folder=Path("lossaware-trial"), listener=Listener(epoch=_print))
+    else:
+        assignment = Assignment(**json.loads(told))
+        threading.Thread(target=_end_with, args=(assignment.process,), daemon=True).start()
+        made = Trial(
+            RunSpec.from_json(assignment.run),
+            folder=Path(assignment.folder),
+            data=None if assignment.data is None else Path(assignment.data),
+            listener=_to_file(Path(assignment.reports)),
+            rehearsal=assignment.rehearsal,
+        )
+    _seed(made.seed)
+    return made
+
+
+def _to_file(path: Path) -> Listener:
+    """Adds what it hears to a file; on ranks other than the first it does not."""
+
+    def add(**what: Any) -> None:
+        if _is_first_rank():
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(what) + "\n")
+
+    add(began=True)
+    return Listener(
+        epoch=lambda record: add(epoch=asdict(record)),
+        length=lambda epochs: add(length=epochs),
+        progress=lambda *where: add(progress=where),
+        rehearsed=lambda: add(rehearsed=True),
+    )
+
+
+def _is_first_rank() -> bool:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def _print(record: EpochRecord) -> None:
+    if _is_first_rank():
+        values = ", ".join(f"{name} {value:.4g}" for name, value in record.test.items())
+        print(f"epoch {record.epoch}: {values}")
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed % 2**32)
+
+
+def _end_with(process: int) -> None:
+    """End this script when the process is gone: nobody waits for its reports, and another may take its place."""
+    while True:
+        time.sleep(_LOOK_EVERY)
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        except PermissionError:
+            return  # it is another user's: a launcher's, on another machine

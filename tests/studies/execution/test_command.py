@@ -1,0 +1,169 @@
+"""Runs that are commands: scripts that call `lossaware.trial`, alone, compared, and under torchrun."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lossaware import UsageError
+from lossaware.studies.execution.command import CommandEngine
+from lossaware.studies.execution.events import EpochDone, Length, RunDone, RunFailed
+from lossaware.studies.specs.run_spec import RunSpec, function_options
+from lossaware.studies.specs.trial_command import TrialCommand, end_of
+
+LOOP = """
+w = torch.nn.Parameter(1 + torch.rand(5))
+optimizer = torch.optim.SGD([w], lr=trial.lr)
+trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-2)
+for epoch in trial.epochs(3):
+    for _ in range(2):
+        loss = w.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(loss=loss)
+    trial.report(epoch, loss=loss, norm=w.norm())
+"""
+SCRIPT = f"import torch, lossaware\ntrial = lossaware.trial(lr=0.1, seed=7)\n{LOOP}"
+RANKS = SCRIPT.replace("trial = ", "torch.distributed.init_process_group('gloo')\ntrial = ")
+
+
+def spec_of(command: str, **changes) -> RunSpec:
+    given = {"task": command, "optimizer": "", "lr": 0.1, "seed": 7, "epochs": 0, "batch_size": 0, "kind": "command"}
+    return RunSpec(**{**given, **changes})
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def events(command: str, *lgas, jobs: int = 2) -> list:
+    return list(CommandEngine(TrialCommand(command), jobs).execute([spec_of(command, lga=lga) for lga in lgas], None))
+
+
+def plain() -> float:
+    """The norm at the end of the same loop without any of this."""
+    torch.manual_seed(7)
+    w = torch.nn.Parameter(1 + torch.rand(5))
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    for _ in range(6):
+        optimizer.zero_grad()
+        w.square().sum().backward()
+        optimizer.step()
+    return w.norm().item()
+
+
+def test_both_arms_report_and_the_one_without_is_the_plain_loop(script):
+    told = events("python train.py", None, ())
+    done = {each.spec.lga: each.epochs for each in told if isinstance(each, RunDone)}
+    assert done == {None: 3, (): 3}
+    assert {each.epochs for each in told if isinstance(each, Length)} == {3}
+    last = {each.spec.lga: each.record for each in told if isinstance(each, EpochDone) and each.record.epoch == 3}
+    assert last[None].test["norm"] == plain()
+    assert last[()].test["norm"] < plain()
+    assert last[None].lga is None
+    assert last[()].lga["steps"] == 6
+
+
+def test_the_same_script_by_itself_has_lga_on(script):
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+    assert float(lines[-1].split()[-1]) < plain()
+
+
+def test_under_torchrun_the_first_rank_alone_reports(script):
+    script.write_text(RANKS)
+    told = events("torchrun --standalone --nproc_per_node 2 train.py", ())
+    assert isinstance(told[-1], RunDone), told[-1]
+    assert [each.record.epoch for each in told if isinstance(each, EpochDone)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("print('hello')", "the script did not call lossaware.trial(); its output ends with: hello"),
+        ("import sys; sys.exit('no data in x')", "ended with exit code 1; its output ends with: no data in x"),
+        (
+            "raise ValueError('shapes differ')",
+            "ended with exit code 1; its output ends with: ValueError: shapes differ",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "the script was ended by SIGKILL, without output"),
+    ],
+)
+def test_a_script_that_fails_is_one_line(script, text, message):
+    script.write_text(text)
+    [failed] = [each for each in events("python train.py", None) if isinstance(each, RunFailed)]
+    assert message in failed.message
+    with pytest.raises(UsageError) as found:
+        CommandEngine(TrialCommand("python train.py")).rehearse([spec_of("python train.py")], None)
+    assert f"train, arm 'without', fails in a rehearsal of one step: {failed.message}" == str(found.value)
+
+
+def test_a_script_that_reports_nothing_is_told(script):
+    script.write_text("import lossaware\nlossaware.trial()")
+    [failed] = [each for each in events("python train.py", None) if isinstance(each, RunFailed)]
+    assert "the script reported nothing: call trial.report" in failed.message
+
+
+def test_a_rehearsal_ends_after_one_step_and_leaves_nothing_behind(script, tmp_path):
+    script.write_text(SCRIPT.replace("range(2)", "range(10**9)"))
+    specs = [spec_of("python train.py", lga=lga) for lga in (None, function_options("auto", {}))]
+    CommandEngine(TrialCommand("python train.py")).rehearse(specs, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
+
+
+def test_whoever_stops_the_engine_stops_the_scripts(script, tmp_path):
+    script.write_text(
+        "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)\npathlib.Path('end').touch()"
+    )
+    running = CommandEngine(TrialCommand("python train.py")).execute([spec_of("python train.py")], None)
+    next(running)
+    running.close()
+    assert not (tmp_path / "end").exists()
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_places_are_filled_and_words_stay_words():
+    command = TrialCommand("accelerate launch 'my train.py' --lr {lr} --seed={seed} --config {x} --arm {arm}")
+    words = command.words(spec_of("", lr=1e-4, seed=3), "lga")
+    expected = ["accelerate", "launch", "my train.py", "--lr", "0.0001", "--seed=3", "--config", "{x}", "--arm", "lga"]
+    assert words == expected
+    assert command.name == "my train"
+    with pytest.raises(UsageError, match=r"a place for \{lr\}: say --lrs"):
+        command.words(spec_of("", lr=0.0), "lga")
+    for text, message in (("", "wants a command"), ("python 'train.py", "cannot be split")):
+        with pytest.raises(UsageError, match=message):
+            TrialCommand(text)
+    with pytest.raises(UsageError, match="no-such-program cannot be started"):
+        events("no-such-program train.py", None)
+
+
+def test_results_belong_to_the_scripts_of_the_command():
+    assert spec_of("accelerate launch a/train.py --lr {lr}").own_code == ("a/train.py:main",)
+    assert spec_of("python -m package.train").own_code == ("package.train:main",)
+    assert spec_of("torchrun -m torch.x train.py", optimizer="mine.py:SGD").own_code == ("train.py:main", "mine.py:SGD")
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("", ""),
+        ("loading\ndone\n\n", "done"),
+        ("Traceback (most recent call last):\nlossaware.errors.UsageError: say --lrs\n", "UsageError: say --lrs"),
+        (
+            "[rank0]: ValueError: no such file: x\nE1127 failed (exitcode: 1)\n"
+            "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\ntime: 3\n=====",
+            "ValueError: no such file: x",
+        ),
+    ],
+)
+def test_the_end_of_an_output(output, line):
+    assert end_of(output) == line
