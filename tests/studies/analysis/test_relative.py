@@ -1,0 +1,175 @@
+"""What methods lose against the tuned base, in numbers, as a picture, and from the command line."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lossaware.studies.analysis import lr_sensitivity as sensitivity
+from lossaware.studies.analysis.relative import by_place, relative_rows, relatives
+from lossaware.studies.analysis.study_table import tabulate
+from lossaware.studies.report import relative_plot
+from lossaware.studies.specs.run_spec import EpochRecord
+from lossaware.studies.specs.study import parse_study
+from lossaware.studies.store.database import Store
+
+TEXT = """
+title = "Two bases, one with LGA, and a peer"
+rows = ["task", "optimizer"]
+columns = ["lr"]
+
+[base]
+epochs = 1
+batch_size = 200
+seeds = 1
+
+[measure]
+set = "test"
+name = "MEASURE"
+
+[axes.task]
+One = { task = "digits", lga = { gamma2 = 1e-6 } }
+
+[axes.optimizer]
+SGD = { optimizer = "sgd", lr = 1e-3, lga = false }
+SGD-LGA = { optimizer = "sgd", lr = 1e-3 }
+Adam = { optimizer = "adam", lr = 1e-3, lga = false }
+Adam-LGA = { optimizer = "adam", lr = 1e-3 }
+Lion = { optimizer = "lion", lr = 0.5, lga = false }
+Prodigy = { optimizer = "prodigy", lr = 1, lga = false }
+
+[axes.lr]
+1e-3 = { lr = 1e-3 }
+1e-2 = { lr = 1e-2 }
+own = {}
+"""
+SCORES = {
+    ("sgd", False): {1e-3: 0.5, 1e-2: 0.8},
+    ("sgd", True): {1e-3: 0.7, 1e-2: 0.9},
+    ("adam", False): {1e-3: 0.4, 1e-2: 0.2},
+    ("lion", False): {1e-3: 0.6, 1e-2: math.nan, 0.5: 0.82},
+    ("prodigy", False): {1.0: 0.75},
+}
+
+
+class Known:
+    """Made-up results."""
+
+    def records(self, spec):
+        score = SCORES.get((spec.optimizer, spec.lga is not None), {}).get(spec.lr)
+        values = {"accuracy": score, "loss": score}
+        return [] if score is None else [EpochRecord(epoch=1, train=values, test=values, seconds=1.0, lga=None)]
+
+    def environment(self, spec):
+        return {"date": "2026-01-02T03:04:05"}
+
+
+def found(measure: str):
+    study = parse_study(TEXT.replace("MEASURE", measure), "small")
+    return {one.name: one for one in relatives(sensitivity.all_series(tabulate(study, Known())))}
+
+
+def losses(one):
+    return tuple(None if lost is None else pytest.approx(lost) for lost in (one.worst, one.mean, one.best, one.own))
+
+
+def test_points_are_lost_against_ones_own_base_or_the_best():
+    by_name = found("accuracy")
+    assert {name: (one.base, one.score) for name, one in by_name.items()} == {
+        "SGD": ("SGD", 80.0),
+        "SGD-LGA": ("SGD", 80.0),
+        "Adam": ("Adam", 40.0),
+        "Adam-LGA": ("Adam", 40.0),
+        "Lion": ("SGD", 80.0),
+        "Prodigy": ("SGD", 80.0),
+    }
+    assert losses(by_name["SGD"]) == (30, 15, 0, 30)
+    assert losses(by_name["SGD-LGA"]) == (10, 0, -10, 10)
+    assert losses(by_name["Adam"]) == (20, 10, 0, 0)
+    assert losses(by_name["Adam-LGA"]) == (None, None, None, None)
+    assert losses(by_name["Lion"]) == (math.inf, math.inf, 20, -2)
+    assert losses(by_name["Prodigy"]) == (None, None, None, 5)
+
+
+def test_of_a_loss_a_share_of_the_bases_is_lost():
+    by_name = found("loss")
+    assert losses(by_name["SGD"]) == (60, 30, 0, 0)
+    assert losses(by_name["SGD-LGA"]) == (80, 60, 40, 40)
+    assert (by_name["Prodigy"].base, losses(by_name["Prodigy"])) == ("Adam", (None, None, None, 275))
+
+
+def test_a_base_that_is_not_measured_at_every_rate_is_not_tuned(monkeypatch):
+    monkeypatch.setitem(SCORES, ("sgd", False), {1e-3: 0.5})
+    by_name = found("accuracy")
+    assert set(by_name) == {"Adam", "Adam-LGA", "Lion", "Prodigy"}
+    assert by_name["Lion"].base == "Adam"
+
+
+def test_a_loss_below_0_is_measured_by_its_size(monkeypatch):
+    monkeypatch.setitem(SCORES, ("sgd", False), {1e-3: -1.0, 1e-2: -2.0})
+    by_name = found("loss")
+    assert losses(by_name["SGD"])[:3] == (50, 25, 0)
+
+
+def test_rows_and_table_leave_out_what_is_missing():
+    some = list(found("accuracy").values())
+    (row,) = (row for row in relative_rows(some) if row["optimizer"] == "Prodigy")
+    assert row == {
+        "task": "One",
+        "optimizer": "Prodigy",
+        "tuned_base": "SGD",
+        "its_score": 80.0,
+        "unit": "points",
+        "worst": "",
+        "mean": "",
+        "best": "",
+        "own": pytest.approx(5),
+    }
+    heads, rows = relative_plot.overview(some, "worst")
+    assert heads == ["task", "SGD", "SGD-LGA", "Adam", "Adam-LGA", "Lion", "Prodigy"]
+    assert rows == [["One", "+30.0", "+10.0", "+20.0", "", "not finite", ""]]
+
+
+def test_the_picture_has_a_block_for_each_measure_and_a_number_for_each_place():
+    some = list(found("accuracy").values())
+    svg = relative_plot.draw_relative(some).svg
+    for title in relative_plot.TITLES.values():
+        assert f"Lost {title}" in svg
+    assert svg.count(">+30.0<") == 2  # SGD's worst, and its own
+    assert svg.count(">not finite<") == 2
+    without_own = [replace(one, own=None) for one in some]
+    assert "at its own rate" not in relative_plot.draw_relative(without_own).svg
+    assert by_place(without_own, "own") == {}
+
+
+def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from lossaware.cli import main
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as stop:
+            main(["study", "figure", "small.toml", "--relative", "--to", "drawn", *arguments])
+        return int(stop.value.code or 0)
+
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(TEXT.replace("MEASURE", "accuracy"))
+    study = parse_study(TEXT.replace("MEASURE", "accuracy"), "small")
+    Path("lossaware-out").mkdir()
+
+    def store(name: str) -> None:
+        with Store(Path("lossaware-out/results.sqlite")) as opened:
+            for spec in study.specs:
+                if spec.optimizer == name and (records := Known().records(spec)):
+                    opened.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
+
+    store("prodigy")
+    assert run() == 2
+    assert "no base of it is measured at all of its learning rates" in capsys.readouterr().err
+    store("sgd")
+    assert run() == 0
+    assert "SGD-LGA" in capsys.readouterr().out
+    kinds = {path.name for path in Path("drawn").iterdir()}
+    assert kinds == {f"small-relative.{kind}" for kind in ("svg", "png", "csv", "json")}
+    rows = list(csv.DictReader(Path("drawn/small-relative.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["optimizer"], row["worst"]) for row in rows][:2] == [("SGD", "30.0"), ("SGD-LGA", "10.0")]
