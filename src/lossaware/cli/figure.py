@@ -85,3 +85,38 @@ def figure02(*, out: Path = Path("lossaware-out"), results: Path = Path("results
     tell(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
     tell(to / "figure02.svg")
     return 0
+
+
+@app.command
+def overview(*, out: Path = Path("lossaware-out"), results: Path = Path("results"), to: Path = TO) -> int:
+    """The picture of the README: accuracy on MNIST by learning rate, without, with LGA, with "auto", and a peer.
+
+    Reads the studies auto and auto-peers.
+
+    Args:
+        out: Folder of the runs.
+        results: Folder of exported studies.
+        to: Folder to write overview.svg, .png, .csv and .json to.
+    """
+    from lossaware.studies.analysis.collect import measurements
+    from lossaware.studies.analysis.lr_sensitivity import all_series
+    from lossaware.studies.report import results_markdown as results_page
+    from lossaware.studies.report.artifacts import check_writable, save
+    from lossaware.studies.report.overview_plot import draw_overview, overview_rows
+    from lossaware.studies.specs.study import load_study
+
+    names = ("auto", "auto-peers")
+    with measurements(out, results) as there:
+        tables = [there.table(load_study(name)) for name in names]
+    try:
+        rows = overview_rows(*(all_series(table) for table in tables))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"not all of MNIST is measured; run it first: lossaware study run {names[0]} --data DIR, and {names[1]}"
+        ) from None
+    check_writable(to)
+    settings = {"studies": list(names), "runs": [line for table in tables for line in table.provenance]}
+    save(to, "overview", tables={"overview": rows}, picture=draw_overview(rows), settings=settings)
+    results_page.refresh(to)
+    print(to / "overview.svg")
+    return 0

@@ -26,8 +26,8 @@ def attach(accelerator: Any, optimizer: Any, **settings: Any) -> LGA:
     kind = getattr(accelerator.distributed_type, "value", accelerator.distributed_type)
     if kind in _NOT_SUPPORTED:
         raise UsageError(
-            f"LGA does not support Accelerate with {_NOT_SUPPORTED[kind]}: use DDP, or DeepSpeed by itself with "
-            "lossaware.recipes.deepspeed"
+            f"LGA does not support Accelerate with {_NOT_SUPPORTED[kind]}: use DDP or FSDP; DeepSpeed works "
+            "by its own engine, without ZeRO (docs/frameworks/deepspeed.md)"
         )
     lga = LGA(optimizer_inside(optimizer), **settings)
     accelerator.register_for_checkpointing(lga)

@@ -229,6 +229,10 @@ PICTURES: Mapping[str, tuple[str, str]] = {
         "The epoch at which our curves fit each published column best, without and with LGA",
         "lossaware lengths",
     ),
+    "overview": (
+        'Accuracy on MNIST by learning rate: without, with LGA, with "auto", and the strongest peer',
+        "lossaware figure overview",
+    ),
     "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
 }
 """What pictures are, and the commands that make them; those of ``lossaware study figure`` are known by their study."""
