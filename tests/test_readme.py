@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The README's code, commands and picture work as they stand there, and so does the quickstart's task."""
 
 import re
 import runpy
@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 
 
 def test_the_short_script_trains_and_shows_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,8 +34,9 @@ def test_a_task_of_ones_own(
 ) -> None:
     from lossaware.cli import main
 
-    command = next(line for block in SHELL for line in block.splitlines() if "my_task.py:build" in line)
-    (tmp_path / "my_task.py").write_text(next(code for code in PYTHON if "def build()" in code))
+    command = next(line for line in QUICKSTART.splitlines() if line.startswith("lossaware compare my_task.py:build"))
+    blocks = re.findall(r"```python\n(.*?)```", QUICKSTART, re.DOTALL)
+    (tmp_path / "my_task.py").write_text(next(code for code in blocks if "def build()" in code))
     monkeypatch.chdir(tmp_path)
     smaller = {"--seeds": "2", "--lrs": "1e-2", "--optimizers": "sgd"}
     words = command.split()
@@ -58,3 +60,16 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
         assert all(
             word in ci for word in arguments.split() if word.startswith(("-c", "compare", "digits", "constraints"))
         )
+
+
+def test_it_is_short_and_its_first_screen_has_a_picture() -> None:
+    assert len(README.split()) <= 1000
+    picture = re.search(r"^!\[.*\]\((.*)\)$", README, re.MULTILINE)
+    assert picture
+    assert (ROOT / picture[1]).is_file()
+    assert README[: picture.start()].count("\n") < 15
+
+
+def test_the_command_of_the_comparison_names_what_is_there() -> None:
+    name, function = re.findall(r"`lossaware compare (\S+):(\w+) ", README)[0]
+    assert f"def {function}(trial" in (ROOT / name).read_text()

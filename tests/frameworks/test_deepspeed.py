@@ -1,4 +1,4 @@
-"""DeepSpeed's engine without ZeRO, beside a plain loop. DeepSpeed is no part of the extras: its build needs a compiler."""
+"""DeepSpeed's engine without ZeRO, beside a plain loop. No extra brings DeepSpeed: it needs a compiler."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-SCRIPT = '''
+SCRIPT = """
 import importlib, os
 import deepspeed, torch
 from lossaware import LGA
@@ -48,13 +48,16 @@ for gamma2 in (0.0, 1e-5):
     assert (status.steps, status.open_share) == (plain_status.steps, plain_status.open_share), (status, plain_status)
 moved = (train(True, 1e-5)[0] - train(True, 0.0)[0]).abs().max()
 assert moved > 1e-5, moved
-'''
+"""
 
 
 def test_an_engine_is_a_plain_loop() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed, and no extra brings it: pip install deepspeed")
     ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=os.environ | ranks | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ | ranks | {"DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
