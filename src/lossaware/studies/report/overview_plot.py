@@ -1,6 +1,7 @@
 """The first picture of the README: test accuracy on MNIST over the learning rate, without, with LGA, and a peer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -58,7 +59,7 @@ def _is_peer(one: Series, peers: Sequence[Series]) -> bool:
 
 
 def _plot(axes: Axes, rows: Sequence[dict[str, object]]) -> None:
-    styles = (
+    styles: tuple[dict[str, Any], ...] = (
         {"color": SERIES[0], "linestyle": "--", "marker": "o"},
         {"color": SERIES[2], "marker": "s"},
         {"color": SERIES[1], "marker": "D", "linewidth": 2.4, "zorder": 3},
@@ -77,4 +78,4 @@ def _plot(axes: Axes, rows: Sequence[dict[str, object]]) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
     axes.set_ylim(0, 104)
     axes.set_xlabel("learning rate")
-    axes.figure.legend(loc="outside right center", handlelength=3)  # type: ignore[union-attr]
+    axes.figure.legend(loc="outside right center", handlelength=3)
