@@ -1,6 +1,6 @@
 """How LGA hangs on an optimizer: which ones it can, the hooks, and the way out.
 
-The optimizer owns LGA, by its hooks; LGA refers to the optimizer weakly. So there is no cycle, and both are freed as
+The optimizer owns LGA, by an attribute; LGA refers to the optimizer weakly. So there is no cycle, and both are freed as
 soon as the optimizer is.
 """
 
@@ -14,6 +14,14 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.hooks import RemovableHandle
 
+_COMPANION = "_lossaware_companion"
+"""The optimizer's attribute that keeps LGA alive."""
+
+
+def companion_of(optimizer: Any) -> object | None:
+    """The LGA that is attached to the optimizer; None where there is none."""
+    return getattr(optimizer, _COMPANION, None)
+
 
 class Attachment:
     """The hooks of one LGA on one optimizer.
@@ -23,6 +31,7 @@ class Attachment:
 
     Args:
         optimizer: Must have passed `check_optimizer`.
+        companion: What the optimizer is to keep alive, and `companion_of` finds.
         before_step: The step's pre hook.
         after_step: The step's post hook.
         before_save: Called before the optimizer writes a ``state_dict``.
@@ -34,6 +43,7 @@ class Attachment:
     def __init__(
         self,
         optimizer: Optimizer,
+        companion: object,
         *,
         before_step: Callable[..., Any],
         after_step: Callable[..., None],
@@ -44,10 +54,17 @@ class Attachment:
     ) -> None:
         self._optimizer = weakref.ref(optimizer)
         self.name = type(optimizer).__name__
-        self._pre = optimizer.register_step_pre_hook(before_step)
+        setattr(optimizer, _COMPANION, companion)
+
+        def pre_hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if len(optimizer._optimizer_step_pre_hooks) != self._pre_hooks:
+                self._check_order(optimizer)
+            return before_step(optimizer, args, kwargs)
+
+        self._pre = optimizer.register_step_pre_hook(pre_hook)
         self._post = optimizer.register_step_post_hook(after_step)
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
-        self.pre_hooks = 0  # at the last look
+        self._pre_hooks = 0  # at the last look
         optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
         self._state_hooks = [
             optimizer.register_state_dict_pre_hook(before_save),
@@ -100,12 +117,10 @@ class Attachment:
         type(optimizer).zero_grad(optimizer, *args, **kwargs)
         self._after_zero_grad(optimizer)
 
-    def check_order(self, optimizer: Optimizer) -> None:
-        """To be called by the pre hook where there are not ``pre_hooks`` pre hooks, before anything is changed.
+    def _check_order(self, optimizer: Optimizer) -> None:
+        """Refuse a pre hook after LGA's, which was put there by other means than ``register_step_pre_hook``.
 
-        Raises:
-            RuntimeError: A pre hook comes after LGA's, as it was put there by other means than
-                ``optimizer.register_step_pre_hook``. Hooks cannot be moved while they are run.
+        Hooks cannot be moved while they are run.
         """
         hooks = optimizer._optimizer_step_pre_hooks
         if (last := next(reversed(hooks))) != self._pre.id:
@@ -113,7 +128,7 @@ class Attachment:
                 f"{self.name} has a step pre hook after LGA's, {_name_of(hooks[last])}, which may change gradients "
                 "that LGA has read: register it by optimizer.register_step_pre_hook, or attach LGA after it"
             )
-        self.pre_hooks = len(hooks)
+        self._pre_hooks = len(hooks)
 
     def other_step_hooks(self) -> list[str]:
         """The names of all step hooks that a step of the optimizer runs besides these, torch's global ones included."""
@@ -142,6 +157,7 @@ class Attachment:
             del optimizer.__getstate__
             del optimizer.register_step_pre_hook
             del optimizer.zero_grad
+            delattr(optimizer, _COMPANION)
 
 
 def _ordered(hooks: Any) -> "OrderedDict[int, Any]":

@@ -84,6 +84,7 @@ class Baseline(LGA):
         self._law = LawState()
         self._attachment = Attachment(
             optimizer,
+            self,
             before_step=self._before_step,
             after_step=self._after_step,
             before_save=_nothing,

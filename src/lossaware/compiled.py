@@ -16,7 +16,7 @@ from torch._inductor import list_mode_options
 from lossaware.attachment import Attachment
 from lossaware.errors import UsageError
 from lossaware.hoisting import ScalarsFirst
-from lossaware.loss_input import LossInput
+from lossaware.step_hooks import StepHooks
 from lossaware.stepper import ActiveGroup, Stepper
 
 
@@ -33,30 +33,31 @@ class CompiledStep:
     Args:
         attachment: Of an LGA to the optimizer.
         stepper: Its law and corrections.
-        loss_input: Receives its losses.
-        is_measured: Whether the next step is measured.
+        hooks: Receive its losses, and measure its steps.
         options: Keyword arguments of ``torch.compile``; what they leave open is set by ``compiler_arguments``.
 
     Raises:
-        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, or its
-            own step reads the loss. Hooks that come later are refused at the next step.
+        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, its own
+            step reads the loss, or the rule for gamma2 bounds it. Hooks that come later are refused at the next step.
     """
 
     def __init__(
         self,
         attachment: Attachment,
         stepper: Stepper,
-        loss_input: LossInput,
-        is_measured: Callable[[], bool],
+        hooks: StepHooks,
         options: dict[str, Any],
     ) -> None:
         self._attachment = attachment
         self._stepper = stepper
-        self._input = loss_input
-        self._is_measured = is_measured
+        self._input = hooks.input
+        self._hooks = hooks
         self._optimizer: Any = attachment.optimizer
+        if stepper.rule.moves_base:
+            rule = type(stepper.rule).__name__
+            raise UsageError(f"{rule} has no compiled step so far: use optimizer.step(loss=loss)")
         self._refuse_other_hooks()
-        if loss_input.base_takes_loss:
+        if self._input.base_takes_loss:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
@@ -110,7 +111,7 @@ class CompiledStep:
         has_loss = loss is not None or self._input.has_observed
         # A step makes the optimizer's state; the law has counted it, also where both come from a checkpoint.
         self._has_state = self._has_state or self._stepper.read_state().steps > 0
-        if not self._has_state or not has_loss or scaled or self._is_measured():
+        if not self._has_state or not has_loss or scaled or self._hooks.meter.is_on:
             type(optimizer).step(optimizer, loss=loss)
         else:
             self._compiled_step(loss)

@@ -27,3 +27,15 @@ def renamed(module: str, names: Mapping[str, str], stacklevel: int = 2) -> Calla
         return getattr(importlib.import_module(home), new)
 
     return find
+
+
+def old_setting(lga: Any, name: str) -> Any:
+    """A setting that was an attribute of LGA.
+
+    Raises:
+        AttributeError: There was none of that name.
+    """
+    if name in ("gamma2", "law", "xi", "zero_gradient") and "settings" in vars(lga):
+        warnings.warn(f"LGA.{name} is deprecated: use LGA.settings.{name}", DeprecationWarning, stacklevel=3)
+        return getattr(lga.settings, name)
+    raise AttributeError(f"{type(lga).__name__!r} object has no attribute {name!r}")

@@ -1,23 +1,20 @@
 """LGA as a companion of an optimizer, as a learning-rate scheduler is: it attaches by step hooks and wraps nothing."""
 
-import warnings
 import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpack, overload
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.attachment import Attachment, check_optimizer
+from lossaware.attachment import Attachment, check_optimizer, companion_of
 from lossaware.checkpoint import load, save
-from lossaware.errors import UsageError
+from lossaware.deprecated import old_setting
 from lossaware.gamma2 import Gamma2Rule
-from lossaware.gradients import StepGradients
 from lossaware.law_state import Status
-from lossaware.loss_input import LossInput
 from lossaware.lower_bounds import LowerBound
 from lossaware.settings import Settings, make_settings
+from lossaware.step_hooks import StepHooks
 from lossaware.stepper import Stepper
 from lossaware.update_meter import Measurement, UpdateMeter
 from lossaware.upper_bounds import UpperBound
@@ -141,26 +138,25 @@ class LGA:
         self._stepper = _make_stepper(self.settings)
         self._stepper.sizes.of(optimizer.param_groups)
         self._stepper.prepare(optimizer)
-        self._gradients = StepGradients(optimizer)
-        self._input = LossInput(optimizer, process_group, partial(_gradients_ready, self._gradients, self._stepper))
-        self._meter: UpdateMeter | None = None
+        self._hooks = StepHooks(optimizer, self._stepper, process_group)
+        self._input = self._hooks.input
         self._last_words = weakref.finalize(self, self._stepper.statuses.close)
         self._attachment = Attachment(
             optimizer,
-            before_step=self._before_step,
-            after_step=self._after_step,
+            self,
+            before_step=self._hooks.before_step,
+            after_step=self._hooks.after_step,
             before_save=self._stepper.release,
             before_load=self._stepper.before_load,
             after_load=self._stepper.after_load,
-            after_zero_grad=partial(_gradients_cleared, self._input, self._stepper),
+            after_zero_grad=self._hooks.after_zero_grad,
         )
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "LGA | None":
         """The LGA that is attached to the optimizer; None where there is none."""
-        hooks = getattr(optimizer, "_optimizer_step_post_hooks", {}).values()
-        owners = (getattr(hook, "__self__", None) for hook in hooks)
-        return next((owner for owner in owners if isinstance(owner, cls)), None)
+        found = companion_of(optimizer)
+        return found if isinstance(found, cls) else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -189,10 +185,7 @@ class LGA:
         return self._attachment.optimizer
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("gamma2", "law", "xi", "zero_gradient") and "settings" in vars(self):  # as in the version before
-            warnings.warn(f"LGA.{name} is deprecated: use LGA.settings.{name}", DeprecationWarning, stacklevel=2)
-            return getattr(self.settings, name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return old_setting(self, name)
 
     # Stepping ---------------------------------------------------------------------------------------------------------
 
@@ -222,30 +215,6 @@ class LGA:
         """
         self._input.forget()
 
-    def _before_step(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._input.is_inside_another(args, kwargs):
-            return None
-        if len(optimizer._optimizer_step_pre_hooks) != self._attachment.pre_hooks:
-            self._attachment.check_order(optimizer)
-        self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
-        arguments = self._input.begin(optimizer, args, kwargs)
-        if self._meter is not None:
-            self._meter.before_step(optimizer)
-        return arguments
-
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._input.end():
-            return
-        if self._meter is not None:
-            self._meter.after_base()
-        loss = self._input.take(optimizer)
-        self._stepper.step(optimizer, loss, getattr(optimizer, "found_inf", None), self._gradients.after_step)
-        self._gradients.forget()
-        if self._meter is not None:
-            self._meter.after_correction()
-
     def compile(self, **options: Any) -> "CompiledStep":
         """A step that runs base step, law and correction as one compiled graph.
 
@@ -265,11 +234,7 @@ class LGA:
         """
         from lossaware.compiled import CompiledStep
 
-        if self.settings.rule.moves_base:
-            raise UsageError(
-                f"{type(self.settings.rule).__name__} has no compiled step so far: use optimizer.step(loss=loss)"
-            )
-        return CompiledStep(self._attachment, self._stepper, self._input, lambda: self._meter is not None, options)
+        return CompiledStep(self._attachment, self._stepper, self._hooks, options)
 
     # Reading and keeping ----------------------------------------------------------------------------------------------
 
@@ -287,12 +252,12 @@ class LGA:
         Raises:
             ValueError: It is no whole number of at least 1.
         """
-        self._meter = None if steps is None else UpdateMeter(steps)
+        self._hooks.meter = UpdateMeter(steps)
 
     @property
     def measurement(self) -> Measurement | None:
         """The last one that `measure_every` asked for; None before it. Reading it may wait for the device."""
-        return None if self._meter is None else self._meter.read()
+        return self._hooks.meter.read()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
@@ -340,22 +305,9 @@ class LGA:
         return f"LGA({self._attachment.name}{'' if self._attachment.active else ', detached'}, {self.settings})"
 
 
-# Functions and not methods: what holds a method of LGA would hold LGA, and LGA holds that.
-
-
 def _make_stepper(settings: Settings) -> Stepper:
     if settings.rule.moves_base:
         from lossaware.agreement_stepper import AgreementStepper
 
         return AgreementStepper(settings)
     return Stepper(settings)
-
-
-def _gradients_ready(gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool) -> None:
-    gradients.remember(optimizer)
-    stepper.before_base(optimizer, has_loss)
-
-
-def _gradients_cleared(loss_input: LossInput, stepper: Stepper, optimizer: Optimizer) -> None:
-    stepper.release()
-    loss_input.after_zero_grad(optimizer)

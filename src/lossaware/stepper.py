@@ -36,8 +36,8 @@ class Stepper:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.rule = settings.rule
         self._law = settings.law
-        self._rule = settings.rule
         self._settings = settings
         self.sizes = GroupSizes(settings.rule, settings.xi)
         self._correction = self.make_correction()
@@ -122,7 +122,7 @@ class Stepper:
             self._look_for_backoff()
         if state.steps >= ENOUGH_STEPS and (state.count == 0.0 or state.steps == ENOUGH_STEPS) and not self._gate.done:
             self._gate.look(state)
-        size = float(self._rule.step_size(state, HOST))
+        size = float(self.rule.step_size(state, HOST))
         if size != 0.0:
             self._correction.reseed(int(state.steps))
             active = self._active(optimizer, self.sizes.last, gradients(optimizer))
@@ -149,7 +149,7 @@ class Stepper:
         """
         state = self._law.advance(LawState(*held.unbind()), loss, torch)
         moved: Tensor = torch.stack(state)
-        size: Tensor = self._rule.step_size(state, torch)
+        size: Tensor = self.rule.step_size(state, torch)
         if found_inf is not None:
             skipped = found_inf.to(held.device) > 0
             moved, size = torch.where(skipped, held, moved), torch.where(skipped, 0.0, size)
@@ -260,7 +260,7 @@ class Stepper:
 
     def gamma2(self, state: LawState) -> float:
         """What is reported as gamma2 in a state of plain numbers."""
-        return float(self._rule.gamma2(state, max(self.sizes.last, default=0.0), HOST))
+        return float(self.rule.gamma2(state, max(self.sizes.last, default=0.0), HOST))
 
     def status(self, steps_without_loss: int) -> Status:
         """The `Status` now. Waits for the device.
@@ -272,7 +272,7 @@ class Stepper:
         return summarize(state, self.gamma2(state), steps_without_loss)
 
     def _look_for_backoff(self) -> None:
-        if self._rule.logs_backoffs:
+        if self.rule.logs_backoffs:
             self._backoffs.look(self._state, self.gamma2(self._state))
 
 

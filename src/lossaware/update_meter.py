@@ -43,14 +43,14 @@ class UpdateMeter:
     squared norms without bias. Of a sharded parameter this rank's part is measured.
 
     Args:
-        every: Measure each ``every``-th step, at least 1.
+        every: Measure each ``every``-th step, at least 1; None measures none.
 
     Raises:
         ValueError: It is no whole number of at least 1.
     """
 
-    def __init__(self, every: int) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    def __init__(self, every: int | None) -> None:
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"steps must be a whole number of at least 1, or None: got {every!r}")
         self._every = every
         self._step = 0
@@ -58,19 +58,22 @@ class UpdateMeter:
         self._middle: list[Tensor] = []
         self._norms: tuple[int, Tensor, Tensor] | None = None
 
-    @torch.no_grad()
+    @property
+    def is_on(self) -> bool:
+        """Whether steps are measured."""
+        return self._every is not None
+
     def before_step(self, optimizer: Optimizer) -> None:
         """To be called before the base step, when gradients may not be there yet."""
-        self._step += 1
-        self._before = self._draw(optimizer) if self._step % self._every == 0 else None
+        if self._every is not None:
+            self._step += 1
+            self._before = self._draw(optimizer) if self._step % self._every == 0 else None
 
-    @torch.no_grad()
     def after_base(self) -> None:
         """To be called between the base step and the correction."""
         if self._before is not None:
             self._middle = [sample.read() for sample in self._before]
 
-    @torch.no_grad()
     def after_correction(self) -> None:
         """To be called after the correction."""
         if self._before is None:

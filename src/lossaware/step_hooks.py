@@ -1,0 +1,60 @@
+"""What LGA does around each step of its optimizer: take the loss in, keep the gradients, make the correction."""
+
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+from torch.optim import Optimizer
+
+from lossaware.gradients import StepGradients
+from lossaware.loss_input import LossInput
+from lossaware.stepper import Stepper
+from lossaware.update_meter import UpdateMeter
+
+
+class StepHooks:
+    """The hooks of one LGA, which `lossaware.attachment.Attachment` has the optimizer call.
+
+    Args:
+        optimizer: The base optimizer, which is not kept.
+        stepper: Makes the corrections.
+        group: The ranks over which the loss is averaged; None means all of them.
+    """
+
+    def __init__(self, optimizer: Optimizer, stepper: Stepper, group: dist.ProcessGroup | None) -> None:
+        self._stepper = stepper
+        self._gradients = StepGradients(optimizer)
+        self.input = LossInput(optimizer, group, partial(_gradients_ready, self._gradients, stepper))
+        self.meter = UpdateMeter(None)
+
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The step's pre hook."""
+        if self.input.is_inside_another(args, kwargs):
+            return None
+        self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
+        arguments = self.input.begin(optimizer, args, kwargs)
+        self.meter.before_step(optimizer)
+        return arguments
+
+    def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The step's post hook."""
+        if not self.input.end():
+            return
+        self.meter.after_base()
+        loss = self.input.take(optimizer)
+        self._stepper.step(optimizer, loss, getattr(optimizer, "found_inf", None), self._gradients.after_step)
+        self._gradients.forget()
+        self.meter.after_correction()
+
+    def after_zero_grad(self, optimizer: Optimizer) -> None:
+        """To be called after the optimizer's ``zero_grad``."""
+        self._stepper.release()
+        self.input.after_zero_grad(optimizer)
+
+
+def _gradients_ready(gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool) -> None:
+    """A function and not a method: `LossInput` holds it, and would hold what holds itself."""
+    gradients.remember(optimizer)
+    stepper.before_base(optimizer, has_loss)
