@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import importlib.util
 import logging
 import warnings
 from typing import Any
@@ -142,6 +144,59 @@ def test_a_wrapper_that_hides_its_hooks(name: str) -> None:
     assert message.startswith(("LGA attaches to a", type(wrapper).__name__))
     assert f"its .{inside}" in message
     LGA(getattr(wrapper, inside), steps_per_epoch=10)  # and the remedy works
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1)], ids=str)
+def test_a_loss_without_a_value(shape: tuple[int, ...]) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.1)
+    LGA(optimizer, steps_per_epoch=10)
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=r"^the loss must have a value: got a tensor on the device meta$"):
+        optimizer.step(loss=torch.ones(shape, device="meta"))
+    assert torch.equal(p, torch.ones(3))
+
+
+def test_parameters_without_values() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3, device="meta"))], lr=0.1)
+    with pytest.raises(ValueError, match=r"^parameters must have values when their scale is .* device meta; attach"):
+        LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    assert LGA.of(optimizer) is None
+
+
+@pytest.mark.parametrize("gamma2", [1e-3, "auto"])
+def test_a_default_device_without_values_changes_nothing(gamma2: Any) -> None:
+    runs = []
+    for device in ("cpu", "meta"):
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer: Any = torch.optim.SGD([p], lr=0.1)
+        with torch.device(device):
+            lga = LGA(optimizer, steps_per_epoch=2, gamma2=gamma2)
+            lga.measure_every(1)
+            for loss in (2.0, torch.tensor(1.5, device="cpu"), 1.0):
+                p.grad = torch.ones(3, device="cpu")
+                optimizer.step(loss=loss)
+            lga.load_state_dict(lga.state_dict())
+            runs.append((p.tolist(), lga.status, lga.measurement))
+    assert runs[0] == runs[1]
+
+
+def test_a_package_that_was_imported_again() -> None:
+    """As by ``importlib.reload`` in a notebook. Unguarded: two LGAs would be attached, and each would push."""
+    spec = importlib.util.spec_from_file_location("lga_again", str(importlib.import_module("lossaware.lga").__file__))
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=10)
+    assert again.LGA is not LGA
+    with pytest.raises(ValueError, match=r"^this SGD has LGA attached already: call detach\(\) on that one first$"):
+        again.LGA(optimizer, steps_per_epoch=10)
+    assert again.LGA.of(optimizer) is lga
+    again.LGA.of(optimizer).detach()
+    assert LGA.of(optimizer) is None
+    again.LGA(optimizer, steps_per_epoch=10)
 
 
 # steps_per_epoch ----------------------------------------------------------------------------------------------------

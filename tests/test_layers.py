@@ -92,3 +92,35 @@ def test_no_module_imports_itself_by_way_of_others():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_what_a_user_reads_first_is_short():
+    path = PACKAGE / "lga.py"
+    text = path.read_text(encoding="utf-8")
+    (lga,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "LGA")
+    assert len(text.splitlines()) < 300
+    assert lga.end_lineno is not None
+    assert lga.end_lineno - lga.lineno < 250
+
+
+METHOD = sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "correction").glob("*.py")])
+
+
+@pytest.mark.parametrize("path", METHOD, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_of_the_method_uses_what_is_private_to_another(path: Path):
+    """Names with an underscore that belong to the package; those of torch are another matter."""
+    private = set()
+    for other in METHOD:
+        for node in ast.walk(ast.parse(other.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                private.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                private.add(node.attr)
+    private = {name for name in private if name.startswith("_") and not name.endswith("__")}
+    assert "_stepper" in private
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in private:
+            of_itself = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            assert of_itself or ast.unparse(node) == "optimizer._opt_called", f"{path.name}:{node.lineno}"
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("lossaware"):
+            assert not private & {alias.name for alias in node.names}, f"{path.name}:{node.lineno}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from lossaware import LGA
 
@@ -30,24 +33,28 @@ def falling(start: float, end: float, steps: int = 400) -> list[float]:
     return [start + (end - start) * i / steps for i in range(steps)]
 
 
-# Losses for which the gate can never open, or not any more, by name.
-SHUT: dict[str, Callable[[], list[float]]] = {
-    "a first loss of 0": lambda: [0.0, *falling(2.0, 0.5)],
-    "small first, then large": lambda: [0.4, *falling(2.3, 0.9)],
-    "a spike": lambda: [*falling(2.0, 1.5), 1e5, *falling(1.5, 1.0)],
-    "below 0": lambda: falling(-1.0, -5.0),
-    "rising": lambda: falling(1.0, 3.0),
+# Losses for which the gate can never open, or not any more, by name; and the reason that is given.
+SHUT: dict[str, tuple[Callable[[], list[float]], str]] = {
+    "a first loss of 0": (lambda: [0.0, *falling(2.0, 0.5)], "later losses were higher than the first"),
+    "small first, then large": (lambda: [0.4, *falling(2.3, 0.9)], "later losses were higher than the first"),
+    "a spike": (lambda: [*falling(2.0, 1.5), 1e5, *falling(1.5, 1.0)], "later losses were higher than the first"),
+    "below 0": (lambda: falling(-1.0, -5.0), "the losses are not above 0"),
+    "all 0": (lambda: [0.0] * 400, "the losses are not above 0"),
+    "rising": (lambda: falling(1.0, 3.0), "their mean, .*, was above the first one"),
 }
 
 
 @pytest.mark.parametrize("gamma2", [1e-4, "auto"])
 @pytest.mark.parametrize("name", SHUT)
 def test_a_gate_that_cannot_open_is_reported_once_with_the_remedy(name: str, gamma2: Any) -> None:
-    messages, _, _ = train(SHUT[name](), gamma2=gamma2)
+    losses, reason = SHUT[name]
+    messages, _, _ = train(losses(), gamma2=gamma2)
     if (name, gamma2) == ("a spike", "auto"):
         assert messages == []  # its lower bound is 0 whatever the losses are
         return
     assert len(messages) == 1
+    if gamma2 != "auto":
+        assert re.match(f"LGA makes no correction at step .*, since no loss opens the gate: {reason}; ", messages[0])
     assert messages[0].startswith("LGA makes no correction at step ")
     assert 'upper_bound="running"' in messages[0]
     assert "\n" not in messages[0]
@@ -83,3 +90,53 @@ def test_auto_does_not_push_below_0_whatever_has_grown(steps: int) -> None:
     _, status, p = train(losses, gamma2="auto", steps_per_epoch=1)
     assert float(p) == 1.0
     assert (status.omega, status.gamma2) == (0.0, 0.0)
+
+
+# The log ------------------------------------------------------------------------------------------------------------
+
+
+def backing_off(*, on_device: bool) -> LGA:
+    """After a status whose mean loss rose, and one whose fell; it was looked at after each step."""
+    optimizer: Any = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=2, gamma2=1e-6)
+    if on_device:
+        lga._stepper.state_on(torch.device("cpu"))
+    for loss in (2.0, 2.0, 3.0, 3.0, 1.0, 1.0):
+        optimizer.step(loss=loss)
+        assert lga.status.gamma2 <= 1e-6
+    optimizer.param_groups[0]["params"].clear()
+    return lga
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+def test_a_back_off_is_logged_once_however_often_the_status_is_read(
+    on_device: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "lossaware")
+    backing_off(on_device=on_device)
+    (record,) = caplog.records
+    assert record.message.startswith("gamma2 backed off to 1e-07 ")
+
+
+def test_the_first_rank_alone_speaks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda group=None: 1)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    caplog.set_level(logging.INFO, "lossaware")
+    assert train([0.0, *falling(2.0, 0.5)])[0] == []
+    train([1.0] * 120, steps_per_epoch=1000)
+    backing_off(on_device=False)
+    assert not caplog.records
+
+
+def test_a_resumed_run_without_a_status_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    optimizers: list[Any] = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.0) for _ in range(2)]
+    first, again = (LGA(optimizer, steps_per_epoch=1000) for optimizer in optimizers)
+    for _ in range(60):
+        optimizers[0].step(loss=1.0)
+    again.load_state_dict(first.state_dict())
+    for _ in range(40):
+        optimizers[1].step(loss=1.0)
+    again.detach()
+    (record,) = caplog.records
+    assert record.message.startswith("LGA made 100 steps, but steps_per_epoch=1000, ")

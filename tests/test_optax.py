@@ -352,6 +352,17 @@ def test_injected_hyperparameters_can_be_scheduled_and_set(problem: Problem) -> 
     assert step._cache_size() == 1
 
 
+def test_a_gamma2_that_adapts_by_itself_beside_injected_hyperparameters() -> None:
+    """It is a text, which is no hyperparameter to inject."""
+    injected = optax.inject_hyperparams(loss_aware)(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)
+    plain = loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)
+    params, g = jnp.ones(3), jnp.array([1.0, -2.0, 0.0])
+    updates, state = jax.jit(injected.update)(g, injected.init(params), params, value=2.0)
+    expected, _ = plain.update(g, plain.init(params), params, value=2.0)
+    np.testing.assert_allclose(updates, expected, rtol=1e-6)
+    assert status(state).gamma2 > 0
+
+
 def test_a_base_with_injected_learning_rate() -> None:
     solver = loss_aware(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), steps_per_epoch=10, gamma2=0.0)
     state = solver.init(jnp.ones(3))

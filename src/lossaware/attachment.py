@@ -18,8 +18,11 @@ _COMPANION = "_lossaware_companion"
 """The optimizer's attribute that keeps LGA alive."""
 
 
-def companion_of(optimizer: Any) -> object | None:
-    """The LGA that is attached to the optimizer; None where there is none."""
+def companion_of(optimizer: Any) -> Any:
+    """The LGA that is attached to the optimizer; None where there is none.
+
+    Its class may be an older one, where a notebook has imported the package again.
+    """
     return getattr(optimizer, _COMPANION, None)
 
 
@@ -61,8 +64,14 @@ class Attachment:
                 self._check_order(optimizer)
             return before_step(optimizer, args, kwargs)
 
+        def post_hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            after_step(optimizer, args, kwargs)
+            self.then()
+
+        self.then: Callable[[], object] = _nothing
+        """Called after each step; does nothing unless it is replaced."""
         self._pre = optimizer.register_step_pre_hook(pre_hook)
-        self._post = optimizer.register_step_post_hook(after_step)
+        self._post = optimizer.register_step_post_hook(post_hook)
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
         self._pre_hooks = 0  # at the last look
         optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
@@ -158,6 +167,10 @@ class Attachment:
             del optimizer.register_step_pre_hook
             del optimizer.zero_grad
             delattr(optimizer, _COMPANION)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _ordered(hooks: Any) -> "OrderedDict[int, Any]":

@@ -222,7 +222,8 @@ class AutoGamma2(Gamma2Rule):
 
     def steps_per_status(self, steps_per_epoch: int) -> int:
         """See `Gamma2Rule.steps_per_status`."""
-        return max(self.steps_at_least, steps_per_epoch // self.statuses_per_epoch)
+        least, share = self.steps_at_least, steps_per_epoch // self.statuses_per_epoch
+        return least + (share > least) * (share - least)  # the larger, also of numbers that JAX traces
 
 
 def _counts(value: Any) -> bool:

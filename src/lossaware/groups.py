@@ -160,9 +160,17 @@ def scale_of(parameters: Sequence[Tensor]) -> float:
     """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks.
 
     Of parameters that `FullyShardedDataParallel` has flattened a rank sees its own part alone, so all ranks must ask.
+
+    Raises:
+        ValueError: A parameter has no values.
     """
     total, count = 0.0, 0
     for p in parameters:
+        if p.is_meta:
+            raise ValueError(
+                f"parameters must have values when their scale is measured: got some on the device {p.device}; attach "
+                "LGA after they are there, as after to_empty() and initialization"
+            )
         reals = as_reals(p.detach().resolve_conj())
         norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
         total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2

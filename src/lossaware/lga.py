@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.attachment import Attachment, check_optimizer, companion_of
+from lossaware.attachment import check_optimizer, companion_of
 from lossaware.checkpoint import load, save
 from lossaware.deprecated import old_setting
 from lossaware.gamma2 import Gamma2Rule
@@ -136,27 +136,17 @@ class LGA:
         )
         self.process_group = process_group
         self._stepper = _make_stepper(self.settings)
-        self._stepper.sizes.of(optimizer.param_groups)
         self._stepper.prepare(optimizer)
         self._hooks = StepHooks(optimizer, self._stepper, process_group)
         self._input = self._hooks.input
         self._last_words = weakref.finalize(self, self._stepper.statuses.close)
-        self._attachment = Attachment(
-            optimizer,
-            self,
-            before_step=self._hooks.before_step,
-            after_step=self._hooks.after_step,
-            before_save=self._stepper.release,
-            before_load=self._stepper.before_load,
-            after_load=self._stepper.after_load,
-            after_zero_grad=self._hooks.after_zero_grad,
-        )
+        self._attachment = self._hooks.attach(optimizer, self)
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "LGA | None":
         """The LGA that is attached to the optimizer; None where there is none."""
-        found = companion_of(optimizer)
-        return found if isinstance(found, cls) else None
+        found: LGA | None = companion_of(optimizer)
+        return found
 
     @property
     def steps_per_epoch(self) -> int:
@@ -177,17 +167,11 @@ class LGA:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer, which LGA refers to weakly.
-
-        Raises:
-            RuntimeError: It does not exist any more.
-        """
+        """The optimizer, which LGA refers to weakly; RuntimeError where it does not exist any more."""
         return self._attachment.optimizer
 
     def __getattr__(self, name: str) -> Any:
         return old_setting(self, name)
-
-    # Stepping ---------------------------------------------------------------------------------------------------------
 
     def observe(self, loss: float | Tensor) -> None:
         """Hand over the loss of the next step, before it or in its closure; of several calls the mean counts.
@@ -236,8 +220,6 @@ class LGA:
 
         return CompiledStep(self._attachment, self._stepper, self._hooks, options)
 
-    # Reading and keeping ----------------------------------------------------------------------------------------------
-
     @property
     def status(self) -> Status:
         """The state of LGA as plain numbers. Reading it may wait for the device; stepping never does."""
@@ -279,8 +261,6 @@ class LGA:
                 parameter groups are others; nothing is changed then.
         """
         load(state_dict, self.settings, self._stepper, self._input, self._attachment)
-
-    # Coming and going -------------------------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Leave the optimizer, which then steps as it did before. Detaching twice does nothing.

@@ -17,7 +17,7 @@ def read_loss(loss: Any) -> LossValue:
         loss: A real number, or a tensor of one element, of any device and dtype but complex.
 
     Raises:
-        ValueError: A tensor of several elements or none, or of complex numbers.
+        ValueError: A tensor of several elements or none, of complex numbers, or without a value.
         TypeError: Anything else.
     """
     if isinstance(loss, Tensor):
@@ -29,6 +29,8 @@ def read_loss(loss: Any) -> LossValue:
                 f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
                 "reduce it first, for example by loss.mean()"
             )
+        if loss.is_meta:
+            raise ValueError(f"the loss must have a value: got a tensor on the device {loss.device}")
         loss = loss.detach()
         if hasattr(loss, "full_tensor"):  # a distributed tensor
             loss = loss.full_tensor()

@@ -170,27 +170,27 @@ def loss_aware(
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
 
     def init(params: PyTree) -> LossAwareState:
-        scale = _scale_of(params) if rule.uses_scale else jnp.zeros((), _float())
+        scale = _scale_of(params) if rule.uses_scale else jnp.zeros((), widest_float())
         mean = jax.tree.map(lambda p: jnp.zeros_like(p, _wide(p)), params) if rule.momentum else None
-        fresh = _fresh()
+        fresh = fresh_state()
         return LossAwareState(fresh, reported(fresh, group_size(scale)), inner.init(params), scale, mean)
 
     def group_size(scale: jax.Array) -> Any:
         return rule.group_size(scale if rule.uses_scale else 1.0, xi)
 
     def reported(state: LawState, size: Any) -> jax.Array:
-        return jnp.asarray(rule.gamma2(state, size, _WithoutNaN), _float())
+        return jnp.asarray(rule.gamma2(state, size, _WithoutNaN), widest_float())
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[PyTree, LossAwareState]:
-        loss = _read_loss(value)
+        loss = read_loss(value)
         if axis_name is not None:
             loss = mean_over_devices(loss, axis_name)
         moved = law.advance(state.law, loss, jnp)
         moved = LawState(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
         size = group_size(state.scale)
-        amount = jnp.asarray(size * rule.step_size(moved, jnp), _float())
+        amount = jnp.asarray(size * rule.step_size(moved, jnp), widest_float())
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
         mean, read = state.mean, updates
@@ -286,12 +286,12 @@ def multi_steps(
     inner = optax.MultiSteps(opt, every_k_schedule, **kwargs)
 
     def init(params: PyTree) -> MultiStepsState:
-        return MultiStepsState(jnp.zeros((), _float()), inner.init(params))
+        return MultiStepsState(jnp.zeros((), widest_float()), inner.init(params))
 
     def update(
         updates: PyTree, state: MultiStepsState, params: PyTree = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[PyTree, MultiStepsState]:
-        loss, before = _read_loss(value), state.multi_steps.mini_step
+        loss, before = read_loss(value), state.multi_steps.mini_step
         # By the weighted form, and not by steps towards the loss, so that a NaN ends with the update it belongs to.
         earlier = jnp.where(before == 0, 0.0, state.value * before)
         mean = ((earlier + loss) / (before + 1)).astype(state.value.dtype)
@@ -368,9 +368,9 @@ def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest
 def _scale_of(params: PyTree) -> jax.Array:
     """Root mean square of all elements, at least `SMALLEST_SCALE`."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
-    total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(_float()))) for leaf in leaves)
+    total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(widest_float()))) for leaf in leaves)
     count = sum(leaf.size for leaf in leaves)
-    return jnp.maximum(jnp.sqrt(jnp.asarray(total, _float()) / max(count, 1)), SMALLEST_SCALE)
+    return jnp.maximum(jnp.sqrt(jnp.asarray(total, widest_float()) / max(count, 1)), SMALLEST_SCALE)
 
 
 class _WithoutNaN:
@@ -384,10 +384,10 @@ class _WithoutNaN:
         return jnp.where(condition, yes, no)
 
 
-def _fresh() -> LawState:
+def fresh_state() -> LawState:
     """The law's state before the first loss, without the NaNs that ``jax_debug_nans`` would stop at."""
     values = {name: 0.0 if math.isnan(value) else value for name, value in LawState()._asdict().items()}
-    return LawState(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else _float()) for n, v in values.items()})
+    return LawState(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else widest_float()) for n, v in values.items()})
 
 
 def _wide(array: Any) -> Any:
@@ -395,12 +395,12 @@ def _wide(array: Any) -> Any:
     return jnp.promote_types(jnp.result_type(array), jnp.float32)
 
 
-def _float() -> Any:
+def widest_float() -> Any:
     """The widest floating-point type that is on."""
     return jnp.result_type(float)
 
 
-def _read_loss(value: Any) -> jax.Array:
+def read_loss(value: Any) -> jax.Array:
     """The loss as one number, of shape ()."""
     if value is None:
         raise ValueError(
@@ -419,7 +419,7 @@ def _read_loss(value: Any) -> jax.Array:
             f"value must be one real number, the loss: got shape {loss.shape} and {loss.dtype}; "
             "reduce it first, for example by loss.mean()"
         )
-    return loss.reshape(()).astype(_float())
+    return loss.reshape(()).astype(widest_float())
 
 
 def _is_ours(part: Any) -> bool:

@@ -26,13 +26,13 @@ def baseline(base: optax.GradientTransformation, **settings: Any) -> optax.Gradi
     inner = optax.with_extra_args_support(base)
 
     def init(params: PyTree) -> LossAwareState:
-        zero = jnp.zeros((), ours._float())
-        return LossAwareState(ours._fresh(), zero, inner.init(params), zero)
+        zero = jnp.zeros((), ours.widest_float())
+        return LossAwareState(ours.fresh_state(), zero, inner.init(params), zero)
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[PyTree, LossAwareState]:
-        loss = ours._read_loss(value)
+        loss = ours.read_loss(value)
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
         law = state.law
         law = law._replace(

@@ -6,6 +6,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from lossaware.attachment import Attachment
 from lossaware.gradients import StepGradients
 from lossaware.loss_input import LossInput
 from lossaware.stepper import Stepper
@@ -13,7 +14,7 @@ from lossaware.update_meter import UpdateMeter
 
 
 class StepHooks:
-    """The hooks of one LGA, which `lossaware.attachment.Attachment` has the optimizer call.
+    """The hooks of one LGA on one optimizer.
 
     Args:
         optimizer: The base optimizer, which is not kept.
@@ -26,6 +27,24 @@ class StepHooks:
         self._gradients = StepGradients(optimizer)
         self.input = LossInput(optimizer, group, partial(_gradients_ready, self._gradients, stepper))
         self.meter = UpdateMeter(None)
+
+    def attach(self, optimizer: Optimizer, companion: object) -> Attachment:
+        """Have the optimizer call these hooks.
+
+        Args:
+            optimizer: The base optimizer.
+            companion: What it is to keep alive.
+        """
+        return Attachment(
+            optimizer,
+            companion,
+            before_step=self.before_step,
+            after_step=self.after_step,
+            before_save=self._stepper.release,
+            before_load=self._stepper.before_load,
+            after_load=self._stepper.after_load,
+            after_zero_grad=self.after_zero_grad,
+        )
 
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

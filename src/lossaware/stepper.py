@@ -50,12 +50,12 @@ class Stepper:
         self.statuses = StatusNotice(_reported_epoch(settings))
 
     def prepare(self, optimizer: Optimizer) -> None:
-        """Get ready for an optimizer's parameters, so that no step has to; `GroupSizes.of` has been asked for them.
+        """Get ready for an optimizer's parameters, so that no step has to.
 
         Raises:
-            ValueError: There are parameters that cannot be corrected.
+            ValueError: There are parameters that cannot be corrected, or a group's own gamma2 is out of its range.
         """
-        for group, size in zip(optimizer.param_groups, self.sizes.last, strict=True):
+        for group, size in zip(optimizer.param_groups, self.sizes.of(optimizer.param_groups), strict=True):
             if size != 0:
                 self._correction.prepare(p for p in group["params"] if p.requires_grad)
 

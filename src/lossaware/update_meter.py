@@ -56,7 +56,7 @@ class UpdateMeter:
         self._step = 0
         self._before: list[_Sample] | None = None
         self._middle: list[Tensor] = []
-        self._norms: tuple[int, Tensor, Tensor] | None = None
+        self._squares: tuple[int, float | Tensor, float | Tensor] | None = None
 
     @property
     def is_on(self) -> bool:
@@ -81,15 +81,15 @@ class UpdateMeter:
         samples, self._before = self._before, None
         update = sum(s.weight * (m - s.values).square().sum() for s, m in zip(samples, self._middle, strict=True))
         pushed = sum(s.weight * (s.read() - m).square().sum() for s, m in zip(samples, self._middle, strict=True))
-        self._norms = self._step, torch.as_tensor(update).sqrt(), torch.as_tensor(pushed).sqrt()
+        self._squares = self._step, update, pushed
         self._middle = []
 
     def read(self) -> Measurement | None:
         """The last measurement, None before the first. Waits for the device."""
-        if self._norms is None:
+        if self._squares is None:
             return None
-        step, update, correction = self._norms
-        return Measurement(step, float(update), float(correction))
+        step, update, correction = self._squares
+        return Measurement(step, math.sqrt(update), math.sqrt(correction))
 
     def _draw(self, optimizer: Optimizer) -> "list[_Sample]":
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]

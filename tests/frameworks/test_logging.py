@@ -134,7 +134,7 @@ def test_measuring_changes_nothing_and_makes_no_copy_of_the_model() -> None:
         lga.measure_every(every)
         gradients(params, 0)
         if every is not None:
-            meter: Any = lga._meter
+            meter: Any = lga._hooks.meter
             meter.before_step(lga.optimizer)
             held = sum(sample.values.numel() for sample in meter._before)
             assert held == SAMPLE

@@ -3,8 +3,10 @@
 import json
 import shutil
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -151,7 +153,7 @@ class Trial:
             attached = call("trial.attach", kind, optimizer, options=self._settings(settings))
         except UsageError as error:
             raise UsageError(str(error).replace("trial.attach: ", "trial.attach(optimizer, ...): ")) from error
-        attached.stepped = self._stepped
+        attached.tell(self._stepped)
         self._attached.append(attached)
         return attached
 
@@ -295,11 +297,9 @@ def arm_of(spec: RunSpec) -> str:
 class _Watched(LGA):
     """Tells of each step. A hook of its own would be refused by compiled steps."""
 
-    stepped: Callable[[LGA], None] = staticmethod(lambda attached: None)
-
-    def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super()._after_step(optimizer, args, kwargs)
-        self.stepped(self)
+    def tell(self, stepped: Callable[[LGA], None]) -> None:
+        """Have this called after each step."""
+        self._attachment.then = partial(stepped, weakref.proxy(self))
 
 
 class _WatchedBaseline(_Watched, Baseline):
