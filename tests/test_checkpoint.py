@@ -110,6 +110,20 @@ def test_loading_does_not_keep_hold_of_what_was_given() -> None:
     assert repr(state) == before
 
 
+def test_what_was_observed_before_loading_does_not_count() -> None:
+    """It belongs to gradients that are in no checkpoint."""
+    (p,) = parameters(GRADIENTS[0], (len(GRADIENTS[0]),))
+    optimizer: Any = torch_optimizer("sgd", [p])
+    lga = LGA(optimizer, steps_per_epoch=10)
+    kept = lga.state_dict()
+    lga.observe(50.0)
+    lga.load_state_dict(kept)
+    lga.observe(1.5)
+    set_gradients([p], GRADIENTS[0])
+    optimizer.step()
+    assert lga.status.loss == 1.5
+
+
 def test_an_older_status_is_restored_exactly() -> None:
     params = parameters(X, (300,))
     optimizer, lga = make(params)

@@ -457,6 +457,30 @@ def test_the_scale_of_what_starts_at_zero() -> None:
     assert scale_of([torch.full((2,), 3 + 4j), torch.zeros(2)]) == pytest.approx(math.sqrt(50 / 4))
 
 
+def test_the_scale_of_16_bits_is_measured_in_float32() -> None:
+    """The norm is beyond the range of float16."""
+    assert scale_of([torch.full((10_000,), 1000.0, dtype=torch.float16)]) == pytest.approx(1000.0, rel=1e-4)
+
+
+def test_optax_pushes_nothing_below_0_whatever_has_grown() -> None:
+    """Unguarded: m overflowed in float32 at step 8,500, and pushed at full size through a closed gate."""
+    jax, optax = needs("jax"), needs("optax")
+    jnp = jax.numpy
+
+    from lossaware.optax import loss_aware, status
+
+    solver = loss_aware(optax.sgd(1e-3), steps_per_epoch=1, gamma2=AutoGamma2(steps_at_least=1))
+    params = jnp.ones(3)
+
+    def step(state: Any, loss: Any) -> Any:
+        updates, state = solver.update(jnp.ones(3), state, params, value=loss)
+        return state, updates
+
+    state, updates = jax.lax.scan(step, solver.init(params), -1.0 - 0.01 * jnp.arange(20_000.0))
+    np.testing.assert_array_equal(np.asarray(updates), np.full((20_000, 3), -1e-3, np.float32))
+    assert status(state).gamma2 == 0.0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
