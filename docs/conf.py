@@ -50,6 +50,6 @@ napoleon_use_ivar = True
 # Names of other projects: their inventories would have to be downloaded at each build.
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|jax|optax|collections|typing|pathlib|transformers|lightning|accelerate)\..*"),
-    (r"py:.*", r"lossaware\.(attachment|stepper|loss_input)\..*"),  # what lga.compile() passes on
+    (r"py:.*", r"lossaware\.(attachment|stepper|step_hooks|loss_input)\..*"),  # what lga.compile() passes on
     (r"py:.*", r"(Any|Callable|Iterator|Mapping|Path|Protocol|Self|Tensor|Optimizer|nn\.Module|dist\.ProcessGroup)"),
 ]
