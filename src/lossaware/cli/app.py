@@ -60,6 +60,7 @@ app.command("lossaware.cli.report:report", name="report", help="Show everything 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
+    _open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     say = _of_one_rank(given)
     with _notes_by(say):
@@ -99,11 +100,15 @@ def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
         code = 1
     except OSError as error:
         # A folder that may not be read, or an output on a full disk: what no command can foresee everywhere.
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            say(f"{error.strerror}: raise the limit (ulimit -n), or lower --jobs")
+        elif error.filename is None and error.errno != errno.ENOSPC:
             raise
-        if error.filename is None:
+        elif error.filename is None:
             _drop_output()
-        say(f"{error.filename or 'the output'}: {error.strerror}")
+            say(f"the output: {error.strerror}")
+        else:
+            say(f"{error.filename}: {error.strerror}")
         code = 2
     return code if isinstance(code, int) else 0
 
@@ -139,6 +144,21 @@ def _is_text(argument: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _open_streams() -> None:
+    """Where a standard stream is closed, whatever is written there is dropped.
+
+    Python then has None in its place; and the next file that is opened, a database say, would get its number, and with
+    it whatever libraries print there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 def _drop_output() -> None:

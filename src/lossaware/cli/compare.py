@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lossaware.cli.output import console, say
-from lossaware.cli.values import Whole, assignments, data_source, named, numbers, sizes, words
+from lossaware.cli.values import MAX_SEEDS, Whole, assignments, data_source, named, numbers, sizes, words
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def compare(
     ):
         if count is not None and count < 1:
             raise UsageError(f"{option} must be at least 1, got {count}")
+    if seeds > MAX_SEEDS:
+        raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
     scheduler_name, scheduler_options = named("--scheduler", scheduler)
     bound_name, bound_options = named("--lower-bound", lower_bound)
     task_options = assignments("--set", settings or ())

@@ -20,10 +20,20 @@ T = TypeVar("T")
 
 
 def _whole(kind: type, tokens: Sequence[Token]) -> int:
+    text = tokens[0].value
     try:
-        return int(tokens[0].value)
+        value = int(text)
     except ValueError:
-        raise ValueError(f"{tokens[0].value!r} is no whole number") from None
+        raise ValueError(f"{text[:40]!r} is no whole number") from None
+    if abs(value) > MOST:
+        raise ValueError(f"{text[:40]} is out of range: at most {MOST} is allowed")
+    return value
+
+
+MAX_SEEDS = 10_000
+"""As `lossaware.studies.specs.run_spec.MAX_SEEDS`, which no command imports for its help; a test compares them."""
+MOST = 1_000_000_000
+"""The largest number that a command line may give: of steps, examples, epochs."""
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]

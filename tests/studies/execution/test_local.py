@@ -1,7 +1,9 @@
 """The engine: all runs are executed, whatever happens to some of them."""
 
 import dataclasses
+import errno
 import os
+import re
 import signal
 import threading
 import time
@@ -10,7 +12,8 @@ from multiprocessing.forkserver import ForkServer
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution import local
+from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import LocalEngine, _quiet_start
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.specs.run_spec import RunSpec, options
@@ -30,6 +33,8 @@ def build(kind="good", marks=""):
         examples = InMemory((x, torch.zeros(20).long()))
         return Data(train=examples, test=examples)
 
+    calls = []
+
     def measure(model, batch):
         mark = pathlib.Path(marks, str(time.time_ns()))
         if kind == "once" and not list(mark.parent.iterdir()) or kind == "always":
@@ -39,6 +44,10 @@ def build(kind="good", marks=""):
             os._exit(3)
         if kind == "error":
             raise RuntimeError("no luck\\nat all")
+        calls.append(kind)
+        if len(calls) > 20 and (kind == "hangs" or kind == "hang" and not list(mark.parent.iterdir())):
+            mark.touch()
+            time.sleep(1000)
         if kind == "slow":
             mark.touch()
             time.sleep(0.2)
@@ -107,8 +116,79 @@ def test_a_server_that_is_killed_as_it_begins_is_replaced(mine, monkeypatch):
 
     monkeypatch.setattr(ForkServer, "ensure_running", start_and_kill_once)
     fine = mine("good")
-    assert list(LocalEngine(1).execute([fine], None))[-1] == RunDone(fine)
+    assert list(LocalEngine(1).execute([fine], None))[-1] == RunDone(fine, fine.epochs)
     assert killed
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="there is no server to fork from")
+def test_a_server_that_is_killed_around_each_start_fails_the_run_and_not_the_program(mine, monkeypatch):
+    """Unguarded: ConnectionRefusedError or EOFError, and with it all runs end."""
+    starts = []
+
+    class Refused:
+        def __init__(self, context, spec, *arguments):
+            starts.append(spec)
+            if spec.seed == 1:
+                raise (ConnectionRefusedError(111, "Connection refused"), EOFError())[len(starts) % 2]
+            self.__class__ = worker
+            worker.__init__(self, context, spec, *arguments)
+
+    worker = local._Worker
+    monkeypatch.setattr(local, "_Worker", Refused)
+    lost, fine = mine("good", 1), mine("good")
+    events = list(LocalEngine(1).execute([lost, fine], None))
+    [failed] = [event for event in events if isinstance(event, RunFailed)]
+    assert failed.spec == lost
+    assert failed.message.startswith("its process could not be started twice (")
+    assert starts.count(lost) == 2
+    assert RunDone(fine, fine.epochs) in events
+
+
+def test_too_many_open_files_is_one_line(mine, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(local, "_Worker", refuse)
+    with pytest.raises(UsageError, match=r"too many files are open .*ulimit -n"):
+        list(LocalEngine(1).execute([mine("good")], None))
+
+
+def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
+    monkeypatch.setattr(local, "SILENCE", 3.0)
+    monkeypatch.setattr(local, "MANY", 0.1)
+    monkeypatch.setattr(local, "_LOOK_EVERY", 0.2)
+    once, never = (dataclasses.replace(mine(kind), epochs=20) for kind in ("hang", "hangs"))
+    events = list(LocalEngine(2).execute([once, never], None))
+    notes = {event.spec: event.message for event in events if isinstance(event, RunNote)}
+    pattern = r"its process is ended for hanging: nothing was heard for \d+ s; another one begins"
+    assert re.fullmatch(pattern, notes[once])
+    assert re.fullmatch(pattern, notes[never])
+    assert RunDone(once, once.epochs) in events
+    assert [event.record.epoch for event in events if isinstance(event, EpochDone) and event.spec == once][-1] == 20
+    [failed] = [event for event in events if isinstance(event, RunFailed)]
+    assert failed.spec == never
+    assert re.fullmatch(r"its process died twice, the last time by hanging: nothing was heard .*", failed.message)
+
+
+def test_patience_is_a_multiple_of_what_a_run_needs(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(local.time, "monotonic", lambda: now)
+    patience = local.Patience()
+    now = local.FIRST_SILENCE - 1
+    assert not patience.is_over(), "data may take long to load"
+    patience.hears(Progress(SPEC, 1, 1, 2, 0.0))
+    now += 100
+    patience.hears(EpochDone(SPEC, None))
+    now += local.MANY * (local.FIRST_SILENCE - 1) - 1
+    assert not patience.is_over(), "it was as silent before"
+    now += 2
+    assert patience.is_over()
+    quick = local.Patience()
+    quick.hears(EpochDone(SPEC, None))
+    now += local.SILENCE - 1
+    assert not quick.is_over()
+    now += 2
+    assert quick.is_over()
 
 
 def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_path):
@@ -119,7 +199,7 @@ def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_pa
     assert messages[error] == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
     assert messages[wrong].startswith("unknown optimizer 'sgdd'; did you mean sgd")
     assert len(messages) == 2
-    assert RunDone(fine) in events
+    assert RunDone(fine, fine.epochs) in events
 
 
 def test_progress_tells_where_a_run_is(mine):

@@ -6,7 +6,9 @@ import re
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure as Canvas
 
 from lossaware.cli.output import console, say, tell
@@ -14,7 +16,7 @@ from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
 from lossaware.studies.report.pictures import draw, label
 from lossaware.studies.report.study_table import FORMATS, to_text
-from lossaware.studies.specs.escape import csv_text, latex, markdown, markdown_code, matplotlib, terminal
+from lossaware.studies.specs.escape import csv_text, latex, markdown, markdown_code, matplotlib, svg_address, terminal
 from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
@@ -129,3 +131,34 @@ def test_a_name_in_a_picture_is_neither_a_formula_nor_left_out(name):
         warnings.filterwarnings("ignore", message="Glyph")  # no font has pictures of control characters
         svg = draw(plot, (3, 2), "x").svg
     assert svg.count(matplotlib(name).replace(r"\$", "$").strip()) == 2
+
+
+PIECES = [
+    *FOREIGN.values(),
+    *"\\{}$&#%_^~<>|`*[]()!:=+-@\"'\t\n\r\x1b\x9b\x00\u202e\ud800 ab1",
+    *("\r\n", "\\", "](", "![", "$$", "``"),
+]
+ROUNDS = [200, pytest.param(50_000, marks=[pytest.mark.mutations, pytest.mark.timeout(1800)])]
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_random_texts_stay_texts_in_every_output(rounds):
+    random = np.random.default_rng(rounds)
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    for _ in range(rounds):
+        text = "".join(random.choice(np.array(PIECES, dtype=object), int(random.integers(1, 12))))
+        assert controls(terminal(text)) <= {"\t"}
+        written = latex(text)
+        assert "\n" not in written
+        plain = re.sub(r"\$\\(pm|mu|sigma)\$|\\text\w+\{\}|\\[&%$#_{}]|\{\[\}|\{\]\}", "", written)
+        assert re.search(r"[\\{}$&#%_^~]", plain) is None, text
+        shown = reader.parseInline(markdown(text))[0].children
+        assert {token.type for token in shown} <= {"text", "text_special", "entity"}, text
+        table = reader.parse(f"| a | b |\n|---|---|\n| {markdown(text)} | x |\n")
+        cells = [token for token in table if token.type == "td_open"]
+        assert len(cells) == 2, text
+        [row] = csv.reader(io.StringIO(csv_text([[text, "x"]]), newline=""))
+        assert len(row) == 2
+        assert row[0].lstrip()[:1] not in ("=", "+", "-", "@") or float(row[0]) is not None
+        assert svg_address(text.encode(errors="replace").decode()).isascii()
+        assert matplotlib(text).count("$") == matplotlib(text).count(r"\$")

@@ -140,7 +140,7 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(old, new, message):
 def test_a_study_that_does_not_exist(tmp_path):
     with pytest.raises(UsageError, match=r"unknown study 'table2'; did you mean table02"):
         load_study("table2")
-    with pytest.raises(UsageError, match="No such file"):
+    with pytest.raises(UsageError, match="there is no such file"):
         load_study(str(tmp_path / "none.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="study file"):

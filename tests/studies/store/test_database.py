@@ -172,7 +172,7 @@ def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
         message = "cannot be opened"
     else:
         path.mkdir()
-        message = "cannot be read|there are no results"
+        message = "this is a folder|there are no results"
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(UsageError, match=message) as error:
         Store(path, read_only=read_only)
@@ -234,7 +234,7 @@ def test_a_read_only_folder(path):
 
 def test_an_interrupted_creation_is_made_good(path):
     path.parent.mkdir()
-    path.with_name(path.name + ".new").write_bytes(b"half a database")
+    path.with_name(path.name + ".new").write_bytes(b"SQLite format 3\0 half a database")
     with Store(path) as store:
         fill(store, SPEC, 2)
         assert store.complete(SPEC)

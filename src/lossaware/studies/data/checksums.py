@@ -17,7 +17,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
 from lossaware.studies.specs.atomic import write_whole
-from lossaware.studies.specs.regular_file import MAX_BYTES, read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, MAX_BYTES, read_regular
 
 MANIFEST = "lossaware-checksums.json"
 FORMAT = 1
@@ -84,7 +84,7 @@ class Manifest:
                 raise ValueError(f"published is {content['published']!r}")
             date = datetime.fromisoformat(content["date"]).isoformat(timespec="seconds")
             files = {name: _entry(name, *entry) for name, entry in content["files"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except MALFORMED as error:
             raise UsageError(
                 f"{path}: damaged ({type(error).__name__}: {error}); write it again with `lossaware data get` or "
                 "`lossaware data record`"

@@ -1,11 +1,13 @@
 """Runs on this machine: a process for each, as many at a time as there are cores."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
@@ -14,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.events import EpochDone, Event, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
@@ -56,11 +58,26 @@ class LocalEngine:
             while waiting or workers:
                 while waiting and len(workers) < self.jobs:
                     spec, attempt = waiting.popleft()
-                    with _quiet_start():
-                        worker = _Worker(context, spec, attempt, data_folder, checkpoints)
-                        workers[worker.messages] = worker
+                    try:
+                        with _quiet_start():
+                            worker = _Worker(context, spec, attempt, data_folder, checkpoints)
+                            workers[worker.messages] = worker
+                    except (EOFError, OSError) as error:
+                        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                            raise UsageError(_TOO_MANY_FILES) from None
+                        # The server that forks it was killed while it did.
+                        if attempt == 1:
+                            waiting.appendleft((spec, 2))
+                        else:
+                            yield RunFailed(spec, f"its process could not be started twice ({type(error).__name__})")
+                        continue
                     yield RunStarted(spec)
-                for messages in connection.wait(list(workers)):
+                for worker in [worker for worker in workers.values() if worker.patience.is_over()]:
+                    # Its end is that of its messages, too, and is dealt with as any other death.
+                    worker.hang()
+                    if worker.attempt == 1:
+                        yield RunNote(worker.spec, f"its process is ended for {worker.death()}; another one begins")
+                for messages in connection.wait(list(workers), timeout=_LOOK_EVERY if workers else 0):
                     assert isinstance(messages, Connection)
                     worker = workers[messages]
                     try:
@@ -75,6 +92,7 @@ class LocalEngine:
                         else:
                             yield RunFailed(worker.spec, f"its process died twice, the last time by {worker.death()}")
                         continue
+                    worker.patience.hears(event)
                     worker.finished = isinstance(event, (RunDone, RunFailed))
                     yield event
         finally:
@@ -85,6 +103,44 @@ class LocalEngine:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Patience:
+    """How long a worker may say nothing: a multiple of what it needed so far, and never less than `SILENCE`."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._longest = 0.0
+        self._has_epoch = False
+
+    def hears(self, event: Event) -> None:
+        """The worker has said something."""
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+        self._has_epoch |= isinstance(event, EpochDone)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the worker last said something."""
+        return time.monotonic() - self._last
+
+    def is_over(self) -> bool:
+        """Whether it has been silent for too long."""
+        if self._has_epoch:
+            return self.silence > max(SILENCE, MANY * self._longest)
+        # Until an epoch has passed nothing tells how long a test takes, or what a user's own function does at once.
+        return self.silence > max(FIRST_SILENCE, MANY * (self._last - self._began))
+
+
+SILENCE = 600.0
+"""Seconds that a worker may always say nothing, once it has done an epoch."""
+FIRST_SILENCE = 24 * 3600.0
+"""The same before that."""
+MANY = 20
+"""Times its longest silence so far that a worker may say nothing."""
+_LOOK_EVERY = 5.0
+_TOO_MANY_FILES = "too many files are open for so many processes: raise the limit (ulimit -n), or lower --jobs"
 
 
 class _Worker:
@@ -101,6 +157,8 @@ class _Worker:
         self.spec = spec
         self.attempt = attempt
         self.finished = False
+        self.patience = Patience()
+        self._silence = ""
         self.messages, other_end = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
             target=_work, args=(other_end, spec, data_folder, checkpoints, os.getcwd()), daemon=True
@@ -119,8 +177,15 @@ class _Worker:
         self._process.join()
         self.messages.close()
 
+    def hang(self) -> None:
+        """Ends the process, as it has said nothing for too long."""
+        self._silence = f"hanging: nothing was heard for {self.patience.silence:.0f} s"
+        self._process.kill()
+
     def death(self) -> str:
         """What the process died of."""
+        if self._silence:
+            return self._silence
         code = self._process.exitcode
         if code is None or code >= 0:
             return f"exit with code {code}"

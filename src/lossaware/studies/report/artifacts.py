@@ -17,7 +17,7 @@ from lossaware.studies.report.pictures import Picture
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.escape import csv_text
 from lossaware.studies.specs.provenance import environment, without_folders
-from lossaware.studies.specs.regular_file import read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, read_regular, read_text
 from lossaware.studies.store.digests import SEAL, is_sealed, sealed
 
 Rows = Sequence[Mapping[str, Any]]
@@ -181,7 +181,7 @@ def _content(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(read_regular(path))
         content["made_with"].items()
         unchanged = is_sealed(content) if SEAL in content or "files" in content else True
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise UsageError(f"{path}: does not say how it was made ({type(error).__name__}: {error})") from None
     if not unchanged:
         raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
@@ -195,7 +195,7 @@ def _descriptions(folder: Path) -> list[Path]:
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
-        text = read_regular(path).decode()
+        text = read_text(path)
         return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (ValueError, csv.Error) as error:
         raise UsageError(f"{path}: not a table ({error})") from None
@@ -207,7 +207,7 @@ _SVG = "{http://www.w3.org/2000/svg}svg"
 def _read_svg(path: Path) -> str:
     """The picture. A page shows it as an image, in which nothing runs and nothing is fetched, whatever it holds."""
     try:
-        text = read_regular(path).decode()
+        text = read_text(path)
         if "<!DOCTYPE" in text:
             raise ValueError("it has a DOCTYPE, which may define entities without end")
         kind = ElementTree.fromstring(text).tag

@@ -14,6 +14,8 @@ from lossaware.studies.analysis.paired import Table
 from lossaware.studies.report.figures import Figure
 from lossaware.studies.report.paired_table import CELLS
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.provenance import without_home
+from lossaware.studies.specs.regular_file import check_regular
 
 _GENERATOR = '<meta name="generator" content="lossaware'
 
@@ -67,7 +69,7 @@ def render_page(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(version=__version__, **content)
+    return without_home(environment.get_template(template).render(version=__version__, **content))
 
 
 def check_writable(path: Path) -> None:
@@ -81,6 +83,7 @@ def check_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
+            check_regular(path, path.stat().st_mode)
             with path.open(encoding="utf-8", errors="replace") as file:
                 if _GENERATOR not in file.read(2000):
                     raise UsageError(f"{path} is not a report of lossaware and is left alone: choose another --out")

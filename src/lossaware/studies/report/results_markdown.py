@@ -10,6 +10,7 @@ from lossaware.studies.report import results_summary as summary
 from lossaware.studies.report.artifacts import load
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.escape import markdown, markdown_code
+from lossaware.studies.specs.regular_file import check_regular
 
 NAME = "README.md"
 """What the page is called in a folder of results."""
@@ -39,6 +40,7 @@ def refresh(folder: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
+        check_regular(path, path.stat().st_mode)
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.readline().startswith(_MARK)
     except OSError:

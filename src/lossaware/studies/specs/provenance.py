@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -113,6 +114,18 @@ def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
         said.append(f"... and {more} more command{'s' * (more != 1)}.")
     said += [f"Data: {files}" for files in found.get("data", {})]
     return said
+
+
+def without_home(text: str) -> str:
+    """A text or page in which home folders are ``~``, so that it can be handed on without a user's name."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path("/")
+    own = [re.escape(str(home))] if len(home.parts) > 1 else []
+    folders = "|".join([*own, r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"'<>:;,&]+"])
+    # The data of an image, in which letters mean something else, is left alone.
+    return re.sub(rf'(data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda found: found[1] or "~", text)
 
 
 def without_folders(command: str) -> str:

@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 from lossaware.studies.specs.user_code import is_own, scripts_of
@@ -150,12 +151,20 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, line: str) -> "RunSpec":
-        """The specification that `to_json` wrote."""
+        """The specification that `to_json` wrote.
+
+        Raises:
+            ValueError: It did not; likewise TypeError, KeyError and AttributeError.
+        """
         fields: dict[str, Any] = json.loads(line)
         for name in ("task_options", "optimizer_options", "scheduler_options", "lga"):
             if fields[name] is not None:
                 fields[name] = tuple((key, value) for key, value in fields[name])
-        return cls(**fields)
+        _check_types(fields)
+        spec = cls(**fields)
+        if not all(name.isprintable() for name in (spec.task, spec.optimizer, *spec.own_code)):
+            raise ValueError(f"the names {spec.task!r}, {spec.optimizer!r} are not printable")
+        return spec
 
     @property
     def is_open_ended(self) -> bool:
@@ -177,6 +186,35 @@ class RunSpec:
     def key(self) -> str:
         """The run's name in a store: 16 hexadecimal digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+
+MAX_SEEDS = 10_000
+"""How many seeds a run may have."""
+LARGEST = 2**63 - 1
+"""The largest whole number in a specification, whether it is a seed, a count or an option."""
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("task", "optimizer", "precision", "device", "kind"), (str,)),
+    **dict.fromkeys(("scheduler", "distributed"), (str, NoneType)),
+    **dict.fromkeys(("seed", "epochs", "batch_size"), (int,)),
+    "lr": (int, float),
+}
+_VALUES = (bool, int, float, str, NoneType)
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError where a field is of another type, as it may be in a file that somebody else wrote."""
+    for name, value in fields.items():
+        if name in _TYPES:
+            _check_value(name, value, _TYPES[name])
+        elif value is not None:
+            for key, option in value:
+                _check_value(name, key, (str,))
+                _check_value(f"{name} {key}", option, _VALUES)
+
+
+def _check_value(name: str, value: Any, types: tuple[type, ...]) -> None:
+    if type(value) not in types or (type(value) is int and abs(value) > LARGEST):
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
 @dataclass(frozen=True)

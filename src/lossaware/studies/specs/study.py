@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
 from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
-from lossaware.studies.specs.study_file import Settings, Shown, StudyFile, check_axes, explain
+from lossaware.studies.specs.study_file import MAX_RUNS, Settings, Shown, StudyFile, check_axes, explain
 
 BUILT_IN = Path(__file__).parents[1]
 """Where the package's own studies lie: ``paper/*.toml`` and ``further/*.toml``."""
@@ -168,11 +169,14 @@ class Study:
     def cells(self) -> dict[tuple[Coordinates, Coordinates], Cell]:
         """All cells of the table, by row and column."""
         figures = _published(self)
-        return {
-            (row, column): self._cell(row, column, figures.get((row, column)))
-            for row in self.rows
-            for column in self.columns
-        }
+        cells: dict[tuple[Coordinates, Coordinates], Cell] = {}
+        runs = 0
+        for key in itertools.product(self.rows, self.columns):
+            cells[key] = self._cell(*key, figures.get(key))
+            runs += len(cells[key].specs)
+            if runs > MAX_RUNS:
+                raise UsageError(f"{self.what}: it has more than {MAX_RUNS} runs")
+        return cells
 
     @property
     def specs(self) -> list[RunSpec]:
@@ -246,9 +250,9 @@ def load_study(name: str) -> Study:
             meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 is nearest to table02
             raise UsageError(f"unknown study {name!r}{did_you_mean(meant, known)} (or FILE.toml of your own)")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"study file {path}: {getattr(error, 'strerror', None) or error}") from None
+        text = read_text(path, at_most=MAX_TEXT)
+    except UsageError as error:
+        raise UsageError(f"study file {error}") from None
     return parse_study(text, path.stem, source=str(name) if name in known else str(path))
 
 
@@ -268,7 +272,7 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
         content = tomllib.loads(text)
         # Published figures keep the digits they were printed with: 0.9 is not 0.90.
         content["published"] = tomllib.loads(text, parse_float=Decimal).get("published", {})
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also an integer of thousands of digits
         raise UsageError(f"{what}: not valid TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{what}: nested too deeply") from None
@@ -368,6 +372,8 @@ def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
             figure = Decimal(value)
             if figure.is_infinite():
                 raise UsageError(f"{study.what}: {place} must list finite numbers, or nan for none, got {value}")
+            if len(str(value)) > 40 or abs(figure.adjusted()) > 40:
+                raise UsageError(f"{study.what}: {place} must list figures of a table, got {str(value)[:40]}...")
             if not figure.is_nan():
                 figures[row, column] = figure
 

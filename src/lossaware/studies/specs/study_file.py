@@ -1,6 +1,7 @@
 """The file of a study: what its keys may hold, and one line for each mistake in it."""
 
 import contextlib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean
+from lossaware.studies.specs.run_spec import LARGEST, MAX_SEEDS
 
-Scalar = bool | int | float | str
+MAX_EPOCHS = 1_000_000
+"""How many epochs a run may have."""
+MAX_CELLS = 10_000
+"""How many cells a table may have."""
+MAX_RUNS = 100_000
+"""How many runs a study may have."""
+Scalar = bool | Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | float | str
 
 
 class _Table(BaseModel):
@@ -55,8 +63,8 @@ class Settings(_Table):
     scheduler: str | None = None
     scheduler_options: dict[str, Scalar] = {}
     lga: Literal[False] | dict[str, Scalar] | None = None
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | None = None
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     precision: Literal["fp32", "bf16"] | None = None
     device: Literal["cpu", "cuda"] | None = None
     distributed: Annotated[str, Field(pattern=r"^(ddp|fsdp)-[1-9]\d*$")] | None = None
@@ -67,8 +75,10 @@ class Settings(_Table):
     def _check_seeds(cls, seeds: Any) -> Any:
         listed = seeds if isinstance(seeds, list) else [seeds]
         least = 0 if isinstance(seeds, list) else 1
-        if not (listed and all(type(number) is int and number >= least for number in listed)):
-            raise ValueError("must be how many, at least 1, or a list of seeds of at least 0")
+        if not (listed and all(type(number) is int and least <= number <= LARGEST for number in listed)):
+            raise ValueError("must be how many, at least 1, or a list of seeds from 0 to 2^63 - 1")
+        if (len(seeds) if isinstance(seeds, list) else seeds) > MAX_SEEDS:
+            raise ValueError(f"must be at most {MAX_SEEDS} seeds")
         if len(set(listed)) < len(listed):
             raise ValueError("must not name a seed twice")
         return seeds
@@ -153,7 +163,7 @@ def parse_settings(given: Mapping[str, Any]) -> Settings:
     for key, value in given.items():
         name, dot, inner = key.partition(".")
         if isinstance(value, str):
-            with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):  # a bare word stays a text
+            with contextlib.suppress(ValueError, RecursionError):  # a bare word stays a text
                 value = tomllib.loads(f"value = {value}")["value"]
         if name not in Settings.model_fields:
             name, dot, inner = "task_options", ".", key
@@ -179,6 +189,8 @@ def check_axes(what: str, file: StudyFile) -> None:
         raise UsageError(f"{what}: axis {missing[0]!r} must be once among rows and columns")
     if empty := [axis for axis, points in file.axes.items() if not points]:
         raise UsageError(f"{what}: axis {empty[0]!r} has no points")
+    if (cells := math.prod(map(len, file.axes.values()))) > MAX_CELLS:
+        raise UsageError(f"{what}: its axes make {cells} cells; at most {MAX_CELLS} are allowed")
     if file.base.lga is False:
         for axis, points in file.axes.items():
             if vain := [name for name, point in points.items() if isinstance(point.lga, dict)]:
@@ -205,13 +217,22 @@ def explain(error: ValidationError) -> str:
         said = f"{name!r} is missing"
     else:
         text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
-        said = f"{name}: {text[0].lower()}{text[1:]}, got {problem['input']!r}" if name else text
+        said = f"{name}: {text[0].lower()}{text[1:]}, got {_shown(problem['input'])}" if name else text
     more = len(places) - 1
     return said + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
 
 
-_MEMBERS = ("bool", "int", "float", "str")
+_MEMBERS = ("bool", "int", "constrained-int", "float", "str")
 _EXPECTED = dict.fromkeys(_MEMBERS, "must be a number, a text, true or false")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number that is too long"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _place(location: Iterable[int | str]) -> tuple[str, ...]:

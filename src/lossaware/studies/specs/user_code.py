@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder, all_suffixes
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean, where
+from lossaware.studies.specs.regular_file import MAX_TEXT, read_regular
 
 
 def is_own(name: str) -> bool:
@@ -63,17 +65,35 @@ def has_changed(names: Sequence[str], measured: str | None) -> bool:
 
 
 def _source(place: str) -> str | None:
-    path: str | None = place
-    if not _is_file(place):
-        try:
-            spec = importlib.util.find_spec(place)
-        except Exception:  # it imports the packages above, whose own mistakes are told where they are loaded
-            return None
-        path = spec.origin if spec else None
+    """The digest of a file; None where there is none.
+
+    The name may come from a file of somebody else, which is only shown. So nothing is imported here, and nothing is
+    opened but regular files whose names are those of Python's modules.
+    """
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if path else None
-    except OSError:
+        path = place if _is_file(place) else _find_module(place)
+        if path is None or not path.endswith(tuple(all_suffixes())):
+            return None
+        return hashlib.sha256(read_regular(Path(path), at_most=MAX_TEXT)).hexdigest()[:16]
+    except UsageError:
         return None
+
+
+def _find_module(name: str) -> str | None:
+    """The file of a module, found without importing it or the packages above it; None where there is none."""
+    top, *inner = name.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top.isidentifier() else None
+        for part in inner:
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            folders = list(spec.submodule_search_locations)
+            spec = PathFinder.find_spec(part, folders)
+            if spec is not None and spec.origin is None:  # a folder without __init__.py
+                spec.submodule_search_locations = [str(Path(folder) / part) for folder in folders]
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return None if spec is None else spec.origin
 
 
 def _module(what: str, place: str) -> ModuleType:

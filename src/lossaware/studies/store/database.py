@@ -14,6 +14,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.studies.specs.data_folder import FilesRead
 from lossaware.studies.specs.provenance import environment
+from lossaware.studies.specs.regular_file import MALFORMED
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.user_code import has_changed, source_digest
 from lossaware.studies.store import sqlite_file
@@ -46,7 +47,7 @@ class Store:
                 self._database = sqlite_file.open_for_reading(self.path)
             else:
                 self._database, self._lock = sqlite_file.open_for_writing(self.path)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, *sqlite_file.ERRORS) as error:
             raise UsageError(f"{self.path}: the results cannot be opened ({one_line(error)})") from None
         self._has_digests = self._columns() >= {"digest"}
 
@@ -217,7 +218,7 @@ class Store:
                 break  # a run without epochs
             try:
                 records.append(epoch_of_row(epoch, train, test, lga, seconds))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+            except MALFORMED as error:
                 return records, f"epoch {epoch} of run {spec.key} cannot be read ({one_line(error)})"
         if not rows:
             return records, ""
@@ -241,7 +242,7 @@ class Store:
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except sqlite_file.ERRORS as error:
             raise UsageError(f"{self.path}: the results cannot be read ({one_line(error)})") from None
 
     @contextmanager
@@ -249,7 +250,7 @@ class Store:
         """What is no JSON, or not of our form, was not written by us; SQLite alone does not notice."""
         try:
             yield
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except MALFORMED as error:
             raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({one_line(error)})") from None
 
     def _environment(self, database: sqlite3.Connection, device: str, data: str = "") -> int:
@@ -293,7 +294,7 @@ class Store:
             self._database.execute("BEGIN IMMEDIATE")
             with self._database:
                 yield self._database
-        except sqlite3.Error as error:
+        except sqlite_file.ERRORS as error:
             raise UsageError(f"{self.path}: the results cannot be written ({one_line(error)})") from None
 
 

@@ -41,18 +41,25 @@ def write_study(
         UsageError: Nothing is measured, or the folder cannot be written to.
     """
     earlier = Exported(folder)
-    specs = {spec.key: spec for spec in earlier.specs(study.name) if earlier.records(spec)}
+    # The files of a user's own code are looked at where today's study names them, not where only an exported one does.
+    own_code = {name for spec in study.specs for name in spec.own_code}
+    there = {spec.key: spec for spec in earlier.specs(study.name)}
+    kept = {key for key, spec in there.items() if not own_code.issuperset(spec.own_code)}
+    specs = {key: spec for key, spec in there.items() if key in kept or earlier.records(spec)}
     specs |= {spec.key: spec for spec in measured}
     if not specs:
         raise UsageError(
             f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
         )
     places = Sources([results, earlier])
-    records = {key: places.records(spec) for key, spec in sorted(specs.items())}
+    records = {
+        key: earlier.epochs(study.name)[key] if key in kept else places.records(spec)
+        for key, spec in sorted(specs.items())
+    }
     environments: list[Mapping[str, str]] = []
     runs: dict[str, Any] = {}
     for key, spec in sorted(specs.items()):
-        made_with = _shareable(places.environment(spec))
+        made_with = _shareable((earlier if key in kept else places).environment(spec))
         if made_with not in environments:
             environments.append(made_with)
         runs[key] = {
@@ -60,7 +67,8 @@ def write_study(
             "spec": json.loads(spec.to_json()),
             **_run_digests(spec, records[key]),
         }
-        if spec.own_code and (source := source_digest(spec.own_code) or earlier.source(spec)):
+        today = None if key in kept else source_digest(spec.own_code)
+        if spec.own_code and (source := today or earlier.source(spec)):
             runs[key]["source"] = source
     tables = {f"{study.name}.csv": values, f"{study.name}-epochs.csv": _epochs_csv(records)}
     content = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.regular_file import read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, read_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Study
 from lossaware.studies.specs.user_code import has_changed
@@ -174,8 +174,9 @@ def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
         How many were taken.
     """
     taken = 0
-    for spec in store.missing(specs):
-        if not spec.own_code and (records := exported.records(spec)):
+    # Not even the files of somebody else's code are looked at.
+    for spec in store.missing(spec for spec in specs if not spec.own_code):
+        if records := exported.records(spec):
             store.adopt(spec, records, exported.environment(spec))
             taken += 1
     return taken
@@ -209,7 +210,7 @@ def _read_epochs(path: Path, content: bytes) -> dict[str, list[EpochRecord]]:
                     seconds=float(row["seconds"]),
                 )
             )
-    except (ValueError, KeyError, csv.Error) as error:
+    except (*MALFORMED, csv.Error) as error:
         raise UsageError(f"{path}: not a file of epochs ({type(error).__name__}: {error})") from None
     return found
 
@@ -239,7 +240,7 @@ def _read_study(path: Path) -> _Study:
             if has_digests
             else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except MALFORMED as error:
         raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
     if foreign := [key for key, spec in study.runs.items() if spec.key != key]:
         raise UsageError(f"{path}: run {foreign[0]} is not the run that its specification says")

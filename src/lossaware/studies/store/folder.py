@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lossaware.errors import Note, UsageError
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment
-from lossaware.studies.specs.regular_file import read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, check_regular, read_regular
 from lossaware.studies.specs.study import Overrides, Study
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.digests import SEAL, is_sealed, sealed
@@ -101,7 +101,7 @@ class Folder:
                 if SEAL in content and not is_sealed(content):
                     raise UsageError(f"{where}: this is not what was written: the file is damaged")
                 found.append(Launch.from_plain(content))
-            except (ValueError, TypeError, RecursionError):
+            except MALFORMED:
                 # A kill that cuts a line short comes before the first run of its launch.
                 warnings.warn(f"{where}: cut short or damaged, and ignored", Note, stacklevel=2)
         return found
@@ -111,6 +111,10 @@ class Folder:
         line = json.dumps(sealed(launch.to_plain()), ensure_ascii=False) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if self._launches.is_symlink():
+                raise UsageError(f"{self._launches}: this is a link, which is not written through; remove it")
+            if self._launches.exists():
+                check_regular(self._launches, self._launches.stat().st_mode)
             with self._launches.open("a+b") as file:
                 # After a line that was cut short, a new one starts.
                 if file.tell():

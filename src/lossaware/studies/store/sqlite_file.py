@@ -1,14 +1,18 @@
 """The SQLite file of a store: its tables, how it is made and opened, and what must hold of it as a whole."""
 
+import contextlib
 import hashlib
 import json
 import os
 import sqlite3
+import stat
 import struct
 import warnings
 from pathlib import Path
 
 from lossaware.errors import Note, UsageError
+from lossaware.studies.specs.atomic import remove_own
+from lossaware.studies.specs.regular_file import MALFORMED, check_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.store.digests import DIGITS, epoch_digest, run_digest
 
@@ -42,6 +46,8 @@ CREATE TABLE epochs (
 """
 EPOCH_COLUMNS = "epoch, train, test, lga, seconds"
 """The columns that `epoch_of_row` takes."""
+ERRORS = (sqlite3.Error, UnicodeError)
+"""What SQLite raises where a file is damaged; its own messages quote text of the file, which may not be UTF-8."""
 _DAMAGED = "the file is damaged; restore it from a backup, or name another"
 
 
@@ -50,11 +56,12 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
     Raises:
         UsageError: The file is missing, foreign or of another version.
-        sqlite3.Error: It is damaged.
+        sqlite3.Error: It is damaged; likewise UnicodeError.
     """
     if not path.is_file():
         raise UsageError(f"there are no results at {path}")
     version = _check_header(path)
+    _check_beside(path)
     database = sqlite3.connect(_address(path), uri=True)
     try:
         database.execute("PRAGMA query_only = ON")
@@ -73,11 +80,12 @@ def open_for_writing(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection
     Raises:
         UsageError: The file is foreign or of another version, or another process writes to it.
         OSError: It cannot be made.
-        sqlite3.Error: It is damaged.
+        sqlite3.Error: It is damaged; likewise UnicodeError.
     """
     if path.exists():
         _check_header(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _check_beside(path)
     lock = _hold_lock(path)
     try:
         if not path.exists():
@@ -118,7 +126,7 @@ def back_up(path: Path, target: Path) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = beside(target, ".new")
-            partial.unlink(missing_ok=True)
+            _make_room(partial)
             copy = sqlite3.connect(partial)
             try:
                 source.backup(copy)
@@ -128,13 +136,32 @@ def back_up(path: Path, target: Path) -> None:
             partial.rename(target)
         finally:
             source.close()
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *ERRORS) as error:
         raise UsageError(f"{path} cannot be copied to {target} ({one_line(error)})") from None
 
 
 def one_line(error: Exception) -> str:
     """What an error says; SQLite quotes whole tables."""
+    if isinstance(error, UnicodeError):
+        return "text in it is not UTF-8: the file is damaged"
     return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
+def _make_room(path: Path) -> None:
+    """Remove what a kill left of a database that was being made."""
+    if not remove_own(path, b"SQLite format 3\0") and (path.exists() or path.is_symlink()):
+        raise UsageError(f"{path} is in the way, and not a database that was being made: move it away")
+
+
+def _check_beside(path: Path) -> None:
+    """Refuse what SQLite would wait for, or write to, beside a database that somebody else has made."""
+    for ending in ("-wal", "-shm", "-journal", ".lock", ".lock-journal"):
+        there = beside(path, ending)
+        with contextlib.suppress(FileNotFoundError):
+            mode = there.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise UsageError(f"{there}: this is a link; a regular file is expected")
+            check_regular(there, mode)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -183,7 +210,7 @@ def _add_digests(path: Path, database: sqlite3.Connection) -> None:
             try:
                 spec = RunSpec.from_json(line)
                 records = [epoch_of_row(*row) for row in rows.fetchall()]
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except MALFORMED:
                 continue
             digests = [epoch_digest(spec, record) for record in records]
             for record, digest in zip(records, digests, strict=True):
@@ -211,7 +238,7 @@ def _hold_lock(path: Path) -> sqlite3.Connection:
 def _create(path: Path) -> None:
     # Made beside its place and then renamed: under its name the file is there whole or not at all.
     new = beside(path, ".new")
-    new.unlink(missing_ok=True)
+    _make_room(new)
     database = sqlite3.connect(new)
     database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
     database.close()
@@ -232,6 +259,7 @@ def _address(path: Path) -> str:
 def _check_header(path: Path) -> int:
     """Reads the kind and version from SQLite's header, for opening a foreign database may already change it."""
     try:
+        check_regular(path, path.stat().st_mode)
         with path.open("rb") as file:
             header = file.read(100)
     except OSError as error:

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs import provenance as environment
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import remove_own, whole_file
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.user_code import source_digest
@@ -30,6 +30,9 @@ SECONDS = 5.0
 SHARE = 0.02
 """The largest share of a run's time that goes into writing them: a large model is written less often."""
 _MAGIC = b"lossaware checkpoint 1\n"
+_HEAD = len(_MAGIC) + 32
+_NAME = re.compile(r"[0-9a-f]{16}\.pt|\.[0-9a-f]{16}\.pt-\w{8}")
+"""The names of checkpoints, whole and half written."""
 
 
 Tell = Callable[[str, int], None]
@@ -79,16 +82,17 @@ class Checkpoint:
             # Never through a link, and nothing that may wait or do something when it is opened.
             if not stat.S_ISREG(self.path.lstat().st_mode):
                 return self.refuse("is not a regular file")
-            content = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                head = file.read(_HEAD)
+                # Piece by piece, for a checkpoint of a large model may not fit into memory twice.
+                if head != _MAGIC + hashlib.file_digest(file, "sha256").digest():
+                    return self.refuse("is damaged or cut short")
+                file.seek(_HEAD)
+                found = torch.load(file, weights_only=True)
         except FileNotFoundError:
             return None
         except OSError as error:
             return self.refuse(f"cannot be read ({error.strerror})")
-        head, payload = content[: len(_MAGIC) + 32], content[len(_MAGIC) + 32 :]
-        if head != _MAGIC + hashlib.sha256(payload).digest():
-            return self.refuse("is damaged or cut short")
-        try:
-            found = torch.load(io.BytesIO(payload), weights_only=True)
         except Exception as error:
             return self.refuse(f"holds what cannot be read safely ({type(error).__name__})")
         if not (isinstance(found, dict) and isinstance(found.get("of"), dict) and "state" in found):
@@ -117,10 +121,12 @@ class Checkpoint:
             return
         began = time.monotonic()
         try:
-            buffer = io.BytesIO()
-            torch.save({"of": self._of, "state": state()}, buffer)
-            payload = buffer.getvalue()
-            write_whole(self.path, _MAGIC + hashlib.sha256(payload).digest() + payload)
+            with whole_file(self.path) as file:
+                file.write(_MAGIC + bytes(_HEAD - len(_MAGIC)))
+                hashing: Any = _Hashing(file)
+                torch.save({"of": self._of, "state": state()}, hashing)
+                file.seek(len(_MAGIC))
+                file.write(hashing.digest.digest())
         except Exception as error:
             if not self._complained:
                 reason = error if isinstance(error, UsageError) else f"no checkpoint can be written ({where(error)})"
@@ -154,7 +160,7 @@ class Checkpoints:
 
     def remove(self, spec: RunSpec) -> None:
         """To be called once a run is stored as complete, not before, so that no kill loses both."""
-        _unlink(self.folder / f"{spec.key}.pt")
+        remove_own(self.folder / f"{spec.key}.pt", _MAGIC)
         if spec.is_open_ended:
             for folder in self.folder.glob(f"{spec.key}-*"):
                 _remove_folder(folder)
@@ -164,20 +170,35 @@ class Checkpoints:
 
         Args:
             complete: The keys of complete runs.
+
+        Raises:
+            UsageError: The folder is a link. It may lead to files of others.
         """
+        if self.folder.is_symlink():
+            raise UsageError(f"{self.folder}: this is a link, and checkpoints need a folder: remove it")
         for path in self.folder.glob("*"):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 if path.name.partition("-")[0] in complete:
                     _remove_folder(path)
-            elif path.suffix != ".pt" or path.stem in complete:
-                _unlink(path)
+            elif _NAME.fullmatch(path.name) and (path.suffix != ".pt" or path.stem in complete):
+                remove_own(path, _MAGIC)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
 
-def _unlink(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a file too many loses nothing
-        path.unlink()
+class _Hashing(io.RawIOBase):
+    """A file that is only written to, from its beginning to its end, and the digest of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self._file.write(content)
 
 
 def _remove_folder(path: Path) -> None:

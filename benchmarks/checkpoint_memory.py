@@ -1,0 +1,101 @@
+"""The memory that a checkpoint takes: ``python -m benchmarks.checkpoint_memory [--parameters N]``.
+
+A model with Adam takes a step, its checkpoint is written, and another process takes it and goes on. Each part runs in a
+process of its own. Printed is the largest memory that was resident (VmHWM), less what was there before the model, and
+its ratio to the run's own: parameters, gradients, and both moments of Adam.
+"""
+
+import argparse
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.training import checkpoint
+
+SPEC = RunSpec(task="digits", optimizer="adam", lr=1e-3, seed=0, epochs=2, batch_size=64)
+TENSORS = 10
+
+
+def peak() -> int:
+    """The largest memory so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def begun(parameters: int) -> tuple[torch.nn.Module, torch.optim.Adam]:
+    """A model and its optimizer after a step."""
+    side = math.isqrt(parameters // TENSORS)
+    model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(TENSORS)))
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    step(model, optimizer)
+    return model, optimizer
+
+
+def step(model: torch.nn.Module, optimizer: torch.optim.Adam) -> None:
+    """A step with gradients of ones."""
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def part(name: str, parameters: int, path: Path) -> None:
+    """A part in this process; prints its memory in bytes."""
+    torch.set_num_threads(1)
+    checkpoint.SECONDS, checkpoint.SHARE = 0.0, math.inf
+    kept = checkpoint.Checkpoint(path, SPEC, lambda message, _: print(message, file=sys.stderr))
+    before = peak()
+    if name == "resume":
+        state: Any = kept.load()
+        assert state is not None
+    model, optimizer = begun(parameters) if name != "resume" else resumed(parameters, state)
+    if name == "write":
+        kept.keep(lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    print(peak() - before)
+
+
+def resumed(parameters: int, state: dict[str, Any]) -> tuple[torch.nn.Module, torch.optim.Adam]:
+    """A model and its optimizer from a checkpoint, after a further step; as in `training.run`."""
+    side = math.isqrt(parameters // TENSORS)
+    model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(TENSORS)))
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    state.clear()
+    step(model, optimizer)
+    return model, optimizer
+
+
+def measure(parameters: int) -> dict[str, int]:
+    """Bytes by part: without a checkpoint, writing one, going on from it."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("run", "write", "resume"):
+            command = [sys.executable, "-m", "benchmarks.checkpoint_memory", "--part", name]
+            command += ["--parameters", str(parameters), "--path", str(Path(folder) / "checkpoint.pt")]
+            found[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def main() -> None:
+    """Print a line a part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parameters", type=int, default=100_000_000)
+    parser.add_argument("--part")
+    parser.add_argument("--path", type=Path)
+    given = parser.parse_args()
+    if given.part:
+        part(given.part, given.parameters, given.path)
+        return
+    found = measure(given.parameters)
+    for name, size in found.items():
+        print(f"{name:<7} {size / 2**20:8.0f} MiB  {size / found['run']:.2f} of the run without a checkpoint")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Folders and files of somebody else: nothing of the user's is removed, overwritten, imported or waited for."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lossaware.cli import main
+from lossaware.errors import UsageError
+from lossaware.studies.analysis.collect import measurements, show
+from lossaware.studies.analysis.export import export
+from lossaware.studies.execution.supervise import execute_missing
+from lossaware.studies.report import page, results_markdown
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import load_study, parse_study
+from lossaware.studies.specs.user_code import source_digest
+from lossaware.studies.store import export as written
+from lossaware.studies.store.database import Store
+from lossaware.studies.store.digests import sealed
+from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.folder import Folder, Launch
+from lossaware.studies.store.results import Sources
+from lossaware.studies.training.checkpoint import _MAGIC
+from support.small_grid import TEXT, Known, fill
+
+KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
+SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.1, seed=0, epochs=1, batch_size=64)
+
+
+class NoRuns:
+    """An engine that has nothing to do."""
+
+    jobs = 1
+
+    def execute(self, specs, data_folder, checkpoints=None):
+        yield from ()
+
+
+def carry_out(folder: Path) -> None:
+    with Store(folder / "results.sqlite") as store:
+        list(execute_missing([], store, NoRuns(), None))
+
+
+def lossaware(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+# --- removing -------------------------------------------------------------------------------------------------------
+
+
+def test_only_checkpoints_of_our_own_are_removed(tmp_path):
+    folder = tmp_path / "results.sqlite.checkpoints"
+    folder.mkdir()
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("my thesis")
+    foreign = {"notes.txt", f"{KEY}.pt.bak", f".{KEY}.pt-notes.txt", f"{KEY}", "thesis.pt", f".{OTHER}.pt-abcdefgh"}
+    for name in foreign:
+        (folder / name).write_text("mine")
+    for name in (f".{KEY}.pt-aaaaaaaa", f".{OTHER}.pt-bbbbbbbb"):
+        (folder / name).symlink_to(thesis)
+    (folder / f"{KEY}-{OTHER}").symlink_to(tmp_path)
+    (folder / "a folder").mkdir()
+    (folder / f".{KEY}.pt-12345678").write_bytes(_MAGIC + b"half")
+    (folder / f".{KEY}.pt-abcd_fgh").write_bytes(b"")  # killed before anything was written
+    before = {path.name for path in folder.iterdir()}
+    carry_out(tmp_path)
+    assert before - {path.name for path in folder.iterdir()} == {f".{KEY}.pt-12345678", f".{KEY}.pt-abcd_fgh"}
+    assert thesis.read_text() == "my thesis"
+
+
+def test_nothing_is_removed_behind_a_link(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f".{KEY}.pt-12345678").write_bytes(_MAGIC + b"half")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.sqlite.checkpoints").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match=r"\.checkpoints: this is a link, and checkpoints need a folder"):
+        carry_out(tmp_path / "out")
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["a link", "my notes"])
+def test_a_file_in_the_place_of_a_new_database_is_left_alone(tmp_path, content):
+    thesis, new = tmp_path / "thesis.txt", tmp_path / "results.sqlite.new"
+    thesis.write_text("my thesis")
+    if content == "a link":
+        new.symlink_to(thesis)
+    else:
+        new.write_text(content)
+    with pytest.raises(UsageError, match=r"results\.sqlite\.new is in the way"):
+        Store(tmp_path / "results.sqlite")
+    assert thesis.read_text() == "my thesis"
+    assert new.is_symlink() or new.read_text() == content
+
+
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal", ".lock"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_path, ending, kind):
+    """Unguarded: opening a pipe waits for ever, and SQLite begins a journal in whatever it finds."""
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("my thesis " * 1000)
+    before = thesis.read_bytes()
+    out = tmp_path / "out"
+    with Store(out / "results.sqlite") as store:
+        store.begin(SPEC)
+    (out / f"results.sqlite{ending}").unlink(missing_ok=True)
+    place = out / f"results.sqlite{ending}"
+    regular = ending == "" and kind == "link"  # it is opened, and found to hold no results
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(thesis if kind == "link" else "/dev/zero")
+    for read_only in (True, False):
+        expected = "holds no results" if regular else f"results.sqlite{ending}"
+        with pytest.raises(UsageError, match=expected) as error:
+            Store(out / "results.sqlite", read_only=read_only)
+        assert "\n" not in str(error.value)
+    assert thesis.read_bytes() == before
+
+
+def test_launches_are_not_written_through_a_link(tmp_path, grid):
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "studies.jsonl").symlink_to(thesis)
+    with pytest.raises(UsageError, match=r"studies\.jsonl: this is a link"):
+        Folder(tmp_path / "out").note(Launch.now(grid))
+    assert thesis.read_text() == ""
+    (tmp_path / "out" / "studies.jsonl").unlink()
+    os.mkfifo(tmp_path / "out" / "studies.jsonl")
+    with pytest.raises(UsageError, match="this is a pipe"):
+        Folder(tmp_path / "out").note(Launch.now(grid))
+
+
+def test_pages_in_the_place_of_which_something_else_is_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "report.html")
+    with pytest.raises(UsageError, match="this is a pipe"):
+        page.check_writable(tmp_path / "report.html")
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(UsageError, match="this is a pipe"):
+        results_markdown.refresh(tmp_path)
+    (tmp_path / "page.html").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="this is a device"):
+        page.check_writable(tmp_path / "page.html")
+
+
+# --- code -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """Packages whose import is noticed, and files that must not be opened."""
+    for name in ("trapped", "trapped/inner"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "trapped" / "module.py").write_text("raise SystemExit('imported')")
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    assert not [name for name in sys.modules if name.startswith("trapped")]
+
+
+TASKS = (
+    *("trapped:build", "trapped.module:build", "trapped.inner.x:build", "this.x:build", "antigravity.x:build"),
+    *(
+        "/dev/zero:x",
+        "/dev/stdin:x",
+        "zero.py:x",
+        "pipe.py:x",
+        "/proc/self/mem:x",
+        "folder/:x",
+        ".:x",
+        "..x:y",
+        ":",
+        "a:",
+    ),
+)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_digest_of_a_source_imports_nothing_and_opens_no_device(trap, task):
+    digest = source_digest([task])
+    assert (digest is not None) == (task in ("trapped.module:build", "trapped:build"))
+    assert not {"this", "antigravity"} & set(sys.modules)
+
+
+def foreign(folder: Path, task: str) -> Exported:
+    """An exported study as somebody else may write it, with all digests right."""
+    study = parse_study(TEXT, "grid")
+    known = Known()
+    fill(study, known)
+    export(show(study, known, []), Sources([known]), [Launch.now(study)], folder)
+    path = folder / "grid.study.json"
+    content = json.loads(path.read_text())
+    runs, records = {}, {}
+    for run in content["runs"].values():
+        old = RunSpec.from_json(json.dumps(run["spec"]))
+        spec = replace(old, task=task)
+        records[spec.key] = known.records(old)
+        digests = written._run_digests(spec, known.records(old))
+        runs[spec.key] = {**run, "spec": json.loads(spec.to_json()), "source": "0" * 16, **digests}
+    epochs = written._epochs_csv(records)
+    content["files"]["grid-epochs.csv"] = hashlib.sha256(epochs.encode()).hexdigest()
+    content["runs"] = runs
+    path.write_text(json.dumps(sealed(content)))
+    (folder / "grid-epochs.csv").write_text(epochs)
+    return Exported(folder)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_in_an_exported_study_is_neither_imported_nor_opened(trap, task):
+    exported = foreign(trap / "results", task)
+    [spec, *_] = exported.specs()
+    assert spec.task == task
+    with Store(trap / "out" / "results.sqlite") as store:
+        assert adopt(exported.specs(), exported, store) == 0
+    with measurements(trap / "out", trap / "results") as there:
+        there.table(load_study("table01"))
+    (trap / "grid.toml").write_text(TEXT)
+    assert lossaware("study", "import", "--results", trap / "results", "--out", trap / "out") == 0
+    assert lossaware("study", "show", trap / "grid.toml", "--results", trap / "results", "--out", trap / "out") == 0
+    assert lossaware("report", "--results", trap / "results", "--store", trap / "out", "--out", trap / "a.html") == 0
+    lossaware("study", "export", trap / "grid.toml", "--to", trap / "results", "--out", trap / "out")
+    lossaware("study", "verify", trap / "results")
+
+
+@pytest.mark.parametrize("task", ["a\0b.py:x", "a\nb:x", "\x1b[31m:x"], ids=["zero", "newline", "escape"])
+def test_names_that_are_not_printable_are_refused(trap, task):
+    with pytest.raises(
+        UsageError, match=r"not an exported study \(ValueError: the names .* are not printable\)"
+    ) as error:
+        foreign(trap / "results", task)
+    assert str(error.value).isprintable()
+    assert source_digest([task]) is None
+
+
+def test_a_task_that_the_user_runs_is_one_line_whatever_it_is(trap, capsys):
+    for task in ("/dev/zero:x", "pipe.py:x", "a.py:x", "this.x:build"):
+        assert lossaware("compare", task, "--out", trap / "out") == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+CHANGES = {
+    "task": ["a list"], "optimizer": None, "lr": "0.1", "seed": 1.5, "epochs": "4", "batch_size": True,
+    "precision": 5, "scheduler": ["x"], "task_options": [["hidden", [1]]], "optimizer_options": [["a", {}]],
+    "lga": [["gamma2", 10**400]], "device": None, "distributed": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_specification_of_other_types_is_refused(name):
+    fields = json.loads(SPEC.to_json()) | {name: CHANGES[name]}
+    with pytest.raises((ValueError, TypeError)):
+        RunSpec.from_json(json.dumps(fields))
+    assert RunSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_an_export_keeps_runs_of_code_that_todays_study_does_not_name(trap):
+    (trap / "grid.toml").write_text(TEXT)
+    before = foreign(trap / "results", "zero.py:x")
+    numbers = before.epochs("grid")
+    study = load_study(str(trap / "grid.toml"))
+    known = Known()
+    fill(study, known)
+    export(show(study, known, []), Sources([known]), [], trap / "results")
+    after = Exported(trap / "results")
+    assert {spec.key for spec in after.specs()} > {spec.key for spec in before.specs()}
+    assert {after.source(spec) for spec in before.specs()} == {"0" * 16}
+    for spec in before.specs():
+        assert after.epochs("grid")[spec.key] == numbers[spec.key]
