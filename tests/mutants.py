@@ -283,6 +283,9 @@ def main() -> int:
         return 0
 
     # What the tests import is imported once; each child has it.
+    import hypothesis  # noqa: F401
+    import numpy  # noqa: F401
+    import pytest  # noqa: F401
     import torch
     import torch._dynamo  # noqa: F401
 
