@@ -131,7 +131,7 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
     assert len(values) == 2
     # One epoch does not train the base: its cell has a mark.
     assert all(re.search(rf"<p>{re.escape(value)}( \[a\])?</p>", shown) for value in values)
-    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><svg") == 2  # alone, and among all studies
+    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><picture") == 2  # alone, and among all studies
     assert "<strong>milliseconds</strong>" in shown
     text = re.sub(r"<[^>]*>", "", shown)
     assert "Overridden: task = digits" in text

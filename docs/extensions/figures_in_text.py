@@ -22,7 +22,8 @@ from sphinx.util.docutils import SphinxRole
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.collect import show
-from lossaware.studies.analysis.counts import Ways, comparisons, pairs
+from lossaware.studies.analysis.comparisons import comparisons, pairs
+from lossaware.studies.analysis.counts import Ways
 from lossaware.studies.analysis.study_table import Key, StudyTable
 from lossaware.studies.report.study_table import digits_of, show_mean
 from lossaware.studies.specs.study import Overrides, load_study
@@ -129,12 +130,12 @@ class Effects(_StudyRole):
     def figure(self) -> str:
         """See `_FigureRole.figure`."""
         table, keys = self.chosen()
-        found = [it for it in comparisons(table) if it.variant in keys and not it.measured.changed]
+        found = [it for it in comparisons(table) if it.variant in keys and it.count and not it.with_lga.changed]
         if not found:
             return "no pair is measured"
-        words = [it.verdict.word if it.verdict else "one seed" for it in found]
+        words = [it.verdict.word if it.count > 1 else "one seed" for it in found]
         parts = [f"{count} of {len(found)}: {word}" for word in dict.fromkeys(words) if (count := words.count(word))]
-        unsure = Ways.of(it.way for it in found if it.verdict is None or it.verdict.word == "too few seeds to tell")
+        unsure = Ways.of(it.way for it in found if it.verdict.word == "too few seeds to tell")
         if unsure.total:
             parts.append(f"of the undecided {unsure.better} better, {unsure.equal} the same, {unsure.worse} worse")
         return "; ".join(parts)

@@ -7,6 +7,7 @@ Where there is nothing, the page says by which command it comes about.
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from lossaware.studies.analysis.collect import show
-from lossaware.studies.analysis.paired import Arm, Measure, Pair
 from lossaware.studies.analysis.study_table import StudyTable
-from lossaware.studies.report import figures
-from lossaware.studies.report.study_table import to_markdown
+from lossaware.studies.report.curves import Curves, heading_of, plot_curves
+from lossaware.studies.report.image import Image
+from lossaware.studies.report.plot import SERIES
+from lossaware.studies.report.study_table import study_table
+from lossaware.studies.report.writers.markdown import write
 from lossaware.studies.specs.formatting import number
-from lossaware.studies.specs.study import Study, load_study, studies, without_lga
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Quantity, Study, load_study, studies, without_lga
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.results import Sources
 
@@ -79,7 +83,7 @@ class StudyDirective(_Measured):
         table = self.table(self.arguments[0])
         if table is None:
             return self.missing(self.arguments[0])
-        return [nodes.container("", *self.markdown(to_markdown(table)), classes=["measured"])]
+        return [nodes.container("", *self.markdown(write(study_table(table))), classes=["measured"])]
 
 
 class StudyCurvesDirective(_Measured):
@@ -107,7 +111,7 @@ class AllStudiesDirective(_Measured):
                 continue
             section = nodes.section(ids=[f"study-{name}"], names=[f"study-{name}"])
             section += nodes.title("", table.study.title)
-            _, text = to_markdown(table).split("\n", 1)  # the title is the section's
+            _, text = write(study_table(table)).split("\n", 1)  # the title is the section's
             section += nodes.container("", *self.markdown(text), classes=["measured"])
             section += curves(table, Exported(self.folder))
             found.append(section)
@@ -144,29 +148,35 @@ class MeasuredFilesDirective(_Measured):
 
 def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
     """A figure for each base that was measured, with every variant of LGA that the study has of it."""
-    arms: dict[Any, Arm] = {}
-    pairs: dict[str, Pair] = {}
-    measures: dict[Measure, list[Pair]] = {}
+    groups: dict[tuple[RunSpec, Quantity], dict[str, list[list[float]]]] = {}
+    shown: set[tuple[RunSpec, Quantity]] = set()
     for cell in (measured.cell for measured in table.cells.values()):
-        for spec in cell.specs[:1]:
-            if spec.lga is None:
-                continue
-            runs = {s.seed: exported.records(s) for s in cell.specs}
-            bases = {s.seed: exported.records(without_lga(s)) for s in cell.specs}
-            complete = [seed for seed in runs if len(runs[seed]) == len(bases[seed]) == spec.epochs]
-            if not complete:
-                continue
-            base = arms.setdefault(without_lga(spec), Arm("without LGA", {seed: bases[seed] for seed in complete}))
-            setting = {"task": spec.task, "optimizer": spec.optimizer, "lr": number(spec.lr)}
-            if spec.scheduler:
-                setting["scheduler"] = spec.scheduler
-            label = _label(table.study, cell.row, cell.column)
-            pair = Pair(setting, base, Arm(label, {seed: runs[seed] for seed in complete}, dict(spec.lga)), spec.epochs)
-            quantity = cell.quantity
-            measure = Measure(quantity.name, quantity.set, quantity.higher_is_better, quantity.percent)
-            if pairs.setdefault(f"{measure}{spec}", pair) is pair:  # a table may show one run several times
-                measures.setdefault(measure, []).append(pair)
-    return [_gallery(measure, found) for measure, found in measures.items()]
+        specs, quantity = cell.specs, replace(cell.quantity, at="final")
+        if not specs or specs[0].lga is None or (specs[0], quantity) in shown:  # a table may show one run several times
+            continue
+        runs = [(exported.records(without_lga(spec)), exported.records(spec)) for spec in specs]
+        finished = [
+            [quantity.curve(records) for records in pair]
+            for spec, pair in zip(specs, runs, strict=True)
+            if {len(records) for records in pair} == {spec.epochs}
+        ]
+        if not finished:
+            continue
+        shown.add((specs[0], quantity))
+        without, with_lga = map(list, zip(*finished, strict=True))
+        lines = groups.setdefault((without_lga(specs[0]), quantity), {"without LGA": without})
+        lines[_label(table.study, cell.row, cell.column)] = with_lga
+    return [
+        _gallery(
+            quantity, [Curves(_heading(base), of, lines) for (base, of), lines in groups.items() if of == quantity]
+        )
+        for quantity in dict.fromkeys(quantity for _, quantity in groups)
+    ]
+
+
+def _heading(base: RunSpec) -> str:
+    setting = {"task": base.task, "optimizer": base.optimizer, "lr": number(base.lr)}
+    return heading_of(setting | ({"scheduler": base.scheduler} if base.scheduler else {}))
 
 
 def _label(study: Study, row: Sequence[str], column: Sequence[str]) -> str:
@@ -178,21 +188,28 @@ def _label(study: Study, row: Sequence[str], column: Sequence[str]) -> str:
     return ", ".join(point for axis, point in places if axis in (switching or changing)) or "with LGA"
 
 
-def _gallery(measure: Measure, pairs: list[Pair]) -> nodes.Node:
-    labels = figures.series_labels(pairs)
+def _gallery(quantity: Quantity, groups: list[Curves]) -> nodes.Node:
+    labels = dict.fromkeys(label for group in groups for label in group.lines)
     keys = "".join(
-        f'<li style="--color: var(--series-{index % figures.COLORS})">{html.escape(label)}</li>'
+        f'<li style="--color: var(--series-{index % len(SERIES)})">{html.escape(label)}</li>'
         for index, label in enumerate(labels)
     )
     drawn = [
-        f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{figure.svg}</figure>"
-        for figure in figures.learning_curves(pairs, measure)
+        f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{_image(figure.image)}</figure>"
+        for figure in plot_curves(groups)
     ]
-    said = f"{measure.title.capitalize()} by epoch: mean over seeds, and their range as a band."
+    said = f"{quantity.measure.capitalize()} by epoch: mean over seeds, and their range as a band."
     text = f'<p>{said}</p><ul class="series">{keys}</ul><div class="grid">{"".join(drawn)}</div>'
     if len(drawn) > MANY:
-        text = f"<details><summary>{len(drawn)} figures: {measure.title} by epoch</summary>{text}</details>"
+        text = f"<details><summary>{len(drawn)} figures: {quantity.measure} by epoch</summary>{text}</details>"
     return nodes.raw("", f'<div class="curves">{text}</div>', format="html")
+
+
+def _image(image: Image) -> str:
+    return (
+        f'<picture><source srcset="{image.dark_uri}" media="(prefers-color-scheme: dark)">'
+        f'<img src="{image.light_uri}" alt="{html.escape(image.description)}"></picture>'
+    )
 
 
 def _figure(svg: str, name: str) -> nodes.Node:

@@ -5,14 +5,14 @@ import io
 import json
 import math
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.comparison import Comparison
-from lossaware.studies.analysis.paired import notes
 from lossaware.studies.analysis.statistics import paired
 from lossaware.studies.comparing.carry_out import carry_out
 from lossaware.studies.execution import progress
@@ -20,30 +20,38 @@ from lossaware.studies.execution.events import Engine, EpochDone, Progress, RunD
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.supervise import Stopped
 from lossaware.studies.report.comparison import Outcome
-from lossaware.studies.specs.run_spec import EpochRecord, options
+from lossaware.studies.specs.comparison import comparison
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Study
+from lossaware.studies.specs.task import Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.rehearse import check
 from lossaware.studies.training.run import run
 
-LGA = options(eps=0.1, xi=0.01, lower_bound="progressive", backoff=0.1, zero_gradient="push")
-SMALL = Comparison(
-    task="digits",
-    task_options=options(hidden=8),
-    optimizers=["sgd", "adam"],
-    lrs=[1e-3, 1e-2],
-    gamma2s=[1e-6],
-    seeds=2,
-    epochs=2,
-    batch_size=200,
-    lga=LGA,
-)
+LGA = {"eps": 0.1, "xi": 0.01, "lower_bound": "progressive", "backoff": 0.1, "zero_gradient": "push"}
+
+
+def small(task_name: str = "digits", lga: Mapping[str, Any] = LGA, **changes: Any) -> Study:
+    """A small comparison; axes and settings may be changed."""
+    axes = {"optimizers": ["sgd", "adam"], "lrs": [1e-3, 1e-2], "gamma2s": [1e-6]}
+    axes |= {name: changes.pop(name) for name in axes if name in changes}
+    settings = {"task": task_name, "task_options": {"hidden": 8}, "seeds": 2, "epochs": 2, "batch_size": 200} | changes
+    return comparison(load_task("digits"), settings, lga=lga, **axes)
+
+
+def spec_of(optimizer: str, lr: float, seed: int, *, with_lga: bool) -> RunSpec:
+    wanted = (optimizer, lr, seed, with_lga)
+    return next(s for s in SMALL.specs if (s.optimizer, s.lr, s.seed, s.lga is not None) == wanted)
+
+
+SMALL = small()
 QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 
-def carried_out(comparison: Comparison, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
-    task = load_task(comparison.task, comparison.task_options)
-    return carry_out(comparison, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
+def carried_out(study: Study, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
+    task = load_task("digits", study.file.base.task_options)
+    return carry_out(study, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +96,23 @@ def engine():
 
 
 def test_every_run_with_lga_has_its_twin_without():
-    specs = SMALL.specs()
+    specs = SMALL.specs
     assert len(specs) == len(set(specs)) == 2 * 2 * 2 * 2
     for spec in specs:
         assert dataclasses.replace(spec, lga=None) in specs
         if spec.lga is not None:
-            assert dict(spec.lga) == {**dict(LGA), "gamma2": 1e-6}
+            assert dict(spec.lga) == {**LGA, "gamma2": 1e-6}
 
 
 def test_several_gamma2_share_their_base():
-    several = dataclasses.replace(SMALL, gamma2s=[1e-8, 1e-7, 1e-6])
-    assert len(several.specs()) == 2 * 2 * 2 * (1 + 3)
-    assert set(SMALL.specs()) < set(several.specs())
+    several = small(gamma2s=[1e-8, 1e-7, 1e-6])
+    assert len(several.specs) == 2 * 2 * 2 * (1 + 3)
+    assert set(SMALL.specs) < set(several.specs)
 
 
 def test_more_seeds_keep_the_first_ones():
-    assert set(SMALL.specs()) < set(dataclasses.replace(SMALL, seeds=5).specs())
-    assert {spec.seed for spec in SMALL.specs()} == {0, 1}
+    assert set(SMALL.specs) < set(small(seeds=5).specs)
+    assert {spec.seed for spec in SMALL.specs} == {0, 1}
 
 
 # --- what comes of them ---------------------------------------------------------------------------------------------
@@ -112,34 +120,50 @@ def test_more_seeds_keep_the_first_ones():
 
 def test_table_holds_what_the_runs_gave(done):
     """Each run again, in this process: the same numbers, bit for bit, in the rows they belong to."""
-    outcome, _ = done
+    outcome, out = done
     test, train = outcome.tables
-    for row, optimizer, lr in zip(test.rows, ["sgd"] * 2 + ["adam"] * 2, [1e-3, 1e-2] * 2, strict=True):
-        assert dict(row.pair.setting) == {"optimizer": optimizer, "lr": f"{lr:.0e}".replace("e-0", "e-")}
-        for arm, gamma2 in ((row.pair.base, None), (row.pair.variant, 1e-6)):
-            if optimizer == "adam" and gamma2 is None:
-                continue  # half of them are enough
+    places = [("sgd", 1e-3), ("sgd", 1e-2), ("adam", 1e-3), ("adam", 1e-2)]
+    with Store(out / "results.sqlite") as store:
+        for record, (optimizer, lr) in zip(test.records, places, strict=True):
+            assert record["setting"] == {"optimizer": optimizer, "lr": f"{lr:.0e}".replace("e-0", "e-")}
             for seed in (0, 1):
-                again = list(run(SMALL.spec(optimizer, lr, seed, gamma2), None))
-                assert [r.test for r in again] == [r.test for r in arm.runs[seed]]
-                assert [r.train for r in again] == [r.train for r in arm.runs[seed]]
-    without = [test.rows[0].pair.base.runs[seed][-1].test["accuracy"] for seed in (0, 1)]
-    with_ = [test.rows[0].pair.variant.runs[seed][-1].test["accuracy"] for seed in (0, 1)]
-    assert test.rows[0].difference == paired(without, with_)
-    assert train.rows[0].base.mean == pytest.approx(
-        sum(train.rows[0].pair.base.runs[seed][-1].train["accuracy"] for seed in (0, 1)) / 2
-    )
+                for side, with_lga in (("without", False), ("with", True)):
+                    spec = spec_of(optimizer, lr, seed, with_lga=with_lga)
+                    stored = store.records(spec)
+                    assert record["scores"][seed][side] == stored[-1].test["accuracy"]
+                    if optimizer == "adam" and not with_lga:
+                        continue  # half of them are enough
+                    again = list(run(spec, None))
+                    assert [r.test for r in again] == [r.test for r in stored]
+                    assert [r.train for r in again] == [r.train for r in stored]
+        first = [store.records(spec_of("sgd", 1e-3, seed, with_lga=False))[-1].train["accuracy"] for seed in (0, 1)]
+    scores = test.records[0]["scores"]
+    compared = paired([it["without"] for it in scores], [it["with"] for it in scores])
+    assert test.records[0]["difference"]["mean"] == compared.difference.mean
+    assert train.records[0]["without"]["mean"] == pytest.approx(sum(first) / 2)
 
 
 def test_report_says_what_was_run(done):
     outcome, out = done
     page = (out / "report.html").read_text()
     assert "Does LGA help on digits?" in page
-    assert page.count("<table>") == 2
+    assert page.count("<table") == 2
     assert page.count("<figure>") == 4 + 2 + 4
     for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", "epoch (median)"):
         assert fact in page
     assert outcome.facts["Settings"]["batch size"] == "200"
+
+
+def test_the_data_is_loaded_once_before_the_first_run(engine, tmp_path, monkeypatch):
+    loads = []
+    load = Task.load
+    monkeypatch.setattr(Task, "load", lambda task, folder: loads.append(folder) or load(task, folder))
+    carried_out(SMALL, tmp_path, engine=engine)
+    assert len(loads) == 1
+    carried_out(SMALL, tmp_path, engine=engine)
+    assert len(loads) == 1, "nothing is missing"
+    carried_out(small(seeds=3), tmp_path, engine=engine)
+    assert len(loads) == 2
 
 
 def test_same_command_again_runs_nothing(done, monkeypatch):
@@ -164,7 +188,7 @@ def test_json_is_strict_and_complete(done):
 def test_more_seeds_run_only_what_is_missing(engine, tmp_path):
     carried_out(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 16
-    carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path, engine=engine)
+    carried_out(small(seeds=3), tmp_path, engine=engine)
     assert {spec.seed for spec in engine.executed[16:]} == {2}
     assert len(engine.executed) == 24
 
@@ -174,7 +198,7 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
     outcome = carried_out(SMALL, tmp_path, engine=engine)
     assert {spec.seed for spec, _ in outcome.failures} == {1}
     assert len(outcome.failures) == 4
-    assert outcome.tables[0].rows[0].base.n == 1
+    assert outcome.tables[0].records[0]["without"]["n"] == 1
     assert "1 of 2 seeds left out" in (tmp_path / "report.html").read_text()
     assert json.loads(outcome.to_json())["failures"][0]["message"].startswith("ValueError: broken on purpose")
 
@@ -201,13 +225,13 @@ def test_best_learning_rates_are_compared(engine, tmp_path):
     assert remarks[0].startswith(
         "At its best learning rate tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
     )
-    assert carried_out(dataclasses.replace(SMALL, lrs=[1e-3]), tmp_path, engine=engine).remarks == []
+    assert carried_out(small(lrs=[1e-3]), tmp_path, engine=engine).remarks == []
 
 
 def test_progress_in_plain_lines(engine, tmp_path):
     with (tmp_path / "lines").open("w") as file:
         carried_out(SMALL, tmp_path / "out", Console(file=file, width=100), engine=engine)
-        carried_out(dataclasses.replace(SMALL, seeds=3), tmp_path / "out", Console(file=file, width=100), engine=engine)
+        carried_out(small(seeds=3), tmp_path / "out", Console(file=file, width=100), engine=engine)
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[0].startswith("16 runs to do")
     assert lines[1].startswith("16 runs done in")
@@ -217,7 +241,7 @@ def test_progress_in_plain_lines(engine, tmp_path):
 def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    spec = SMALL.spec("sgd", 0.01, 0, None)
+    spec = spec_of("sgd", 0.01, 0, with_lga=False)
     spec = dataclasses.replace(spec, epochs=100)
     with (tmp_path / "lines").open("w") as file:
         console = Console(file=file, width=100)
@@ -235,7 +259,7 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
 def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    spec = dataclasses.replace(SMALL.spec("sgd", 0.01, 0, None), epochs=10)
+    spec = dataclasses.replace(spec_of("sgd", 0.01, 0, with_lga=False), epochs=10)
     lines = io.StringIO()
     with progress.RunProgress([spec], there=0, jobs=1, console=Console(file=lines, width=100)) as shown:
         shown.handle(RunStarted(spec))
@@ -247,11 +271,11 @@ def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path
 
 
 def test_a_diverging_run_is_told(tmp_path):
-    wild = dataclasses.replace(SMALL, optimizers=["sgd"], lrs=[1e30], seeds=1)
+    wild = small(optimizers=["sgd"], lrs=[1e30], seeds=1)
     outcome = carried_out(wild, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "1 of 1 runs without diverged" in page
-    assert outcome.tables[0].rows[0].verdict.word == "too few seeds to tell"
+    assert outcome.tables[0].records[0]["verdict"] == "too few seeds to tell"
     json.loads(outcome.to_json())
 
 
@@ -263,22 +287,27 @@ def test_a_diverging_run_is_told(tmp_path):
     [
         ({"optimizers": ["sgd", "sdg"]}, "unknown optimizer 'sdg'; did you mean sgd"),
         ({"scheduler": "StepLRR"}, "StepLR"),
-        ({"scheduler": "StepLR", "scheduler_options": options(step_sze=3)}, "step_size"),
-        ({"scheduler_options": options(step_size=3)}, "scheduler_options need a scheduler, got step_size=3 and none"),
-        ({"lga": options(**{**dict(LGA), "xi": 0.0})}, "xi must be a finite number above 0"),
-        ({"lga": options(lower_bound="averge")}, "did you mean average"),
+        ({"scheduler": "StepLR", "scheduler_options": {"step_sze": 3}}, "step_size"),
+        ({"scheduler_options": {"step_size": 3}}, "scheduler_options need a scheduler, got step_size=3 and none"),
+        ({"lga": {**LGA, "xi": 0.0}}, "xi must be a finite number above 0"),
+        ({"lga": {"lower_bound": "averge"}}, "did you mean average"),
     ],
 )
 def test_wrong_setting(engine, tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
-        carried_out(dataclasses.replace(SMALL, **change), tmp_path / "out", engine=engine)
+        carried_out(small(**change), tmp_path / "out", engine=engine)
     assert not (tmp_path / "out").exists()
     assert engine.executed == []
 
 
+def test_a_setting_that_a_study_could_not_have_is_one_line():
+    with pytest.raises(UsageError, match=r"compare: epochs: .*, got 2000000"):
+        small(epochs=2_000_000)
+
+
 def test_check_accepts_what_runs():
-    check(SMALL.specs(), load_task("digits"))
-    one, *_ = SMALL.specs()
+    check(SMALL.specs, load_task("digits"))
+    one, *_ = SMALL.specs
     with pytest.raises(UsageError, match="sdg"):  # of another seed than the first
         check([one, dataclasses.replace(one, optimizer="sdg", seed=5)], load_task("digits"))
 
@@ -321,6 +350,6 @@ def test_foreign_report_is_left_alone(engine, tmp_path):
 
 
 def test_a_push_that_can_move_nothing_is_told_also_at_the_defaults(tmp_path):
-    small = dataclasses.replace(SMALL, optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga=options())
-    [row] = carried_out(small, tmp_path).tables[0].rows
-    assert any("LGA alone could move no weight" in note for note in notes(row.pair))
+    weak = small(optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga={})
+    [record] = carried_out(weak, tmp_path).tables[0].records
+    assert any("LGA alone could move no weight" in note for note in record["notes"])

@@ -17,7 +17,7 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to op
 class Tags(HTMLParser):
     """Every tag with its attributes, and whether all are closed in order."""
 
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "source"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -46,16 +46,17 @@ def check_self_contained(page: str) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     for tag, attributes in tags.found:
         for name, value in attributes.items():
-            if name in ("src", "href", "xlink:href"):
-                allowed = "data:image/svg+xml;base64," if tag == "img" else ("#", "data:,")
+            if name in ("src", "srcset", "href", "xlink:href"):
+                allowed = "data:image/svg+xml;base64," if tag in ("img", "source") else ("#", "data:,")
                 assert (value or "").startswith(allowed), (tag, value)
             assert not name.startswith("on")
     assert re.findall(r"url\((?!#)|@import|https?://(?!www\.w3\.org/)", page) == []
 
 
-def pictures(page: str) -> list[str]:
-    """The SVGs of all images in a page."""
-    return [b64decode(found).decode() for found in re.findall(r'src="data:image/svg\+xml;base64,([^"]*)"', page)]
+def pictures(page: str, attribute: str = "src") -> list[str]:
+    """The SVG of each image in a page; with ``srcset`` those for dark ground."""
+    found = re.findall(rf'{attribute}="data:image/svg\+xml;base64,([^"]*)"', page)
+    return [b64decode(data).decode() for data in found]
 
 
 def chromium(address: str, profile, *options: str) -> subprocess.CompletedProcess[str]:
@@ -96,7 +97,7 @@ def check_fits(page: str, folder: Path, *, scrolling: str = "none") -> None:
         addEventListener("load", () => {{
           const of = (frame) => {{
             const page = frame.contentDocument.documentElement;
-            const outside = [...page.querySelectorAll("td, p, dd, li, pre, figure, svg, h1, h3, .scroll")]
+            const outside = [...page.querySelectorAll("td, p, dd, li, pre, figure, img, h1, h3, .scroll")]
               .filter((e) => !e.parentElement.closest("{scrolling}"))
               .filter((e) => e.getBoundingClientRect().right > page.clientWidth + 0.5).length;
             return [page.clientWidth, page.scrollWidth, outside].join(" ");

@@ -7,7 +7,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from lossaware.studies.analysis.study_table import StudyTable, tabulate
-from lossaware.studies.report.study_table import to_text
+from lossaware.studies.report.study_table import study_table
+from lossaware.studies.report.writers import text, write
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, Study, parse_study
 from lossaware.studies.specs.study_file import Settings
@@ -126,8 +127,13 @@ class Exact(Known):
 
 def text_of(table: StudyTable, width: int = 120) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(to_text(table, width))
+    console.print(text.render(study_table(table), width))
     return console.file.getvalue()
+
+
+def written(table: StudyTable, name: str) -> str:
+    """The table in that format."""
+    return write(study_table(table), name)
 
 
 def measured(text: str, known: Known) -> StudyTable:

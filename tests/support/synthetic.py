@@ -1,13 +1,20 @@
 """Epoch records made of formulas, for tests of what comes after the runs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lossaware.studies.analysis.paired import Arm, Measure, Pair
-from lossaware.studies.specs.run_spec import EpochRecord
+import torch
 
-ACCURACY = Measure("accuracy", "test", higher_is_better=True, percent=True)
-LOSS = Measure("loss", "train", higher_is_better=False, percent=False)
+from lossaware.studies.models.classification import classification
+from lossaware.studies.specs.comparison import comparison
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.task import Data, InMemory, Task
+
+ACCURACY = Quantity("test", "accuracy", "final", percent=True, higher_is_better=True)
+LOSS = Quantity("train", "loss", "final", percent=False, higher_is_better=False)
+Runs = Sequence[Sequence[EpochRecord]]
+"""The records of each seed."""
 
 
 def record(
@@ -32,27 +39,83 @@ def rising(final: float, epochs: int = 10, speed: float = 0.4) -> list[float]:
     return [0.1 + (final - 0.1) * (1 - math.exp(-speed * e)) / reached for e in range(1, epochs + 1)]
 
 
-def arm(finals: Sequence[float], *, lga: bool = False, epochs: int = 10, speed: float = 0.4, label: str = "") -> Arm:
-    """An arm whose seeds end at ``finals``."""
-    return Arm(
-        label=label or ("with LGA" if lga else "without"),
-        runs={seed: run_of(rising(final, epochs, speed), lga) for seed, final in enumerate(finals)},
-        lga={"gamma2": 1e-6, "xi": 0.01} if lga else None,
+def ending_at(finals: Sequence[float], *, lga: bool = False, epochs: int = 10) -> Runs:
+    """Runs whose seeds end at ``finals``; with LGA they rise faster."""
+    return [run_of(rising(final, epochs, 0.9 if lga else 0.4), lga) for final in finals]
+
+
+class Made:
+    """Results that a test makes up."""
+
+    def __init__(self) -> None:
+        self.runs: dict[RunSpec, Sequence[EpochRecord]] = {}
+
+    def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
+        return self.runs.get(spec, [])
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        return {}
+
+    def specs(self) -> Sequence[RunSpec]:
+        return list(self.runs)
+
+
+def task(score: str = "accuracy") -> Task:
+    """A task that is never trained."""
+    examples = InMemory((torch.zeros(1),))
+    return Task(
+        name="digits",
+        summary="",
+        model=lambda: None,  # type: ignore[arg-type, return-value]
+        data=lambda folder: Data(examples, examples),
+        measure=classification,
+        score=score,
+        higher_is_better=score != "loss",
+        percent=score != "loss",
     )
 
 
-def pair(without: Sequence[float], with_: Sequence[float], *, optimizer: str = "sgd", lr: str = "1e-3") -> Pair:
-    return Pair({"optimizer": optimizer, "lr": lr}, arm(without), arm(with_, lga=True, speed=0.9), epochs=10)
+def compared(
+    *rows: tuple[Runs, *tuple[Runs, ...]],
+    optimizers: Sequence[str] = ("sgd",),
+    lrs: Sequence[float] = (1e-3,),
+    gamma2s: Sequence[float | str] = (1e-6,),
+    score: str = "accuracy",
+    epochs: int = 10,
+    set_: str = "test",
+) -> tuple[Study, Made]:
+    """A comparison and its runs: for each optimizer and learning rate, those without LGA and with it at each gamma2."""
+    study = comparison(
+        task(score),
+        {"task": "digits", "epochs": epochs, "batch_size": 100, "seeds": len(rows[0][0])},
+        optimizers=optimizers,
+        lrs=lrs,
+        gamma2s=gamma2s,
+        lga={"xi": 0.01},
+    ).measuring(set=set_)
+    made = Made()
+    for names, row in zip(study.rows, rows, strict=True):
+        for column, runs in zip(study.columns, row, strict=True):
+            for spec, records in zip(study.cells[names, column].specs, runs, strict=True):
+                made.runs[spec] = records
+    return study, made
 
 
 BASE = [0.901, 0.905, 0.898, 0.902, 0.9, 0.904]
 
 
-def four_pairs() -> list[Pair]:
+def pair(without: Sequence[float], with_: Sequence[float], epochs: int = 10) -> tuple[Runs, Runs]:
+    """Runs without and with LGA that end at these accuracies."""
+    return ending_at(without, epochs=epochs), ending_at(with_, lga=True, epochs=epochs)
+
+
+def four_pairs() -> tuple[Study, Made]:
     """Helps, hurts, shows nothing, and is identical."""
-    return [
-        pair(BASE, [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)], lr="1e-4"),
-        pair(BASE, [b - 0.02 - 0.001 * i for i, b in enumerate(BASE)], lr="1e-3"),
-        pair(BASE, [b + 0.003 * (-1) ** i for i, b in enumerate(BASE)], optimizer="adam", lr="1e-4"),
-        pair(BASE, BASE, optimizer="adam", lr="1e-3"),
-    ]
+    return compared(
+        pair(BASE, [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]),
+        pair(BASE, [b - 0.02 - 0.001 * i for i, b in enumerate(BASE)]),
+        pair(BASE, [b + 0.003 * (-1) ** i for i, b in enumerate(BASE)]),
+        pair(BASE, BASE),
+        optimizers=("sgd", "adam"),
+        lrs=(1e-4, 1e-3),
+    )

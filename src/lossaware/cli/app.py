@@ -50,7 +50,10 @@ def list_optimizers() -> int:
 
 app.command("lossaware.cli.study:app", name="study", help="Run the paper's experiments, or a grid of your own.")
 app.command("lossaware.cli.data:app", name="data", help="Download the public data sets, or make stand-ins.")
-app.command("lossaware.cli.figure:app", name="figure", help="Measure and draw the paper's two figures.")
+app.command(
+    "lossaware.cli.plot:plot", name="plot", help="Draw the paper's figures, or a study over its learning rates."
+)
+app.command("lossaware.cli.plot:figure", name="figure", show=False)
 app.command("lossaware.cli.theory:app", name="theory", help="Hold the paper's theorems against runs.")
 app.command(
     "lossaware.cli.lengths:lengths", name="lengths", help="Test whether the paper's runs without LGA were shorter."

@@ -111,12 +111,12 @@ def compare(
     task_options = assignments("--set", settings or ())
     source = data_source(data, no_verify)
 
-    from lossaware.studies.analysis.comparison import Comparison
     from lossaware.studies.comparing.carry_out import carry_out, carry_out_trials
     from lossaware.studies.comparing.scoring import Scoring
     from lossaware.studies.execution.command import CommandEngine
     from lossaware.studies.execution.factory import opened
-    from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, render
+    from lossaware.studies.report.writers import text
+    from lossaware.studies.specs.comparison import comparison, trial_comparison
     from lossaware.studies.specs.run_spec import AS_CODED
     from lossaware.studies.specs.task import Task
     from lossaware.studies.specs.tasks import load_subject
@@ -159,42 +159,37 @@ def compare(
         names, lr_values = names or ["sgd", "adam"], lr_values or [1e-3, 1e-2]
     else:
         scoring = Scoring.of(direction, score, percent)
-        gamma2s, names, lr_values = gamma2_values or [AS_CODED], [""], lr_values or [0.0]
+        gamma2s, names, lr_values = gamma2_values or [AS_CODED], [], lr_values or [0.0]
     with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
-        comparison = Comparison(
-            task=command or str(task),
-            task_options=task_options,
-            optimizers=names,
-            lrs=lr_values,
-            gamma2s=gamma2s,
-            seeds=seeds,
-            epochs=epochs or 0,
-            batch_size=batch_size or 0,
-            lga=tuple(sorted(lga.items())),
-            scheduler=scheduler_name,
-            scheduler_options=scheduler_options,
-            precision=precision,
-            device=device,
-            distributed=named_here(distributed),
-            kind="task" if is_task else "command" if is_command else "function",
-        )
+        settings_of_all: dict[str, Any] = {
+            "task": command or str(task),
+            "task_options": dict(task_options),
+            "seeds": seeds,
+            "epochs": epochs or 0,
+            "batch_size": batch_size or 0,
+            "scheduler": scheduler_name,
+            "scheduler_options": dict(scheduler_options),
+            "precision": precision,
+            "device": device,
+            "distributed": named_here(distributed),
+        }
         if isinstance(found, TrialCommand):
             place = CommandEngine(found, jobs)
         how: dict[str, Any] = {"data": source, "engine": place, "out": out, "tensorboard": tensorboard}
         how["console"] = console(sys.stderr)
         if isinstance(found, Task):
-            outcome = carry_out(comparison, found, **how)
+            study = comparison(found, settings_of_all, optimizers=names, lrs=lr_values, gamma2s=gamma2s, lga=lga)
+            outcome = carry_out(study, found, **how)
         else:
-            outcome = carry_out_trials(comparison, found, scoring, **how)
+            kind: Literal["function", "command"] = "command" if isinstance(found, TrialCommand) else "function"
+            study = trial_comparison(found.name, kind, settings_of_all, lrs=lr_values, gamma2s=gamma2s, lga=lga)
+            outcome = carry_out_trials(study, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
-        shown.print(render(table))
+        shown.print(text.body(table, shown.width))
+    shown.print(text.below(outcome.tables[0]))
     shown.print()
-    for note in gathered_notes(outcome.tables[0]):
-        shown.print(note, style="yellow", markup=False, highlight=False)
-    shown.print(how_to_read(outcome.tables[0]), style="dim", markup=False, highlight=False)
-    shown.print()
-    for line in (lead(outcome.tables[0]), *outcome.remarks, f"Report: {outcome.report}"):
+    for line in (outcome.lead, *outcome.remarks, f"Report: {outcome.report}"):
         shown.print(line, markup=False, highlight=False, soft_wrap=True)
     if json:
         print(outcome.to_json())

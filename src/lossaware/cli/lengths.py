@@ -17,15 +17,15 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
         results: Folder of exported studies.
         to: Folder to write lengths.svg, .png, .csv and .json, and lengths-pairs.csv to.
     """
-    from rich.table import Table
-
-    from lossaware.cli.output import console
+    from lossaware.cli.output import console, tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper import lengths as found
-    from lossaware.studies.paper.lengths_picture import draw_lengths
+    from lossaware.studies.paper.lengths_plot import plot_lengths
     from lossaware.studies.report import results_markdown as results_page
     from lossaware.studies.report.artifacts import check_writable, save
     from lossaware.studies.report.results_summary import all_tables, of_the_paper
+    from lossaware.studies.report.table import plain_table
+    from lossaware.studies.report.writers import text
 
     check_writable(to)
     with measurements(out, results) as there:
@@ -35,12 +35,20 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
         raise UsageError("no column was measured without and with LGA; run one: lossaware study run table02 --data DIR")
     numbers = {"lengths": found.rows(columns), "lengths-pairs": found.pair_rows(pairs)}
     settings = {"resamples": found.RESAMPLES, "fewest_cells": found.FEWEST_CELLS}
-    save(to, "lengths", tables=numbers, picture=draw_lengths(pairs), settings=settings)
+    save(to, "lengths", tables=numbers, plot=plot_lengths(pairs), settings=settings)
     results_page.refresh(to)
-    shown = Table("column", "without", "with", "later (95 %)", title="Epoch that fits the published column best")
-    for row in numbers["lengths-pairs"]:
-        later = f"{row['later']:+d} ({row['low']} to {row['high']})"
-        shown.add_row(f"{row['study']}: {row['setting']}", str(row["without"]), str(row["with"]), later)
-    console(sys.stdout).print(shown)
-    print(to / "lengths.svg")
+    rows = [
+        (
+            f"{row['study']}: {row['setting']}",
+            str(row["without"]),
+            str(row["with"]),
+            f"{row['later']:+d} ({row['low']} to {row['high']})",
+        )
+        for row in numbers["lengths-pairs"]
+    ]
+    heads = ("column", "without", "with", "later (95 %)")
+    screen = console(sys.stdout)
+    screen.print(text.render(plain_table("Epoch that fits the published column best", heads, rows), screen.width))
+    tell("")
+    tell(to / "lengths.svg")
     return 0

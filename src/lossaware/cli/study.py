@@ -115,7 +115,7 @@ def show(
     *,
     out: Path = OUT,
     results: Path = RESULTS,
-    format: Literal["text", "markdown", "latex", "csv"] = "text",  # noqa: A002
+    format: str = "text",  # noqa: A002
 ) -> int:
     """Show the table of a study: measured, published and their difference.
 
@@ -123,18 +123,20 @@ def show(
         name: One of `lossaware study list`, or a FILE.toml of your own.
         out: Folder of the runs.
         results: Folder of exported studies.
-        format: How to write it.
+        format: How to write it: text, markdown, latex, html, csv or json.
     """
     from lossaware.studies.analysis.collect import measurements
-    from lossaware.studies.report.study_table import FORMATS
+    from lossaware.studies.report.study_table import study_table
+    from lossaware.studies.report.writers import check_format, write
     from lossaware.studies.specs.study import load_study
 
+    check_format(format)
     with measurements(out, results) as there:
         table = there.table(load_study(name))
     if format == "text":
         _print(table)
     else:
-        sys.stdout.write(FORMATS[format](table))
+        sys.stdout.write(write(study_table(table), format))
     return 0
 
 
@@ -233,15 +235,16 @@ def backup(to: Path, /, *, out: Path = OUT) -> int:
     return 0
 
 
-app.command("lossaware.cli.study_figure:figure", name="figure")
+app.command("lossaware.cli.plot:study_figure", name="figure", show=False)
 
 
 def _print(table: "StudyTable") -> None:
     from lossaware.cli.output import console
-    from lossaware.studies.report.study_table import to_text
+    from lossaware.studies.report.study_table import study_table
+    from lossaware.studies.report.writers import text
 
     screen = console(sys.stdout)
-    screen.print(to_text(table, screen.width))
+    screen.print(text.render(study_table(table), screen.width))
 
 
 def _overrides(

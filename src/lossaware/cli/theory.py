@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from lossaware.studies.report.table import Table
 
 app = App(
     name="theory",
@@ -33,9 +33,10 @@ def theory(*, to: Path = Path("results")) -> int:
     from lossaware.cli.output import console, tell
     from lossaware.studies.paper import theory as convergence
     from lossaware.studies.paper import theory_adam as adam
-    from lossaware.studies.paper.theory_picture import draw_theory
+    from lossaware.studies.paper.theory_plot import plot_theory
     from lossaware.studies.report import results_markdown as results_page
     from lossaware.studies.report.artifacts import check_writable, save
+    from lossaware.studies.report.writers import text
 
     check_writable(to)
     torch.set_num_threads(1)  # small problems; and sums in one order are the same everywhere
@@ -54,12 +55,16 @@ def theory(*, to: Path = Path("results")) -> int:
         "lower_bound": "progressive, log base 10",
         "precision": "float64",
     }
-    save(to, "theory", tables=tables, picture=draw_theory(runs, broken, flat), settings=settings)
+    save(to, "theory", tables=tables, plot=plot_theory(runs, broken, flat), settings=settings)
     results_page.refresh(to)
     screen = console(sys.stdout)
-    screen.print(_summary(tables["theory-convergence"]))
-    screen.print(_broken(tables["theory-counterexamples"]))
-    screen.print(_adam(tables["theory-adam"]))
+    for table in (
+        _summary(tables["theory-convergence"]),
+        _broken(tables["theory-counterexamples"]),
+        _adam(tables["theory-adam"]),
+    ):
+        screen.print(text.render(table, screen.width))
+    tell("")
     tell(to / "theory.svg")
     return 0
 
@@ -68,35 +73,37 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def _summary(rows: Rows) -> "Table":
-    from rich.table import Table
+    from lossaware.studies.report.table import plain_table
 
     kinds = {
         "lambda <= 1/L (the proof needs it)": [row for row in rows if row["needed"]],
         "only lambda <= 1/mu (the theorem asks it)": [row for row in rows if row["asked"] and not row["needed"]],
         "neither": [row for row in rows if not row["asked"]],
     }
-    table = Table("step size, at every step and coordinate", "runs", "bound holds", title="Theorem 3.1")
-    for name, group in kinds.items():
-        table.add_row(name, str(len(group)), str(sum(row["lga_bound_holds"] for row in group)))
-    return table
+    lines = [
+        (name, str(len(group)), str(sum(row["lga_bound_holds"] for row in group))) for name, group in kinds.items()
+    ]
+    return plain_table("Theorem 3.1", ("step size, at every step and coordinate", "runs", "bound holds"), lines)
 
 
 def _broken(rows: Rows) -> "Table":
-    from rich.table import Table
+    from lossaware.studies.report.table import plain_table
 
-    table = Table("run", "lacks", "from step", "R", "bound", title="Runs that break the bound of Theorem 3.1")
-    for row in rows:
-        table.add_row(row["example"], row["lacks"], str(row["broken_from"]), f"{row['R']:.4g}", f"{row['bound']:.4g}")
-    return table
+    lines = [
+        (row["example"], row["lacks"], str(row["broken_from"]), f"{row['R']:.4g}", f"{row['bound']:.4g}")
+        for row in rows
+    ]
+    heads = ("run", "lacks", "from step", "R", "bound")
+    return plain_table("Runs that break the bound of Theorem 3.1", heads, lines, text_columns=(0,))
 
 
 def _adam(rows: Rows) -> "Table":
-    from rich.table import Table
+    from lossaware.studies.report.table import plain_table
 
-    table = Table("problem", "alpha", "gamma2", "Delta S", "bound", "sound bound", "regret", title="A.2, under Adam")
-    for row in rows:
-        names = ("alpha", "gamma2", "difference", "bound", "sound_bound", "regret_difference")
-        table.add_row(
-            row["problem"], *(f"{row[name]:.3g}" for name in names), style="" if row["bound_holds"] else "red"
-        )
-    return table
+    names = ("alpha", "gamma2", "difference", "bound", "sound_bound", "regret_difference")
+    lines = [
+        (row["problem"], *(f"{row[name]:.3g}" for name in names), "holds" if row["bound_holds"] else "broken")
+        for row in rows
+    ]
+    heads = ("problem", "alpha", "gamma2", "Delta S", "bound", "sound bound", "regret", "the bound")
+    return plain_table("A.2, under Adam", heads, lines, text_columns=(6,))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lossaware.studies.analysis.counts import Counts, Ways, comparisons, counts, pairs, total
+from lossaware.studies.analysis.comparisons import comparisons, pairs
+from lossaware.studies.analysis.counts import Counts, Ways, counts, total
 from lossaware.studies.analysis.study_table import StudyTable, tabulate
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, Study, load_study, parse_study, studies
@@ -123,14 +124,14 @@ def test_pairs_have_the_words_of_compare_and_one_seed_is_counted_apart():
     assert (found.helps, found.hurts, found.no_difference, found.unsure.total) == (1, 1, 0, 0)
     assert found.one_seed == Ways(worse=1)
     assert (found.judged, found.pairs) == (2, 3)
-    reasons = {it.variant[0][0]: it.verdict.reason for it in comparisons(table(scores)) if it.verdict}
+    reasons = {it.variant[0][0]: it.verdict.reason for it in comparisons(table(scores)) if it.count > 1}
     assert "Holm's correction for 2 comparisons" in reasons["SGD"], "one seed is no comparison"
     assert "Adamax" not in reasons
 
 
 def test_two_seeds_are_too_few_and_only_seeds_that_both_have_count():
     scores = {("sgd", False): [0.50, 0.51, 0.52], ("sgd", True): [0.7, 0.71]}
-    [it] = comparisons(table(scores))
+    [it] = [it for it in comparisons(table(scores)) if it.count]
     assert it.result.n == 2
     assert counts(table(scores))[""].unsure == Ways(better=1)
 
@@ -146,13 +147,22 @@ def test_two_seeds_are_too_few_and_only_seeds_that_both_have_count():
     ],
 )
 def test_a_lower_loss_is_better_and_a_lost_run_the_worst(name, without, with_, way):
-    [it] = comparisons(table({("sgd", False): [without], ("sgd", True): [with_]}, name))
-    assert it.verdict is None
+    [it] = [it for it in comparisons(table({("sgd", False): [without], ("sgd", True): [with_]}, name)) if it.count]
+    assert it.verdict.word == "too few seeds to tell"
     assert it.way == way
 
 
-def test_a_pair_of_which_both_are_lost_is_none():
-    assert comparisons(table({("sgd", False): [float("nan")], ("sgd", True): [float("nan")]})) == []
+def test_a_pair_of_which_both_are_lost_is_not_counted():
+    lost = table({("sgd", False): [float("nan")], ("sgd", True): [float("nan")]})
+    assert {it.count for it in comparisons(lost)} == {0}
+    assert counts(lost)[""].pairs == 0
+
+
+def test_differences_that_cancel_are_equal_although_they_leave_a_rest():
+    scores = {("sgd", False): [0.5, 0.52], ("sgd", True): [0.5 + 0.07, 0.52 - 0.07]}
+    it = comparisons(table(scores))[0]
+    assert it.result.difference.mean != 0
+    assert it.way == "equal"
 
 
 def test_published_pairs_by_their_figures():

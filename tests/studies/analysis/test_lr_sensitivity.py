@@ -175,12 +175,19 @@ def test_a_loss_is_best_when_low():
     sgd, _, lion = series[:3]
     assert (sensitivity.overall(sgd).worst, sensitivity.overall(sgd).worst_lr) == (pytest.approx(0.59), 1e-3)
     assert sensitivity.overall(lion).worst == math.inf
-    _, rows = lr_plot.score_overview(series, "One")
+    _, rows = texts(lr_plot.score_overview(series, "One"))
     assert rows[0][1:] == ["0.3900 (1e-2)", "0.5900 (1e-3)", "0.4900", "0.5900 (1e-3)"]
 
 
+def texts(table):
+    """The heads and the rows of a table, with the column of names."""
+    return [*table.axes, *(head for (head,) in table.heads)], [
+        [*row.names, *(cell.text for cell in row.cells)] for row in table.rows
+    ]
+
+
 def test_the_overviews_name_the_best_the_worst_and_the_soonest(series):
-    heads, rows = lr_plot.score_overview(series, "One")
+    heads, rows = texts(lr_plot.score_overview(series, "One"))
     assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2", "own (lr)"]
     assert rows == [
         ["SGD", "61.00% (1e-2)", "41.00% (1e-3)", "51.00%", "41.00% (1e-3)"],
@@ -188,7 +195,7 @@ def test_the_overviews_name_the_best_the_worst_and_the_soonest(series):
         ["Lion", "91.00% (0.5)", "not finite (1e-2)", "not finite", "91.00% (0.5)"],
         ["Prodigy", "not run", "", "", ""],
     ]
-    heads, rows = lr_plot.time_overview(series, sensitivity.times(series, Known()), "One")
+    heads, rows = texts(lr_plot.time_overview(series, sensitivity.times(series, Known()), "One"))
     assert heads == ["optimizer", "to SGD's 81.00% (lr)"]
     assert rows == [
         ["SGD", "2 epochs, 3 s (1e-2)"],
@@ -249,21 +256,21 @@ def test_a_study_without_own_rates_has_no_column_for_them():
     text = TEXT.replace("own = {}\n", "")
     series = sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
     assert [one.own for one in series] == [None] * 8
-    heads, _ = lr_plot.score_overview(series, "One")
+    heads, _ = texts(lr_plot.score_overview(series, "One"))
     assert heads == ["optimizer", "best (lr)", "worst of 2 (lr)", "mean of 2"]
 
 
 def test_a_picture_has_a_line_for_each_and_the_same_bytes_each_time(series):
-    picture = lr_plot.draw_scores([one for one in series if one.means])
-    root = ElementTree.fromstring(picture.svg)
+    picture = lr_plot.plot_series([one for one in series if one.means])
+    root = ElementTree.fromstring(picture.svg())
     shown = {text.strip() for text in root.itertext()}
     assert {"SGD", "SGD with LGA", "Lion", "not finite", "learning rate", "test accuracy"} <= shown
     assert {"One", "Two"} <= shown
     assert "Prodigy" not in shown
-    assert picture.png.startswith(b"\x89PNG")
-    assert picture == lr_plot.draw_scores([one for one in series if one.means])
-    fewer = lr_plot.draw_scores([one for one in series if one.name == "Lion"])
-    assert {"Lion", "One", "Two"} <= {text.strip() for text in ElementTree.fromstring(fewer.svg).itertext()}
+    assert picture.png().startswith(b"\x89PNG")
+    assert picture.svg() == lr_plot.plot_series([one for one in series if one.means]).svg()
+    fewer = lr_plot.plot_series([one for one in series if one.name == "Lion"])
+    assert {"Lion", "One", "Two"} <= {text.strip() for text in ElementTree.fromstring(fewer.svg()).itertext()}
 
 
 def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
@@ -315,20 +322,20 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkeypatch, capsys, study):
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TEXT)
-    assert run("study", "figure", "small.toml") == 2
+    assert run("plot", "small.toml") == 2
     assert "nothing of it is measured yet" in capsys.readouterr().err
     with Store(Path("lossaware-out/results.sqlite")) as store:
         for spec in study.specs:
             if records := Known().records(spec):
                 store.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
-    assert run("study", "figure", "small.toml", "--to", "drawn") == 0
+    assert run("plot", "small.toml", "--to", "drawn") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "SGD with LGA │ 81.00% (1e-2) │ 80.00% (1e-3) │ 80.50% │ 80.00% (1e-3) │" in shown
+    assert "SGD with LGA 81.00% (1e-2) 80.00% (1e-3) 80.50% 80.00% (1e-3)" in shown
     assert "Worst and mean are over the learning rates 1e-3, 1e-2." in shown
-    assert "SGD with LGA │ 4 epochs, 10 s (1e-2)" in shown
+    assert "SGD with LGA 4 epochs, 10 s (1e-2)" in shown
     drawn = {path.name for path in Path("drawn").iterdir()}
     assert drawn == {
-        *(f"small-lr.{kind}" for kind in ("svg", "png", "csv", "json")),
+        *(f"small-lr{kind}" for kind in (".svg", "-dark.svg", ".png", ".csv", ".json")),
         "small-overall.csv",
         "small-times.csv",
     }
@@ -348,6 +355,8 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
     assert json.loads(Path("drawn/small-lr.json").read_text())["settings"]["study"] == "small"
 
     assert run("study", "export", "small.toml") == 0
+    capsys.readouterr()
     assert run("study", "figure", "small.toml", "--out", "empty", "--to", "again") == 0
+    assert "lossaware study figure is now lossaware plot" in capsys.readouterr().err
     for name in ("small-lr.csv", "small-overall.csv", "small-times.csv", "small-lr.svg"):
         assert Path("again", name).read_bytes() == Path("drawn", name).read_bytes()

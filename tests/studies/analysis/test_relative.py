@@ -127,20 +127,22 @@ def test_rows_and_table_leave_out_what_is_missing():
         "best": "",
         "own": pytest.approx(5),
     }
-    heads, rows = relative_plot.overview(some, "worst")
+    table = relative_plot.overview(some, "worst")
+    heads = [*table.axes, *(head for (head,) in table.heads)]
+    rows = [[*row.names, *(cell.text for cell in row.cells)] for row in table.rows]
     assert heads == ["task", "SGD", "SGD-LGA", "Adam", "Adam-LGA", "Lion", "Prodigy"]
     assert rows == [["One", "+30.0", "+10.0", "+20.0", "", "not finite", ""]]
 
 
 def test_the_picture_has_a_block_for_each_measure_and_a_number_for_each_place():
     some = list(found("accuracy").values())
-    svg = relative_plot.draw_relative(some).svg
+    svg = relative_plot.plot_relative(some).svg()
     for title in relative_plot.TITLES.values():
         assert f"Lost {title}" in svg
     assert svg.count(">+30.0<") == 2  # SGD's worst, and its own
     assert svg.count(">not finite<") == 2
     without_own = [replace(one, own=None) for one in some]
-    assert "at its own rate" not in relative_plot.draw_relative(without_own).svg
+    assert "at its own rate" not in relative_plot.plot_relative(without_own).svg()
     assert by_place(without_own, "own") == {}
 
 
@@ -149,7 +151,7 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     def run(*arguments: str) -> int:
         with pytest.raises(SystemExit) as stop:
-            main(["study", "figure", "small.toml", "--relative", "--to", "drawn", *arguments])
+            main(["plot", "small.toml", "--relative", "--to", "drawn", *arguments])
         return int(stop.value.code or 0)
 
     monkeypatch.chdir(tmp_path)
@@ -170,6 +172,6 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert run() == 0
     assert "SGD-LGA" in capsys.readouterr().out
     kinds = {path.name for path in Path("drawn").iterdir()}
-    assert kinds == {f"small-relative.{kind}" for kind in ("svg", "png", "csv", "json")}
+    assert kinds == {f"small-relative{kind}" for kind in (".svg", "-dark.svg", ".png", ".csv", ".json")}
     rows = list(csv.DictReader(Path("drawn/small-relative.csv").read_text(encoding="utf-8").splitlines()))
     assert [(row["optimizer"], row["worst"]) for row in rows][:2] == [("SGD", "30.0"), ("SGD-LGA", "10.0")]

@@ -10,11 +10,10 @@ import pytest
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.statistics import summary
 from lossaware.studies.analysis.study_table import tabulate
-from lossaware.studies.report.study_table import FORMATS
 from lossaware.studies.specs.study import Overrides, parse_study, without_lga
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.folder import Launch
-from support.small_grid import SHORT, TEXT, Known, at, fill, measured, one
+from support.small_grid import SHORT, TEXT, Known, at, fill, measured, one, written
 
 
 @pytest.mark.parametrize(
@@ -145,7 +144,7 @@ def test_a_mean_of_cells_under_different_settings_says_so(grid):
     said = "of cells under different settings"
     assert f"{table.marks[at(grid, 'mean', 'w/ LGA, 1e-2')]}: {said}" in table.legend
     assert table.cells[at(grid, "mean", "w/ LGA, 1e-2")].changed == said
-    assert [row["overridden"] for row in csv.DictReader(io.StringIO(FORMATS["csv"](table)))][-1] == said
+    assert [row["overridden"] for row in csv.DictReader(io.StringIO(written(table, "csv")))][-1] == said
     fill(grid.overridden(Overrides({"algorithm": ("Momentum",)})), known)
     assert not tabulate(grid, known, [SHORT]).marks
 

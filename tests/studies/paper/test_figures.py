@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Canvas
 
 from lossaware.cli import main
 from lossaware.studies.analysis.study_table import tabulate
-from lossaware.studies.paper.figures import curve_rows, draw_figure2, loss_curves
-from lossaware.studies.report.pictures import INK, PALETTE, SERIES, draw
+from lossaware.studies.paper.figures import curve_rows, loss_curves, plot_figure2
+from lossaware.studies.report.plot import INK, PALETTE, SERIES, Plot
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study
 from lossaware.studies.specs.study_file import Settings
@@ -52,7 +52,7 @@ def test_figure_2_draws_what_is_there_and_names_the_rest(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["figure", "figure02", "--out", str(out), "--results", str(tmp_path / "none"), "--to", str(tmp_path)])
+        main(["plot", "figure02", "--out", str(out), "--results", str(tmp_path / "none"), "--to", str(tmp_path)])
     assert stop.value.code == 0
     assert "4 of 42 curves" in capsys.readouterr().out
     with (tmp_path / "figure02.csv").open() as file:
@@ -82,7 +82,7 @@ def svg_texts(svg: str) -> list[str]:
 
 def test_figure_2_without_any_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["figure", "figure02", "--out", str(tmp_path), "--results", str(tmp_path), "--to", str(tmp_path / "to")])
+        main(["plot", "figure02", "--out", str(tmp_path), "--results", str(tmp_path), "--to", str(tmp_path / "to")])
     assert stop.value.code == 2
     assert "lossaware study run table01" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()
@@ -102,7 +102,7 @@ def test_a_diverged_run_leaves_the_others_drawn() -> None:
 
     curves = loss_curves(tabulate(study, Results()), Results())
     assert len(curve_rows(curves)) == len(curves) * 2
-    svg = draw_figure2(curves).svg
+    svg = plot_figure2(curves).svg()
     assert "not run" not in svg
     assert np.isnan([curve.losses for curve in curves if curve.algorithm == "Adam"]).all()
 
@@ -118,17 +118,18 @@ def line(canvas: Canvas) -> None:
     axes.set_title('a < b & "c"')
 
 
-def test_pictures_follow_light_and_dark_and_are_the_same_each_time() -> None:
-    picture = draw(line, (3, 2), 'what it shows: a < b & "c"')
-    assert picture == draw(line, (3, 2), 'what it shows: a < b & "c"')
-    root = ElementTree.fromstring(picture.svg)
-    assert root.get("aria-label") == 'what it shows: a < b & "c"'
-    style, drawn = picture.svg.split("</style>", 1)
-    assert "prefers-color-scheme:dark" in style
-    for name, (light, dark) in PALETTE.items():
-        assert f"--picture-{name}:{light};" in style
-        assert f"--picture-{name}:{dark};" in style
-        assert f"var(--picture-{name})" in drawn, f"{name} is drawn in"
-    assert not re.search(r"(?:fill|stroke): ?#", drawn), "no colour stays the same in the dark"
-    assert picture.png.startswith(b"\x89PNG")
-    assert "DejaVu" not in drawn
+def test_plots_are_drawn_on_light_and_dark_ground_and_are_the_same_each_time() -> None:
+    plot = Plot(line, (3, 2), 'what it shows: a < b & "c"')
+    on_ground = {ground: plot.svg(ground) for ground in ("light", "dark")}
+    assert on_ground["light"] == Plot(line, (3, 2), plot.description).svg()
+    colors = {ground: set(re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6})", svg)) for ground, svg in on_ground.items()}
+    used = [name for name in PALETTE if name != "muted" and (name in ("card", "ink", "line") or "series" in name)]
+    for name in used:
+        light, dark = PALETTE[name]
+        assert light in colors["light"], name
+        assert dark in colors["dark"], name
+    assert colors["light"] & colors["dark"] == set(), "no colour stays the same in the dark"
+    assert plot.png().startswith(b"\x89PNG")
+    root = ElementTree.fromstring(on_ground["dark"])
+    assert root.get("viewBox") == "0 0 216 144"
+    assert svg_texts(on_ground["dark"])[-1] == 'a < b & "c"'

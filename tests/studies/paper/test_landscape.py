@@ -10,9 +10,9 @@ from lossaware import LGA
 from lossaware.cli import main
 from lossaware.studies.paper import figures as paper_figures
 from lossaware.studies.paper import landscape
-from lossaware.studies.paper.figures import draw_figure1
+from lossaware.studies.paper.figures import plot_figure1
 from lossaware.studies.paper.landscape import Descent, Figure1, Share, loss, starting_points, turning_points
-from lossaware.studies.report.artifacts import to_csv
+from lossaware.studies.report.writers.csv import to_csv
 
 
 def real_path(start: float, descent: Descent, gamma2: float) -> list[float]:
@@ -100,16 +100,16 @@ def test_figure_1_is_written_with_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], small: Figure1
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["figure", "figure01", "--to", str(tmp_path / "new")])
+        main(["plot", "figure01", "--to", str(tmp_path / "new")])
     assert stop.value.code == 0
     assert "without" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        f"figure01.{ending}" for ending in ("csv", "json", "png", "svg")
+        f"figure01{ending}" for ending in ("-dark.svg", ".csv", ".json", ".png", ".svg")
     ]
     header, *lines = (tmp_path / "new" / "figure01.csv").read_text().splitlines()
     assert header.startswith("base,steps_per_status,gamma2")
     assert len(lines) == len(small.shares)
-    assert (tmp_path / "new" / "figure01.svg").read_text() == draw_figure1(small).svg, (
+    assert (tmp_path / "new" / "figure01.svg").read_text() == plot_figure1(small).svg(), (
         "the same numbers, the same bytes"
     )
     assert str(tmp_path) not in (tmp_path / "new" / "figure01.json").read_text()

@@ -221,8 +221,9 @@ def test_command_writes_tables_and_picture(
     assert {row["R_T_by_base"] for row in rows if row["gamma2"] == "0.0"} == {"1.0"}
     assert '"commit"' in (tmp_path / "theory.json").read_text()
     assert (tmp_path / "theory.png").read_bytes().startswith(b"\x89PNG")
-    svg = (tmp_path / "theory.svg").read_text()
-    assert "prefers-color-scheme:dark" in svg
+    light, dark = ((tmp_path / name).read_text() for name in ("theory.svg", "theory-dark.svg"))
+    assert "#ffffff" in light
+    assert "#ffffff" not in dark
 
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

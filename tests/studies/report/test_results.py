@@ -20,7 +20,7 @@ from lossaware.studies.paper.figures import figure2
 from lossaware.studies.report import artifacts
 from lossaware.studies.report import results_html as results_report
 from lossaware.studies.report import results_markdown as results_page
-from lossaware.studies.report.pictures import draw
+from lossaware.studies.report.plot import Plot
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study, studies
 from lossaware.studies.specs.study_file import Settings
@@ -75,7 +75,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     for name, what in (("figure01", "Trajectories & <shares>"), ("mine", "Something else")):
         rows = [{"gamma2": 1e-8, "share": 0.25, "base": "<momentum>"}, {"gamma2": 0.1, "share": 1 / 3, "base": "b"}]
-        artifacts.save(folder, name, tables={name: rows}, picture=draw(line, (3, 2), what), settings={})
+        artifacts.save(folder, name, tables={name: rows}, plot=Plot(line, (3, 2), what), settings={})
     return folder
 
 
@@ -171,6 +171,7 @@ def test_pictures_and_their_figures(page: str, results: Path) -> None:
     assert 'style="--width: 216.0"' in figure
     assert 'alt="Trajectories &amp; &lt;shares&gt;"' in figure
     assert pictures(figure) == [(results / "figure01.svg").read_text()]
+    assert pictures(figure, "srcset") == [(results / "figure01-dark.svg").read_text()]
     assert row(figure, "1e-08") == ["0.25", "<momentum>"]
     assert row(figure, "0.1") == ["0.33333", "b"]
     losses = section(page, "figure02")
@@ -263,7 +264,7 @@ def test_a_picture_from_a_file_stays_inside_an_image(results: Path, tmp_path: Pa
     check_self_contained(shown)
     assert pictures(section(shown, "figure01")) == [path.read_text()]
     assert hostile in path.read_text()
-    without = re.sub(r'src="data:image/svg[^"]*"', "", shown)
+    without = re.sub(r'src(set)?="data:image/svg[^"]*"', "", shown)
     assert "owned" not in without
     assert "example.org" not in without
     assert re.findall(r"<style.*?</style>", without, flags=re.DOTALL) == re.findall(
@@ -285,6 +286,20 @@ def test_a_file_that_is_not_a_picture_is_refused(results: Path, tmp_path: Path, 
     path = with_picture(results, tmp_path / "results", change)
     with pytest.raises(UsageError, match=rf"figure01\.svg: {re.escape(message)[:14]}"):
         artifacts.load(path.parent)
+
+
+def test_a_picture_of_an_earlier_version_is_shown_on_both_grounds(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(results, folder)
+    (folder / "figure01-dark.svg").unlink()
+    text = (folder / "figure01.svg").read_text()
+    (folder / "figure01.svg").write_text(text.replace("<svg ", '<svg aria-label="what &lt;it&gt; shows" ', 1))
+    content = json.loads((folder / "figure01.json").read_text())
+    earlier = {name: content[name] for name in ("settings", "made_with")}
+    (folder / "figure01.json").write_text(json.dumps(earlier))
+    with pytest.warns(Note):
+        image = next(saved.image for saved in artifacts.load(folder) if saved.name == "figure01")
+    assert (image.description, image.light, image.width) == ("what <it> shows", image.dark, 216)
 
 
 @in_browser
@@ -349,7 +364,7 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
     shutil.copytree(results, folder)
     description = folder / "figure01.json"
     content = json.loads(description.read_text())
-    description.write_text(json.dumps({name: content[name] for name in ("settings", "made_with")}))
+    description.write_text(json.dumps({name: content[name] for name in ("description", "settings", "made_with")}))
     with pytest.warns(Note, match="figure01: written by an earlier version, without digests"):
         saved = artifacts.load(folder)
     assert artifacts.add_digests(folder) == [description]

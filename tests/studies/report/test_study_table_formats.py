@@ -1,4 +1,4 @@
-"""The table of a study as text, Markdown, LaTeX and CSV."""
+"""The table of a study in each format."""
 
 import csv
 import io
@@ -12,13 +12,13 @@ from lossaware.studies.analysis.export import export
 from lossaware.studies.analysis.lr_sensitivity import all_series
 from lossaware.studies.analysis.statistics import summary
 from lossaware.studies.analysis.study_table import StudyTable, tabulate
-from lossaware.studies.report import study_html
-from lossaware.studies.report.study_table import FORMATS, show_difference
+from lossaware.studies.report.study_table import show_difference, study_table
+from lossaware.studies.report.writers import formats
 from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.specs.study_file import parse_settings
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
-from support.small_grid import TEXT, Known, at, fill, measured, one, text_of
+from support.small_grid import TEXT, Known, at, fill, measured, one, text_of, written
 
 
 def test_a_difference_that_is_shown_as_none_has_no_sign(grid):
@@ -69,14 +69,14 @@ def test_each_cell_of_a_row_has_the_decimals_of_what_it_measures():
         known.put(spec, 0.4, 0.5, 0.6, 0.87656)
     shown = measured(text, known)
     assert re.search(r"measured +87\.66 +0\.1234", text_of(shown))
-    assert [figure.measured for line in study_html.grid(shown).groups[0] for figure in line.figures] == [
+    assert [cell.text for row in study_table(shown).rows for cell in row.cells] == [
         "87.66",
         "0.1234",
     ]
 
 
 def test_markdown(table):
-    lines = FORMATS["markdown"](table).splitlines()
+    lines = written(table, "markdown").splitlines()
     assert lines[0] == "**A small grid**"
     head = next(i for i, line in enumerate(lines) if line.startswith("| algorithm |"))
     assert (
@@ -89,7 +89,7 @@ def test_markdown(table):
 
 
 def test_latex(table):
-    tex = FORMATS["latex"](table)
+    tex = written(table, "latex")
     assert r"\begin{tabular}{llrrrrrr}" in tex
     assert r"\multicolumn{2}{c}{w/o LGA} & \multicolumn{2}{c}{w/ LGA} & \multicolumn{2}{c}{Ratio} \\" in tex
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in tex
@@ -104,7 +104,7 @@ def test_latex(table):
 def test_latex_has_the_notes_and_says_where_it_comes_from(table):
     file = table.study.file.model_copy(update={"notes": ["95 % is a misprint."]})
     noted = replace(table, study=replace(table.study, file=file), provenance=["Measured 2026-11-26 with torch 2.13.0."])
-    after_the_figures = FORMATS["latex"](noted).split(r"\end{tabular}")[-1].splitlines()
+    after_the_figures = written(noted, "latex").split(r"\end{tabular}")[-1].splitlines()
     assert r"\\ Note: 95 \% is a misprint." in after_the_figures
     assert after_the_figures[-1] == "% Measured 2026-11-26 with torch 2.13.0."
 
@@ -116,11 +116,11 @@ def test_latex_escapes_what_it_would_read_as_its_own():
         r"a\_b \& 5 \% \$ \# \{x\} \textasciicircum{} \textasciitilde{} \textbackslash{} "
         r"$\pm$ $\mu$ $\sigma$ --- {[}c{]}."
     )
-    assert rf"\caption{{{escaped} " in FORMATS["latex"](tabulate(study, Known()))
+    assert rf"\caption{{{escaped} " in written(tabulate(study, Known()), "latex")
 
 
 def test_csv_has_a_line_a_cell(table):
-    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](table))))
+    rows = list(csv.DictReader(io.StringIO(written(table, "csv"))))
     assert len(rows) == 24
     first = rows[0]
     assert (first["algorithm"], first["strategy"], first["lr"]) == ("SGD", "w/o LGA", "1e-3")
@@ -154,8 +154,8 @@ def test_results_from_stand_in_features_say_so_everywhere(tmp_path, how):
     launch = Launch("grid", study.digest, overrides, {})
     table = show(study, known, [launch])
     export(table, Sources([known]), [launch], tmp_path)
-    for write in FORMATS.values():
-        assert "stand-in features" in write(table)
+    for name in formats():
+        assert "stand-in features" in written(table, name)
     assert "stand-in features" in text_of(table)
     assert "stand-in features" in " ".join((*table.head, *table.legend))
     rows = list(csv.DictReader(io.StringIO((tmp_path / "grid.csv").read_text())))

@@ -14,13 +14,15 @@ from matplotlib.figure import Figure as Canvas
 from lossaware.cli.output import console, say, tell
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
-from lossaware.studies.report.pictures import draw, label
-from lossaware.studies.report.study_table import FORMATS, to_text
+from lossaware.studies.report.plot import Plot, label
+from lossaware.studies.report.study_table import study_table
+from lossaware.studies.report.writers import text as terminal_text
 from lossaware.studies.specs.escape import csv_text, latex, markdown, markdown_code, matplotlib, svg_address, terminal
 from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
-from support.small_grid import TEXT, Known, fill
+from support.pages import Tags
+from support.small_grid import TEXT, Known, fill, written
 
 ESC = "\x1b]0;owned\x07\x1b[31m\x9b2J\rover"
 NEWLINE = "line\n\\immediate\\write18{touch owned}"
@@ -53,12 +55,12 @@ def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
 
     shown, _ = table
     for screen in (console(Terminal()), console(io.StringIO())):
-        screen.print(to_text(shown, 200))
+        screen.print(terminal_text.render(study_table(shown), 200))
         screen.print("[bold]:smile:[/bold]", ESC)
-        written = screen.file.getvalue()
-        own = re.sub(r"\x1b\[[\d;]*m", "", written)  # rich's colours
+        printed = screen.file.getvalue()
+        own = re.sub(r"\x1b\[[\d;]*m", "", printed)  # rich's colours
         assert controls(own) == set()
-        assert "\x1b[31m" not in written
+        assert "\x1b[31m" not in printed
         assert "[bold]:smile:[/bold]" in own
     say(f"{ESC} of {NEWLINE}")
     tell(ESC)
@@ -69,9 +71,9 @@ def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
 
 
 def test_nothing_from_a_file_is_a_command_of_latex(table):
-    written = FORMATS["latex"](table[0])
-    assert controls(written) == set()
-    body, comments = written.split(r"\end{table}")
+    tex = written(table[0], "latex")
+    assert controls(tex) == set()
+    body, comments = tex.split(r"\end{table}")
     commands = set(re.findall(r"\\([A-Za-z]+)", body))
     ours = "begin end centering caption toprule midrule bottomrule multicolumn cmidrule pm textbackslash textless"
     assert commands <= {*ours.split(), "textgreater", "textbar", "textasciitilde", "textasciicircum"}
@@ -81,18 +83,26 @@ def test_nothing_from_a_file_is_a_command_of_latex(table):
 
 
 def test_nothing_from_a_file_is_html_or_a_link_in_markdown(table):
-    written = FORMATS["markdown"](table[0])
-    assert controls(written) == set()
-    assert "<" not in written
-    assert re.search(r"(?<!\\)[`\[](?!a\])", written) is None
-    rows = [line for line in written.splitlines() if line.startswith("|")]
+    page = written(table[0], "markdown")
+    assert controls(page) == set()
+    assert "<" not in page
+    assert re.search(r"(?<!\\)[`\[](?!a\])", page) is None
+    rows = [line for line in page.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {9}
+
+
+def test_nothing_from_a_file_is_html_in_a_page(table):
+    page = written(table[0], "html")
+    assert set(re.findall(r"<(\w+)", page)) <= set("section h3 p table thead tbody tr th td span".split())
+    tags = Tags(page)
+    assert tags.open == []
+    assert {name for _, attributes in tags.found for name in attributes} <= {"class", "scope", "colspan", "aria-label"}
 
 
 def test_nothing_from_a_file_is_computed_by_a_spreadsheet(table, tmp_path):
     shown, known = table
     export(shown, Sources([known]), [Launch.now(shown.study)], tmp_path)
-    for text in (FORMATS["csv"](shown), (tmp_path / "grid.csv").read_text()):
+    for text in (written(shown, "csv"), (tmp_path / "grid.csv").read_text()):
         assert controls(text) == set()
         cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
         assert len(cells) > 100
@@ -129,7 +139,7 @@ def test_a_name_in_a_picture_is_neither_a_formula_nor_left_out(name):
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # no font has pictures of control characters
-        svg = draw(plot, (3, 2), "x").svg
+        svg = Plot(plot, (3, 2), "x").svg()
     assert svg.count(matplotlib(name).replace(r"\$", "$").strip()) == 2
 
 
@@ -148,9 +158,9 @@ def test_random_texts_stay_texts_in_every_output(rounds):
     for _ in range(rounds):
         text = "".join(random.choice(np.array(PIECES, dtype=object), int(random.integers(1, 12))))
         assert controls(terminal(text)) <= {"\t"}
-        written = latex(text)
-        assert "\n" not in written
-        plain = re.sub(r"\$\\(pm|mu|sigma)\$|\\text\w+\{\}|\\[&%$#_{}]|\{\[\}|\{\]\}", "", written)
+        tex = latex(text)
+        assert "\n" not in tex
+        plain = re.sub(r"\$\\(pm|mu|sigma)\$|\\text\w+\{\}|\\[&%$#_{}]|\{\[\}|\{\]\}", "", tex)
         assert re.search(r"[\\{}$&#%_^~]", plain) is None, text
         shown = reader.parseInline(markdown(text))[0].children
         assert {token.type for token in shown} <= {"text", "text_special", "entity"}, text

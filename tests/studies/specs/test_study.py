@@ -6,9 +6,11 @@ from decimal import Decimal
 import pytest
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import LGA_DEFAULTS, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study, parse_study, without_lga
 from lossaware.studies.specs.study_file import Settings, parse_settings
+from lossaware.studies.specs.tasks import load_task
 from support.small_grid import TEXT, at
 
 
@@ -43,13 +45,12 @@ def test_without_lga_is_without_whatever_another_axis_says(order):
 
 def test_a_run_has_the_key_that_compare_gives_it():
     """Both commands keep their runs in one store, so both must write the same specification."""
-    from lossaware.studies.analysis.comparison import Comparison
-
     study = parse_study(TEXT.replace("task_options = { hidden = 8 }", ""), "grid")
     lga = {name: value for name, value in LGA_DEFAULTS.items() if name != "gamma2"}
-    other = Comparison("digits", ["sgd"], [1e-3], [1e-5], 2, 4, 200, lga=tuple(sorted(lga.items())))
+    settings = {"task": "digits", "seeds": 2, "epochs": 4, "batch_size": 200}
+    other = comparison(load_task("digits"), settings, optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-5], lga=lga)
     ours = [study.cells[at(study, "SGD", column)].specs for column in ("w/o LGA, 1e-3", "w/ LGA, 1e-3")]
-    assert {spec.key for specs in ours for spec in specs} == {spec.key for spec in other.specs()}
+    assert {spec.key for specs in ours for spec in specs} == {spec.key for spec in other.specs}
 
 
 def test_numbers_are_the_same_run_however_they_are_written():

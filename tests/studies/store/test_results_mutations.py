@@ -10,7 +10,6 @@ import pytest
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
-from lossaware.studies.report.study_table import FORMATS
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
 from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.specs.study_file import parse_settings
@@ -19,6 +18,7 @@ from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
 from support.mutations import change_content
+from support.small_grid import written
 
 SPECS = [
     RunSpec(task="digits", optimizer=optimizer, lr=0.1 + 0.2, seed=seed, epochs=4, batch_size=64, lga=lga)
@@ -118,7 +118,7 @@ def shown_of_exported(folder):
     table = show(study, Sources([exported]), exported.launches(study))
     specs = sorted(exported.specs(), key=lambda spec: spec.key)
     runs = [(spec, exported.records(spec), exported.environment(spec)) for spec in specs]
-    return FORMATS["csv"](table), FORMATS["markdown"](table), runs
+    return written(table, "csv"), written(table, "markdown"), runs
 
 
 def or_line(show, path):
@@ -149,7 +149,6 @@ def test_no_change_of_a_database_is_accepted_with_other_numbers(database, tmp_pa
         refused += isinstance(after, UsageError)
         for path in tmp_path.iterdir():
             path.unlink()
-    print(f"{rounds} changes of a database: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 4
 
 
@@ -168,7 +167,6 @@ def test_no_digit_of_a_stored_value_is_accepted_changed(database, tmp_path, roun
         after = or_line(shown, copy)
         assert is_one_line(after) or after == before, place
         refused += isinstance(after, UsageError)
-    print(f"{rounds} changes of a digit of a database: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 2
 
 
@@ -187,5 +185,4 @@ def test_no_change_of_exported_files_is_accepted_with_other_numbers(exported, tm
         assert is_one_line(after) or after == before, said
         refused += isinstance(after, UsageError)
         shutil.rmtree(copy)
-    print(f"{rounds} changes of exported files: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 2

@@ -1,46 +1,13 @@
 """A study in counts: how many cells agree with the published figures, and in how many LGA helps or hurts."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Literal
 
-from lossaware.studies.analysis.statistics import Paired, Verdict, better_and_worse, deciding_p, holm, paired, verdict
-from lossaware.studies.analysis.study_table import Key, Measured, StudyTable
-from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Cell, Quantity, Study, without_lga
-
-Way = Literal["better", "equal", "worse"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A cell with LGA, held against the same runs without it.
-
-    Attributes:
-        variant: The cell with LGA.
-        measured: What it shows.
-        result: The scores with minus those without, seed by seed.
-        verdict: As `lossaware.studies.analysis.statistics` gives it, corrected for all comparisons of the study with
-            two seeds or more; None with one seed.
-    """
-
-    variant: Key
-    measured: Measured
-    result: Paired
-    verdict: Verdict | None
-
-    @property
-    def way(self) -> Way:
-        """Whether the mean is better with LGA; where runs have no finite score, whether more seeds are."""
-        result, quantity = self.result, self.measured.cell.quantity
-        better, worse = better_and_worse(result, higher_is_better=quantity.higher_is_better)
-        balance: float = better - worse
-        if not (result.lost_without or result.lost_with):
-            balance = result.difference.mean * (1 if quantity.higher_is_better else -1)
-        return "better" if balance > 0 else "worse" if balance < 0 else "equal"
+from lossaware.studies.analysis.comparisons import Way, comparisons, pairs
+from lossaware.studies.analysis.study_table import StudyTable
+from lossaware.studies.specs.study import Study
 
 
 @dataclass(frozen=True)
@@ -135,8 +102,10 @@ def counts(table: StudyTable) -> dict[str, Counts]:
             )
             found[said] = found.get(said, Counts()) + one
     for comparison in comparisons(table):
-        said = comparison.measured.changed
-        word = comparison.verdict.word if comparison.verdict else None
+        if not comparison.count:
+            continue
+        said = comparison.with_lga.changed
+        word = comparison.verdict.word if comparison.count > 1 else None
         way = Ways.of([comparison.way])
         one = Counts(
             helps=word == "helps",
@@ -154,56 +123,6 @@ def total(found: Iterable[Counts]) -> Counts:
     return reduce(add, found, Counts())
 
 
-def comparisons(table: StudyTable) -> list[Comparison]:
-    """Every pair of cells of which both are measured, from the seeds that both have; the same runs once."""
-    found: dict[tuple[Quantity, tuple[RunSpec, ...]], tuple[Key, Paired]] = {}
-    for variant, base in pairs(table.study).items():
-        with_, without = table.cells[variant], table.cells[base]
-        bases = {spec: without.values.get(spec.seed) for spec in without.cell.specs}
-        scores = [
-            (score, with_.values[spec.seed])
-            for spec in with_.cell.specs
-            if spec.seed in with_.values and (score := bases.get(without_lga(spec))) is not None
-        ]
-        result = paired([left for left, _ in scores], [right for _, right in scores])
-        if _seeds(result):
-            found.setdefault((with_.cell.quantity, with_.cell.specs), (variant, result))
-    ps = {
-        key: deciding_p(result, higher_is_better=quantity.higher_is_better)
-        for (quantity, _), (key, result) in found.items()
-        if _seeds(result) > 1
-    }
-    corrected = dict(zip(ps, holm(list(ps.values())), strict=True))
-    many = sum(not math.isnan(p) for p in ps.values())
-    return [
-        Comparison(
-            variant=key,
-            measured=table.cells[key],
-            result=result,
-            verdict=verdict(
-                result, higher_is_better=quantity.higher_is_better, corrected_p=corrected[key], comparisons=many
-            )
-            if key in corrected
-            else None,
-        )
-        for (quantity, _), (key, result) in found.items()
-    ]
-
-
-def pairs(study: Study) -> dict[Key, Key]:
-    """Each cell with LGA, and the cell that shows the same of the same runs without it."""
-    bases: dict[tuple[Quantity, tuple[RunSpec, ...]], Key] = {}
-    for key, cell in study.cells.items():
-        if cell.specs and not _with_lga(cell):
-            bases.setdefault((cell.quantity, cell.specs), key)
-    found = {}
-    for key, cell in study.cells.items():
-        base = bases.get((cell.quantity, tuple(map(without_lga, cell.specs))))
-        if _with_lga(cell) and base is not None:
-            found[key] = base
-    return found
-
-
 def _published(study: Study) -> Counts:
     ways: list[Way] = []
     for variant, base in pairs(study).items():
@@ -212,11 +131,3 @@ def _published(study: Study) -> Counts:
             gain = (with_.published - without.published) * (1 if with_.quantity.higher_is_better else -1)
             ways.append("better" if gain > 0 else "worse" if gain < 0 else "equal")
     return Counts(figures=sum(cell.published is not None for cell in study.cells.values()), published=Ways.of(ways))
-
-
-def _with_lga(cell: Cell) -> bool:
-    return any(spec.lga is not None for spec in cell.specs)
-
-
-def _seeds(result: Paired) -> int:
-    return result.n + result.lost_without + result.lost_with

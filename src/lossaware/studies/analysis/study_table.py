@@ -4,6 +4,7 @@ import math
 import statistics as plain_statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.statistics import Summary, difference_half_width, epoch_ratio, summary
@@ -23,19 +24,24 @@ class Measured:
 
     Attributes:
         cell: What was to be measured.
-        values: What it shows for each finished seed, in the units of the table.
-        summary: Mean and interval of the values.
+        scores: The score of each finished seed, as measured.
+        summary: Mean and interval of the `values`.
         overrides: What differs from the study's file in the runs shown.
         sources: The cells that a derived one is made of.
         untrained: Runs whose model is no better than chance at the end.
     """
 
     cell: Cell
-    values: Mapping[int, float]
+    scores: Mapping[int, float]
     summary: Summary
     overrides: Overrides = field(default_factory=Overrides)
     sources: Sequence["Measured"] = ()
     untrained: int = 0
+
+    @cached_property
+    def values(self) -> dict[int, float]:
+        """The score of each finished seed in the units of the table."""
+        return {seed: self.cell.quantity.factor * score for seed, score in self.scores.items()}
 
     @property
     def there(self) -> bool:
@@ -245,41 +251,41 @@ def tabulate(
 
 
 def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
-    values = {spec.seed: value for spec in cell.specs if (value := measure(cell.quantity, spec, results)) is not None}
-    untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in values)
-    return Measured(cell, values, summary(list(values.values())), overrides, untrained=untrained)
+    scores = {spec.seed: found for spec in cell.specs if (found := score(cell.quantity, spec, results)) is not None}
+    summed = summary([cell.quantity.factor * found for found in scores.values()])
+    untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in scores)
+    return Measured(cell, scores, summed, overrides, untrained=untrained)
 
 
-def measure(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
-    """What a run shows, in the units of the table; None where it, or the base it is held against, is not finished."""
+def score(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
+    """The score of a run, as measured; None where it, or the base it is held against, is not finished."""
     curve = _curve(quantity, spec, results)
     if not curve:
         return None
-    factor = 100 if quantity.percent else 1
     match quantity.at:
         case "final":
-            return factor * curve[-1]
+            return curve[-1]
         case "best":
             finite = [value for value in curve if math.isfinite(value)]
-            return factor * (max if quantity.higher_is_better else min)(finite, default=math.nan)
+            return (max if quantity.higher_is_better else min)(finite, default=math.nan)
     base = _curve(quantity, without_lga(spec), results)
     if not base:
         return None
     ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)
     if quantity.at == "ratio" or math.isnan(ratio):
         return ratio
-    return factor * curve[round(ratio * len(base)) - 1]
+    return curve[round(ratio * len(base)) - 1]
 
 
 def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
     """The measure after each epoch; empty unless the run is finished."""
     records = results.records(spec)
-    if len(records) < spec.epochs:
+    if len(records) < spec.epochs or not records:
         return []
-    known = getattr(records[-1], quantity.set)
-    if quantity.name not in known:
+    known = quantity.of(records[-1])
+    if quantity.name not in known and quantity.set != "reported":
         raise UsageError(f"task {spec.task!r} measures no {quantity.name!r}{did_you_mean(quantity.name, known)}")
-    return [getattr(record, quantity.set).get(quantity.name, math.nan) for record in records]
+    return quantity.curve(records)
 
 
 def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lossaware.studies.analysis.comparison import Comparison
 from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.execution.command import CommandEngine
 from lossaware.studies.execution.events import Engine
@@ -13,19 +12,22 @@ from lossaware.studies.execution.in_process import carry_out_here
 from lossaware.studies.execution.supervise import supervise
 from lossaware.studies.report import page as report
 from lossaware.studies.report.comparison import Outcome, summarize
+from lossaware.studies.specs.comparison import scored
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Study
 from lossaware.studies.specs.task import Task
 from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.specs.trial_function import TrialFunction
 from lossaware.studies.store.database import Store
+from lossaware.studies.store.results import FinishedRuns
 from lossaware.studies.training.function import rehearse_functions
 from lossaware.studies.training.rehearse import check
 from lossaware.studies.training.run import check_spec
 
 
 def carry_out(
-    comparison: Comparison,
+    study: Study,
     task: Task,
     *,
     data: DataSource,
@@ -37,7 +39,7 @@ def carry_out(
     """Carry out what is missing of a comparison, and write its report.
 
     Args:
-        comparison: What to compare.
+        study: What to compare; see `lossaware.studies.specs.comparison`.
         task: Its task, loaded.
         data: Folder of the data, for tasks that need one.
         engine: Where its runs execute.
@@ -49,21 +51,21 @@ def carry_out(
         UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
         Stopped: Ctrl-C. What is finished is in the store.
     """
-    specs = comparison.specs()
+    specs = study.specs
     check(specs, task)
     page, database = out / "report.html", out / "results.sqlite"
-    if not database.exists():
+    if is_new := not database.exists():
         task.load(data)  # its errors belong before anything is written
     report.check_writable(page)
     with Store(database) as store:
-        if store.missing(specs):
+        if not is_new and store.missing(specs):
             task.load(data)
         failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
-        return summarize(comparison, task, store, page, failures)
+        return summarize(study, task, FinishedRuns(store), page, failures)
 
 
 def carry_out_trials(
-    comparison: Comparison,
+    study: Study,
     what: TrialFunction | TrialCommand,
     scoring: Scoring,
     *,
@@ -76,7 +78,7 @@ def carry_out_trials(
     """The same for a function or a command that trains. Each arm is rehearsed first, by one step.
 
     Args:
-        comparison: What to compare.
+        study: What to compare; see `lossaware.studies.specs.comparison`.
         what: The function, loaded, or the command.
         scoring: Which number is the score, and which way is better.
         data: Folder of the data, which it may ask for.
@@ -90,7 +92,7 @@ def carry_out_trials(
             found before the first run. After it: no run has the score.
         Stopped: Ctrl-C. What is finished is in the store.
     """
-    specs = comparison.specs()
+    specs = study.specs
     page, database = out / "report.html", out / "results.sqlite"
     for spec in specs:
         check_spec(spec)
@@ -114,4 +116,4 @@ def carry_out_trials(
         else:
             failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         subject = scoring.subject(what, [store.records(spec) for spec in specs if store.complete(spec)])
-        return summarize(comparison, subject, store, page, failures)
+        return summarize(scored(study, subject), subject, FinishedRuns(store), page, failures)

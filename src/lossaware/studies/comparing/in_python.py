@@ -11,10 +11,10 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.comparison import Comparison
 from lossaware.studies.comparing.carry_out import carry_out_trials
 from lossaware.studies.comparing.result import Result
 from lossaware.studies.comparing.scoring import Scoring
+from lossaware.studies.specs.comparison import trial_comparison
 from lossaware.studies.specs.run_spec import AS_CODED, Value, options
 from lossaware.studies.specs.trial_function import make_trial_function, takes_a_trial
 
@@ -71,25 +71,27 @@ def compare(
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UsageError(f"seeds must be a whole number of at least 1, got {seeds!r}")
     function = make_trial_function(f"function {train.__name__!r}", train, options(**(set or {})))
-    comparison = Comparison(
-        task=_place(train, needs_file=out is not None),
-        task_options=function.options,
-        optimizers=[""],
+    study = trial_comparison(
+        function.name,
+        "function",
+        {
+            "task": _place(train, needs_file=out is not None),
+            "task_options": dict(function.options),
+            "seeds": seeds,
+            "epochs": epochs or 0,
+            "batch_size": 0,
+            "device": device,
+        },
         lrs=[0.0] if lrs is None else [lrs] if isinstance(lrs, int | float) else list(lrs),
         gamma2s=[AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2),
-        seeds=seeds,
-        epochs=epochs or 0,
-        batch_size=0,
-        lga=options(**(lga or {})),
-        device=device,
-        kind="function",
+        lga=lga,
     )
     scoring = Scoring.of(direction, score, percent)
     with ExitStack() as stack:
         folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         console = Console(file=sys.stderr, quiet=not progress)
         outcome = carry_out_trials(
-            comparison,
+            study,
             function,
             scoring,
             data=None if data is None else Path(data),

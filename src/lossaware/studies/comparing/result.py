@@ -1,12 +1,12 @@
 """What a comparison in Python or a notebook gives."""
 
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.report.comparison import Outcome
-from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, to_json
+from lossaware.studies.report.writers.html import write
 from lossaware.studies.specs.atomic import write_whole
 
 
@@ -21,8 +21,8 @@ class Result:
     """
 
     def __init__(self, outcome: Outcome, page: str) -> None:
-        self.verdict = lead(outcome.tables[0])
-        self.verdicts: list[str] = [row.verdict.word for row in outcome.tables[0].rows]
+        self.verdict = outcome.lead
+        self.verdicts: list[str] = [record["verdict"] for record in outcome.tables[0].records]
         self.failures = [message for _, message in outcome.failures]
         self._outcome = outcome
         self._page = page
@@ -32,8 +32,7 @@ class Result:
 
     def to_dict(self) -> list[dict[str, Any]]:
         """The rows as plain values: setting, means with intervals, difference, p values, verdict, and all scores."""
-        rows: list[dict[str, Any]] = to_json(self._outcome.tables[0])["rows"]
-        return rows
+        return [dict(record) for record in self._outcome.tables[0].records]
 
     def to_frame(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each run: its setting, arm, seed and score.
@@ -45,13 +44,7 @@ class Result:
             import pandas
         except ImportError:
             raise UsageError("to_frame needs the package pandas: pip install 'lossaware[notebook]'") from None
-        measure = self._outcome.tables[0].measure
-        rows = []
-        for row in self._outcome.tables[0].rows:
-            for arm in (row.pair.base, row.pair.variant):
-                for seed, run in arm.runs.items():
-                    rows.append({**row.pair.setting, "arm": arm.label, "seed": seed, measure.name: measure.final(run)})
-        return pandas.DataFrame(rows).drop_duplicates(ignore_index=True)
+        return pandas.DataFrame(self._outcome.scores).drop_duplicates(ignore_index=True)
 
     def report(self, path: str | Path) -> Path:
         """Write the report, one HTML page, to a file.
@@ -63,21 +56,4 @@ class Result:
         return Path(path)
 
     def _repr_html_(self) -> str:
-        table = self._outcome.tables[0]
-        heads = [*table.columns, "verdict", "without", "with LGA", "difference"]
-        lines = []
-        for row in table.rows:
-            shown = [table.measure.show_summary(each) for each in (row.base, row.variant)]
-            shown.append(table.measure.show_summary(row.difference.difference, signed=True))
-            cells = [*row.pair.setting.values(), row.verdict.word, *shown]
-            lines.append(f"<tr title='{escape(row.verdict.reason)}'>{_cells('td', cells)}</tr>")
-        said = [*gathered_notes(table), how_to_read(table)]
-        return (
-            f"<div><p><b>{escape(self.verdict)}</b></p><p>{escape(table.title)}</p>"
-            f"<table><thead><tr>{_cells('th', heads)}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-            f"{''.join(f'<p><small>{escape(line)}</small></p>' for line in said)}</div>"
-        )
-
-
-def _cells(kind: str, texts: list[str]) -> str:
-    return "".join(f"<{kind} style='text-align:left'>{escape(text)}</{kind}>" for text in texts)
+        return write(replace(self._outcome.tables[0], remark=self.verdict))

@@ -55,7 +55,7 @@ def run_study(
     specs = study.specs
     exported = Exported(results) if results is not None else None
     folder = Folder(out)
-    if not folder.database.exists():
+    if checked := not folder.database.exists():
         # Before anything is written.
         _check(study, [spec for spec in specs if exported is None or not exported.records(spec)], data)
 
@@ -65,7 +65,8 @@ def run_study(
     with Store(folder.database) as store:
         if exported is not None and (taken := adopt(specs, exported, store)):
             say(f"{taken} of {len(specs)} runs are taken from {results}.")
-        _check(study, store.missing(specs), data)
+        if not checked:
+            _check(study, store.missing(specs), data)
         folder.note(Launch.now(study))
         if taken := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
             say(

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from lossaware.studies.analysis.study_table import StudyTable, describe
 from lossaware.studies.paper import landscape
 from lossaware.studies.paper.landscape import BASES, NAMES, READINGS, Descent, Figure1
-from lossaware.studies.report.pictures import INK, LINE, MUTED, SERIES, Picture, draw, label
+from lossaware.studies.report.plot import INK, LINE, MUTED, SERIES, Plot, label
 from lossaware.studies.store.results import Results
 
 # --- Figure 1 -------------------------------------------------------------------------------------------------------
@@ -23,10 +23,10 @@ SHOWN_GAMMA2 = 3e-2
 SHOWN_STARTS = 13
 
 
-def draw_figure1(figure: Figure1) -> Picture:
+def plot_figure1(figure: Figure1) -> Plot:
     """The landscape; some trajectories without and with LGA; and how many starting points reach E, by gamma2."""
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         grid = canvas.subplots(3, len(BASES), sharex="row", sharey="row", height_ratios=(1, 1.5, 1.2))
         for column, (base, momentum) in enumerate(BASES.items()):
             top, middle, bottom = grid[:, column]
@@ -46,8 +46,8 @@ def draw_figure1(figure: Figure1) -> Picture:
         ]
         canvas.legend(handles=handles, loc="outside lower center", ncols=3)
 
-    return draw(
-        plot,
+    return Plot(
+        draw,
         (7.2, 7.0),
         "Figure 1: descent among local optima A to E without and with LGA, for gradient descent and momentum; "
         "trajectories, and the share of starting points that reach the global optimum E by gamma2",
@@ -173,20 +173,20 @@ def curve_rows(curves: Sequence[Curve]) -> list[dict[str, object]]:
     ]
 
 
-def figure2(table: StudyTable, results: Results) -> Picture | None:
+def figure2(table: StudyTable, results: Results) -> Plot | None:
     """Figure 2 from the runs of a study of Table 1's form, see `loss_curves`; None where none of them is there."""
     curves = loss_curves(table, results)
-    return draw_figure2(curves) if curve_rows(curves) else None
+    return plot_figure2(curves) if curve_rows(curves) else None
 
 
-def draw_figure2(curves: Sequence[Curve]) -> Picture:
+def plot_figure2(curves: Sequence[Curve]) -> Plot:
     """Two rows of panels, without and with LGA; a column a task. What was not run is named in its panel."""
     tasks, strategies, algorithms = (
         list(dict.fromkeys(getattr(curve, axis) for curve in curves)) for axis in ("task", "strategy", "algorithm")
     )
     colors = dict(zip(algorithms, _SEVEN, strict=False))
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         grid = canvas.subplots(len(strategies), len(tasks), sharex="col", sharey="col", squeeze=False)
         for strategy, line in zip(strategies, grid, strict=True):
             panels = [[curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)] for task in tasks]
@@ -222,7 +222,7 @@ def draw_figure2(curves: Sequence[Curve]) -> Picture:
         canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
     names = ", ".join(tasks)
-    return draw(plot, (8.4, 5.4), f"Figure 2: training loss by epoch without and with LGA on {names}")
+    return Plot(draw, (8.4, 5.4), f"Figure 2: training loss by epoch without and with LGA on {names}")
 
 
 _SEVEN = (*SERIES[1:], INK)

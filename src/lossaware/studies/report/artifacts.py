@@ -13,9 +13,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.report.pictures import Picture
+from lossaware.studies.report.image import Image
+from lossaware.studies.report.plot import Plot
+from lossaware.studies.report.writers.csv import to_csv
 from lossaware.studies.specs.atomic import write_whole
-from lossaware.studies.specs.escape import csv_text
 from lossaware.studies.specs.provenance import environment, without_folders
 from lossaware.studies.specs.regular_file import MALFORMED, read_regular, read_text
 from lossaware.studies.store.digests import SEAL, is_sealed, sealed
@@ -30,13 +31,13 @@ class Saved:
 
     Attributes:
         name: What its files are called.
-        svg: The picture.
+        image: The picture.
         tables: The numbers, by the file's name without its ending.
         made_with: Command, commit, machine and date; see `lossaware.studies.specs.provenance`.
     """
 
     name: str
-    svg: str
+    image: Image
     tables: Mapping[str, Rows]
     made_with: Mapping[str, str]
 
@@ -57,8 +58,8 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Picture, settings: Mapping[str, Any]) -> None:
-    """Write ``NAME.svg``, ``NAME.png``, a CSV file per table, and ``NAME.json``.
+def save(folder: Path, name: str, *, tables: Mapping[str, Rows], plot: Plot, settings: Mapping[str, Any]) -> None:
+    """Write ``NAME.svg``, ``NAME-dark.svg``, ``NAME.png``, a CSV file per table, and ``NAME.json``.
 
     The last has settings, command, commit and date, and the digests of all files.
 
@@ -66,7 +67,7 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Pictur
         folder: Where to; made if need be. Files of these names are replaced.
         name: What the files are called.
         tables: Rows, by the file's name without its ending.
-        picture: What it looks like.
+        plot: The picture.
         settings: What decided the numbers.
 
     Raises:
@@ -75,21 +76,18 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], picture: Pictur
     made_with = environment()
     made_with["command"] = without_folders(made_with["command"])
     files = {f"{table}.csv": to_csv(rows).encode() for table, rows in tables.items()}
-    files |= {f"{name}.svg": picture.svg.encode(), f"{name}.png": picture.png}
+    files |= {f"{name}.svg": plot.svg().encode(), f"{name}-dark.svg": plot.svg("dark").encode()}
+    files[f"{name}.png"] = plot.png()
     digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    files[f"{name}.json"] = _to_json({"settings": settings, "made_with": made_with, "files": digests}).encode()
+    files[f"{name}.json"] = _to_json(
+        {"description": plot.description, "settings": settings, "made_with": made_with, "files": digests}
+    ).encode()
     for file, content in files.items():
         write_whole(folder / file, content)
 
 
 def _to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n"
-
-
-def to_csv(rows: Rows) -> str:
-    """The rows as CSV, with a line of names."""
-    heads = list(rows[0])
-    return csv_text([heads, *([row[head] for head in heads] for row in rows)])
 
 
 def load(folder: Path) -> list[Saved]:
@@ -102,7 +100,7 @@ def load(folder: Path) -> list[Saved]:
     for path in _descriptions(folder):
         made_with = verify(path)
         tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
-        found.append(Saved(path.stem, _read_svg(path.with_suffix(".svg")), tables, made_with))
+        found.append(Saved(path.stem, _read_image(path), tables, made_with))
     if without := without_digests(folder):
         warnings.warn(
             f"{folder}: {', '.join(without)}: written by an earlier version, without digests: nothing tells a changed "
@@ -169,6 +167,7 @@ def add_digests(folder: Path) -> list[Path]:
         more = ("overall", "times") if name != study else ()
         files = {*folder.glob(f"{name}*.csv"), *(folder / f"{study}-{table}.csv" for table in more)}
         files |= {path.with_suffix(ending) for ending in (".svg", ".png")}
+        files |= {folder / f"{name}-dark.svg"}
         digests = {file.name: hashlib.sha256(read_regular(file)).hexdigest() for file in sorted(files) if file.exists()}
         write_whole(path, _to_json({**_content(path), "digests_added": added, "files": digests}))
         written.append(path)
@@ -204,15 +203,31 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 _SVG = "{http://www.w3.org/2000/svg}svg"
 
 
-def _read_svg(path: Path) -> str:
-    """The picture. A page shows it as an image, in which nothing runs and nothing is fetched, whatever it holds."""
+def _read_image(path: Path) -> Image:
+    """The picture with the description ``NAME.json``. Earlier versions wrote one SVG for light and dark ground."""
+    light, root = _read_svg(path.with_suffix(".svg"))
+    on_dark = path.with_name(f"{path.stem}-dark.svg")
+    dark, _ = _read_svg(on_dark) if on_dark.exists() else (light, root)
+    description = str(_content(path).get("description", root.get("aria-label", path.stem)))
+    try:
+        width = float(root.get("viewBox", "").split()[2])
+    except (IndexError, ValueError):
+        raise UsageError(f"{path.with_suffix('.svg')}: not a picture (it has no viewBox)") from None
+    return Image(light, dark, description, width)
+
+
+def _read_svg(path: Path) -> tuple[str, ElementTree.Element]:
+    """The text of a picture, and its outermost element.
+
+    A page shows it as an image, in which nothing runs and nothing is fetched, whatever it holds.
+    """
     try:
         text = read_text(path)
         if "<!DOCTYPE" in text:
             raise ValueError("it has a DOCTYPE, which may define entities without end")
-        kind = ElementTree.fromstring(text).tag
+        root = ElementTree.fromstring(text)
     except (ValueError, ElementTree.ParseError) as error:
         raise UsageError(f"{path}: not a picture ({error})") from None
-    if kind != _SVG:
-        raise UsageError(f"{path}: not a picture (its outermost element is {kind!r})")
-    return text
+    if root.tag != _SVG:
+        raise UsageError(f"{path}: not a picture (its outermost element is {root.tag!r})")
+    return text, root

@@ -1,24 +1,25 @@
-"""What a comparison showed, as a page and for machines."""
+"""The outcome of a comparison, as a page and for machines."""
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lossaware.studies.analysis.comparison import Comparison
-from lossaware.studies.analysis.paired import Measure, Pair, Table, make_table
-from lossaware.studies.analysis.statistics import summary
+from lossaware.studies.analysis.comparisons import Comparison, comparisons
+from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.report import page as report
-from lossaware.studies.report.figures import learning_curves, sensitivity, series_labels
-from lossaware.studies.report.paired_table import gathered_notes, how_to_read, lead, to_json
-from lossaware.studies.specs.formatting import number, size
+from lossaware.studies.report.comparison_table import comparison_table, labels_of, lead, setting_of, show_score
+from lossaware.studies.report.curves import Curves, Scores, heading_of, plot_curves, plot_scores
+from lossaware.studies.report.table import Table
+from lossaware.studies.report.writers.json import to_plain
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Quantity, Study
 from lossaware.studies.specs.task import Subject
-from lossaware.studies.store.database import Store
+from lossaware.studies.store.results import Results
 
 
 @dataclass(frozen=True)
@@ -28,22 +29,26 @@ class Outcome:
     Attributes:
         tables: First the task's score on the test set, then the same score while training; of a function that trains,
             its score alone.
+        lead: The verdicts of the first table in one sentence.
         remarks: What else should be known of the outcome, a sentence each.
         report: Where the page was written.
         failures: Runs that failed, with the reason.
         facts: What was run, as in the report.
+        scores: A record for each run: the names of its row, its arm, seed and score, as measured.
     """
 
     tables: Sequence[Table]
+    lead: str
     remarks: Sequence[str]
     report: Path
     failures: Sequence[tuple[RunSpec, str]]
     facts: Mapping[str, Mapping[str, str]]
+    scores: Sequence[Mapping[str, Any]]
 
     def to_json(self) -> str:
         """Everything for machines."""
         content: dict[str, Any] = {
-            "tables": [to_json(table) for table in self.tables],
+            "tables": [to_plain(table) for table in self.tables],
             "remarks": list(self.remarks),
             "report": str(self.report),
             "failures": [{"run": json.loads(spec.to_json()), "message": message} for spec, message in self.failures],
@@ -53,68 +58,69 @@ class Outcome:
 
 
 def summarize(
-    comparison: Comparison, task: Subject, store: Store, page: Path, failures: Sequence[tuple[RunSpec, str]] = ()
+    study: Study, task: Subject, results: Results, page: Path, failures: Sequence[tuple[RunSpec, str]] = ()
 ) -> Outcome:
-    """Judge what the store has of a comparison, and write the report to ``page``."""
-    pairs = comparison.pairs(store)
-    is_task = comparison.kind == "task"
-    test = Measure(task.score, "test" if is_task else "reported", task.higher_is_better, task.percent)
-    train = Measure(task.score, "train", task.higher_is_better, task.percent)
-    caution = comparison.specs()[0].caution
+    """Judge what the results have of a comparison, and write the report to ``page``.
+
+    Args:
+        study: See `lossaware.studies.specs.comparison`.
+        task: Its task, or its function that trains.
+        results: Where its runs are.
+        page: Where to write.
+        failures: Runs that failed, with the reason.
+    """
+    training = [study.measuring(set="train")] if study.kind == "task" else []
+    caution = study.specs[0].caution
     data = f"Measured with {caution}, not with real ones." if caution else ""
     tables = [
-        make_table(test, pairs, remark=data),
-        make_table(
-            train,
-            pairs,
-            title=f"Running training {task.score} of the last epoch",
-            remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
+        comparison_table(study, results, remark=data),
+        *(
+            comparison_table(
+                it,
+                results,
+                title=f"Running training {task.score} of the last epoch",
+                remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
+            )
+            for it in training
         ),
-    ][: 2 if is_task else 1]
-    facts = _facts(comparison, task, store)
-    remarks = _remarks(comparison, pairs, test)
+    ]
+    compared = comparisons(tabulate(study, results))
+    facts = _facts(study, task, results)
+    remarks = _remarks(study, compared)
+    outcome = Outcome(
+        tables, lead(study, compared), remarks, page, failures, facts, _run_scores(study, compared, results)
+    )
+    quantity = compared[0].quantity
+    sections = [
+        report.Section(tables[0].title, tables[0].remark, table=tables[0]),
+        *_curve_sections(study, compared, results, _drawn(compared, results)),
+    ]
+    if all(it.without.cell.specs[0].lr for it in compared):
+        sentences = [f"{quantity.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
+        sections.append(
+            report.Section(
+                "How it depends on the learning rate",
+                " ".join(sentences),
+                figures=plot_scores(_scores(study, compared)),
+            )
+        )
+    for it, table in zip(training, tables[1:], strict=True):
+        sections.append(report.Section(table.title, table.remark, table=replace(table, legend=(), caption="")))
+        sections += _curve_sections(study, compared, results, [next(iter(it.cells.values())).quantity])
     here = environment()
-    labels = series_labels(pairs)
-    band = "Mean over the seeds; the band reaches from the lowest to the highest seed."
-    outcome = Outcome(tables, remarks, page, failures, facts)
+    seeds, epochs = len(study.file.base.all_seeds), study.specs[0].epochs
+    subtitle = [
+        f"{seeds} seed{'s' * (seeds != 1)}",
+        *[f"{epochs} epoch{'s' * (epochs != 1)}"] * bool(epochs),
+        here["date"][:10],
+    ]
     report.write(
         report.Report(
-            title=f"Does LGA help on {task.name}?",
-            subtitle=" · ".join(
-                [
-                    f"{comparison.seeds} seed{'s' * (comparison.seeds != 1)}",
-                    *[f"{comparison.epochs} epoch{'s' * (comparison.epochs != 1)}"] * bool(comparison.epochs),
-                    here["date"][:10],
-                ]
-            ),
-            lead=lead(tables[0]),
-            sections=[
-                report.Section(
-                    tables[0].title,
-                    tables[0].remark,
-                    table=tables[0],
-                    notes=gathered_notes(tables[0]),
-                    caption=how_to_read(tables[0]),
-                ),
-                *[
-                    report.Section(f"Learning curves: {shown.title}", band, figures=learning_curves(pairs, shown))
-                    for shown in _drawn(pairs, test)
-                ],
-                *[
-                    report.Section(
-                        "How it depends on the learning rate",
-                        " ".join([f"{test.title.capitalize()}: the line joins the means, a dot is a seed.", *remarks]),
-                        figures=sensitivity(pairs, test),
-                    )
-                    for _ in range(all(comparison.lrs))
-                ],
-                *[report.Section(table.title, table.remark, table=table) for table in tables[1:]],
-                *[
-                    report.Section(f"Learning curves: {shown.title}", band, figures=learning_curves(pairs, shown))
-                    for shown in [train] * is_task
-                ],
-            ],
-            legend=labels,
+            title=study.title,
+            subtitle=" · ".join(subtitle),
+            lead=outcome.lead,
+            sections=sections,
+            legend=list(dict.fromkeys(label for it in compared for label in labels_of(study, it))),
             facts=facts,
             command=here["command"],
         ),
@@ -123,62 +129,124 @@ def summarize(
     return outcome
 
 
-def _drawn(pairs: Sequence[Pair], measure: Measure) -> list[Measure]:
+def _run_scores(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
+    return [
+        {
+            **setting_of(study, it),
+            "arm": label,
+            "seed": spec.seed,
+            it.quantity.name: [math.nan, *it.quantity.curve(results.records(spec))][-1],
+        }
+        for it in compared
+        for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True)
+        for spec in side.cell.specs
+    ]
+
+
+def _curve_sections(
+    study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Quantity]
+) -> list[report.Section]:
+    band = "Mean over the seeds; the band reaches from the lowest to the highest seed."
+    return [
+        report.Section(
+            f"Learning curves: {quantity.measure}",
+            band,
+            figures=plot_curves(_curves(study, compared, results, quantity)),
+        )
+        for quantity in shown
+    ]
+
+
+def _drawn(compared: Sequence[Comparison], results: Results) -> list[Quantity]:
     """The measures whose curves are drawn: the score, unless it is known of the last epoch alone, then the loss."""
-    if measure.split != "reported":
-        return [measure]
-    runs = [run for pair in pairs for arm in (pair.base, pair.variant) for run in arm.runs.values()]
-    for shown in (measure, Measure("loss", measure.split, higher_is_better=False, percent=False)):
+    quantity = compared[0].quantity
+    if quantity.set != "reported":
+        return [quantity]
+    runs = [results.records(spec) for it in compared for cell in (it.without, it.with_lga) for spec in cell.cell.specs]
+    for shown in (quantity, replace(quantity, name="loss", higher_is_better=False, percent=False)):
         if any(math.isfinite(value) for run in runs for value in shown.curve(run)[:-1]):
             return [shown]
     return []
 
 
-def _remarks(comparison: Comparison, pairs: Sequence[Pair], measure: Measure) -> list[str]:
-    """What a choice of learning rate does to the comparison: LGA at a poor one can lose to the base at a good one."""
-    if len(comparison.lrs) < 2:
+def _curves(study: Study, compared: Sequence[Comparison], results: Results, quantity: Quantity) -> list[Curves]:
+    """The curves of each base, with those of all that is compared with it."""
+    groups: dict[Any, list[Comparison]] = {}
+    for it in compared:
+        groups.setdefault(it.base, []).append(it)
+    found = []
+    for group in groups.values():
+        lines = {}
+        for it in group:
+            for label, cell in zip(labels_of(study, it), (it.without.cell, it.with_lga.cell), strict=True):
+                lines[label] = [quantity.curve(results.records(spec)) for spec in cell.specs]
+        common = setting_of(study, group[0])
+        if len(group) > 1:
+            common.pop("gamma2", None)
+        found.append(Curves(heading_of(common), quantity, lines))
+    return found
+
+
+def _scores(study: Study, compared: Sequence[Comparison]) -> list[Scores]:
+    """The final scores by learning rate, of each optimizer."""
+    groups: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for it in compared:
+        (optimizer, _), _ = it.variant
+        lr = it.without.cell.specs[0].lr
+        for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True):
+            by_lr = groups.setdefault(optimizer, {}).setdefault(label, {})
+            by_lr[lr] = [side.scores[seed] for seed in it.seeds]
+    return [Scores(name, compared[0].quantity, lines) for name, lines in groups.items()]
+
+
+def _remarks(study: Study, compared: Sequence[Comparison]) -> list[str]:
+    """The best learning rate without and with LGA: LGA at a poor one can lose to the base at a good one."""
+    if len(study.file.axes["lr"]) < 2:
         return []
     remarks = []
-    for optimizer in comparison.optimizers:
+    for optimizer in study.file.axes["optimizer"]:
         means: dict[str, dict[str, float]] = {}
-        for pair in pairs:
-            if pair.setting.get("optimizer", "") == optimizer:
-                for arm in (pair.base, pair.variant):
-                    mean = summary([measure.final(arm.runs[seed]) for seed in pair.seeds]).mean
-                    if math.isfinite(mean):
-                        means.setdefault(arm.label, {})[pair.setting["lr"]] = mean
+        for it in compared:
+            (name, lr), _ = it.variant
+            for label, summed in zip(labels_of(study, it), (it.base_scores, it.lga_scores), strict=True):
+                if name == optimizer and math.isfinite(summed.mean):
+                    means.setdefault(label, {})[lr] = summed.mean
+        quantity = compared[0].quantity
         best = []
         for label, by_lr in means.items():
-            lr = (max if measure.higher_is_better else min)(by_lr, key=by_lr.__getitem__)
-            best.append(f"{measure.show(by_lr[lr])}{measure.unit} {label} (lr {lr})")
+            lr = (max if quantity.higher_is_better else min)(by_lr, key=by_lr.__getitem__)
+            unit = " %" if quantity.percent else ""
+            best.append(f"{show_score(quantity, by_lr[lr])}{unit} {label} (lr {lr})")
         if best:
             remarks.append(f"At its best learning rate tried, {optimizer or 'it'} reaches {', '.join(best)}.")
     return remarks
 
 
-def _facts(comparison: Comparison, task: Subject, store: Store) -> dict[str, dict[str, str]]:
-    """What was run, and where: settings, and every environment that contributed a run."""
+def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str, str]]:
+    """Settings, and every environment that contributed a run."""
+    base, axes, specs = study.file.base, study.file.axes, study.specs
+    arguments = next(point.lga for point in axes["gamma2"].values() if isinstance(point.lga, dict))
+    plain = specs[0]
     settings = {
-        "task": f"{comparison.task}: {task.summary}",
-        **{f"task's {name}": str(value) for name, value in comparison.task_options},
-        "optimizers": ", ".join(filter(None, comparison.optimizers)),
-        "learning rates": ", ".join(map(number, filter(None, comparison.lrs))),
-        "gamma2": ", ".join(map(size, comparison.gamma2s)),
-        **{f"LGA's {name}": str(value) for name, value in comparison.lga},
-        "seeds": "0" if comparison.seeds == 1 else f"0 to {comparison.seeds - 1}",
-        "epochs": str(comparison.epochs or ""),
-        "batch size": str(comparison.batch_size or ""),
-        "scheduler": (comparison.scheduler or "none") if comparison.batch_size else "",
-        **{f"scheduler's {name}": str(value) for name, value in comparison.scheduler_options},
-        "precision": comparison.precision,
-        "device": comparison.device,
-        **({"distributed": comparison.distributed} if comparison.distributed else {}),
+        "task": f"{plain.task}: {task.summary}",
+        **{f"task's {name}": str(value) for name, value in plain.task_options},
+        "optimizers": ", ".join(filter(None, axes["optimizer"])),
+        "learning rates": ", ".join(name for name, point in axes["lr"].items() if point.lr),
+        "gamma2": ", ".join(name for name, point in axes["gamma2"].items() if point.lga),
+        **{f"LGA's {name}": str(value) for name, value in sorted(arguments.items()) if name != "gamma2"},
+        "seeds": "0" if len(base.all_seeds) == 1 else f"0 to {len(base.all_seeds) - 1}",
+        "epochs": str(plain.epochs or ""),
+        "batch size": str(plain.batch_size or ""),
+        "scheduler": (plain.scheduler or "none") if plain.batch_size else "",
+        **{f"scheduler's {name}": str(value) for name, value in plain.scheduler_options},
+        "precision": plain.precision,
+        "device": plain.device,
+        **({"distributed": plain.distributed} if plain.distributed else {}),
     }
     settings = {name: value for name, value in settings.items() if value}  # a function decides some by itself
-    specs = comparison.specs()
     places: dict[str, dict[str, None]] = {}
     for spec in specs:
-        for name, value in store.environment(spec).items():
+        for name, value in results.environment(spec).items():
             places.setdefault(name, {})[value] = None
     dates = sorted(places.pop("date", {}))
     places.pop("command", None)
@@ -188,7 +256,7 @@ def _facts(comparison: Comparison, task: Subject, store: Store) -> dict[str, dic
     costs = {}
     for label, with_lga in (("without", False), ("with LGA", True)):
         seconds = [
-            record.seconds for spec in specs if (spec.lga is not None) is with_lga for record in store.records(spec)
+            record.seconds for spec in specs if (spec.lga is not None) is with_lga for record in results.records(spec)
         ]
         if seconds:
             costs[label] = f"{median(seconds):.3g} s an epoch (median)"

@@ -11,14 +11,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lossaware.studies.analysis.lr_sensitivity import Series, Time, bases, finite_values, overall
-from lossaware.studies.report.pictures import INK, PALETTE, SERIES, Picture, draw, label
+from lossaware.studies.report.plot import CARD, INK, SERIES, Plot, label
+from lossaware.studies.report.table import Table, plain_table
 from lossaware.studies.specs.escape import matplotlib
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.study import Quantity, without_lga
 
 
-def score_overview(series: Sequence[Series], panel: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table of one task.
+def score_overview(series: Sequence[Series], panel: str) -> Table:
+    """The scores on one task.
 
     Each series has its best score, its worst and its mean one over the rates that the study names, and the one at its
     own rate, where the study has that.
@@ -38,11 +39,11 @@ def score_overview(series: Sequence[Series], panel: str) -> tuple[list[str], lis
         if with_own:
             cells.append(_show(means[one.own], quantity, one.own) if one.own in means else "")
         rows.append([one.name, *cells])
-    return heads, rows
+    return plain_table(panel, heads, rows)
 
 
-def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table of one task: each series with its shortest times to the bases' best scores."""
+def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -> Table:
+    """The shortest times of each series to the bases' best scores on one task."""
     its = [one for one in series if one.panel == panel]
     targets = {time.base.name: time for time in found if time.series.panel == panel}
     heads = [
@@ -57,7 +58,7 @@ def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -
             shortest = min(there, key=lambda time: (time.epochs, -time.reached, time.seconds), default=None)
             cells.append(_show_time(shortest))
         rows.append([one.name, *cells])
-    return heads, rows
+    return plain_table(panel, heads, rows)
 
 
 def _show(score: float, quantity: Quantity, lr: float | None = None) -> str:
@@ -82,7 +83,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _CROSS: Mapping[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.6, "linestyle": ""}
 
 
-def draw_scores(series: Sequence[Series]) -> Picture:
+def plot_series(series: Sequence[Series]) -> Plot:
     """A panel a task with all optimizers over the learning rate.
 
     A base and what is it with LGA have a colour in common: the base is dashed. All others are thin, with open marks.
@@ -90,7 +91,7 @@ def draw_scores(series: Sequence[Series]) -> Picture:
     panels = list(dict.fromkeys(one.panel for one in series))
     styles = _styles(series)
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         grid = canvas.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for panel, axes in zip(panels, grid, strict=True):
             its = [one for one in series if one.panel == panel]
@@ -123,7 +124,7 @@ def draw_scores(series: Sequence[Series]) -> Picture:
     height = max(2.4 * len(panels) + 0.4, 0.19 * len(styles) + 0.6)
     places = " and ".join(filter(None, [", ".join(panels[:-1]), panels[-1]]))
     said = f"Score of each optimizer over the learning rate, on {places}: mean, and range of the seeds as a thin line"
-    return draw(plot, (7.2, height), said)
+    return Plot(draw, (7.2, height), said)
 
 
 def _spread(series: Sequence[Series]) -> float:
@@ -145,8 +146,7 @@ def _styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
     others = [name for name in dict.fromkeys(one.name for one in series) if name not in styles]
     for index, name in enumerate(others, start=len(families)):
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index // len(_COLORS) % len(_MARKERS)]
-        face = PALETTE["card"][0]
-        styles[name] = {"color": color, "linewidth": 0.9, "marker": marker, "markersize": 4, "markerfacecolor": face}
+        styles[name] = {"color": color, "linewidth": 0.9, "marker": marker, "markersize": 4, "markerfacecolor": CARD}
     return styles
 
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from lossaware.studies.analysis.lr_sensitivity import Series
-from lossaware.studies.report.pictures import INK, SERIES, Picture, draw, label
+from lossaware.studies.report.plot import INK, SERIES, Plot, label
 
 PANEL = "MNIST"
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -38,14 +38,14 @@ def overview_rows(auto: Sequence[Series], peers: Sequence[Series]) -> list[dict[
     ]
 
 
-def draw_overview(rows: Sequence[dict[str, object]]) -> Picture:
+def plot_overview(rows: Sequence[dict[str, object]]) -> Plot:
     """The rows of `overview_rows` as lines."""
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         _plot(canvas.subplots(), rows)
 
-    return draw(
-        plot,
+    return Plot(
+        draw,
         (6.8, 3.0),
         "Test accuracy of LeNet-5 on MNIST after 10 epochs over learning rates from 1e-5 to 1e-1: SGD, SGD with the "
         "paper's LGA, SGD with gamma2 auto, and the strongest peer",

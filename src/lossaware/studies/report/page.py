@@ -4,17 +4,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from lossaware._version import __version__
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.paired import Table
-from lossaware.studies.report.figures import Figure
-from lossaware.studies.report.paired_table import CELLS
+from lossaware.studies.report.curves import Figure
+from lossaware.studies.report.table import Table
+from lossaware.studies.report.writers.html import render_template
 from lossaware.studies.specs.atomic import write_whole
-from lossaware.studies.specs.provenance import without_home
 from lossaware.studies.specs.regular_file import check_regular
 
 _GENERATOR = '<meta name="generator" content="lossaware'
@@ -22,13 +17,11 @@ _GENERATOR = '<meta name="generator" content="lossaware'
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then whatever it has of text, a table, notes, a caption and figures."""
+    """A part of the page: a heading, then whatever it has of text, a table and figures."""
 
     heading: str
     text: str = ""
     table: Table | None = None
-    notes: Sequence[str] = ()
-    caption: str = ""
     figures: Sequence[Figure] = ()
 
 
@@ -57,19 +50,7 @@ class Report:
 
 def render(report: Report) -> str:
     """The page as HTML."""
-    return render_page("report.html", report=report, cells=CELLS)
-
-
-def render_page(template: str, **content: Any) -> str:
-    """A page made from a template of this package; all templates have the looks of ``page.html``."""
-    environment = Environment(
-        loader=PackageLoader("lossaware.studies.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return without_home(environment.get_template(template).render(version=__version__, **content))
+    return render_template("report.html", report=report)
 
 
 def check_writable(path: Path) -> None:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from lossaware.studies.analysis.relative import MEASURES, Relative, by_place
-from lossaware.studies.report.pictures import INK, MUTED, SERIES, Picture, draw, label
+from lossaware.studies.report.plot import INK, MUTED, SERIES, Plot, label
+from lossaware.studies.report.table import Table, plain_table
 
 TITLES = {
     "worst": "at the worst rate",
@@ -26,19 +27,20 @@ _STEPS = (
 _SHADES = (0.45, 0.2, 0.25, 0.7)
 
 
-def overview(found: Sequence[Relative], measure: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of a table: a row a task, a column a method; what is not measured is empty."""
+def overview(found: Sequence[Relative], measure: str) -> Table:
+    """A row per task, a column per method; what is not measured is empty."""
     tasks, methods, lost = _axes(found, measure)
-    return ["task", *methods], [[task, *(_text(lost.get((task, name))) for name in methods)] for task in tasks]
+    rows = [[task, *(_text(lost.get((task, name))) for name in methods)] for task in tasks]
+    return plain_table(f"Lost against the tuned base {TITLES[measure]}", ["task", *methods], rows)
 
 
-def draw_relative(found: Sequence[Relative]) -> Picture:
+def plot_relative(found: Sequence[Relative]) -> Plot:
     """A block for the worst rate, for the mean, for the best rate and for the methods' own, tasks by methods."""
     measures = [measure for measure in MEASURES if by_place(found, measure)]
     tasks, methods, _ = _axes(found, measures[0])
     points = {one.panel: one.points for one in found}
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         blocks = canvas.subplots(len(measures), squeeze=False)[:, 0]
         for measure, axes in zip(measures, blocks, strict=True):
             lost = by_place(found, measure)
@@ -65,7 +67,7 @@ def draw_relative(found: Sequence[Relative]) -> Picture:
 
     size = 1.9 + 0.48 * len(methods), 1.5 + len(measures) * (0.35 + 0.19 * len(tasks))
     places = ", ".join(tasks)
-    return draw(plot, size, f"What each method loses against the tuned base, by task ({places}) and method")
+    return Plot(draw, size, f"What each method loses against the tuned base, by task ({places}) and method")
 
 
 def _axes(found: Sequence[Relative], measure: str) -> tuple[list[str], list[str], dict[tuple[str, str], float]]:

@@ -1,13 +1,13 @@
 """The short page of a folder of results, as Markdown: what its figures say in counts, and which files there are."""
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.collect import measurements
 from lossaware.studies.report import results_summary as summary
 from lossaware.studies.report.artifacts import load
+from lossaware.studies.report.writers.markdown import grid
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.escape import markdown, markdown_code
 from lossaware.studies.specs.regular_file import check_regular
@@ -65,24 +65,27 @@ def text(folder: Path) -> str:
         "<!-- counts -->",
         "## Measured beside published",
         _paragraph(summary.agreement_said(together)),
-        _table(summary.AGREEMENT_HEADS, _escaped(summary.agreement_rows(rows)), figures_from=1),
+        grid(summary.agreement_table(rows)),
         _paragraph(summary.AGREEMENT_READ),
         "## Does LGA help?",
         _paragraph(summary.effects_said(together)),
-        _table(summary.EFFECTS_HEADS, _escaped(summary.effects_rows(rows)), figures_from=1),
+        grid(summary.effects_table(rows)),
         _paragraph(summary.EFFECTS_READ),
         "<!-- end of counts -->",
         "## Files",
-        _table(
-            ("files", "what", "how to show or make it"),
-            [
+        grid(
+            summary.files_table(
+                ("files", "what", "how to show or make it"),
                 [
-                    markdown_code(it.pattern) if it.pattern else "those of other studies",
-                    markdown(it.what),
-                    ", ".join(map(markdown_code, it.commands)),
-                ]
-                for it in summary.files(folder, tables, load(folder))
-            ],
+                    (
+                        markdown_code(it.pattern) if it.pattern else "those of other studies",
+                        markdown(it.what),
+                        ", ".join(map(markdown_code, it.commands)),
+                    )
+                    for it in summary.files(folder, tables, load(folder))
+                ],
+            ),
+            escape=str,
         ),
     ]
     if missing := [table.study for table in tables if not summary.is_measured(table)]:
@@ -95,12 +98,3 @@ def text(folder: Path) -> str:
 
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, 130, break_long_words=False, break_on_hyphens=False)
-
-
-def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [list(map(markdown, row)) for row in rows]
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, figures_from: int | None = None) -> str:
-    marks = ["---" if figures_from is None or i < figures_from else "---:" for i in range(len(heads))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, marks, *rows])

@@ -10,6 +10,7 @@ from lossaware.studies.analysis.lr_sensitivity import has_rates
 from lossaware.studies.analysis.statistics import LEVEL
 from lossaware.studies.analysis.study_table import StudyTable
 from lossaware.studies.report.artifacts import Saved
+from lossaware.studies.report.table import Table, plain_table
 from lossaware.studies.specs.study import BUILT_IN, Study, load_study, studies
 
 
@@ -100,9 +101,9 @@ AGREEMENT_READ = (
 )
 
 
-def agreement_rows(rows: Iterable[Row]) -> list[list[str]]:
-    """Those with published figures, under `AGREEMENT_HEADS`."""
-    return [
+def agreement_table(rows: Iterable[Row]) -> Table:
+    """Those with published figures, counted; the last row is the sum."""
+    counted_rows = [
         [
             row.name,
             str(it.figures),
@@ -115,6 +116,7 @@ def agreement_rows(rows: Iterable[Row]) -> list[list[str]]:
         for row in rows
         if (it := row.found).figures
     ]
+    return plain_table("Measured beside published", AGREEMENT_HEADS, counted_rows, total=True)
 
 
 def by_chance(found: Counts) -> float:
@@ -159,9 +161,9 @@ EFFECTS_READ = (
 )
 
 
-def effects_rows(rows: Iterable[Row]) -> list[list[str]]:
-    """Those with pairs, measured or published, under `EFFECTS_HEADS`."""
-    return [
+def effects_table(rows: Iterable[Row]) -> Table:
+    """Those with pairs, measured or published, counted; the last row is the sum."""
+    counted_rows = [
         [
             row.name,
             *map(str, (it.pairs, it.helps, it.hurts, it.no_difference)),
@@ -170,6 +172,7 @@ def effects_rows(rows: Iterable[Row]) -> list[list[str]]:
         for row in rows
         if (it := row.found).pairs or it.published.total
     ]
+    return plain_table("Does LGA help?", EFFECTS_HEADS, counted_rows, total=True)
 
 
 def _ways(ways: Ways) -> str:
@@ -222,20 +225,20 @@ def lead(found: Counts) -> str:
 PICTURES: Mapping[str, tuple[str, str]] = {
     "figure01": (
         "Figure 1: who reaches the global basin of a one-dimensional landscape",
-        "lossaware figure figure01",
+        "lossaware plot figure01",
     ),
-    "figure02": ("Figure 2: training loss of all optimizers, from the runs of Table 1", "lossaware figure figure02"),
+    "figure02": ("Figure 2: training loss of all optimizers, from the runs of Table 1", "lossaware plot figure02"),
     "lengths": (
         "The epoch at which our curves fit each published column best, without and with LGA",
         "lossaware lengths",
     ),
     "overview": (
         'Accuracy on MNIST by learning rate: without, with LGA, with "auto", and the strongest peer',
-        "lossaware figure overview",
+        "lossaware plot overview",
     ),
     "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
 }
-"""What pictures are, and the commands that make them; those of ``lossaware study figure`` are known by their study."""
+"""What pictures are, and the commands that make them; those of ``lossaware plot`` are known by their study."""
 
 
 def picture_of(saved: Saved) -> tuple[str, str]:
@@ -244,7 +247,7 @@ def picture_of(saved: Saved) -> tuple[str, str]:
 
 
 def drawn_over_rates(tables: Iterable[StudyTable]) -> set[str]:
-    """The names of pictures that ``lossaware study figure`` makes of measured studies."""
+    """The names of pictures that ``lossaware plot`` makes of measured studies."""
     return {f"{table.study.name}-lr" for table in tables if is_measured(table) and has_rates(table.study)}
 
 
@@ -270,7 +273,7 @@ def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved])
         name = table.study.name
         commands = [f"lossaware study show {name}"]
         if has_rates(table.study):
-            commands.append(f"lossaware study figure {name}")
+            commands.append(f"lossaware plot {name}")
         pattern = f"{name}*" if (folder / f"{name}.study.json").exists() else ""
         found.append(Files(pattern, f"{table.study.title}; {how_much(table)}", commands))
     for saved in pictures:
@@ -280,3 +283,8 @@ def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved])
     if (folder / "speed").is_dir():
         found.append(Files("speed/", "What LGA costs", ["python -m benchmarks.speed"]))
     return found
+
+
+def files_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table of files, whose columns are words."""
+    return plain_table("Files", heads, rows, text_columns=range(len(heads) - 1))

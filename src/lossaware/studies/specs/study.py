@@ -7,6 +7,7 @@ paper's own studies (folder ``paper``) describes the file.
 
 import hashlib
 import itertools
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
-from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
+from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options, options
 from lossaware.studies.specs.study_file import MAX_RUNS, Settings, Shown, StudyFile, check_axes, explain
 
 BUILT_IN = Path(__file__).parents[1]
@@ -34,22 +35,39 @@ Coordinates = tuple[str, ...]
 class Quantity:
     """What a cell shows, with nothing left open; see `Shown`."""
 
-    set: Literal["train", "test"]
+    set: Literal["train", "test", "reported"]
     name: str
     at: Literal["final", "best", "reached", "ratio"]
     percent: bool
     higher_is_better: bool
 
     @property
+    def measure(self) -> str:
+        """The measure in words, without the epoch: ``test accuracy``."""
+        return {"train": "running training ", "test": "test ", "reported": ""}[self.set] + self.name
+
+    @property
     def title(self) -> str:
-        """What it is, in words."""
-        measure = f"test {self.name}" if self.set == "test" else f"running training {self.name}"
+        """The measure and the epoch in words."""
         return {
-            "final": f"{measure} after the last epoch",
-            "best": f"best {measure} of all epochs",
-            "reached": f"{measure} when the base's final value is reached, or after the last epoch",
-            "ratio": f"share of the epochs needed to reach the base's final {measure}",
+            "final": f"{self.measure} after the last epoch",
+            "best": f"best {self.measure} of all epochs",
+            "reached": f"{self.measure} when the base's final value is reached, or after the last epoch",
+            "ratio": f"share of the epochs needed to reach the base's final {self.measure}",
         }[self.at]
+
+    def curve(self, records: Sequence[EpochRecord]) -> list[float]:
+        """The measure after each epoch, as measured; NaN where a record lacks it."""
+        return [self.of(record).get(self.name, math.nan) for record in records]
+
+    def of(self, record: EpochRecord) -> Mapping[str, float]:
+        """All measures of its set; what a function reported is kept in the test set."""
+        return record.train if self.set == "train" else record.test
+
+    @property
+    def factor(self) -> int:
+        """A measured score times this is in the units of the table."""
+        return 100 if self.percent else 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +140,7 @@ class Study:
         digest: 16 hexadecimal digits that change with whatever decides its runs or cells.
         what: How messages name it.
         overrides: What differs from the file.
+        kind: As in `RunSpec`.
     """
 
     name: str
@@ -129,6 +148,7 @@ class Study:
     digest: str
     what: str
     overrides: Overrides = field(default_factory=Overrides)
+    kind: Literal["task", "function", "command"] = "task"
 
     @property
     def title(self) -> str:
@@ -184,6 +204,12 @@ class Study:
         chosen = [spec for cell in self.cells.values() if self.chosen(cell) for spec in cell.needed]
         return sorted(dict.fromkeys(chosen), key=lambda spec: spec.seed)
 
+    def measuring(self, **changes: Any) -> "Study":
+        """The same runs under another measure; the arguments are fields of `Shown`."""
+        return replace(
+            self, file=self.file.model_copy(update={"measure": self.file.measure.model_copy(update=changes)})
+        )
+
     def chosen(self, cell: Cell) -> bool:
         """Whether the cell is among those that are run."""
         place = self._place(cell.row, cell.column)
@@ -218,7 +244,7 @@ class Study:
             row,
             column,
             _quantity(what, shown),
-            _specs(what, changed),
+            _specs(what, changed, self.kind),
             published,
             published_seeds=self.file.published_seeds,
         )
@@ -280,11 +306,20 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
         file = StudyFile.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{what}: {explain(error)}") from None
+    return make_study(file, name, what)
+
+
+def make_study(file: StudyFile, name: str, what: str, kind: Literal["task", "function", "command"] = "task") -> Study:
+    """The study that a file describes; ``what`` names it in messages, and ``kind`` is that of its runs.
+
+    Raises:
+        UsageError: Its axes or settings do not fit together.
+    """
     check_axes(what, file)
-    # What the file says, and not what it might: a setting that is new to this package changes no digest.
-    said = {"rows", "columns", "base", "measure", "axes", "derived"}
-    decisive = file.model_dump_json(include=said, exclude_unset=True)
-    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what)
+    # Only keys that the file has: a setting that is new to this package changes no digest.
+    decisive_keys = {"rows", "columns", "base", "measure", "axes", "derived"}
+    decisive = file.model_dump_json(include=decisive_keys, exclude_unset=True, warnings=False)
+    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what, kind=kind)
     assert study.cells
     return study
 
@@ -318,12 +353,12 @@ def _quantity(what: str, shown: Shown) -> Quantity:
     )
 
 
-def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
+def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
     for name in ("task", "optimizer", "lr", "epochs", "batch_size", "seeds"):
         if getattr(settings, name) is None:
             raise UsageError(f"{what}: {name} is said neither in [base] nor at a point")
     schedule = dict(settings.scheduler_options)
-    if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None:
+    if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task":
         schedule.setdefault("T_max", settings.epochs)  # it ends with the run
     given: dict[str, Any] = {
         "task": settings.task,
@@ -333,14 +368,21 @@ def _specs(what: str, settings: Settings) -> tuple[RunSpec, ...]:
         "lr": settings.lr,
         "scheduler": settings.scheduler,
         "scheduler_options": options(**schedule),
-        "lga": lga_options(settings.lga) if isinstance(settings.lga, dict) else None,
+        "lga": _lga(settings.lga, kind) if isinstance(settings.lga, dict) else None,
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "precision": settings.precision or "fp32",
         "device": settings.device or "cpu",
         "distributed": settings.distributed,
+        "kind": kind,
     }
     return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
+
+
+def _lga(given: Mapping[str, Any], kind: str) -> Options:
+    if kind == "task":
+        return lga_options(given)
+    return function_options(given["gamma2"], {name: value for name, value in given.items() if name != "gamma2"})
 
 
 def without_lga(spec: RunSpec) -> RunSpec:

@@ -20,6 +20,8 @@ MAX_CELLS = 10_000
 MAX_RUNS = 100_000
 """How many runs a study may have."""
 Scalar = bool | Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | float | str
+Option = Scalar | None
+"""A value of an option; None only where a study is made in memory, as TOML has no null."""
 
 
 class _Table(BaseModel):
@@ -56,13 +58,13 @@ class Settings(_Table):
     """Settings of runs; None or empty where nothing is said. Options are merged key by key, the rest is replaced."""
 
     task: str | None = None
-    task_options: dict[str, Scalar] = {}
+    task_options: dict[str, Option] = {}
     optimizer: str | None = None
     optimizer_options: dict[str, Scalar] = {}
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     scheduler: str | None = None
-    scheduler_options: dict[str, Scalar] = {}
-    lga: Literal[False] | dict[str, Scalar] | None = None
+    scheduler_options: dict[str, Option] = {}
+    lga: Literal[False] | dict[str, Option] | None = None
     epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
     precision: Literal["fp32", "bf16"] | None = None

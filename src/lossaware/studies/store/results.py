@@ -1,9 +1,12 @@
 """What all places of results have in common, and several places as one."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+
+if TYPE_CHECKING:
+    from lossaware.studies.store.database import Store
 
 
 class Results(Protocol):
@@ -41,3 +44,22 @@ class Sources:
     def specs(self) -> Sequence[RunSpec]:
         """See `Results.specs`."""
         return list(dict.fromkeys(spec for place in self._places for spec in place.specs()))
+
+
+class FinishedRuns:
+    """The runs of a store that are finished: of a run that itself says when it is, no epoch is shown before."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+
+    def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
+        """See `Results.records`."""
+        return self._store.records(spec) if self._store.complete(spec) or not spec.is_open_ended else ()
+
+    def environment(self, spec: RunSpec) -> Mapping[str, str]:
+        """See `Results.environment`."""
+        return self._store.environment(spec)
+
+    def specs(self) -> Sequence[RunSpec]:
+        """See `Results.specs`."""
+        return self._store.specs()

@@ -9,13 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from lossaware.studies.paper.theory import Counterexample, Run
 from lossaware.studies.paper.theory_adam import AdamRun
-from lossaware.studies.report.pictures import INK, MUTED, SERIES, Picture, draw, label
+from lossaware.studies.report.plot import INK, MUTED, SERIES, Plot, label
 
 SHOWN_STEP = 0.5
 """gamma1 in units of 1/L."""
 
 
-def draw_theory(runs: Sequence[Run], broken: Sequence[tuple[Counterexample, Run]], adam: AdamRun) -> Picture:
+def plot_theory(runs: Sequence[Run], broken: Sequence[tuple[Counterexample, Run]], adam: AdamRun) -> Plot:
     """Above: R(t) under its bound on each problem. Below: two runs that break it, and one that breaks A.2's.
 
     Args:
@@ -26,7 +26,7 @@ def draw_theory(runs: Sequence[Run], broken: Sequence[tuple[Counterexample, Run]
     shown = [run for run in runs if abs(run.gamma1 * run.problem.smoothness - SHOWN_STEP) < 1e-9]
     names = list(dict.fromkeys(run.problem.name for run in shown))
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         above, below = canvas.subplots(2, 3)
         for axes, name in zip(above, names, strict=True):
             group = [run for run in shown if run.problem.name == name]
@@ -41,8 +41,8 @@ def draw_theory(runs: Sequence[Run], broken: Sequence[tuple[Counterexample, Run]
         _plot_differences(below[2], adam)
         canvas.legend(*above[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
-    return draw(
-        plot,
+    return Plot(
+        draw,
         (8.4, 5.2),
         "Squared distance to the optimum by step under the bound of Theorem 3.1 on two quadratics and a logistic "
         "regression, two runs that break it, and one that breaks the bound of A.2",

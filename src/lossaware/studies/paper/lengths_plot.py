@@ -7,21 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from lossaware.studies.paper.lengths import Column, interval
-from lossaware.studies.report.pictures import SERIES, Picture, draw, label
+from lossaware.studies.report.plot import SERIES, Plot, label
 
 COLORS = {False: SERIES[0], True: SERIES[1]}
 NAMES = {False: "without LGA", True: "with LGA"}
 
 
-def draw_lengths(found: Sequence[tuple[Column, Column]]) -> Picture:
+def plot_lengths(found: Sequence[tuple[Column, Column]]) -> Plot:
     """The best epoch of each pair of columns, without and with LGA, with its interval; one line per setting."""
 
-    def plot(canvas: Canvas) -> None:
+    def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
         _plot_epochs(axes, found)
 
-    return draw(
-        plot,
+    return Plot(
+        draw,
         (6.4, 0.9 + 0.34 * len(found)),
         "The epoch at which our curves fit each published column best, without and with LGA, with 95 % bootstrap "
         "intervals over the cells of the column",

@@ -1,0 +1,224 @@
+"""`lossaware plot`: the paper's two figures, and any study over its learning rates."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lossaware.errors import UsageError
+
+if TYPE_CHECKING:
+    from lossaware.studies.analysis.lr_sensitivity import Series
+    from lossaware.studies.report.plot import Plot
+    from lossaware.studies.report.table import Table
+    from lossaware.studies.specs.study import Study
+
+OUT = Path("lossaware-out")
+RESULTS = Path("results")
+
+
+def plot(name: str, /, *, relative: bool = False, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS) -> int:
+    """Draw one of the paper's figures, or a study over its learning rates: SVG, PNG and the numbers as CSV.
+
+    figure01 is descent among local optima, without and with LGA; it is measured for the plot, in seconds. figure02 is
+    the training loss of all optimizers, from the runs of Table 1. overview is the picture of the README: accuracy on
+    MNIST by learning rate, without, with LGA, with "auto", and a peer. A study is drawn by optimizer and learning
+    rate; its tables say how much the learning rate matters, and how soon each optimizer has the bases' best score. A
+    base is what the study has without and with LGA.
+
+    Args:
+        name: figure01, figure02, overview, one of `lossaware study list`, or a FILE.toml of your own.
+        relative: Draw instead what each method of a study loses against the tuned base, at its worst, best and own
+            learning rate and in the mean, by task: NAME-relative.svg, .png, .csv and .json.
+        out: Folder of the runs.
+        results: Folder of exported studies.
+        to: Folder to write to.
+    """
+    if relative and name in ("figure01", "figure02", "overview"):
+        raise UsageError(f"--relative is for studies, got {name}")
+    match name:
+        case "figure01":
+            return _figure01(to)
+        case "figure02":
+            return _figure02(out, results, to)
+        case "overview":
+            return _overview(out, results, to)
+        case _:
+            return _study(name, out, results, to, relative)
+
+
+def figure(name: str, /, *, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS) -> int:
+    """The former name of `lossaware plot` for figure01, figure02 and overview; to be removed in the next version."""
+    return _renamed("lossaware figure", name, False, out, results, to)
+
+
+def study_figure(
+    name: str, /, *, relative: bool = False, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS
+) -> int:
+    """The former name of `lossaware plot` for studies; to be removed in the next version."""
+    return _renamed("lossaware study figure", name, relative, out, results, to)
+
+
+def _renamed(former: str, name: str, relative: bool, out: Path, results: Path, to: Path) -> int:
+    from lossaware.cli.output import say
+
+    say(f"{former} is now lossaware plot; the former name will be removed in the next version")
+    return plot(name, relative=relative, out=out, results=results, to=to)
+
+
+def _save(to: Path, name: str, tables: Mapping[str, Any], drawn: "Plot", settings: Mapping[str, Any]) -> None:
+    from lossaware.studies.report import results_markdown
+    from lossaware.studies.report.artifacts import save
+
+    save(to, name, tables=tables, plot=drawn, settings=settings)
+    results_markdown.refresh(to)
+
+
+def _print(table: "Table") -> None:
+    from lossaware.cli.output import console
+    from lossaware.studies.report.writers import text
+
+    screen = console(sys.stdout)
+    screen.print(text.render(table, screen.width))
+
+
+def _figure01(to: Path) -> int:
+    from lossaware.cli.output import tell
+    from lossaware.studies.paper import landscape
+    from lossaware.studies.paper.figures import plot_figure1
+    from lossaware.studies.report.artifacts import check_writable
+    from lossaware.studies.report.table import Cell, Row, Table
+
+    check_writable(to)
+    measured = landscape.measure()
+    rows = [asdict(share) | {"share": share.share} for share in measured.shares]
+    _save(to, "figure01", {"figure01": rows}, plot_figure1(measured), measured.settings)
+    columns = list(dict.fromkeys((share.base, share.steps_per_status) for share in measured.shares))
+    shares = {(share.base, share.steps_per_status, share.gamma2): share for share in measured.shares}
+    lines = []
+    for gamma2 in landscape.GAMMA2S:
+        line = [shares[*column, gamma2] for column in columns]
+        push = f"{max(share.first_push for share in line):.2g}"
+        cells = [Cell(push), *(Cell(f"{share.share:.1%} (+{share.gained} -{share.lost})") for share in line)]
+        lines.append(Row((f"{gamma2:g}" if gamma2 else "without",), cells))
+    heads = [("", "first push"), *((base, f"status: {count} step{'s' * (count != 1)}") for base, count in columns)]
+    _print(Table("Starting points that reach E", ("gamma2",), heads, lines))
+    tell("")
+    tell(to / "figure01.svg")
+    return 0
+
+
+def _figure02(out: Path, results: Path, to: Path) -> int:
+    from lossaware.cli.output import tell
+    from lossaware.studies.analysis.collect import measurements
+    from lossaware.studies.paper.figures import curve_rows, loss_curves, plot_figure2
+    from lossaware.studies.report.artifacts import check_writable
+    from lossaware.studies.specs.study import load_study
+
+    study = load_study("table01")
+    with measurements(out, results) as there:
+        table = there.table(study)
+        curves = loss_curves(table, there.sources)
+    if not (rows := curve_rows(curves)):
+        raise UsageError("no run of Table 1 is there to draw; run some first: lossaware study run table01")
+    check_writable(to)
+    _save(to, "figure02", {"figure02": rows}, plot_figure2(curves), _settings(study, table.provenance))
+    drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
+    tell(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
+    tell(to / "figure02.svg")
+    return 0
+
+
+def _overview(out: Path, results: Path, to: Path) -> int:
+    from lossaware.cli.output import tell
+    from lossaware.studies.analysis.collect import measurements
+    from lossaware.studies.analysis.lr_sensitivity import all_series
+    from lossaware.studies.report.artifacts import check_writable
+    from lossaware.studies.report.overview_plot import overview_rows, plot_overview
+    from lossaware.studies.specs.study import load_study
+
+    names = ("auto", "auto-peers")
+    with measurements(out, results) as there:
+        tables = [there.table(load_study(name)) for name in names]
+    try:
+        rows = overview_rows(*(all_series(table) for table in tables))
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"not all of MNIST is measured; run it first: lossaware study run {names[0]} --data DIR, and {names[1]}"
+        ) from None
+    check_writable(to)
+    settings = {"studies": list(names), "runs": [line for table in tables for line in table.provenance]}
+    _save(to, "overview", {"overview": rows}, plot_overview(rows), settings)
+    tell(to / "overview.svg")
+    return 0
+
+
+def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int:
+    from lossaware.cli.output import tell
+    from lossaware.studies.analysis import lr_sensitivity as sensitivity
+    from lossaware.studies.analysis.collect import measurements
+    from lossaware.studies.report import lr_plot
+    from lossaware.studies.specs.formatting import number
+    from lossaware.studies.specs.study import load_study
+
+    study = load_study(name)
+    with measurements(out, results) as there:
+        table = there.table(study)
+        series = sensitivity.all_series(table)
+        times = sensitivity.times(series, there.sources)
+    series = [one for one in series if one.means]
+    if not series:
+        raise UsageError(
+            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
+        )
+    settings = _settings(study, table.provenance)
+    if relative:
+        return _relative(series, study, settings, to)
+    tables = {
+        f"{study.name}-lr": sensitivity.score_rows(series),
+        f"{study.name}-overall": sensitivity.overall_rows(series),
+    }
+    if times:
+        tables[f"{study.name}-times"] = sensitivity.time_rows(times)
+    _save(to, f"{study.name}-lr", tables, lr_plot.plot_series(series), settings)
+    panels = list(dict.fromkeys(one.panel for one in series))
+    for panel in panels:
+        _print(lr_plot.score_overview(series, panel))
+    tell(f"\nWorst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.")
+    if times:
+        for panel in panels:
+            _print(lr_plot.time_overview(series, times, panel))
+        tell("\nA base's best score is that of its best epoch.")
+        tell("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
+        tell("Seconds are only as good as the machine was free of other work.")
+    tell("")
+    for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
+        tell(path)
+    return 0
+
+
+def _relative(series: "Sequence[Series]", study: "Study", settings: Mapping[str, Any], to: Path) -> int:
+    from lossaware.cli.output import tell
+    from lossaware.studies.analysis.relative import MEASURES, by_place, relative_rows, relatives
+    from lossaware.studies.report import relative_plot
+
+    found = relatives(series)
+    if not found:
+        raise UsageError(f"{study.what}: no base of it is measured at all of its learning rates, so none can be tuned")
+    name = f"{study.name}-relative"
+    _save(to, name, {name: relative_rows(found)}, relative_plot.plot_relative(found), settings)
+    for measure in filter(lambda measure: by_place(found, measure), MEASURES):
+        _print(relative_plot.overview(found, measure))
+    tell("\nIn percent of the base's score, or in points where the measure is in percent; below 0 it is better.")
+    tell(
+        "The tuned base is at its best of the study's learning rates: a base and its LGA against itself, others against"
+    )
+    tell("the best base.\n")
+    for kind in ("svg", "csv"):
+        tell(to / f"{name}.{kind}")
+    return 0
+
+
+def _settings(study: "Study", provenance: Sequence[str]) -> dict[str, Any]:
+    return {"study": study.name, "digest": study.digest, "runs": list(provenance)}

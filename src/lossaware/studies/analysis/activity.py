@@ -1,0 +1,101 @@
+"""What the scores of a comparison do not show: runs that are missing or diverged, and whether LGA did anything."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from lossaware.studies.analysis.comparisons import Comparison
+from lossaware.studies.specs.formatting import number
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, Value
+from lossaware.studies.store.results import Results
+
+Records = Sequence[EpochRecord]
+
+SMALL_REACH = 0.005
+"""A push over a whole run (`largest_push`) that is small beside the weights of any usual network."""
+
+
+def notes(comparison: Comparison, results: Results, labels: tuple[str, str] = ("without", "with LGA")) -> list[str]:
+    """Notes on a comparison, a sentence each.
+
+    Args:
+        comparison: Two cells.
+        results: Where their runs are.
+        labels: Names of the runs without LGA and of those with it.
+    """
+    sides = [
+        (label, [results.records(spec) for spec in cell.specs])
+        for label, cell in zip(labels, (comparison.without.cell, comparison.with_lga.cell), strict=True)
+    ]
+    found = []
+    total = len(comparison.without.cell.specs)
+    if failed := total - len(comparison.seeds):
+        found.append(f"{failed} of {total} seeds left out: a run failed or is not finished.")
+    for label, runs in sides:
+        if diverged := sum(map(has_diverged, runs)):
+            found.append(f"{diverged} of {total} runs {label} diverged: their loss is not finite.")
+    return found + activity(sides[1][1], lga_of(comparison.with_lga.cell.specs))
+
+
+def lga_of(specs: Sequence[RunSpec]) -> Mapping[str, Value]:
+    """LGA's arguments in these runs, which differ by the seed alone; empty without LGA."""
+    return dict(specs[0].lga or ()) if specs else {}
+
+
+def has_diverged(run: Records) -> bool:
+    """Whether the last training loss of a run is not finite."""
+    return bool(run) and not math.isfinite(run[-1].train.get("loss", 0.0))
+
+
+def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
+    """Says where LGA was attached, but could do little or nothing.
+
+    Args:
+        runs: Runs of several seeds.
+        lga: LGA's arguments in all of them.
+    """
+    runs = [run for run in runs if run and run[-1].lga is not None]
+    gamma2 = lga.get("gamma2")
+    if not runs:
+        return []
+    if gamma2 == 0:
+        return ["gamma2 is 0: LGA did nothing here."]
+    last = [run[-1].lga or {} for run in runs]
+    if all(status.get("open_share") == 0 for status in last):
+        return ["The gate never opened: LGA did nothing here."]
+    if not isinstance(gamma2, (int, float)):
+        return []
+    found = []
+    left = median(status.get("gamma2", gamma2) for status in last)
+    if left <= gamma2 * 1e-2:
+        found.append(f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end).")
+    xi = lga.get("xi")
+    reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
+    if reach < SMALL_REACH:
+        found.append(
+            f"LGA alone could move no weight by as much as {SMALL_REACH:g} in the whole run; its effect grows "
+            "with gamma2 and with the number of steps."
+        )
+    return found
+
+
+def largest_push(records: Records, gamma2: float, xi: float) -> float:
+    """Bound on how far LGA alone can have moved a parameter: the sum of gamma2 * U / xi over steps with an open gate.
+
+    Args:
+        records: A run with LGA.
+        gamma2: Its gamma2 at the start.
+        xi: Its stability constant (Eq. 5).
+    """
+    reach, opened_before, strength = 0.0, 0.0, gamma2
+    for record in records:
+        status = record.lga or {}
+        opened = status.get("open_share", 0.0) * status.get("steps", 0.0)
+        reach += (opened - opened_before) * strength * status.get("upper_bound", math.nan) / xi
+        opened_before, strength = opened, status.get("gamma2", strength)
+    return reach
+
+
+def _about(value: float) -> str:
+    """The figure to one digit."""
+    return number(float(f"{value:.0e}"))

@@ -1,0 +1,141 @@
+"""From the cells of a study to verdicts: each cell with LGA beside the cell of the same runs without it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from lossaware.studies.analysis.statistics import (
+    Paired,
+    Summary,
+    Verdict,
+    better_and_worse,
+    deciding_p,
+    holm,
+    paired,
+    summary,
+    verdict,
+)
+from lossaware.studies.analysis.study_table import Key, Measured, StudyTable
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.study import Cell, Quantity, Study, without_lga
+
+Way = Literal["better", "equal", "worse"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell with LGA beside the same runs without it.
+
+    Attributes:
+        variant: The place of the cell with LGA in the table.
+        base: The place of the cell without LGA.
+        with_lga: The cell with LGA, measured.
+        without: The cell without LGA, measured.
+        seeds: Seeds of which both runs are finished.
+        result: Paired statistics of the scores, with LGA minus without.
+        verdict: See `lossaware.studies.analysis.statistics`; corrected for all comparisons of the table that have two
+            seeds or more.
+    """
+
+    variant: Key
+    base: Key
+    with_lga: Measured
+    without: Measured
+    seeds: Sequence[int]
+    result: Paired
+    verdict: Verdict
+
+    @property
+    def quantity(self) -> Quantity:
+        """The measure that is compared."""
+        return self.with_lga.cell.quantity
+
+    @property
+    def count(self) -> int:
+        """The number of seeds in which at least one of the two scores is finite."""
+        return _count(self.result)
+
+    @cached_property
+    def base_scores(self) -> Summary:
+        """Mean and interval of the scores without LGA, as measured, over `seeds`."""
+        return summary([self.without.scores[seed] for seed in self.seeds])
+
+    @cached_property
+    def lga_scores(self) -> Summary:
+        """The same with LGA."""
+        return summary([self.with_lga.scores[seed] for seed in self.seeds])
+
+    @property
+    def way(self) -> Way:
+        """Whether the mean is better with LGA; where runs have no finite score, whether more seeds are."""
+        better, worse = better_and_worse(self.result, higher_is_better=self.quantity.higher_is_better)
+        balance: float = better - worse
+        if not (self.result.lost_without or self.result.lost_with):
+            mean = self.result.difference.mean
+            rounding = 1e-9 * abs(self.base_scores.mean)  # differences that cancel leave as much
+            balance = 0.0 if abs(mean) <= rounding else mean * (1 if self.quantity.higher_is_better else -1)
+        return "better" if balance > 0 else "worse" if balance < 0 else "equal"
+
+
+def comparisons(table: StudyTable) -> list[Comparison]:
+    """Every pair of cells, each from the seeds that both have; pairs of the same runs count once."""
+    chosen: dict[tuple[Quantity, tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
+    for variant, base in pairs(table.study).items():
+        with_lga, without = table.cells[variant], table.cells[base]
+        bases = {spec: without.scores.get(spec.seed) for spec in without.cell.specs}
+        scores = {
+            spec.seed: (score, with_lga.scores[spec.seed])
+            for spec in with_lga.cell.specs
+            if spec.seed in with_lga.scores and (score := bases.get(without_lga(spec))) is not None
+        }
+        result = paired([left for left, _ in scores.values()], [right for _, right in scores.values()])
+        key = with_lga.cell.quantity, with_lga.cell.specs
+        if key not in chosen or (_count(result) and not _count(chosen[key][3])):
+            chosen[key] = variant, base, list(scores), result
+    ps = {
+        variant: deciding_p(result, higher_is_better=quantity.higher_is_better) if _count(result) > 1 else math.nan
+        for (quantity, _), (variant, _, _, result) in chosen.items()
+    }
+    corrected = dict(zip(ps, holm(list(ps.values())), strict=True))
+    many = sum(not math.isnan(p) for p in ps.values())
+    return [
+        Comparison(
+            variant,
+            base,
+            table.cells[variant],
+            table.cells[base],
+            seeds,
+            result,
+            verdict(
+                result,
+                higher_is_better=quantity.higher_is_better,
+                corrected_p=corrected[variant],
+                comparisons=many,
+            ),
+        )
+        for (quantity, _), (variant, base, seeds, result) in chosen.items()
+    ]
+
+
+def pairs(study: Study) -> dict[Key, Key]:
+    """Each cell with LGA, and the cell that shows the same of the same runs without it."""
+    bases: dict[tuple[Quantity, tuple[RunSpec, ...]], Key] = {}
+    for key, cell in study.cells.items():
+        if cell.specs and not _with_lga(cell):
+            bases.setdefault((cell.quantity, cell.specs), key)
+    found = {}
+    for key, cell in study.cells.items():
+        base = bases.get((cell.quantity, tuple(map(without_lga, cell.specs))))
+        if _with_lga(cell) and base is not None:
+            found[key] = base
+    return found
+
+
+def _with_lga(cell: Cell) -> bool:
+    return any(spec.lga is not None for spec in cell.specs)
+
+
+def _count(result: Paired) -> int:
+    return result.n + result.lost_without + result.lost_with

@@ -1,0 +1,218 @@
+"""The table of a comparison: each optimizer and learning rate without and with LGA, and the verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lossaware.studies.analysis.activity import lga_of, notes
+from lossaware.studies.analysis.comparisons import Comparison, comparisons
+from lossaware.studies.analysis.statistics import FEW, Summary, summary
+from lossaware.studies.analysis.study_table import StudyTable, tabulate
+from lossaware.studies.report.table import Cell, Row, Table, finite
+from lossaware.studies.specs.formatting import size
+from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.trial_command import TrialCommand
+from lossaware.studies.store.results import Results
+
+HEADS = ("without", "with LGA", "difference", "epochs", "verdict")
+"""The columns after those that name a row."""
+
+
+def comparison_table(study: Study, results: Results, *, title: str = "", remark: str = "") -> Table:
+    """What the results have of a comparison, judged together and laid out.
+
+    Args:
+        study: Made by `lossaware.studies.specs.comparison.comparison`.
+        results: Where its runs are.
+        title: Heading; by default the measure.
+        remark: A sentence below it.
+    """
+    measured, ratios = tabulate(study, results), tabulate(study.measuring(at="ratio"), results)
+    compared = comparisons(measured)
+    rows, records = [], []
+    quantity = next(iter(study.cells.values())).quantity
+    for it in compared:
+        setting = setting_of(study, it)
+        ratio, own = (mean_ratio(ratios, it, key) for key in (it.variant, it.base))
+        cells = [
+            Cell(show_summary(quantity, it.base_scores)),
+            Cell(show_summary(quantity, it.lga_scores)),
+            Cell(show_summary(quantity, it.result.difference, signed=True)),
+            Cell("—" if math.isnan(ratio) else f"{ratio:.2f} ({own:.2f})"),
+            Cell(verdict=it.verdict),
+        ]
+        rows.append(Row(tuple(setting.values()), cells))
+        records.append(_record(it, setting, ratio, own, notes(it, results, labels_of(study, it))))
+    return Table(
+        title=(title or quantity.title.capitalize()) + (", %" if quantity.percent else ""),
+        axes=tuple(setting_of(study, compared[0])),
+        heads=[(head,) for head in HEADS],
+        rows=rows,
+        text_columns=frozenset({HEADS.index("verdict")}),
+        remark=remark,
+        legend=gathered_notes(study, compared, results),
+        caption=how_to_read(compared),
+        records=records,
+        facts={
+            "measure": {
+                "name": quantity.name,
+                "split": quantity.set,
+                "higher_is_better": quantity.higher_is_better,
+            }
+        },
+    )
+
+
+def setting_of(study: Study, compared: Comparison) -> dict[str, str]:
+    """The names of a row by column: ``{"optimizer": "sgd", "lr": "1e-3"}``, and the gamma2 where there are several."""
+    (row, column), file = compared.variant, study.file
+    setting = dict(zip(file.rows, row, strict=True))
+    spec = compared.with_lga.cell.specs[0]
+    # A function that trains has an optimizer of its own, and perhaps a learning rate.
+    setting = {name: setting[name] for name in setting if getattr(spec, name)}
+    if len(study.columns) > 2:
+        setting |= dict(zip(file.columns, column, strict=True))
+    if spec.kind == "command":
+        return setting or {"command": TrialCommand(spec.task).name}
+    return setting or {"function": spec.task.rpartition(":")[2]}
+
+
+def labels_of(study: Study, compared: Comparison) -> tuple[str, str]:
+    """Names of the runs without LGA and of those with it, for legends."""
+    _, (gamma2,) = compared.variant
+    return "without", f"with LGA, gamma2 {gamma2}" if len(study.columns) > 2 else "with LGA"
+
+
+def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, ...], tuple[str, ...]]) -> float:
+    """The mean of `statistics.epoch_ratio` over the seeds of a comparison; ``key`` is one of its two cells.
+
+    That of the base itself is below 1 where it had passed its final score earlier.
+    """
+    return summary([ratios.cells[key].scores[seed] for seed in compared.seeds]).mean
+
+
+def how_to_read(compared: Sequence[Comparison]) -> str:
+    """The columns, and the tests that the verdicts rest on."""
+    seeds = max((len(it.without.cell.specs) for it in compared), default=0)
+    spread = "± is the half width of the 95 % t-interval" if seeds > 1 else "one seed has no interval"
+    sizes = {gamma2 for it in compared if (gamma2 := lga_of(it.with_lga.cell.specs).get("gamma2")) is not None}
+    parts = [
+        f"Means over {seeds} seed{'s' * (seeds != 1)}; {spread}. Difference: with minus without, from the same seeds.",
+        "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
+        "brackets the same of the base itself, which may have passed it earlier.",
+    ]
+    holm = (
+        ", with Holm's correction over the rows of a table (an interval without 0 may not be enough)"
+        if len(compared) > 1
+        else ""
+    )
+    parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
+    if seeds < FEW:
+        parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
+    if len(sizes) == 1:
+        gamma2 = sizes.pop()
+        parts.append(f"LGA has gamma2 {gamma2 if isinstance(gamma2, str) else size(float(gamma2))}.")
+    return " ".join(parts)
+
+
+def gathered_notes(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
+    """The `notes` of all rows, each once, with the rows it belongs to."""
+    where: dict[str, list[str]] = {}
+    for it in compared:
+        for note in notes(it, results, labels_of(study, it)):
+            where.setdefault(note, []).append(" ".join(setting_of(study, it).values()))
+    total = len(compared)
+    return [f"{'All rows' if len(rows) == total > 1 else ', '.join(rows)}: {note}" for note, rows in where.items()]
+
+
+def lead(study: Study, compared: Sequence[Comparison]) -> str:
+    """The verdicts of a table in one sentence."""
+    rows: dict[str, list[str]] = {}
+    for it in compared:
+        rows.setdefault(it.verdict.word, []).append(" ".join(setting_of(study, it).values()))
+    total = len(compared)
+    measure = compared[0].quantity.measure
+    if total == 1:
+        word = compared[0].verdict.word
+        return f"On the {measure}: {f'LGA {word}' if word in ('helps', 'hurts') else word}."
+    parts = []
+    for word, singular, plural in (
+        ("helps", "LGA helps in {n} of {total} comparisons", ""),
+        ("hurts", "hurts in {n}", ""),
+        ("no difference shown", "{n} shows no difference", "{n} show no difference"),
+        ("too few seeds to tell", "{n} has too few seeds to tell", "{n} have too few seeds to tell"),
+    ):
+        names = rows.get(word, [])
+        if not names and word not in ("helps", "hurts"):
+            continue
+        phrase = plural if plural and len(names) != 1 else singular
+        listed = f" ({', '.join(names)})" if 0 < len(names) < total and word in ("helps", "hurts") else ""
+        parts.append(phrase.format(n=len(names) or "none", total=total) + listed)
+    return f"On the {measure}, {', '.join(parts)}."
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------
+
+
+def show_score(quantity: Quantity, score: float) -> str:
+    """A score as it is printed, without unit; a dash where it is not finite."""
+    if not math.isfinite(score):
+        return "—"
+    return f"{100 * score:.2f}" if quantity.percent else f"{score:.4g}"
+
+
+def show_summary(quantity: Quantity, values: Summary, *, signed: bool = False) -> str:
+    """``mean ± half width`` with the same decimals: two in percent, otherwise as many as give the width two digits."""
+    half = values.half_width
+    if quantity.percent or not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
+        shown = show_score(quantity, values.mean)
+        width = show_score(quantity, half) if quantity.percent else f"{half:.2g}"
+    else:
+        decimals = max(0, 1 - math.floor(math.log10(half)))
+        shown, width = f"{values.mean:.{decimals}f}", f"{half:.{decimals}f}"
+    if signed and values.n and not float(shown):
+        shown = shown.removeprefix("-")
+    elif signed and values.mean > 0:
+        shown = f"+{shown}"
+    return shown if values.n < 2 else f"{shown} ± {width}"
+
+
+# --- for machines ---------------------------------------------------------------------------------------------------
+
+
+def _record(
+    compared: Comparison, setting: Mapping[str, str], ratio: float, own_ratio: float, said: Sequence[str]
+) -> dict[str, Any]:
+    """A row as plain data; scores are as measured, not percentages."""
+    return {
+        "setting": dict(setting),
+        "seeds": list(compared.seeds),
+        "without": _summary(compared.base_scores),
+        "with": _summary(compared.lga_scores),
+        "difference": _summary(compared.result.difference),
+        "t_p": finite(compared.result.t_p),
+        "sign_flip_p": finite(compared.result.flip_p),
+        "epochs_ratio": finite(ratio),
+        "base_epochs_ratio": finite(own_ratio),
+        "verdict": compared.verdict.word,
+        "reason": compared.verdict.reason,
+        "notes": list(said),
+        "scores": [
+            {
+                "seed": seed,
+                "without": finite(compared.without.scores[seed]),
+                "with": finite(compared.with_lga.scores[seed]),
+            }
+            for seed in compared.seeds
+        ],
+    }
+
+
+def _summary(values: Summary) -> dict[str, Any]:
+    return {
+        "n": values.n,
+        "mean": finite(values.mean),
+        "low": finite(values.low),
+        "high": finite(values.high),
+        "lost": values.lost,
+    }

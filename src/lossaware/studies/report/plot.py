@@ -1,0 +1,113 @@
+"""Plots: drawn by Matplotlib on light and on dark ground, and embedded in pages as images.
+
+A plot names its colours by the constants of this module. They are places in Matplotlib's cycle of colours, so the same
+function draws both versions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from typing import Any, Literal
+
+import matplotlib
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from lossaware.studies.specs.escape import matplotlib as plain
+
+PALETTE = {
+    "card": ("#ffffff", "#1c1f25"),
+    "ink": ("#22252b", "#e3e5e9"),
+    "muted": ("#676d78", "#9aa1ad"),
+    "line": ("#e4e2dd", "#30343c"),
+    "series-0": ("#a3abb8", "#6d7582"),
+    "series-1": ("#c8541a", "#ff9a5c"),
+    "series-2": ("#1f6fb2", "#6fb6f0"),
+    "series-3": ("#7a4fb0", "#b795ec"),
+    "series-4": ("#1a8a7a", "#5ccfbd"),
+    "series-5": ("#b0305f", "#f087b0"),
+    "series-6": ("#8f7a12", "#d9c257"),
+}
+"""Name, colour on light and colour on dark ground."""
+
+
+Ground = Literal["light", "dark"]
+
+SERIES = [f"C{index}" for index, name in enumerate(PALETTE) if name.startswith("series")]
+"""Colours to draw in; the first is for the base that others are compared with."""
+INK, MUTED, LINE, CARD = (f"C{list(PALETTE).index(name)}" for name in ("ink", "muted", "line", "card"))
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing that is made when it is asked for; the same drawing gives the same bytes.
+
+    Attributes:
+        draw: Draws on an empty canvas, in colours of this module.
+        size: Width and height in inches.
+        description: What the plot shows, for those who do not see it.
+    """
+
+    draw: Callable[[Canvas], None]
+    size: tuple[float, float]
+    description: str
+
+    def svg(self, ground: Ground = "light") -> str:
+        """The plot as an SVG element; its text stays text."""
+        drawn = StringIO()
+        self._save(drawn, ground, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = drawn.getvalue()
+        return svg[svg.index("<svg") :]
+
+    def png(self) -> bytes:
+        """The plot on light ground as a PNG."""
+        drawn = BytesIO()
+        self._save(drawn, "light", format="png", dpi=160, metadata={"Software": None})
+        return drawn.getvalue()
+
+    def _save(self, file: Any, ground: Ground, **how: Any) -> None:
+        with matplotlib.rc_context({**_style(ground), "svg.hashsalt": self.description}):
+            canvas = Canvas(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+            self.draw(canvas)
+            canvas.savefig(file, **how)
+
+
+def label(axes: Axes, text: str, *, pad: float = 5) -> None:
+    """Name a panel, above it on the left, with so many points between."""
+    axes.set_title(plain(text), loc="left", fontweight="bold", pad=pad)
+
+
+def _style(ground: Ground) -> dict[Any, Any]:
+    """Matplotlib's settings on this ground."""
+    palette = {name: dark if ground == "dark" else light for name, (light, dark) in PALETTE.items()}
+    return {
+        "axes.prop_cycle": cycler(color=list(palette.values())),
+        "svg.fonttype": "none",
+        "font.size": 8,
+        "text.color": palette["ink"],
+        "figure.facecolor": palette["card"],
+        "axes.facecolor": "none",
+        "axes.edgecolor": palette["line"],
+        "axes.labelcolor": palette["muted"],
+        "axes.titlesize": 9,
+        "axes.titlecolor": palette["ink"],
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": palette["line"],
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.labelcolor": palette["ink"],
+        "lines.solid_capstyle": "round",
+        "xtick.color": palette["line"],
+        "ytick.color": palette["line"],
+        "xtick.labelcolor": palette["muted"],
+        "ytick.labelcolor": palette["muted"],
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+    }

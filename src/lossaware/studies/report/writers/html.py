@@ -1,0 +1,88 @@
+"""Tables as HTML, alone or in a page."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lossaware._version import __version__
+from lossaware.studies.report.plot import PALETTE, SERIES
+from lossaware.studies.report.table import Row, Table, spans
+from lossaware.studies.specs.provenance import without_home
+
+
+def write(table: Table) -> str:
+    """The table as a part of a page, with everything around it."""
+    return render_template("fragment.html", table=table)
+
+
+def render_template(template: str, **content: Any) -> str:
+    """A page made from a template of this package; all pages have the looks of ``page.html``."""
+    environment = Environment(
+        loader=PackageLoader("lossaware.studies.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(version=__version__, layout=layout, palette=PALETTE, colors=len(SERIES))
+    return without_home(environment.get_template(template).render(**content))
+
+
+@dataclass(frozen=True)
+class Head:
+    """A name above columns or before rows, and how many of them it stands for."""
+
+    name: str
+    span: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row, and those of its names that begin at it."""
+
+    names: list[Head]
+    row: Row
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table for a page.
+
+    Attributes:
+        table: The table.
+        heads: Names above the columns, a list per level.
+        groups: Rows that have all names but the last in common, where rows have several.
+        firsts: Columns with which a group of columns begins.
+    """
+
+    table: Table
+    heads: list[list[Head]]
+    groups: list[list[Line]]
+    firsts: list[int]
+
+
+def layout(table: Table) -> Layout:
+    """The table, ready for a template."""
+    levels = len(table.heads[0]) if table.heads else 0
+    heads = [
+        [Head(names[-1], span) for names, span in spans([head[: level + 1] for head in table.heads])]
+        for level in range(levels)
+    ]
+    firsts = [0, *accumulate(head.span for head in heads[0])][:-1] if levels > 1 else []
+    return Layout(table, heads, _groups(table), firsts)
+
+
+def _groups(table: Table) -> list[list[Line]]:
+    if len(table.axes) == 1 or not table.with_lines:
+        return [[Line([Head(name, 1) for name in row.names], row) for row in table.rows]]
+    groups = []
+    start = 0
+    for _, count in spans([row.names[:-1] for row in table.rows]):
+        rows = table.rows[start : start + count]
+        # The names before the last stand once, beside all rows of their group.
+        first = [Head(name, count) for name in rows[0].names[:-1]]
+        groups.append([Line([*(first if i == 0 else []), Head(row.names[-1], 1)], row) for i, row in enumerate(rows)])
+        start += count
+    return groups
