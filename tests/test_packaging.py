@@ -108,7 +108,8 @@ print(*sorted(alone), "|", *sorted(set(sys.modules) - before - alone))
     assert alone == ["lossaware", "lossaware._version", "lossaware.errors"]
     assert all(re.fullmatch(r"lossaware(\.[a-z0-9_]+)+", name) for name in with_lga)
     assert len(with_lga) <= 28
-    of_some = "agreement agreement_stepper base_bound compiled deprecated kernels optax recipes studies tensor_scales"
+    of_some = "agreement agreement_stepper base_bound compiled deprecated launcher law_kernel optax recipes studies"
+    of_some += " tensor_scales uneven_inputs"
     assert not set(with_lga) & {f"lossaware.{name}" for name in of_some.split()}
 
 

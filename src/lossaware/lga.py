@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from lossaware.attachment import check_optimizer, companion_of
 from lossaware.checkpoint import load, save
-from lossaware.deprecated import old_setting
 from lossaware.gamma2 import Gamma2Rule
 from lossaware.law_state import Status
 from lossaware.lower_bounds import LowerBound
@@ -171,6 +170,8 @@ class LGA:
         return self._attachment.optimizer
 
     def __getattr__(self, name: str) -> Any:
+        from lossaware.deprecated import old_setting
+
         return old_setting(self, name)
 
     def observe(self, loss: float | Tensor) -> None:

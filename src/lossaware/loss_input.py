@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from lossaware.attachment import takes_loss
 from lossaware.loss_value import LossValue, read_loss, wide
 from lossaware.observed_losses import ObservedLosses
-from lossaware.uneven_inputs import UnevenInputs
+
+if TYPE_CHECKING:
+    from lossaware.uneven_inputs import UnevenInputs
 
 
 def is_shared(group: dist.ProcessGroup | None) -> bool:
@@ -69,7 +71,7 @@ class LossInput:
         self._group = group
         self._ready = ready
         self._observed = ObservedLosses()
-        self._uneven = UnevenInputs()
+        self._uneven: UnevenInputs | None = None  # looked for where there are several ranks
         self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
         self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
@@ -102,6 +104,13 @@ class LossInput:
 
     # A step by the optimizer's hooks ----------------------------------------------------------------------------------
 
+    def _refuse_uneven(self, optimizer: Optimizer) -> None:
+        if self._uneven is None:
+            from lossaware.uneven_inputs import UnevenInputs
+
+            self._uneven = UnevenInputs()
+        self._uneven.refuse(optimizer)
+
     def is_inside_another(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a step that begins is a part of one that has begun already, as where a step calls its parent's."""
         if not self._depth:
@@ -128,7 +137,7 @@ class LossInput:
         """
         self._shared = is_shared(self._group)
         if self._shared:
-            self._uneven.refuse(optimizer)
+            self._refuse_uneven(optimizer)
         given = kwargs.get("loss")
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None and not callable(closure):
@@ -218,7 +227,7 @@ class LossInput:
     def take_directly(self, optimizer: Optimizer, loss: Any) -> LossValue:
         """The loss of a step without hooks: the one given, or what was observed; averaged over the ranks."""
         if is_shared(self._group):
-            self._uneven.refuse(optimizer)
+            self._refuse_uneven(optimizer)
         self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
         observed = self._observed.take()
         own = observed if loss is None else read_loss(loss)
