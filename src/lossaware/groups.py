@@ -42,7 +42,7 @@ class GroupSizes:
         """The size of each group, 0 where LGA is switched off. Groups that are new are measured now.
 
         Raises:
-            ValueError: A group's own gamma2 is out of its range, or not allowed.
+            ValueError: A group's own gamma2 is out of its range, or not allowed; or the group is differentiable.
         """
         sizes = []
         for index, group in enumerate(groups):
@@ -53,6 +53,11 @@ class GroupSizes:
             if own is not None:
                 usual = own.__class__ is float and self._rule.own_gamma2 and 0.0 <= own < math.inf
                 size = own if usual else self._checked(index, own)
+            if group.get("differentiable") and size != 0:
+                raise ValueError(
+                    f"differentiable of parameter group {index} must be False, as LGA's correction has no derivative, "
+                    "or the group's gamma2 must be 0: got True"
+                )
             sizes.append(size)
         self.last = sizes
         return sizes

@@ -123,5 +123,5 @@ class _Sample:
         """The elements as they are now, as reals in a wide type, which is a copy."""
         values = self._parameter if self._where is None else self._parameter[self._where]
         if values.is_complex():
-            values = torch.view_as_real(values)
+            values = torch.view_as_real(values.resolve_conj())
         return values.to(wide(values.device), copy=True)
