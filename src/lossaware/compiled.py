@@ -38,7 +38,8 @@ class CompiledStep:
 
     Raises:
         UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, its own
-            step reads the loss, or the rule for gamma2 bounds it. Hooks that come later are refused at the next step.
+            step reads the loss, the rule for gamma2 bounds it, or it has float64 parameters of shape () on the CPU.
+            What comes later is refused at the next step.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class CompiledStep:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
+        self._refuse_scalars()
         self._graph = torch.compile(_own_code(_graph(self._optimizer, stepper)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
         self._has_state = False
@@ -102,6 +104,15 @@ class CompiledStep:
             raise UsageError(
                 f"{self._name} has step hooks that a compiled step would not run, such as {name}: {_INSTEAD}"
             )
+
+    def _refuse_scalars(self) -> None:
+        """torch.compile drops what a step writes to 0-dimensional float64 tensors of the optimizer's state on a CPU."""
+        for p in (p for group in self._optimizer.param_groups for p in group["params"]):
+            if p.dim() == 0 and p.dtype is torch.float64 and p.device.type == "cpu":
+                raise UsageError(
+                    f"{self._name} cannot be compiled together with LGA: it has a float64 parameter of shape () on the "
+                    f"CPU, whose state torch.compile does not keep; give it the shape (1,), or {_INSTEAD}"
+                )
 
     def _step(self, loss: float | Tensor | None) -> None:
         optimizer = self._optimizer
@@ -150,6 +161,7 @@ class CompiledStep:
     def _as_tensors(self, rates: list[Any], sizes: list[float]) -> list[dict[str, Tensor]]:
         """Numbers that may change, as tensors: a graph takes Python's for constants."""
         if len(self._numbers) != len(rates):
+            self._refuse_scalars()
             zero = torch.zeros((), dtype=torch.float64, device="cpu")  # a base takes its rate from there on any device
             self._numbers = [{name: zero.clone() for name in ("lr", "size")} for _ in rates]
         for tensors, rate, size in zip(self._numbers, rates, sizes, strict=True):

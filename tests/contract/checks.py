@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import Case
+from cases import COMPILED_PATHS, Case
 from layouts import bits
 from runs import AUTO, BACKOFF, GAMMA2, LOSSES, STEPS_PER_EPOCH, XI, Array, Run, values
 
@@ -14,7 +14,6 @@ import reference
 from support import default_dtype
 
 RESUMED_AT = 4
-_COMPILED = ("compiled", "inductor")
 
 
 def check_trajectory(case: Case, kernels: Any = None) -> None:
@@ -27,7 +26,7 @@ def check_trajectory(case: Case, kernels: Any = None) -> None:
         twin.copy_parameters(ours)
         for run in (ours, twin):
             run.set_gradients(step)
-        if case.path in _COMPILED or case.optimizer == "ASGD":
+        if case.path in COMPILED_PATHS or case.optimizer == "ASGD":
             twin.copy_state(ours)
         gradients = [values(p.grad) for p in ours.params if p.grad is not None]
         known = [bits(place.memory) for place in ours.gradients]
@@ -59,7 +58,7 @@ def check_base(case: Case, kernels: Any = None) -> None:
     else:
         off.attach(kernels, gamma2=0.0)
     runs["no loss"].step = lambda _: runs["no loss"].optimizer.step()
-    if case.path in _COMPILED:  # whose base is fused, and rounds otherwise
+    if case.path in COMPILED_PATHS:  # whose base is fused, and rounds otherwise
         del runs["gamma2 of 0"]
     for step, loss in enumerate(LOSSES[:4]):
         for run in runs.values():
@@ -144,7 +143,7 @@ def _stored(p: torch.nn.Parameter) -> Array:
 def _compare(case: Case, what: str, found: torch.Tensor, base: Array, pushes: list[Array]) -> None:
     push, after = np.sum(pushes, axis=0), values(found)
     expected = base - push
-    if case.path not in _COMPILED and not any(one.any() for one in pushes):
+    if case.path not in COMPILED_PATHS and not any(one.any() for one in pushes):
         np.testing.assert_array_equal(after, base, err_msg=f"{what}: not the base's")
         return
     real = torch.float32 if found.dtype.is_complex else found.dtype
@@ -154,8 +153,8 @@ def _compare(case: Case, what: str, found: torch.Tensor, base: Array, pushes: li
         size = np.maximum(size, np.abs(base) + np.sum(np.abs(pushes), axis=0))
     unit = eps * 2.0 ** np.floor(np.log2(np.maximum(size, torch.finfo(real).tiny)))
     units = (1.001 if is_narrow else 4.0) * len(pushes)  # 16 bits are rounded at random, to one of two neighbours
-    if case.path in _COMPILED:
-        units += 4  # the base is computed in another order
+    if case.path in COMPILED_PATHS:
+        units += 4 * len(pushes)  # the base is computed in another order
     allowed = units * unit + (8 * eps * np.abs(push) if case.gamma2 == "auto" or not is_narrow else 0.0)
     worst = np.abs(after - expected) / allowed
     assert (worst <= 1).all(), f"{what}: off by {worst.max():.3g} times what is allowed; {after} in place of {expected}"

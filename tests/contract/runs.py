@@ -19,7 +19,7 @@ from lossaware import LGA, AutoGamma2
 from lossaware.correction import native
 from lossaware.gradient_mean import MEAN
 from support import needs
-from support.interpreter import interpreted_kernels
+from support.interpreter import interpreted_launcher
 
 Array = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ class Run:
         """Attach LGA, whose step goes the way of the case.
 
         Args:
-            kernels: `lossaware.kernels`, where the path is Triton's.
+            kernels: `lossaware.launcher`, where the path is Triton's.
             gamma2: In place of that of the case.
         """
         if gamma2 is None:
@@ -142,7 +142,7 @@ class Run:
 
 @contextmanager
 def way(path: str) -> Iterator[Any]:
-    """Computing by a path; gives `lossaware.kernels` where it is Triton's."""
+    """Computing by a path; gives `lossaware.launcher` where it is Triton's."""
     if path == "Triton":
         needs("triton")
     if path == "C" and native.library() is None:
@@ -152,7 +152,7 @@ def way(path: str) -> Iterator[Any]:
             patch.setattr(native, "library", lambda: None)
         if path == "Triton":
             patch.setenv("TRITON_INTERPRET", "1")
-        yield interpreted_kernels() if path == "Triton" else None
+        yield interpreted_launcher() if path == "Triton" else None
 
 
 def values(tensor: Tensor) -> Array:

@@ -1,25 +1,25 @@
-"""The GPU kernel on the CPU, by Triton's interpreter."""
+"""The GPU kernels on the CPU, by Triton's interpreter."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
+import sys
 from types import ModuleType
 
 import pytest
 
+_MODULES = ("lossaware.law_kernel", "lossaware.correction.push_kernel", "lossaware.launcher")
+
 
 @functools.cache
-def interpreted_kernels() -> ModuleType:
-    """A second `lossaware.kernels`, whose kernels run by the interpreter; Triton decides that as it is imported."""
-    found = importlib.util.find_spec("lossaware.kernels")
-    assert found is not None
-    assert found.origin is not None
-    spec = importlib.util.spec_from_file_location("interpreted_kernels", found.origin)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def interpreted_launcher() -> ModuleType:
+    """A second `lossaware.launcher`, whose kernels run by the interpreter; Triton decides that as it is imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        spec.loader.exec_module(module)
+        for name in _MODULES:
+            patch.delitem(sys.modules, name, raising=False)
+        module = importlib.import_module(_MODULES[-1])
+        for name in _MODULES:  # so that the patch, where there were none, takes these out again
+            sys.modules.pop(name, None)
     return module
