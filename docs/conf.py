@@ -20,6 +20,7 @@ extensions = [
     "measured",
     "figures_in_text",
     "names",
+    "breaks",
 ]
 exclude_patterns = ["_build", "extensions"]
 html_theme = "furo"

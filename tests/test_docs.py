@@ -140,6 +140,29 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
     assert "table02: Table 2: MNIST" in text
 
 
+def test_inline_code_breaks_after_separators_and_not_within_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs("sphinx")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "extensions"))
+    from breaks import with_breaks
+
+    def shown(code: str) -> list[str]:
+        start, end = '<code class="docutils literal notranslate"><span class="pre">', "</span></code>"
+        html = with_breaks(f"<p>{code} {start}{code}{end}</p>")
+        assert html.replace("<wbr>", "") == f"<p>{code} {start}{code}{end}</p>"
+        assert html.startswith(f"<p>{code} {start}")  # prose is left as it is
+        return html.partition(start)[2].removesuffix(f"{end}</p>").split("<wbr>")
+
+    assert shown("optimizer.step(loss=loss)") == ["optimizer.step(loss=loss)"]
+    assert shown("lossaware.recipes.lightning.LossAware") == ["lossaware.", "recipes.", "lightning.", "LossAware"]
+    assert shown("tests/frameworks/test_ranks.py::test_short") == [
+        "tests/",
+        "frameworks/",
+        "test_ranks.py::",
+        "test_short",
+    ]
+    assert shown("tests/test_a.py::test_of_a_name_that_is_rather_long")[-3:] == ["is_", "rather_", "long"]
+
+
 # Python -----------------------------------------------------------------------------------------------------------
 
 
