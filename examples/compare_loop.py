@@ -1,8 +1,9 @@
-"""Does LGA help on a training loop of one's own? A Dataset, a DataLoader with dict batches, and a plain loop.
+"""Compare training without and with LGA in your own loop: a Dataset, a DataLoader with dict batches, and a plain loop.
 
-    lossaware compare compare_loop.py:train --direction maximize --lrs 1e-4,1e-3 --seeds 6
+    lossaware compare examples/compare_loop.py:train --direction maximize --lrs 1e-4,1e-3 --seeds 6
 
-or, from Python, ``python compare_loop.py``. Needs ``pip install 'lossaware[studies]'``.
+You can also run it from Python: ``python examples/compare_loop.py``. It needs the extra ``studies``:
+``pip install -e '.[studies]'`` in a clone of the repository.
 """
 
 import torch
@@ -14,7 +15,7 @@ import lossaware
 
 
 class Digits(Dataset[dict[str, Tensor]]):
-    """Handwritten digits; every fifth is for testing."""
+    """Handwritten digits. Every fifth image is in the test set."""
 
     def __init__(self, *, test: bool) -> None:
         images, labels = load_digits(return_X_y=True)
@@ -44,7 +45,7 @@ def train(trial: lossaware.Trial, hidden: int = 32) -> float:
             loss = nn.functional.cross_entropy(logits, batch["label"].to(trial.device))
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step(loss=loss)  # in both arms; without LGA this is the plain step
+            optimizer.step(loss=loss)  # the same in both arms; without LGA this is the base step
             total += loss.item() / len(loader)
         with torch.no_grad():
             right = [model(batch["image"].to(trial.device)).argmax(1).cpu() == batch["label"] for batch in tests]

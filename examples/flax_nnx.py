@@ -1,6 +1,7 @@
-"""Handwritten digits with Flax NNX: plain SGD, and the same made loss-aware, at a learning rate that is too small.
+"""Train on handwritten digits with Flax NNX: SGD without and with LGA, at a learning rate that is too small.
 
-Needs ``pip install 'lossaware[jax]' flax scikit-learn``. The number of epochs may be given: ``flax_nnx.py 20``.
+It needs ``pip install -e '.[jax]' flax scikit-learn`` in a clone of the repository. You can pass the number of epochs:
+``python examples/flax_nnx.py 20``.
 """
 
 import sys
@@ -20,33 +21,33 @@ LEARNING_RATE = 1e-3
 
 
 class Classifier(nnx.Module):
-    """64 pixels -> 64 hidden units -> 10 classes."""
+    """A network with 64 inputs (pixels), 64 hidden units and 10 outputs (classes)."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(64, 64, rngs=rngs)
         self.out = nnx.Linear(64, 10, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits of shape (images, 10)."""
+        """Compute logits of shape (images, 10)."""
         logits: jax.Array = self.out(nnx.relu(self.hidden(images)))
         return logits
 
 
 def mean_loss(model: Classifier, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of a batch."""
+    """Compute the mean cross-entropy of a batch."""
     losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
     return losses.mean()
 
 
 @nnx.jit
 def train_step(model: Classifier, optimizer: nnx.Optimizer[Classifier], images: jax.Array, labels: jax.Array) -> None:
-    """One step, as without LGA but for ``value=loss``."""
+    """Make one step. The only difference from a step without LGA is ``value=loss``."""
     loss, grads = nnx.value_and_grad(mean_loss)(model, images, labels)
     optimizer.update(model, grads, value=loss)
 
 
 def batches(images: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """The batches of one epoch, shuffled; what is left over is dropped."""
+    """Yield the shuffled batches of one epoch. The last batch is dropped if it is smaller."""
     order = np.random.default_rng(seed).permutation(len(images))
     for start in range(0, len(order) - BATCH_SIZE + 1, BATCH_SIZE):
         rows = order[start : start + BATCH_SIZE]
@@ -54,7 +55,7 @@ def batches(images: np.ndarray, labels: np.ndarray, seed: int) -> Iterator[tuple
 
 
 def train(optimizer: optax.GradientTransformation, epochs: int) -> tuple[float, nnx.Optimizer[Classifier]]:
-    """Train one model, and return its accuracy on all digits and its optimizer."""
+    """Train one model. Return its accuracy on all digits, and its optimizer."""
     images, labels = load_digits(return_X_y=True)
     images = ((images - images.mean()) / images.std()).astype(np.float32)
     model = Classifier(nnx.Rngs(0))
@@ -66,7 +67,7 @@ def train(optimizer: optax.GradientTransformation, epochs: int) -> tuple[float, 
 
 
 def main(epochs: int) -> None:
-    """Train with and without LGA, and print what it bought."""
+    """Train without and with LGA, and print both accuracies and LGA's status."""
     base = optax.sgd(LEARNING_RATE)
     plain, _ = train(base, epochs)
     steps_per_epoch = len(load_digits().target) // BATCH_SIZE

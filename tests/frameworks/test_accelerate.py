@@ -151,7 +151,7 @@ def test_a_last_step_of_fewer_micro_batches(accumulate: int, steps: int) -> None
 
 def test_a_loader_that_is_not_prepared_is_refused() -> None:
     accelerator = accelerate.Accelerator(cpu=True)
-    with pytest.raises(UsageError, match=r"not prepared.*pass what accelerator.prepare returned"):
+    with pytest.raises(UsageError, match=r"not prepared.*pass the loader that accelerator.prepare returned"):
         steps_per_epoch(accelerator, torch.utils.data.DataLoader(batches(2), batch_size=None))  # type: ignore[arg-type]
 
 
@@ -161,7 +161,7 @@ def test_a_loader_without_a_length_is_refused() -> None:
             return iter(batches(2))
 
     accelerator = accelerate.Accelerator(cpu=True)
-    with pytest.raises(UsageError, match=r"no length.*choose steps_per_epoch"):
+    with pytest.raises(UsageError, match=r"no length.*pass steps_per_epoch"):
         steps_per_epoch(accelerator, accelerator.prepare(torch.utils.data.DataLoader(Endless(), batch_size=None)))
 
 

@@ -162,7 +162,7 @@ def test_the_callback_attaches_lga_where_configure_optimizers_does_not() -> None
 
 
 def test_settings_in_two_places_are_refused() -> None:
-    with pytest.raises(UsageError, match="LossAware cannot attach it with gamma2, eps: give the settings in one place"):
+    with pytest.raises(UsageError, match="LossAware cannot attach it with gamma2, eps: pass the settings in one place"):
         fit(Module(), loader(batches(2)), callbacks=[LossAware(gamma2=1e-3, eps=0.1)])
 
 

@@ -170,7 +170,7 @@ def test_it_follows_the_accumulation(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "lossaware"):
         run(module, loader(batches(8)), [GradientAccumulationScheduler({1: 4}), See()], max_epochs=3)
     assert seen == [8, 2, 2]
-    assert "steps_per_epoch is 2 from here on, and was 8" in caplog.text
+    assert "steps_per_epoch is now 2 and was 8" in caplog.text
     assert module.run.lga.status.statuses == 3
 
 
@@ -204,7 +204,7 @@ def test_a_run_resumes_with_epochs_of_another_length(tmp_path: Path, caplog: pyt
     made = trainer(callbacks=[LossAware(**WITHOUT_STEPS)], max_epochs=2)
     with caplog.at_level(logging.INFO, "lossaware"):
         made.fit(second, loader(batches(5)), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert "steps_per_epoch is 5 from here on, and was 8 in the checkpoint" in caplog.text
+    assert "steps_per_epoch is now 5 and was 8 in the checkpoint" in caplog.text
     assert second.run.lga.status.statuses == 2
     assert second.run.lga.status.steps == 13
     assert second.run.lga.steps_per_epoch == 5

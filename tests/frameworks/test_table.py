@@ -63,7 +63,7 @@ def test_every_promise_has_a_row() -> None:
 
 
 def test_every_row_names_a_test() -> None:
-    rows = [line for line in TABLES.splitlines() if line.startswith("| ") and "Shown by" not in line]
+    rows = [line for line in TABLES.splitlines() if line.startswith("| ") and not line.endswith("| Test |")]
     assert len(rows) == len(NAMED) >= 34
 
 

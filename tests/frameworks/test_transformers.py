@@ -77,7 +77,7 @@ def test_a_checkpoint_without_lga_is_refused(tmp_path: Path) -> None:
     first = trainer(tmp_path, "classifier", save_strategy="steps", save_steps=2, max_steps=2)
     first.train()
     (tmp_path / "checkpoint-2" / "lossaware.json").unlink()
-    with pytest.raises(RuntimeError, match="made without LGA"):
+    with pytest.raises(RuntimeError, match="saved without LGA"):
         trainer(tmp_path, "classifier").train(resume_from_checkpoint=True)
 
 

@@ -19,7 +19,7 @@ from transformers_model import LossAwareTrainer, plain, trainer  # noqa: E402
 
 from lossaware.recipes.item_count import watched_count  # noqa: E402
 
-TOO_LARGE = "gradients and the loss in the logs are 4 times too large, with LGA and without"
+TOO_LARGE = "the gradients and the logged loss are 4 times too large, with and without LGA"
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""LGA in training frameworks: a few lines each, where a framework hides the loss from its optimizer's step."""
+"""LGA in training frameworks whose optimizer step does not receive the loss."""
 
 import dataclasses
 import logging
@@ -11,15 +11,15 @@ logger = logging.getLogger("lossaware")
 
 
 def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
-    """What LGA is doing, as a flat dictionary that every logger takes.
+    """Return LGA's status as a flat dictionary, which any logger accepts.
 
     Args:
-        lga: Its status is read, which may wait for the device.
-        prefix: Put before each name.
+        lga: The LGA to read. Reading its status may synchronize with the device.
+        prefix: Prefix of each name.
 
     Returns:
-        The fields of `lossaware.Status`, and of the last `Measurement` where ``lga.measure_every`` asked for one. What
-        is not finite yet, such as the bounds before the first loss, is left out.
+        The fields of `lossaware.Status`, and of the last `Measurement` if ``lga.measure_every`` is set. Values that are
+        not finite yet, such as the bounds before the first loss, are omitted.
 
     Example:
         >>> import torch
@@ -39,11 +39,11 @@ def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
 
 
 def load_for_other_data(lga: LGA, state_dict: Any) -> None:
-    """Load a state whose epochs may have had another length; ``lga.steps_per_epoch`` stays what it is here.
+    """Load a state that may have another ``steps_per_epoch``; ``lga.steps_per_epoch`` does not change.
 
     Args:
-        lga: To load into.
-        state_dict: From `LGA.state_dict`.
+        lga: The LGA that receives the state.
+        state_dict: A state from `LGA.state_dict`.
 
     Raises:
         ValueError: See `LGA.load_state_dict`.
@@ -51,7 +51,7 @@ def load_for_other_data(lga: LGA, state_dict: Any) -> None:
     settings = state_dict.get("hyperparameters") if isinstance(state_dict, dict) else None
     if isinstance(settings, dict) and settings.get("steps_per_epoch", lga.steps_per_epoch) != lga.steps_per_epoch:
         logger.info(
-            "steps_per_epoch is %d from here on, and was %s in the checkpoint: the epochs have another length",
+            "steps_per_epoch is now %d and was %s in the checkpoint: the length of an epoch has changed",
             *(lga.steps_per_epoch, settings["steps_per_epoch"]),
         )
         state_dict = {**state_dict, "hyperparameters": {**settings, "steps_per_epoch": lga.steps_per_epoch}}

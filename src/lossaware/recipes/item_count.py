@@ -1,4 +1,4 @@
-"""Whether a loss is divided by the number of items in a batch, which the Transformers Trainer passes to it."""
+"""Detect whether a loss is divided by the number of items, which the Transformers Trainer passes to the loss."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 _READS = {"item", "tolist", "numpy", "__array__", "__float__", "__int__", "__index__"}
-"""Methods of a tensor that give its value to Python, where it can no longer be watched."""
+"""Tensor methods that return the value to Python, where it can no longer be watched."""
 
 
 class WatchedCount(Tensor):
-    """A number of items that knows whether something was computed from it that has a gradient.
+    """A number of items that records whether a result with a gradient was computed from it.
 
-    What is computed from it without a gradient, such as its inverse or a copy on another device, is watched, too.
+    Results without a gradient, such as its inverse or a copy on another device, are watched too.
     """
 
     _uses: list[Any]
@@ -28,7 +28,7 @@ class WatchedCount(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operator on plain tensors, and see where its result goes."""
+        """Run the operator on plain tensors, and record how its result is used."""
         kwargs = kwargs or {}
         counts = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, WatchedCount)]
         with torch._C.DisableTorchFunctionSubclass():
@@ -42,10 +42,10 @@ class WatchedCount(Tensor):
 
 
 def watched_count(count: Any) -> WatchedCount | None:
-    """The number of items to pass in place of this one; None where it cannot be watched.
+    """Return a watched copy of the number of items, or None if it cannot be watched.
 
     Args:
-        count: A tensor of one element; or a Python number, or a tensor of several for several devices.
+        count: A tensor of one element. A Python number, or a tensor of several elements, cannot be watched.
     """
     return _watched(count.detach(), []) if isinstance(count, Tensor) and count.numel() == 1 else None
 

@@ -1,4 +1,4 @@
-"""LGA in the Lightning Trainer, which divides the loss under accumulation and keeps it from the step in 16 bits."""
+"""LGA in the Lightning Trainer, which divides the loss under accumulation and scales it in float16."""
 
 import logging
 import math
@@ -22,15 +22,15 @@ except ImportError:
 logger = logging.getLogger("lossaware")
 
 _BEFORE_TRAINING = "lossaware_before_training"
-"""In the checkpoint of a tuner, which is written before training and restored before training."""
+"""Key in the checkpoint of a tuner, which is written and restored before training."""
 
 
 def steps_per_epoch(trainer: Any) -> int:
-    """The optimizer steps of one epoch of this Trainer, whatever its ``max_epochs`` and ``max_steps`` are.
+    """Return the number of optimizer steps in one epoch, independent of ``max_epochs`` and ``max_steps``.
 
-    It counts the batches as the Trainer does, with ``limit_train_batches`` and on this rank, and groups them by
-    ``accumulate_grad_batches``. The training data is loaded if that has not happened yet, so that it can be called in
-    ``configure_optimizers``.
+    It counts the batches of this rank as the Trainer does, with ``limit_train_batches``, and divides them by
+    ``accumulate_grad_batches``. It can be called in ``configure_optimizers``: it sets up the data loader if the Trainer
+    has not done so yet.
 
     Args:
         trainer: The ``lightning.pytorch.Trainer``, during ``fit``.
@@ -41,9 +41,8 @@ def steps_per_epoch(trainer: Any) -> int:
     steps = _steps_per_epoch(trainer)
     if steps is None:
         raise UsageError(
-            "the training data of this Trainer has no length, so the steps of an epoch are not known: pass "
-            "steps_per_epoch, the number of steps that make one loss status, or set Trainer(limit_train_batches=...) "
-            "to a number of batches"
+            "the training data has no length, so the number of steps in an epoch is unknown: pass steps_per_epoch, the "
+            "number of optimizer steps per loss status, or set Trainer(limit_train_batches=...) to a number of batches"
         )
     return steps
 
@@ -56,24 +55,25 @@ def _steps_per_epoch(trainer: Any) -> int | None:
 
 
 class LossAware(Callback):  # type: ignore[misc]  # its class is not known where Lightning is not installed
-    """Makes the optimizers of a Trainer loss-aware, and keeps LGA's state in the Trainer's checkpoints.
+    """Callback that attaches LGA to the optimizers of a Trainer, and saves its state in the Trainer's checkpoints.
 
-    When ``fit`` starts, LGA is attached to each optimizer, unless ``configure_optimizers`` has attached it to some:
-    then those alone have it. It gets the true mean loss of each step, in every precision and under accumulation. Under
-    manual optimization, where only you know which loss belongs to which optimizer, call ``lga.observe(loss)`` yourself.
-    At the Trainer's ``log_every_n_steps`` its loggers get LGA's status.
+    When ``fit`` starts, the callback attaches LGA to each optimizer. If ``configure_optimizers`` has attached LGA to
+    some optimizers, only these use it. LGA receives the mean loss of each step, in every precision and under
+    accumulation. Under manual optimization, call ``lga.observe(loss)`` yourself, because the callback cannot know which
+    loss belongs to which optimizer. Every ``log_every_n_steps`` steps, the callback sends LGA's status to the Trainer's
+    loggers.
 
-    ``steps_per_epoch`` follows the training data: it is `steps_per_epoch` of the Trainer when ``fit`` starts, and again
-    when the loader or the accumulation changes, as it does by a batch size finder. An LGA that has another value keeps
-    it.
+    The callback sets ``steps_per_epoch`` to `steps_per_epoch` of the Trainer when ``fit`` starts. It updates the value
+    when the loader or the accumulation changes, for example by a batch size finder. It does not change an LGA that was
+    attached with another value.
 
     Args:
-        **settings: Those of `LGA`; ``steps_per_epoch`` is needed only where the training data has no length.
+        **settings: The settings of `LGA`. ``steps_per_epoch`` is only needed if the training data has no length.
 
     Raises:
-        UsageError: When ``fit`` starts, if there is no optimizer; if there are settings here and LGA was attached in
-            ``configure_optimizers`` too; if the training data has no length; or if the strategy is DeepSpeed's.
-        RuntimeError: When training starts, if the checkpoint to resume from was made without LGA.
+        UsageError: When ``fit`` starts: there is no optimizer; settings are passed here and LGA was also attached in
+            ``configure_optimizers``; the training data has no length; or the strategy is DeepSpeed's.
+        RuntimeError: When training starts: the checkpoint to resume from was saved without LGA.
 
     Example:
         .. code-block:: python
@@ -92,7 +92,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
     # Attaching --------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Forget the fit before."""
+        """Reset the state of the previous fit."""
         if stage == "fit":
             self._is_before_training, self._kept, self._steps, self._following = True, None, None, []
 
@@ -103,14 +103,14 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
         if any(_companions(trainer)):
             if self._settings:
                 raise UsageError(
-                    "LGA is attached in configure_optimizers already, so LossAware cannot attach it with "
-                    f"{', '.join(self._settings)}: give the settings in one place"
+                    "LGA is already attached in configure_optimizers, so LossAware cannot attach it with "
+                    f"{', '.join(self._settings)}: pass the settings in one place only"
                 )
             self._find_followers(trainer)
             self._follow(trainer)
             return
         if not trainer.optimizers or type(trainer.optimizers[0]).__name__ == "_MockOptimizer":
-            raise UsageError("configure_optimizers returned no optimizer, so there is none to attach LGA to")
+            raise UsageError("configure_optimizers returned no optimizer, but LGA needs one")
         settings = self._settings
         if "steps_per_epoch" not in settings:
             settings = {**settings, "steps_per_epoch": steps_per_epoch(trainer)}
@@ -119,12 +119,12 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
         self._following = [] if "steps_per_epoch" in self._settings else attached
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Look whether the epoch that begins has another length."""
+        """Update ``steps_per_epoch`` if the epoch that begins has another length."""
         if batch_idx == 0:
             self._follow(trainer)
 
     def _find_followers(self, trainer: Any) -> None:
-        """Note which of those that configure_optimizers attached have the steps of an epoch; once in a fit."""
+        """Find the LGAs from configure_optimizers whose steps_per_epoch is that of the Trainer; once per fit."""
         if self._steps is None:
             self._steps = _steps_per_epoch(trainer)
             self._following = [lga for lga in _companions(trainer) if lga and lga.steps_per_epoch == self._steps]
@@ -134,9 +134,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
         if steps is None or steps == self._steps:
             return
         if self._following and trainer.is_global_zero:
-            logger.info(
-                "steps_per_epoch is %d from here on, and was %s: the epochs have another length", steps, self._steps
-            )
+            logger.info("steps_per_epoch is now %d and was %s: the length of an epoch has changed", steps, self._steps)
         for lga in self._following:
             lga.steps_per_epoch = steps
         self._steps = steps
@@ -155,7 +153,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             lga.observe(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Log the status, once a step: several batches may make one."""
+        """Log the status once per step. A step may consist of several batches."""
         step, every = trainer.global_step, trainer.log_every_n_steps
         if every and step % every == 0 and step != self._logged_at:
             self._logged_at = step
@@ -169,7 +167,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put the states into the checkpoint."""
+        """Add the states to the checkpoint."""
         companions = _companions(trainer)
         checkpoint["lossaware"] = [None if lga is None else lga.state_dict() for lga in companions]
         if self._is_before_training:
@@ -178,9 +176,9 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
                 self._find_followers(trainer)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take the states out of the checkpoint.
+        """Read the states from the checkpoint.
 
-        A tuner restores its own checkpoint while the optimizers are there; when a run resumes, they do not exist yet.
+        A tuner restores its own checkpoint when the optimizers exist. When a run resumes, they do not exist yet.
         """
         if trainer.state.fn != "fit":
             return
@@ -193,7 +191,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
                 lga.load_state_dict(state)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Load the states of a run that resumes."""
+        """Load the states of a resumed run."""
         self._follow(trainer)
         self._is_before_training = False
         kept, self._kept = self._kept, None
@@ -202,8 +200,8 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             return
         if [state is not None for state in kept] != [lga is not None for lga in companions]:
             raise RuntimeError(
-                "the checkpoint's optimizers had LGA attached in another way than this Trainer's: resume with the same "
-                "configure_optimizers and the same callbacks"
+                "the checkpoint was saved with LGA on other optimizers than in this Trainer, or without LGA: resume "
+                "with the same configure_optimizers and the same callbacks"
             )
         for lga, state in zip(companions, kept, strict=True):
             if lga is not None and state is not None:

@@ -1,4 +1,4 @@
-"""LGA in TensorBoard: one call where you log."""
+"""LGA in TensorBoard."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from lossaware.recipes import metrics
 
 
 def log_status(writer: Any, lga: LGA, step: int | None = None, prefix: str = "lga/") -> None:
-    """Write what LGA is doing as scalars.
+    """Write LGA's status as scalars.
 
     Args:
-        writer: A ``torch.utils.tensorboard.SummaryWriter``, or anything else with its ``add_scalar``.
-        lga: Its status is read, which may wait for the device.
-        step: The step to show it at; the number of optimizer steps so far if None.
-        prefix: Put before each name.
+        writer: A ``torch.utils.tensorboard.SummaryWriter``, or another object with the method ``add_scalar``.
+        lga: The LGA to read. Reading its status may synchronize with the device.
+        step: The step of the scalars. None means the number of optimizer steps so far.
+        prefix: Prefix of each name.
     """
     step = lga.status.steps if step is None else step
     for name, value in metrics(lga, prefix).items():

@@ -1,4 +1,4 @@
-"""LGA in the Transformers Trainer, which calls ``optimizer.step()`` and keeps the loss to itself."""
+"""LGA in the Transformers Trainer, which calls ``optimizer.step()`` without the loss."""
 
 import json
 import math
@@ -16,24 +16,25 @@ from lossaware.recipes.accelerate import optimizer_inside
 from lossaware.recipes.item_count import watched_count
 
 FILE = "lossaware.json"
-"""LGA's state, in the checkpoint folder."""
+"""Name of the file with LGA's state in the checkpoint folder."""
 
 
 class LossAware:
-    """Mixin that makes a ``transformers.Trainer`` loss-aware; to be named before it.
+    """Mixin that makes a ``transformers.Trainer`` loss-aware. Put it before the Trainer in the list of base classes.
 
-    LGA gets the true mean loss of each step, also under accumulation and where the Trainer divides by tokens; its
-    state is saved in the checkpoints, and its status is in the logs. ``steps_per_epoch`` follows the training data,
-    also where ``auto_find_batch_size`` changes the batch size or ``train`` is called again, unless it is given.
+    LGA receives the mean loss of each step, also under accumulation, and if the Trainer divides by the number of
+    tokens. LGA's state is saved in the checkpoints, and its status is in the logs. ``steps_per_epoch`` is computed from
+    the training data unless you pass it. It is updated when ``auto_find_batch_size`` changes the batch size, and when
+    ``train`` is called again.
 
     Args:
-        *args: Those of the Trainer.
-        lga: The settings of `LGA`; ``steps_per_epoch`` is needed only where the training data has no length.
-        **kwargs: Those of the Trainer.
+        *args: Arguments of the Trainer.
+        lga: The settings of `LGA`. ``steps_per_epoch`` is only needed if the training data has no length.
+        **kwargs: Keyword arguments of the Trainer.
 
     Raises:
-        UsageError: When training starts, if the training data has no length, or the Trainer uses DeepSpeed.
-        RuntimeError: When training resumes from a checkpoint that was made without LGA.
+        UsageError: When training starts: the training data has no length, or the Trainer uses DeepSpeed.
+        RuntimeError: When training resumes: the checkpoint was saved without LGA.
 
     Example:
         .. code-block:: python
@@ -45,12 +46,12 @@ class LossAware:
     """
 
     lga: LGA | None
-    """Once training has started."""
+    """The attached LGA; None before training starts."""
 
     def __init__(self, *args: Any, lga: dict[str, Any], **kwargs: Any) -> None:
         self.lga = None
         self._lga_settings = dict(lga)
-        self._own: LGA | None = None  # the one that was attached here
+        self._own: LGA | None = None  # the LGA that this mixin attached
         self._batches: int | None = None  # of an epoch, once the Trainer has loaded the training data
         self._divides: bool | None = None  # whether the loss is divided by the number of items, once that is known
         super().__init__(*args, **kwargs)
@@ -58,17 +59,17 @@ class LossAware:
     # Attaching --------------------------------------------------------------------------------------------------------
 
     def set_initial_training_values(self, args: Any, dataloader: Any, *more: Any, **kwargs: Any) -> Any:
-        """The Trainer's, which counts the batches of the training data that it has just loaded."""
+        """Call the Trainer's method, and count the batches of the training data that it has just loaded."""
         self._batches = _length(dataloader)
         return super().set_initial_training_values(args, dataloader, *more, **kwargs)  # type: ignore[misc]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's optimizer, with LGA attached."""
+        """Create the Trainer's optimizer, and attach LGA to it."""
         trainer: Any = self
         if getattr(trainer, "is_deepspeed_enabled", False):
             raise UsageError("LGA does not support the Trainer with DeepSpeed: use DDP or FSDP")
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
-        inner = optimizer_inside(optimizer)  # of a second call to train, which finds Accelerate's wrapper
+        inner = optimizer_inside(optimizer)  # a second call to train finds Accelerate's wrapper
         self.lga = LGA.of(inner)
         if self.lga is None:
             settings = self._lga_settings
@@ -77,7 +78,7 @@ class LossAware:
             self.lga = self._own = LGA(inner, **settings)
         elif self.lga is self._own and self._follows:
             self.lga.steps_per_epoch = self._steps_per_epoch()
-        self.lga.forget()  # the losses of a step that was not made, for lack of memory
+        self.lga.forget()  # losses of a step that ran out of memory
         self._divides = None
         return optimizer
 
@@ -90,8 +91,8 @@ class LossAware:
         batches = _length(trainer.get_train_dataloader()) if self._batches is None else self._batches
         if batches is None:
             raise UsageError(
-                "the training data has no length, so the steps of an epoch are not known: pass the number of steps "
-                "that make one loss status, lga={'steps_per_epoch': ...}"
+                "the training data has no length, so the number of steps in an epoch is unknown: pass the number of "
+                "optimizer steps per loss status, lga={'steps_per_epoch': ...}"
             )
         accumulated: int = trainer.args.gradient_accumulation_steps
         return max(1, math.ceil(batches / accumulated))
@@ -101,14 +102,14 @@ class LossAware:
     def training_step(
         self, model: Any, inputs: Any, num_items_in_batch: Any = None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """The Trainer's, whose result LGA observes."""
+        """Call the Trainer's method, and pass the loss to LGA."""
         trainer: Any = self
         step: Any = super().training_step  # type: ignore[misc]
         parts: int = trainer.current_gradient_accumulation_steps
         sums = self._sums_micro_batches(num_items_in_batch)
         if sums and self._divides is None:
             count = watched_count(num_items_in_batch)
-            # What is watched must not be traced by a compiled model.
+            # A compiled model must not trace the watched count.
             with torch.compiler.set_stance("force_eager"):
                 loss: Tensor = step(model, inputs, num_items_in_batch if count is None else count, *args, **kwargs)
             self._divides = num_items_in_batch is not None if count is None else count.is_used
@@ -117,21 +118,21 @@ class LossAware:
         else:
             loss = step(model, inputs, num_items_in_batch, *args, **kwargs)
         if self.lga is not None:
-            # The Trainer's losses of the micro-batches add up to that of the step, and LGA takes their mean; but where
-            # the Trainer adds up means, each is a mean already.
+            # Normally the micro-batch losses of the Trainer add up to the loss of the step. LGA averages the observed
+            # losses, so each is multiplied by their number. If the Trainer adds up means, each loss is already a mean.
             adds_means = sums and not self._divides
             self.lga.observe(loss / self._excess(num_items_in_batch) if adds_means else loss * parts)
         return loss
 
     def _sums_micro_batches(self, num_items_in_batch: Any) -> bool:
-        """Whether the Trainer adds up losses, as it assumes that they are divided by the items of the whole step."""
+        """Whether the Trainer adds up losses, assuming that they are divided by the items of the whole step."""
         trainer: Any = self
         if getattr(trainer, "loss_is_scaled_for_ga", None) is not None:  # since Transformers 5.24: the user decides
             return False
         return (trainer.model_accepts_loss_kwargs and num_items_in_batch is not None) or bool(trainer.compute_loss_func)
 
     def _excess(self, num_items_in_batch: Any) -> int:
-        """What the Trainer multiplies a loss by on several ranks, as it takes it to be divided by the items of all."""
+        """The factor on the loss with several ranks: the Trainer assumes division by the items of all ranks."""
         trainer: Any = self
         is_own = next(c for c in type(self).__mro__ if "compute_loss" in vars(c)).__module__.partition(".")[0]
         if is_own != "transformers" or num_items_in_batch is None or not trainer.args.average_tokens_across_devices:
@@ -147,14 +148,15 @@ class LossAware:
         if not trainer.compute_loss_func:
             remedy += ", or set trainer.model_accepts_loss_kwargs = False before trainer.train()"
         warnings.warn(
-            "the loss of this Trainer is the mean of a micro-batch, but the Trainer takes it to be divided by "
-            f"num_items_in_batch, the items of the whole step: gradients and the loss in the logs are {times} times "
-            f"too large, with LGA and without. LGA gets the true mean. For true gradients, {remedy}",
+            "the loss of this Trainer is the mean over a micro-batch, but the Trainer assumes that it is divided by "
+            "num_items_in_batch, the number of items in the whole step. So the gradients and the logged loss are "
+            f"{times} times too large, with and without LGA. LGA uses the correct mean. To correct the gradients, "
+            f"{remedy}",
             stacklevel=3,
         )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """The Trainer's, with LGA's status beside the training loss."""
+        """Call the Trainer's method, and add LGA's status to the training loss."""
         if self.lga is not None and "loss" in logs:
             logs = {**logs, **metrics(self.lga)}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -176,7 +178,7 @@ class LossAware:
             return
         path = os.path.join(checkpoint, FILE)
         if not os.path.isfile(path):
-            raise RuntimeError(f"{checkpoint} has no {FILE}: it was made without LGA, so LGA cannot resume from it")
+            raise RuntimeError(f"{checkpoint} has no {FILE}: it was saved without LGA, so LGA cannot resume from it")
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         if self.lga is self._own and self._follows:
