@@ -13,9 +13,10 @@ from lossaware._version import __version__
 from lossaware.errors import Note, UsageError
 
 try:
-    from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+    from cyclopts import App, CycloptsError, Parameter
 
     from lossaware.cli.compare import compare
+    from lossaware.cli.mistakes import explain
     from lossaware.cli.output import listing, say
 except ImportError as error:
     raise SystemExit(f"lossaware: the command line needs {error.name}: pip install 'lossaware[studies]'") from None
@@ -88,11 +89,8 @@ def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
     except UsageError as error:
         say(str(error))
         code = 2
-    except UnusedCliTokensError as error:
-        say(f"unexpected argument {' '.join(error.unused_tokens or [])!r}")
-        code = 2
     except CycloptsError as error:
-        say(str(error))
+        say(explain(error))
         code = 2
     except KeyboardInterrupt as stop:
         say(str(stop) or "stopped")

@@ -125,6 +125,7 @@ def show(
         results: Folder of exported studies.
         format: How to write it: text, markdown, latex, html, csv or json.
     """
+    from lossaware.cli.output import say
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.report.study_table import study_table
     from lossaware.studies.report.writers import check_format, write
@@ -133,6 +134,11 @@ def show(
     check_format(format)
     with measurements(out, results) as there:
         table = there.table(load_study(name))
+    if not any(measured.values for measured in table.cells.values()):
+        say(
+            f"nothing of it is measured: runs are looked for in {out} (--out), exported ones in {results} (--results); "
+            "a clone of the repository has those of the paper in its folder results"
+        )
     if format == "text":
         _print(table)
     else:

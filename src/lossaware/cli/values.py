@@ -70,7 +70,9 @@ def sizes(option: str, text: str) -> "list[float | str]":
     """As `numbers`, of at least 0; ``auto`` may be among them."""
     found: list[float | str] = []
     for part in text.split(","):
-        found += ["auto"] if part.strip() == "auto" else numbers(option, part, at_least=0.0)
+        if (word := part.strip()).lower() == "auto" != word:
+            raise UsageError(f"{option} must be numbers or auto, separated by commas, got {word!r}; did you mean auto?")
+        found += ["auto"] if word == "auto" else numbers(option, part, at_least=0.0)
     return _unique(option, found, lambda value: value if isinstance(value, str) else f"{value:g}")
 
 

@@ -22,7 +22,7 @@ from lossaware.studies.specs.trial_function import TrialFunction
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.results import FinishedRuns
 from lossaware.studies.training.function import rehearse_functions
-from lossaware.studies.training.rehearse import check
+from lossaware.studies.training.rehearse import check, rehearse_steps
 from lossaware.studies.training.run import check_spec
 
 
@@ -55,11 +55,11 @@ def carry_out(
     check(specs, task)
     page, database = out / "report.html", out / "results.sqlite"
     if is_new := not database.exists():
-        task.load(data)  # its errors belong before anything is written
+        rehearse_steps(specs, task, task.load(data))  # its errors belong before anything is written
     report.check_writable(page)
     with Store(database) as store:
-        if not is_new and store.missing(specs):
-            task.load(data)
+        if not is_new and (missing := store.missing(specs)):
+            rehearse_steps(missing, task, task.load(data))
         failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         return summarize(study, task, FinishedRuns(store), page, failures)
 

@@ -12,7 +12,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.results import Results
-from lossaware.studies.training.run import make_scheduler
+from lossaware.studies.training.scheduler import make_scheduler
 
 
 def adopt_equal(specs: Iterable[RunSpec], results: Results, store: Store) -> int:

@@ -164,6 +164,11 @@ class Task:
         Raises:
             UsageError: `model` fails, or returns something else.
         """
+        if isinstance(self.model, nn.Module):
+            raise UsageError(
+                f"task {self.name!r}: model must be a function that makes one, so that each seed has its own: "
+                f"got a {type(self.model).__name__}; write model=lambda: {type(self.model).__name__}(...)"
+            )
         try:
             model = self.model()
         except UsageError:

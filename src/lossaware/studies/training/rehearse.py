@@ -9,12 +9,14 @@ from torch.optim import Optimizer
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.optimizers import make_optimizer
+from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec, format_options
 from lossaware.studies.specs.task import Data, Task
 from lossaware.studies.training import run
 from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.ranks import ranks_of
-from lossaware.studies.training.run import advance, make_scheduler
+from lossaware.studies.training.reproducible import reproducible
+from lossaware.studies.training.scheduler import advance, make_scheduler
 
 
 def check(specs: Sequence[RunSpec], task: Task) -> None:
@@ -25,6 +27,26 @@ def check(specs: Sequence[RunSpec], task: Task) -> None:
     """
     for spec in {replace(spec, seed=0): spec for spec in specs}.values():
         rehearse(spec, task)
+
+
+def rehearse_steps(specs: Sequence[RunSpec], task: Task, data: Data) -> None:
+    """Train each arm on one batch, and test one, so that what fails there is one line before the first run.
+
+    Runs that several ranks share are left out, as this process is one of them alone.
+
+    Raises:
+        UsageError: The task measures no loss or no score, or whatever else fails; with the place in the user's code.
+    """
+    arms = {(spec.optimizer, spec.lga): spec for spec in reversed(specs) if spec.distributed is None}
+    for spec in reversed(arms.values()):
+        try:
+            with reproducible(spec.device, threads=None), torch.random.fork_rng():
+                run.rehearse_step(spec, task, data)
+        except UsageError:
+            raise
+        except Exception as error:
+            arm = f"{spec.optimizer}, {'without' if spec.lga is None else 'with LGA'}"
+            raise UsageError(f"task {task.name!r}: {arm}, fails in a rehearsal of one step: {where(error)}") from error
 
 
 def rehearse(spec: RunSpec, task: Task) -> None:

@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim import Optimizer
 
 from lossaware.errors import GateWarning, UsageError
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
-from lossaware.studies.specs.options import call, did_you_mean, where
-from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, format_options
+from lossaware.studies.specs.options import did_you_mean, where
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.task import Batch, Data, Examples, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training.attach import attach_lga
@@ -30,6 +29,7 @@ from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import RecordedStep, Step, can_record
 from lossaware.studies.training.ranks import Alone, SharedCheckpoint, check_ranks, ranks_of
 from lossaware.studies.training.reproducible import reproducible
+from lossaware.studies.training.scheduler import advance, make_scheduler
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
 """Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
@@ -83,6 +83,17 @@ def run(
             if shared is not None and epoch < spec.epochs:
                 shared.keep(lambda: _kept(training, records))
             yield records[-1]
+
+
+def rehearse_step(spec: RunSpec, task: Task, data: Data) -> None:
+    """Train on one batch and test one.
+
+    Raises:
+        UsageError: See `run`.
+        Exception: Whatever the task raises.
+    """
+    with warnings.catch_warnings(action="ignore"):  # they come again in the run
+        _Training(spec, task, data).rehearse()
 
 
 def _begun(
@@ -172,6 +183,16 @@ class _Training:
             lga=None if self._lga is None else {k: float(v) for k, v in asdict(self._lga.status).items()},
             seconds=seconds,
         )
+
+    def rehearse(self) -> None:
+        """Train on one batch and test one."""
+        self._model.train()
+        set_mode(self._optimizer, "train")
+        self._step(next(iter(self._batches)))
+        self._model.eval()
+        set_mode(self._optimizer, "eval")
+        with torch.no_grad():
+            self._measure(next(iter(self._test.batches(self._task.test_batch_size, None))))
 
     @torch.no_grad()
     def _tested(self) -> dict[str, float]:
@@ -334,10 +355,17 @@ def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
         raise UsageError(f"{what} must return tensors by name, got {type(measures).__name__}")
     for name in ("loss", task.score):
         if name not in measures:
-            raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}")
+            remedy = "" if name == "loss" else "; Task(score=...) says which of them is the score"
+            raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}{remedy}")
     for name, value in measures.items():
         if not (isinstance(value, Tensor) and value.numel() == 1):
-            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            got = (
+                f"a tensor of shape {tuple(value.shape)}; reduce it, for example by .mean()"
+                if isinstance(value, Tensor)
+                else f"{type(value).__name__}; leave out .item()"
+                if isinstance(value, float)
+                else type(value).__name__
+            )
             raise UsageError(f"{what} must return a tensor of one number for {name!r}, got {got}")
     if torch.is_grad_enabled() and not measures["loss"].requires_grad:
         raise UsageError(f"{what} returns a loss that has no gradient; was it detached?")
@@ -355,44 +383,6 @@ def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> C
             due = now + PROGRESS_SECONDS
 
     return report
-
-
-def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
-    if spec.scheduler is None:
-        if spec.scheduler_options:
-            raise UsageError(
-                f"scheduler_options need a scheduler, got {format_options(spec.scheduler_options)} and none"
-            )
-        return None
-    known = {
-        name: found
-        for name, found in vars(lr_scheduler).items()
-        if isinstance(found, type) and issubclass(found, LRScheduler) and not name.endswith("LRScheduler")
-    }
-    if spec.scheduler not in known:
-        raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
-    if isinstance(milestones := dict(spec.scheduler_options).get("milestones", ()), str) and "," not in milestones:
-        # torch would take its characters for milestones.
-        raise UsageError(
-            f"scheduler {spec.scheduler!r}: milestones must be whole numbers separated by commas, one alone as '3,': "
-            f"got {milestones!r}"
-        )
-    if any("lr" not in group for group in optimizer.param_groups):
-        raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
-    found = call(
-        f"scheduler {spec.scheduler!r}", known[spec.scheduler], optimizer, options=dict(spec.scheduler_options)
-    )
-    assert isinstance(found, LRScheduler)
-    return found
-
-
-def advance(scheduler: LRScheduler | None, loss: float) -> None:
-    """What a scheduler does after an epoch, whose mean training loss is given."""
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(loss)
-    elif scheduler is not None:
-        scheduler.step()
 
 
 def check_spec(spec: RunSpec) -> None:

@@ -1,0 +1,68 @@
+"""Learning-rate schedulers of torch by name, stepped once an epoch."""
+
+from inspect import signature
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.options import call, did_you_mean
+from lossaware.studies.specs.run_spec import RunSpec, format_options
+
+
+def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
+    """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
+    if spec.scheduler is None:
+        if spec.scheduler_options:
+            raise UsageError(
+                f"scheduler_options need a scheduler, got {format_options(spec.scheduler_options)} and none"
+            )
+        return None
+    known = {
+        name: found
+        for name, found in vars(lr_scheduler).items()
+        if isinstance(found, type) and issubclass(found, LRScheduler) and not name.endswith("LRScheduler")
+    }
+    if spec.scheduler not in known:
+        raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
+    if isinstance(milestones := dict(spec.scheduler_options).get("milestones", ()), str) and "," not in milestones:
+        # torch would take its characters for milestones.
+        raise UsageError(
+            f"scheduler {spec.scheduler!r}: milestones must be whole numbers separated by commas, one alone as '3,': "
+            f"got {milestones!r}"
+        )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
+    found = _with_example(spec, known[spec.scheduler], optimizer)
+    assert isinstance(found, LRScheduler)
+    return found
+
+
+def _with_example(spec: RunSpec, kind: Any, optimizer: Optimizer) -> Any:
+    """The scheduler; where arguments are missing, the message has an example with all of them."""
+    what = f"scheduler {spec.scheduler!r}"
+    try:
+        return call(what, kind, optimizer, options=dict(spec.scheduler_options))
+    except UsageError as error:
+        needed = [
+            each.name
+            for each in list(signature(kind).parameters.values())[1:]
+            if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD
+        ]
+        if "missing" not in str(error) or not needed:
+            raise
+        example = ",".join(f"{name}={_EXAMPLES.get(name, spec.epochs)}" for name in needed)
+        raise UsageError(f"{error}; for example {spec.scheduler},{example}") from error
+
+
+_EXAMPLES = {"step_size": 5, "gamma": 0.5, "milestones": "5,10", "max_lr": 0.1, "base_lr": 1e-3}
+"""Values for a message; of any other argument it is the number of epochs."""
+
+
+def advance(scheduler: LRScheduler | None, loss: float) -> None:
+    """What a scheduler does after an epoch, whose mean training loss is given."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(loss)
+    elif scheduler is not None:
+        scheduler.step()

@@ -1,0 +1,87 @@
+"""What is told to a command line with a mistake: one line that says how to write it, and exit code 2."""
+
+import pytest
+
+from lossaware.cli import main
+
+OWN = """
+import torch
+from torch import nn
+from lossaware.studies.task import Data, InMemory, Task
+
+train = InMemory((torch.randn(20, 2), torch.randn(20, 1)))
+data = Data(train=train, test=InMemory((torch.ones(4, 2), torch.ones(4, 1))))
+
+
+def measure(model, batch):
+    loss = nn.functional.mse_loss(model(batch[0]), batch[1])
+    return {"loss": loss, "accuracy": loss.detach()}
+
+
+def build():
+    return Task("own", "Mine", lambda: nn.Linear(2, 1), lambda folder: data, measure, epochs=1, batch_size=10)
+"""
+
+
+def said(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    return shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("compare digits --lrs 1e-4 1e-3", "'1e-3': separate several values by commas, as in --lrs 1e-4,1e-3"),
+        ("compare digits --gamma2 1e-8 auto", "separate several values by commas"),
+        ("compare digits else", "unexpected argument 'else'"),
+        ("compare digits --gamma2 Auto", "got 'Auto'; did you mean auto?"),
+        ("compare digits --weight-decay 0.1", "option of the task or the function is set by --set weight_decay=VALUE"),
+        ("compare digits --directon maximize", "Did you mean --direction?"),
+        ("study run", "study run wants NAME: lossaware study run --help"),
+        ("study show", "study show wants NAME"),
+        ("compare digits --scheduler CyclicLR", "for example CyclicLR,base_lr=0.001,max_lr=0.1"),
+        ("compare digits --scheduler StepLR --epochs 3", "'step_size'; for example StepLR,step_size=5"),
+        ("compare digits --scheduler MultiStepLR", "for example MultiStepLR,milestones=5,10"),
+    ],
+)
+def test_a_command_line(capsys, tmp_path, words, message):
+    out = ["--out", str(tmp_path / "out")] if "compare" in words else []
+    assert message in said(capsys, *words.split(), *out)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("lambda: nn.Linear(2, 1)", "nn.Linear(2, 1)"), "model must be a function that makes one, so that each seed"),
+        (("batch[0])", "batch['x'])"), "sgd, without, fails in a rehearsal of one step: TypeError: tuple indices"),
+        (("batch[0])", "batch[0].double())"), "sgd, without, fails in a rehearsal of one step: RuntimeError"),
+        (
+            ("nn.Linear(2, 1), lambda", "nn.Linear(3, 1), lambda"),
+            "fails in a rehearsal of one step: RuntimeError: mat1",
+        ),
+        (('"loss": loss,', '"loss": loss.item(),'), "for 'loss', got float; leave out .item()"),
+        (("batch[1])", "batch[1], reduction='none')"), "of shape (10, 1); reduce it, for example by .mean()"),
+        (('"accuracy"', '"mse"'), "must return 'accuracy', got loss, mse; Task(score=...) says which of them"),
+        (("torch.ones(4, 2)", "torch.ones(4, 3)"), "fails in a rehearsal of one step: RuntimeError"),
+    ],
+)
+def test_a_task(capsys, tmp_path, change, message):
+    (tmp_path / "own.py").write_text(OWN.replace(*change))
+    words = ["compare", f"{tmp_path / 'own.py'}:build", "--optimizers", "sgd", "--lrs", "1e-2", "--seeds", "1"]
+    assert message in said(capsys, *words, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_that_is_not_measured_says_where_it_looked(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", "show", "table01"])
+    assert not stopped.value.code
+    shown = capsys.readouterr().err
+    assert "runs are looked for in lossaware-out (--out), exported ones in results (--results)" in shown
