@@ -1,11 +1,13 @@
 """The examples run as they stand, made smaller by options alone."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from lossaware.cli import main
+from support import needs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -23,3 +25,35 @@ def test_a_loop_of_ones_own(tmp_path, capsys):
     shown = compared(capsys, f"{EXAMPLES / 'compare_loop.py'}:train", "--direction", "maximize", *small)
     assert "Accuracy after the last epoch, %" in shown
     assert re.search(r"^1e-4 +[\d.]+ ± ", shown, re.MULTILINE)
+
+
+def test_a_table_of_numbers(tmp_path, capsys):
+    small = ["--seeds", "2", "--epochs", "2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
+    shown = compared(capsys, f"{EXAMPLES / 'compare_tabular.py'}:train", "--direction", "minimize", *small)
+    assert "Error after the last epoch" in shown
+
+
+def test_lightning(tmp_path, capsys):
+    needs("lightning")
+    small = ["--seeds", "1", "--set", "epochs=2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
+    shown = compared(capsys, f"{EXAMPLES / 'compare_lightning.py'}:train", "--direction", "maximize", *small, "--json")
+    [row] = json.loads(shown)["tables"][0]["rows"]
+    assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0
+
+
+def test_jax(tmp_path, capsys):
+    needs("optax")
+    small = ["--seeds", "1", "--epochs", "2", "--lrs", "1e-3", "--jobs", "2", "--out", str(tmp_path)]
+    shown = compared(capsys, f"{EXAMPLES / 'compare_jax.py'}:train", "--direction", "maximize", *small, "--json")
+    [row] = json.loads(shown)["tables"][0]["rows"]
+    assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0
+
+
+def test_accelerate_by_its_launcher(tmp_path, capsys):
+    needs("accelerate")
+    command = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu "
+    command += str(EXAMPLES / "compare_accelerate.py")
+    small = ["--seeds", "1", "--epochs", "1", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
+    shown = compared(capsys, "--command", command, "--direction", "maximize", *small, "--json")
+    [row] = json.loads(shown)["tables"][0]["rows"]
+    assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0

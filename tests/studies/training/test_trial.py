@@ -116,6 +116,21 @@ def test_the_base_of_an_arm(tmp_path):
     assert isinstance(trial.attach(trial.make_optimizer(params), steps_per_epoch=1), Baseline)
 
 
+def test_what_comes_before_the_first_epoch_is_no_training_time(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("lossaware.studies.training.trial.time.perf_counter", lambda: now)
+
+    def slow_to_begin(trial):
+        nonlocal now
+        now += 100.0
+        for epoch in trial.epochs(2):
+            now += 3.0
+            trial.report(epoch, loss=1.0)
+        return 0
+
+    assert [record.seconds for record in run(tmp_path, slow_to_begin)[0]] == [3.0, 3.0, 3.0]
+
+
 # --- reports --------------------------------------------------------------------------------------------------------
 
 

@@ -40,7 +40,8 @@ def rehearse_steps(specs: Sequence[RunSpec], task: Task, data: Data) -> None:
     arms = {(spec.optimizer, spec.lga): spec for spec in reversed(specs) if spec.distributed is None}
     for spec in reversed(arms.values()):
         try:
-            with reproducible(spec.device, threads=None), torch.random.fork_rng():
+            devices: list[int] | None = None if spec.device == "cuda" else []
+            with reproducible(spec.device, threads=None), torch.random.fork_rng(devices):
                 run.rehearse_step(spec, task, data)
         except UsageError:
             raise
