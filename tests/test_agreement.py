@@ -20,7 +20,7 @@ from lossaware import LGA, UsageError
 from lossaware.agreement import Agreement
 from lossaware.base_bound import SAMPLE, _sample
 from lossaware.law_state import HOST, LawState
-from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
+from support import default_dtype, flat, parameters, set_gradients, torch_optimizer
 
 SHAPES = ((6, 4), (6,), (), (3, 2, 2))
 SIZE = 43
@@ -553,16 +553,11 @@ def test_values_out_of_range_are_told(given_: dict[str, Any], message: str) -> N
         Agreement(**given_)
 
 
-def test_compiled_steps_and_jax_say_that_they_have_it_not() -> None:
+def test_compiled_steps_say_that_they_have_it_not() -> None:
     _, optimizer, lga = attached()
     assert optimizer is lga.optimizer
     with pytest.raises(UsageError, match="Agreement has no compiled step so far"):
         lga.compile()
-    optax = needs("optax")
-    from lossaware.optax import loss_aware
-
-    with pytest.raises(ValueError, match="Agreement is for torch"):
-        loss_aware(optax.sgd(1e-3), steps_per_epoch=1, gamma2="agreement")
 
 
 def test_parameters_elsewhere_than_on_the_cpu_are_refused() -> None:

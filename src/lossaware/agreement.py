@@ -10,6 +10,9 @@ from typing import ClassVar
 from lossaware.gamma2 import Defaults, Gamma2Rule
 from lossaware.law_state import LawState, Ops, Scalar, Status
 
+FEW_MEDIANS = 5.0
+"""A vector has the scale of the matrix before it, unless that is so many times the median of all."""
+
 
 @dataclass(frozen=True)
 class Agreement(Gamma2Rule):

@@ -23,36 +23,14 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(f"lossaware.optax needs {error.name}: pip install lossaware[jax]") from None
 
+from lossaware.jax_state import LossAwareState, WithoutNaN, fresh_state, wide, widest_float
+
 __all__ = ["LossAwareState", "MultiStepsState", "apply_updates_stochastically", "loss_aware", "multi_steps", "status"]
 
 PyTree = Any
 
 _LACKING_BITS = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float16): 13}
 """Mantissa bits of float32 that the type lacks."""
-
-_COUNTERS = ("count", "statuses", "opened", "steps", "nonfinite")
-"""Fields of the law's state that hold whole numbers; float32 would stop counting at 16.8 million."""
-
-
-class LossAwareState(NamedTuple):
-    """State of `loss_aware`.
-
-    Attributes:
-        law: What the law remembers, field by field of shape (): whole numbers are int32, the others float32, or
-            float64 where ``jax_enable_x64`` is on. Losses that are not known yet are 0.
-        gamma2: gamma2 at the last step, after all that moved it; shape ().
-        base: State of the base optimizer.
-        scale: Where the rule for gamma2 uses it, as ``"auto"`` does, the root mean square of the parameters at the
-            start, else 0; shape ().
-        mean: Where the rule has a momentum, the running mean of the gradients over the steps that pushed, in the shapes
-            and dtypes of the parameters, but float32 where these have 16 bits; 0 before the first; else None.
-    """
-
-    law: LawState
-    gamma2: jax.Array
-    base: PyTree
-    scale: jax.Array
-    mean: PyTree = None
 
 
 @says_what_is_missing
@@ -102,8 +80,9 @@ def loss_aware(
             that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
         gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
             ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It keeps one
-            more array for each parameter, a running mean of the gradients. Or a rule of your own, see
-            `lossaware.gamma2.Gamma2Rule`.
+            more array for each parameter, a running mean of the gradients. ``"agreement"`` goes by whether gradients
+            agree, bounds the base's update too, and needs no ``steps_per_epoch``; see `lossaware.agreement.Agreement`.
+            Or a rule of your own, see `lossaware.gamma2.Gamma2Rule`.
         eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
             0 where gamma2 sets itself.
         xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
@@ -163,44 +142,49 @@ def loss_aware(
         arrays=(jax.Array,),  # optax.inject_hyperparams holds them, and they may be traced
         remedy_for_schedules="; for a schedule use optax.inject_hyperparams",
     )
-    if settings.rule.moves_base:
-        raise ValueError(f"gamma2 must be another rule in JAX so far: {type(settings.rule).__name__} is for torch")
     law, rule, xi, rest = settings.law, settings.rule, settings.xi, settings.zero_gradient == "rest"
     inner = optax.with_extra_args_support(base)
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
 
+    def read(value: Any) -> jax.Array:
+        loss = read_loss(value)
+        return loss if axis_name is None else mean_over_devices(loss, axis_name)
+
+    if rule.moves_base:
+        from lossaware.optax_agreement import agreement_aware
+
+        return agreement_aware(inner, settings, read)
+
     def init(params: PyTree) -> LossAwareState:
         scale = _scale_of(params) if rule.uses_scale else jnp.zeros((), widest_float())
-        mean = jax.tree.map(lambda p: jnp.zeros_like(p, _wide(p)), params) if rule.momentum else None
-        fresh = fresh_state()
-        return LossAwareState(fresh, reported(fresh, group_size(scale)), inner.init(params), scale, mean)
+        mean = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p)), params) if rule.momentum else None
+        law_state = fresh_state()
+        return LossAwareState(law_state, reported(law_state, group_size(scale)), inner.init(params), scale, mean)
 
     def group_size(scale: jax.Array) -> Any:
         return rule.group_size(scale if rule.uses_scale else 1.0, xi)
 
     def reported(state: LawState, size: Any) -> jax.Array:
-        return jnp.asarray(rule.gamma2(state, size, _WithoutNaN), widest_float())
+        return jnp.asarray(rule.gamma2(state, size, WithoutNaN), widest_float())
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[PyTree, LossAwareState]:
-        loss = read_loss(value)
-        if axis_name is not None:
-            loss = mean_over_devices(loss, axis_name)
+        loss = read(value)
         moved = law.advance(state.law, loss, jnp)
         moved = LawState(*(new.astype(old.dtype) for new, old in zip(moved, state.law, strict=True)))
         size = group_size(state.scale)
         amount = jnp.asarray(size * rule.step_size(moved, jnp), widest_float())
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
-        mean, read = state.mean, updates
+        mean, seen = state.mean, updates
         if rule.momentum:
             weight = 1 - rule.momentum
-            earlier = jax.tree.map(lambda m: jnp.asarray(m, _wide(m)), state.mean)  # of older versions: of 16 bits
-            mean = read = jax.tree.map(
+            earlier = jax.tree.map(lambda m: jnp.asarray(m, wide(m)), state.mean)  # of older versions: of 16 bits
+            mean = seen = jax.tree.map(
                 lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), earlier, updates
             )
-        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, read)
+        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, seen)
         return corrected, LossAwareState(moved, reported(moved, size), base_state, state.scale, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -232,7 +216,8 @@ def status(state: PyTree) -> Status:
         )
     if law.steps == law.nonfinite:
         law = law._replace(loss=math.nan, upper=math.nan)
-    return summarize(law, float(gamma2), 0)
+    state_of_ours: LossAwareState = found[0]
+    return state_of_ours.summarized(summarize(law, float(gamma2), 0))
 
 
 # Accumulation ---------------------------------------------------------------------------------------------------------
@@ -358,9 +343,9 @@ def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest
     if jnp.iscomplexobj(g):
         parts = (_corrected(u, part, amount, xi, rest) for u, part in ((update.real, g.real), (update.imag, g.imag)))
         return jax.lax.complex(*parts)
-    update, wide = jnp.asarray(update), _wide(g)
-    g, xi = jnp.asarray(g, wide), jnp.asarray(xi, wide)
-    push = amount.astype(wide) / jnp.where(g >= 0, g + xi, g - xi)  # Eq. 5
+    update, kind = jnp.asarray(update), wide(g)
+    g, xi = jnp.asarray(g, kind), jnp.asarray(xi, kind)
+    push = amount.astype(kind) / jnp.where(g >= 0, g + xi, g - xi)  # Eq. 5
     moves = (amount != 0) & (g != 0) if rest else amount != 0
     return jnp.where(moves, (update - push).astype(update.dtype), update)
 
@@ -371,33 +356,6 @@ def _scale_of(params: PyTree) -> jax.Array:
     total = sum(jnp.sum(jnp.square(jnp.abs(leaf).astype(widest_float()))) for leaf in leaves)
     count = sum(leaf.size for leaf in leaves)
     return jnp.maximum(jnp.sqrt(jnp.asarray(total, widest_float()) / max(count, 1)), SMALLEST_SCALE)
-
-
-class _WithoutNaN:
-    """JAX's operators, but 0 in place of what is not known, as ``jax_debug_nans`` would stop at a NaN."""
-
-    isfinite = staticmethod(jnp.isfinite)
-
-    @staticmethod
-    def where(condition: Any, yes: Any, no: Any) -> jax.Array:
-        yes, no = (0.0 if isinstance(value, float) and math.isnan(value) else value for value in (yes, no))
-        return jnp.where(condition, yes, no)
-
-
-def fresh_state() -> LawState:
-    """The law's state before the first loss, without the NaNs that ``jax_debug_nans`` would stop at."""
-    values = {name: 0.0 if math.isnan(value) else value for name, value in LawState()._asdict().items()}
-    return LawState(**{n: jnp.asarray(v, jnp.int32 if n in _COUNTERS else widest_float()) for n, v in values.items()})
-
-
-def _wide(array: Any) -> Any:
-    """The array's type, but float32 in place of types of 16 bits."""
-    return jnp.promote_types(jnp.result_type(array), jnp.float32)
-
-
-def widest_float() -> Any:
-    """The widest floating-point type that is on."""
-    return jnp.result_type(float)
 
 
 def read_loss(value: Any) -> jax.Array:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import lossaware.optax as ours  # first: it says what to install
-from lossaware.optax import LossAwareState, PyTree
+from lossaware.jax_state import LossAwareState, PyTree, fresh_state, widest_float
 
 import jax.numpy as jnp  # isort: skip
 import optax  # isort: skip
@@ -26,8 +26,8 @@ def baseline(base: optax.GradientTransformation, **settings: Any) -> optax.Gradi
     inner = optax.with_extra_args_support(base)
 
     def init(params: PyTree) -> LossAwareState:
-        zero = jnp.zeros((), ours.widest_float())
-        return LossAwareState(ours.fresh_state(), zero, inner.init(params), zero)
+        zero = jnp.zeros((), widest_float())
+        return LossAwareState(fresh_state(), zero, inner.init(params), zero)
 
     def update(
         updates: PyTree, state: LossAwareState, params: PyTree = None, *, value: Any = None, **extra_args: Any

@@ -8,13 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lossaware.agreement import FEW_MEDIANS
 from lossaware.base_bound import GroupMemory, Memories, rms
 from lossaware.errors import UsageError
 from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
 from lossaware.groups import Group, GroupSizes
-
-FEW_MEDIANS = 5.0
-"""A vector has the scale of the matrix before it, unless that is so many times the median of all."""
 
 
 class TensorScales(GroupSizes):
