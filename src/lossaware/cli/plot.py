@@ -167,14 +167,14 @@ def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int
         table = there.table(study)
         series = sensitivity.all_series(table)
         times = sensitivity.times(series, there.sources)
-    series = [one for one in series if one.means]
+    whole, series = series, [one for one in series if one.means]
     if not series:
         raise UsageError(
             f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
         )
     settings = _settings(study, table.provenance)
     if relative:
-        return _relative(series, study, settings, to)
+        return _relative(whole, study, settings, to)
     tables = {
         f"{study.name}-lr": sensitivity.score_rows(series),
         f"{study.name}-overall": sensitivity.overall_rows(series),

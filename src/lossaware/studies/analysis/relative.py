@@ -60,6 +60,8 @@ def relatives(series: Sequence[Series]) -> list[Relative]:
             "best": _best(one),
             "own": _own(one),
         }
+        if all(score is None for score in scores.values()):
+            continue
         lost = {name: _lost(score, there[base], one.quantity) for name, score in scores.items()}
         found.append(Relative(one.panel, one.name, base, there[base], one.quantity.percent, **lost))
     return found
