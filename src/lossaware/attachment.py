@@ -66,10 +66,11 @@ class Attachment:
 
         def post_hook(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             after_step(optimizer, args, kwargs)
-            self.then()
+            if self.then is not None:
+                self.then()
 
-        self.then: Callable[[], object] = _nothing
-        """Called after each step; does nothing unless it is replaced."""
+        self.then: Callable[[], object] | None = None
+        """Called after each step, where it is set."""
         self._pre = optimizer.register_step_pre_hook(pre_hook)
         self._post = optimizer.register_step_post_hook(post_hook)
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
@@ -167,10 +168,6 @@ class Attachment:
             del optimizer.register_step_pre_hook
             del optimizer.zero_grad
             delattr(optimizer, _COMPANION)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _ordered(hooks: Any) -> "OrderedDict[int, Any]":

@@ -62,6 +62,7 @@ class CompiledStep:
             raise UsageError(
                 f"{self._name} reads the loss in its own step, which a graph of the step cannot: {_INSTEAD}"
             )
+        self._drops_scalars = options.get("backend") in (None, "inductor")
         self._refuse_scalars()
         self._graph = torch.compile(_own_code(_graph(self._optimizer, stepper)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
@@ -107,6 +108,8 @@ class CompiledStep:
 
     def _refuse_scalars(self) -> None:
         """torch.compile drops what a step writes to 0-dimensional float64 tensors of the optimizer's state on a CPU."""
+        if not self._drops_scalars:
+            return
         for p in (p for group in self._optimizer.param_groups for p in group["params"]):
             if p.dim() == 0 and p.dtype is torch.float64 and p.device.type == "cpu":
                 raise UsageError(
@@ -133,7 +136,7 @@ class CompiledStep:
         value = self._input.take_directly(self._optimizer, loss)
         held = self._stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
-        self._stepper.statuses.step()
+        self._stepper.statuses.steps += 1
         groups = self._optimizer.param_groups
         rates = [group.get("lr", 0.0) for group in groups]  # a base may have none
         numbers = self._as_tensors(rates, sizes)

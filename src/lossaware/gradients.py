@@ -22,11 +22,12 @@ class StepGradients:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._only_reads = type(optimizer).__module__.startswith(_ONLY_READ)
-        self._copies: dict[Tensor, Tensor] | None = None
+        self.copies: dict[Tensor, Tensor] | None = None
+        """Copies during a step, None where there are none; to be set to None when the step is over."""
 
     def remember(self, optimizer: Optimizer) -> None:
         """Copy the gradients if need be; to be called when they are there and the base has not stepped yet."""
-        self._copies = None
+        self.copies = None
         if self._only_reads:
             # SGD with Nesterov momentum adds the momentum buffer into the gradients in its foreach form; a group that
             # does so may come at any time.
@@ -40,12 +41,8 @@ class StepGradients:
         if scale is not None:  # a gradient scaler leaves it to the step to unscale
             for copy in copies.values():
                 copy.div_(scale)
-        self._copies = copies
+        self.copies = copies
 
     def after_step(self, optimizer: Optimizer) -> Callable[[Tensor], Tensor | None]:
         """A function from a parameter to the gradient that the base's step began with, or None."""
-        return (lambda p: p.grad) if self._copies is None else self._copies.get
-
-    def forget(self) -> None:
-        """Free the copies; to be called when the step is over."""
-        self._copies = None
+        return (lambda p: p.grad) if self.copies is None else self.copies.get

@@ -74,7 +74,7 @@ class LossInput:
         self._uneven: UnevenInputs | None = None  # looked for where there are several ranks
         self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
-        self._depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
+        self.depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         self.base_takes_loss = takes_loss(optimizer)
         self.steps_without_loss = 0
@@ -113,13 +113,13 @@ class LossInput:
 
     def is_inside_another(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether a step that begins is a part of one that has begun already, as where a step calls its parent's."""
-        if not self._depth:
+        if not self.depth:
             return False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         own_closure = closure is not None and not isinstance(closure, _Watched)
         if kwargs.get("loss") is not None or own_closure or self._observed:
             return False  # that step has failed, and has not been counted down
-        self._depth += 1
+        self.depth += 1
         return True
 
     def begin(
@@ -148,11 +148,11 @@ class LossInput:
         if given is None:
             self._loss = None
         else:
-            if self._observed:
+            if self._observed.all:  # no len(): this runs at each step
                 self._refuse_two({"step(loss=...)": True, "observe(loss)": True})
-            self._loss = read_loss(given)
+            self._loss = read_loss(given, optimizer)
             self._observed.clear()  # nothing is there, but it is to know that a step has come
-        self._depth = 1
+        self.depth = 1
         if closure is None:
             if given is None:
                 self._loss = self._observed.take()
@@ -182,7 +182,7 @@ class LossInput:
                     "observe(loss)": observed is not None,
                 }
             )
-            self._loss = read_loss(loss)
+            self._loss = read_loss(loss, optimizer)
         self._ready(optimizer, self._loss is not None)
 
     def _refuse_two(self, arrives: dict[str, bool]) -> None:
@@ -193,8 +193,8 @@ class LossInput:
 
     def end(self) -> bool:
         """End a step that was begun; False where it was a part of another."""
-        self._depth -= 1
-        return self._depth <= 0
+        self.depth -= 1
+        return self.depth <= 0
 
     def take(self, optimizer: Optimizer) -> LossValue | None:
         """The loss of the step that has ended, averaged over the ranks; None where it has none.
@@ -230,7 +230,7 @@ class LossInput:
             self._refuse_uneven(optimizer)
         self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
         observed = self._observed.take()
-        own = observed if loss is None else read_loss(loss)
+        own = observed if loss is None else read_loss(loss, optimizer)
         assert own is not None
         return mean_over_ranks(own, self._group, partial(_home, optimizer))
 

@@ -5,16 +5,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 LossValue = float | Tensor
 """A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
 
 
-def read_loss(loss: Any) -> LossValue:
+def read_loss(loss: Any, optimizer: Optimizer | None = None) -> LossValue:
     """The loss as one number, without waiting for an accelerator.
 
     Args:
         loss: A real number, or a tensor of one element, of any device and dtype but complex.
+        optimizer: Where all its parameters are on the device meta, as in a dry run, the loss may be there too.
 
     Raises:
         ValueError: A tensor of several elements or none, of complex numbers, or without a value.
@@ -29,7 +31,7 @@ def read_loss(loss: Any) -> LossValue:
                 f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
                 "reduce it first, for example by loss.mean()"
             )
-        if loss.is_meta:
+        if loss.is_meta and not _is_without_values(optimizer):
             raise ValueError(f"the loss must have a value: got a tensor on the device {loss.device}")
         loss = loss.detach()
         if hasattr(loss, "full_tensor"):  # a distributed tensor
@@ -47,3 +49,7 @@ def read_loss(loss: Any) -> LossValue:
 def wide(device: torch.device) -> torch.dtype:
     """The floating-point type in which the device keeps losses and what follows from them."""
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+
+
+def _is_without_values(optimizer: Optimizer | None) -> bool:
+    return optimizer is not None and all(p.is_meta for group in optimizer.param_groups for p in group["params"])

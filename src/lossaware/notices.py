@@ -45,30 +45,27 @@ class StatusNotice:
 
     def __init__(self, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
-        self._steps: float = 0
-
-    def step(self) -> None:
-        """To be called at each step with a loss."""
-        self._steps += 1
+        self.steps: float = 0
+        """Steps with a loss; to be raised by 1 at each."""
 
     def set_epoch(self, steps_per_epoch: int) -> None:
         """To be called when the length of an epoch changes."""
-        if self._steps >= self._steps_per_epoch:
-            self._steps = math.inf  # a status was complete
+        if self.steps >= self._steps_per_epoch:
+            self.steps = math.inf  # a status was complete
         self._steps_per_epoch = steps_per_epoch
 
     def load(self, state: LawState) -> None:
         """Go on from a loaded state, as plain numbers."""
-        self._steps = math.inf if state.statuses else int(state.steps)
+        self.steps = math.inf if state.statuses else int(state.steps)
 
     def close(self) -> None:
         """To be called when LGA is detached or no longer used."""
-        if ENOUGH_STEPS <= self._steps < self._steps_per_epoch and _is_first_rank():
+        if ENOUGH_STEPS <= self.steps < self._steps_per_epoch and _is_first_rank():
             logger.warning(
                 "LGA made %d steps, but steps_per_epoch=%d, so no status was ever complete: the lower bound stayed 0 "
                 "and gamma2 could not back off; set steps_per_epoch to the optimizer steps of one epoch "
                 "(len(loader), divided by the number of batches that are accumulated)",
-                *(self._steps, self._steps_per_epoch),
+                *(self.steps, self._steps_per_epoch),
             )
 
 

@@ -32,7 +32,7 @@ class ObservedLosses:
     """
 
     def __init__(self) -> None:
-        self._all: list[_Observed] = []
+        self.all: list[_Observed] = []
         self._since_backward = 0  # how many of them came after the last backward pass
         self._backward_ran = False  # since the last step, and its gradients are there
         self._zeros: tuple[Tensor, int] | None = None  # a gradient that `zero_grad` left, before anything was watched
@@ -41,11 +41,11 @@ class ObservedLosses:
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.all)
 
     def add(self, loss: Any, optimizer: Optimizer) -> None:
         """Take in one loss of the optimizer's next step; see `read_loss`."""
-        value = read_loss(loss)
+        value = read_loss(loss, optimizer)
         if self._handle is None:
             # Not before: what requires gradients may change until training begins.
             watched = _first_trained(optimizer)
@@ -57,14 +57,14 @@ class ObservedLosses:
                 self._backward_ran = g is not None and not are_zeros
                 self._zeros = None
         self._look_for_cleared()
-        if not self._all:
+        if not self.all:
             self._loss_first = not self._backward_ran
-        self._all.append(_observed(loss, value))
+        self.all.append(_observed(loss, value))
         self._since_backward += 1
 
     def take(self) -> LossValue | None:
         """The mean of what was observed, or None; afterwards nothing is observed."""
-        observed = self._all
+        observed = self.all
         self.clear()
         some_used = any(not one.unused for one in observed)
         observed = [one for one in observed if not (one.unused and (one.passed_over or some_used))] or observed
@@ -72,7 +72,7 @@ class ObservedLosses:
 
     def clear(self) -> None:
         """Forget what was observed."""
-        self._all, self._since_backward, self._backward_ran = [], 0, False
+        self.all, self._since_backward, self._backward_ran = [], 0, False
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
         """Drop the losses whose gradients have just been cleared."""
@@ -84,8 +84,8 @@ class ObservedLosses:
 
     def _drop_cleared(self) -> None:
         if self._backward_ran:
-            self._all = self._all[len(self._all) - self._since_backward :] if self._loss_first else []
-            self._since_backward, self._backward_ran = len(self._all), False
+            self.all = self.all[len(self.all) - self._since_backward :] if self._loss_first else []
+            self._since_backward, self._backward_ran = len(self.all), False
 
     def close(self) -> None:
         """Watch the gradients no longer."""
@@ -107,7 +107,7 @@ class ObservedLosses:
         self._look_for_cleared()
         self._backward_ran, self._since_backward = True, 0
         if self._loss_first:  # else the pass before was theirs
-            for one in self._all:
+            for one in self.all:
                 one.passed_over = one.unused
 
 

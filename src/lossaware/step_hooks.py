@@ -50,22 +50,25 @@ class StepHooks:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The step's pre hook."""
-        if self.input.is_inside_another(args, kwargs):
+        if self.input.depth and self.input.is_inside_another(args, kwargs):
             return None
         self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
         arguments = self.input.begin(optimizer, args, kwargs)
-        self.meter.before_step(optimizer)
+        if self.meter.is_on:
+            self.meter.before_step(optimizer)
         return arguments
 
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The step's post hook."""
         if not self.input.end():
             return
-        self.meter.after_base()
+        if self.meter.is_on:
+            self.meter.after_base()
         loss = self.input.take(optimizer)
         self._stepper.step(optimizer, loss, getattr(optimizer, "found_inf", None), self._gradients.after_step)
-        self._gradients.forget()
-        self.meter.after_correction()
+        self._gradients.copies = None  # freed
+        if self.meter.is_on:
+            self.meter.after_correction()
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
         """To be called after the optimizer's ``zero_grad``."""

@@ -102,7 +102,7 @@ class Stepper:
             self._mean.make(optimizer, (p for group, size in groups if size != 0 for p in group["params"]))
         if loss is None:
             return
-        self.statuses.step()
+        self.statuses.steps += 1
         on_host = found_inf is None or found_inf.device.type == "cpu"
         if isinstance(loss, float) and self._device_state is None and on_host:
             if found_inf is None or not found_inf.item():

@@ -53,15 +53,12 @@ class UpdateMeter:
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"steps must be a whole number of at least 1, or None: got {every!r}")
         self._every = every
+        self.is_on = every is not None
+        """Whether steps are measured; an attribute, as it is read at each step."""
         self._step = 0
         self._before: list[_Sample] | None = None
         self._middle: list[Tensor] = []
         self._squares: tuple[int, float | Tensor, float | Tensor] | None = None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether steps are measured."""
-        return self._every is not None
 
     def before_step(self, optimizer: Optimizer) -> None:
         """To be called before the base step, when gradients may not be there yet."""

@@ -510,7 +510,7 @@ def test_a_failed_run_keeps_its_checkpoint_and_others_leave_nothing(mine, tmp_pa
     with Store(tmp_path / "results.sqlite") as store:
         folder = store.checkpoints
         folder.mkdir()
-        (folder / ".half-written.pt-abc").write_bytes(b"half")
+        (folder / f".{fine.key}.pt-abcdefgh").write_bytes(b"lossaware")  # begun, and cut off
         for attempt in range(2):
             events = list(execute_missing([spec, fine], store, LocalEngine(2), None))
             assert [event.spec for event in events if isinstance(event, RunFailed)] == [spec]
