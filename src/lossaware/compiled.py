@@ -38,7 +38,8 @@ class CompiledStep:
 
     Raises:
         UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, its own
-            step reads the loss, the rule for gamma2 bounds it, or it has float64 parameters of shape () on the CPU.
+            step reads the loss, the rule for gamma2 bounds it, or it has float64 parameters of shape () on the CPU and
+            the backend is the default one.
             What comes later is refused at the next step.
     """
 

@@ -70,7 +70,7 @@ def test_float64_scalars_on_the_cpu() -> None:
     """Unguarded, torch.compile drops what a step writes to their state; those of other dtypes and shapes are right."""
     optimizer: Any = torch.optim.Adam([torch.nn.Parameter(torch.ones(1).double())])
     lga = LGA(optimizer, steps_per_epoch=3)
-    step = lga.compile(backend="eager")
+    step, other = lga.compile(), lga.compile(backend="eager")
     scalar = torch.nn.Parameter(torch.ones(()).double())
     optimizer.add_param_group({"params": [scalar]})
     optimizer.param_groups[0]["params"][0].grad, scalar.grad = torch.ones(1).double(), torch.ones(()).double()
@@ -81,3 +81,5 @@ def test_float64_scalars_on_the_cpu() -> None:
     assert torch.equal(scalar, before)
     with pytest.raises(UsageError, match=r"give it the shape \(1,\), or use optimizer\.step\(loss=loss\)"):
         lga.compile()
+    other(1.0)  # this backend keeps their state
+    assert not torch.equal(scalar, before)
