@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -190,8 +191,15 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task
             assert started.poll() is None, started.communicate()[0]
             time.sleep(0.01)
         os.kill(int((tmp_path / "killed" / "1").read_text()), signal.SIGKILL)
-        started.communicate(timeout=120)
+        output = started.communicate(timeout=120)[0]
         assert started.returncode == 1
+    said = [line for line in output.splitlines() if line.startswith("lossaware: ")]
+    assert len(said) == 1
+    assert re.fullmatch(
+        r"lossaware: torchrun ends all ranks, as one was killed or failed, .*; \d of 2 runs are finished and kept in "
+        r"out/results\.sqlite\. The same command goes on from there\.",
+        said[0],
+    )
     assert any(len(records) < 12 for records in stored(tmp_path / "killed").values())
     outputs = []
     for folder in ("killed", "whole"):

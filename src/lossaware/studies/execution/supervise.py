@@ -74,8 +74,8 @@ def supervise(
         progress = stack.enter_context(RunProgress(missing, there=there, jobs=engine.jobs, console=console))
         try:
             progress.watch(events)
-        except KeyboardInterrupt:
-            raise stopped(specs, store) from None
+        except KeyboardInterrupt as stop:
+            raise stopped(specs, store, str(stop)) from None
         return progress.failures
 
 
@@ -118,10 +118,10 @@ def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None
     return None
 
 
-def stopped(specs: Sequence[RunSpec], store: Store) -> Stopped:
-    """What Ctrl-C becomes."""
+def stopped(specs: Sequence[RunSpec], store: Store, why: str = "") -> Stopped:
+    """What Ctrl-C becomes; ``why`` says what else it was."""
     kept = len(specs) - len(store.missing(specs))
     return Stopped(
-        f"stopped; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
+        f"{why or 'stopped'}; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
         "The same command goes on from there."
     )

@@ -6,6 +6,7 @@ prints. Its engine has the followers carry out each run with it, and they leave 
 
 import json
 import os
+import signal
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,7 @@ def joined(mode: str) -> Iterator["TorchrunEngine"]:
             warnings.simplefilter("ignore")  # the leader has the same ones
             raise SystemExit(team.follow())
         code = 1
+        _end_by_torchrun(team)
         try:
             engine = TorchrunEngine(team)
             yield engine
@@ -74,8 +76,19 @@ def joined(mode: str) -> Iterator["TorchrunEngine"]:
         finally:
             team.order({"exit": code})
     finally:
-        if team.broken() is None:
+        if team.broken() is None and not team.is_ended:
             dist.destroy_process_group()
+
+
+def _end_by_torchrun(team: "_Team") -> None:
+    """When torchrun ends this process, it stops as by Ctrl-C: it says so, and how to go on."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        team.is_ended = True
+        raise KeyboardInterrupt("torchrun ends all ranks, as one was killed or failed, or it was stopped itself")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
 
 
 def _plain(data: DataSource) -> dict[str, Any]:
@@ -133,6 +146,7 @@ class _Team:
         self._store: Any = PrefixStore("lossaware", store)
         self._rank, self._world = rank, world
         self.leads = rank == 0
+        self.is_ended = False  # whether torchrun has told this rank to end
         self._orders = self._runs = 0
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=PrefixStore("ranks", store), rank=rank, world_size=world)
