@@ -80,6 +80,7 @@ def test_no_change_is_accepted_with_other_values(made, tmp_path, name, rounds):
     if name == "tinyimagenet":
         rounds = -(-rounds // 4)  # it has four hundred files
     refused = count_refused(load_task(task, options), folder, tmp_path / "copy", change_folder, rounds, rounds)
+    print(f"{rounds} changes of {name}: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 4, "the changes reach what is read"
 
 

@@ -149,6 +149,7 @@ def test_no_change_of_a_database_is_accepted_with_other_numbers(database, tmp_pa
         refused += isinstance(after, UsageError)
         for path in tmp_path.iterdir():
             path.unlink()
+    print(f"{rounds} changes of a database: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 4
 
 
@@ -167,6 +168,7 @@ def test_no_digit_of_a_stored_value_is_accepted_changed(database, tmp_path, roun
         after = or_line(shown, copy)
         assert is_one_line(after) or after == before, place
         refused += isinstance(after, UsageError)
+    print(f"{rounds} changes of a digit of a database: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 2
 
 
@@ -185,4 +187,5 @@ def test_no_change_of_exported_files_is_accepted_with_other_numbers(exported, tm
         assert is_one_line(after) or after == before, said
         refused += isinstance(after, UsageError)
         shutil.rmtree(copy)
+    print(f"{rounds} changes of exported files: {refused} refused, {rounds - refused} without effect")
     assert refused > rounds / 2

@@ -1,0 +1,67 @@
+"""Standard streams that are closed, too few open files, and the permissions of what a command writes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lossaware.studies.report.page import Report, render
+from lossaware.studies.specs.provenance import without_home
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+RUN = "compare digits --optimizers sgd --lrs 0.1 --seeds 1 --epochs 1 --jobs 1 --out out"
+
+
+def shell(command, folder, **more):
+    program = f"{sys.executable} -m lossaware"
+    return subprocess.run(
+        ["sh", "-c", command.replace("lossaware", program, 1)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_costs_what_would_be_written_there_and_nothing_else(tmp_path, closed):
+    done = shell(f"lossaware tasks {closed}", tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert ("digits" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    done = shell(f"lossaware study show nothing {closed}", tmp_path)
+    assert done.returncode == 2
+    assert ("unknown study 'nothing'" in done.stderr) == ("2>&-" not in closed)
+
+
+def test_a_comparison_without_any_stream_is_stored_with_the_permissions_of_the_umask(tmp_path):
+    """Unguarded: AttributeError after all runs; and the first database that is opened becomes the standard output."""
+    done = shell(f"umask 077; lossaware {RUN} >&- 2>&- <&-", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = sorted(path for path in (tmp_path / "out").rglob("*"))
+    assert {path.name for path in found} >= {"report.html", "results.sqlite"}
+    assert {oct(path.stat().st_mode & 0o077) for path in (*found, tmp_path / "out")} == {"0o0"}
+    shown = shell("lossaware study verify out", tmp_path)
+    assert "2 runs with 2 epochs are what was written" in shown.stdout
+
+
+def test_too_few_open_files_are_one_line(tmp_path):
+    done = shell(f"ulimit -n 16; lossaware {RUN}", tmp_path)
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("lossaware: ")]
+    assert said, done.stderr
+
+
+def test_home_folders_are_not_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/data/people/jo")
+    text = "lossaware compare /data/people/jo/x.py:build --data /home/me/data -o /Users/jo-e/out C:\\Users\\me\\a"
+    assert without_home(text) == "lossaware compare ~/x.py:build --data ~/data -o ~/out ~\\a"
+    for other in ("/data/people/joan", "a/home/me", "/homes/me", 'src="data:image/svg+xml;base64,/data/people/jo/"'):
+        assert without_home(other) == other
+    page = render(Report("t", "s", "l", [], facts={"a": {"b": "/home/me/x"}}, command=text))
+    assert "people/jo" not in page
+    assert "/me" not in page
+    assert "~/x.py:build" in page
