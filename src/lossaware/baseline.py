@@ -4,19 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.attachment import Attachment, check_optimizer
-from lossaware.gamma2 import Gamma2Rule
+from lossaware.attachment import Attachment
 from lossaware.law_state import LawState, Status, summarize
 from lossaware.lga import LGA
 from lossaware.loss_input import LossInput
-from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings
 from lossaware.update_meter import Measurement
-from lossaware.upper_bounds import UpperBound
 
 
 class Baseline(LGA):
@@ -24,23 +19,7 @@ class Baseline(LGA):
 
     So one training script serves both sides of a comparison. The loss arrives in the same three ways, is counted, and
     moves nothing; `LGA.of` finds it, so the recipes for Lightning and Transformers serve both sides, too. What LGA
-    would refuse is refused here as well.
-
-    Args:
-        optimizer: As for `lossaware.LGA`.
-        steps_per_epoch: Likewise, as all that follows; it is checked and has no effect.
-        gamma2: Likewise.
-        eps: Likewise.
-        xi: Likewise.
-        lower_bound: Likewise.
-        upper_bound: Likewise.
-        backoff: Likewise.
-        zero_gradient: Likewise.
-        process_group: Likewise; it is the ranks over which the loss is averaged.
-
-    Raises:
-        TypeError: As `lossaware.LGA`.
-        ValueError: Likewise.
+    would refuse is refused here as well. The arguments are those of LGA; they are checked, and have no effect.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -53,34 +32,9 @@ class Baseline(LGA):
         1
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        steps_per_epoch: int | None = None,
-        gamma2: float | str | Gamma2Rule = 1e-8,
-        eps: float | None = None,
-        xi: float | None = None,
-        lower_bound: str | LowerBound | None = None,
-        upper_bound: str | UpperBound = "first",
-        backoff: float = 0.1,
-        zero_gradient: str | None = None,
-        process_group: dist.ProcessGroup | None = None,
-    ) -> None:
-        # Not that of LGA, whose law, gradients and C library are not needed here.
-        check_optimizer(optimizer, is_attached=self.of(optimizer) is not None)
-        self.settings = make_settings(
-            steps_per_epoch=steps_per_epoch,
-            gamma2=gamma2,
-            eps=eps,
-            xi=xi,
-            lower_bound=lower_bound,
-            upper_bound=upper_bound,
-            backoff=backoff,
-            zero_gradient=zero_gradient,
-        )
-        self.process_group = process_group
-        self._input = LossInput(optimizer, process_group, _nothing)
+    def _connect(self, optimizer: Optimizer) -> None:
+        # LGA's stepper, with its correction and the C library, is not needed here.
+        self._input = LossInput(optimizer, self.process_group, _nothing)
         self._law = LawState()
         self._attachment = Attachment(
             optimizer,

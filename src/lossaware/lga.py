@@ -134,9 +134,12 @@ class LGA:
             zero_gradient=zero_gradient,
         )
         self.process_group = process_group
+        self._connect(optimizer)
+
+    def _connect(self, optimizer: Optimizer) -> None:
         self._stepper = _make_stepper(self.settings)
         self._stepper.prepare(optimizer)
-        self._hooks = StepHooks(optimizer, self._stepper, process_group)
+        self._hooks = StepHooks(optimizer, self._stepper, self.process_group)
         self._input = self._hooks.input
         self._last_words = weakref.finalize(self, self._stepper.statuses.close)
         self._attachment = self._hooks.attach(optimizer, self)
