@@ -25,6 +25,7 @@ from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.comparisons import comparisons, pairs
 from lossaware.studies.analysis.counts import Ways
 from lossaware.studies.analysis.study_table import Key, StudyTable
+from lossaware.studies.report.numbers import without_interval
 from lossaware.studies.report.study_table import digits_of, show_mean
 from lossaware.studies.specs.study import Overrides, load_study
 from lossaware.studies.store.exported import Exported
@@ -99,7 +100,8 @@ class Measured(_StudyRole):
         """See `_FigureRole.figure`."""
         table, key = self.one()
         measured = table.cells[key]
-        return show_mean(measured, digits_of([measured])[0])
+        few = without_interval(measured.summary.n) if measured.summary.n == 2 else ""
+        return show_mean(measured, digits_of([measured])[0]) + f" ({few})" * bool(few)
 
 
 class Printed(_StudyRole):

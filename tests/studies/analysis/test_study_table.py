@@ -78,18 +78,19 @@ def test_an_unfinished_run_is_not_shown_and_a_diverged_one_is_counted():
     assert table.legend == ["a: 2 of 3 seeds; 1 of 2 values are not finite"]
 
 
-def test_means_intervals_differences_and_derived_rows(grid):
+def test_means_intervals_differences_and_derived_rows():
+    grid = parse_study(TEXT.replace("seeds = 2", "seeds = 3"), "grid")
     known = Known()
     fill(grid, known)
     table = tabulate(grid, known)
     sgd, momentum = (table.cells[at(grid, row, "w/o LGA, 1e-3")] for row in ("SGD", "Momentum"))
-    assert sgd.summary == summary([51.0, 53.0])
-    assert sgd.difference == pytest.approx(52 - 90)
+    assert (sgd.summary.low, sgd.summary.n) == (pytest.approx(summary([51.0, 53.0, 55.0]).low), 3)
+    assert sgd.difference == pytest.approx(53 - 90)
     assert sgd.agrees is False
     assert momentum.agrees is None
     mean, spread = (table.cells[at(grid, row, "w/o LGA, 1e-3")] for row in ("mean", "spread"))
-    assert mean.summary.mean == pytest.approx((52 + 62) / 2)
-    assert mean.difference == pytest.approx(57 - 80)
+    assert mean.summary.mean == pytest.approx((53 + 63) / 2)
+    assert mean.difference == pytest.approx(58 - 80)
     assert spread.summary.mean == pytest.approx(5.0)  # of the population: half the distance of two
 
 

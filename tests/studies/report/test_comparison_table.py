@@ -110,7 +110,7 @@ def test_verdicts_are_wrapped_beside_their_rows_or_follow_below(width, blocks):
 def test_one_seed_shows_no_interval():
     table = table_of(pair([0.9], [0.95]))
     assert "±" not in text_of(dataclasses.replace(table, caption=""))
-    assert "one seed has no interval" in table.caption
+    assert "Means over 1 seed; n = 1: no interval." in table.caption
 
 
 @pytest.mark.parametrize(("seeds", "few"), [(2, True), (5, True), (6, False)])
@@ -120,18 +120,33 @@ def test_few_seeds_are_called_few(seeds, few):
 
 
 def test_differences_that_round_to_zero_have_no_sign():
-    assert show_summary(ACCURACY, summary([-1e-9, -2e-9]), signed=True) == "0.00 ± 0.00"
-    assert show_summary(ACCURACY, summary([0.01]), signed=True) == "+1.00"
-    assert show_summary(ACCURACY, summary([-0.01]), signed=True) == "-1.00"
-    assert show_summary(ACCURACY, summary([]), signed=True) == "—"
+    assert show_summary(ACCURACY, summary([-1e-9, -2e-9, 0.0]), is_difference=True) == "0.00 ± 0.00"
+    assert show_summary(ACCURACY, summary([0.01]), is_difference=True) == "+1.00"
+    assert show_summary(ACCURACY, summary([-0.01]), is_difference=True) == "−1.00"
+    assert show_summary(ACCURACY, summary([]), is_difference=True) == "—"
 
 
 def test_outside_percent_the_width_decides_the_decimals():
-    assert show_summary(LOSS, summary([0.29, 0.306])) == "0.30 ± 0.10"
-    assert show_summary(LOSS, summary([-0.0052, -0.0054]), signed=True) == "-0.0053 ± 0.0013"
-    assert show_summary(LOSS, summary([4321.0, 4000.0])) == "4160 ± 2039"
-    assert show_summary(LOSS, summary([0.25, 0.25])) == "0.25 ± 0"
-    assert show_summary(LOSS, summary([1e20, 2e20])) == "1.5e+20 ± 6.4e+20"
+    assert show_summary(LOSS, summary([0.29, 0.298, 0.306])) == "0.298 ± 0.020"
+    assert show_summary(LOSS, summary([-0.0052, -0.0053, -0.0054]), is_difference=True) == "−0.00530 ± 0.00025"
+    assert show_summary(LOSS, summary([4321.0, 4000.0, 4100.0])) == "4140 ± 408"
+    assert show_summary(LOSS, summary([0.25] * 3)) == "0.25 ± 0"
+    assert show_summary(LOSS, summary([1e20, 2e20, 1.5e20])) == "1.5e+20 ± 1.2e+20"
+
+
+def test_an_interval_wider_than_all_scores_gives_way_to_the_lowest_and_highest_seed():
+    assert show_summary(ACCURACY, summary([0.1, 0.1, 0.9])) == "36.67 (10.00 to 90.00)"
+    assert show_summary(ACCURACY, summary([-0.059, 0.644, 0.7]), is_difference=True) == "+42.83 (−5.90 to +70.00)"
+    assert show_summary(ACCURACY, summary([0.4, 0.5, 0.6])) == "50.00 ± 24.84"
+    table = table_of(pair([0.1, 0.1, 0.9], BASE[:3]))
+    assert "In brackets: the lowest and the highest seed" in table.caption
+    assert "In brackets" not in table_of(pair(BASE, BASE)).caption
+
+
+def test_two_seeds_have_no_interval():
+    table = table_of(pair([0.1, 0.9], [0.2, 0.9]))
+    assert "±" not in text_of(table)
+    assert "Means over 2 seeds; n = 2: no interval." in table.caption
 
 
 def test_the_gamma2_of_all_rows_is_said_where_no_column_has_it():

@@ -138,8 +138,8 @@ def test_a_cell_has_measured_published_difference_interval_and_verdict(page: str
     first = section(page, "table01")
     without, with_, *others = row(first, "SGD")
     # Seeds 80.0, 80.1, 80.2 and 90.0, 90.3, 90.6; t(0.975, 2) = 4.303; 4.303 * 0.1 / sqrt(3) = 0.25.
-    assert without == "80.10 ± 0.25 published ≠ 94.95 (-14.85)"
-    assert with_ == "90.30 ± 0.75 published ≠ 95.95 (-5.65) helps"
+    assert without == "80.10 ± 0.25 published ≠ 94.95 (−14.85)"
+    assert with_ == "90.30 ± 0.75 published ≠ 95.95 (−5.65) helps"
     assert others == [f"not run published {figure}" for figure in ("81.72", "83.40", "31.76", "31.77")]
     assert row(first, "Momentum")[0] == "not run published 98.98"
     text = words(first)

@@ -26,11 +26,12 @@ def test_a_difference_that_is_shown_as_none_has_no_sign(grid):
     fill(grid, known)
     cell = tabulate(grid, known).cells[at(grid, "SGD", "w/o LGA, 1e-3")]
     near = replace(cell, summary=replace(cell.summary, mean=89.996))
-    assert (show_difference(near, 3), show_difference(near, 2)) == ("-0.004", "0.00")
+    assert (show_difference(near, 3), show_difference(near, 2)) == ("−0.004", "0.00")
 
 
 @pytest.fixture
-def table(grid) -> StudyTable:
+def table() -> StudyTable:
+    grid = parse_study(TEXT.replace("seeds = 2", "seeds = 3"), "grid")
     known = Known()
     fill(grid.overridden(Overrides({"strategy": ("w/o LGA", "w/ LGA")})), known)
     known.runs.pop(grid.cells[at(grid, "SGD", "w/ LGA, 1e-3")].specs[1])
@@ -42,11 +43,11 @@ def test_text_shows_measured_published_and_difference(table):
     assert re.search(r"─ w/o LGA ─+ +─+ w/ LGA ─+ +─+ Ratio ─", text_of(table))
     row = next(i for i, line in enumerate(lines) if line.startswith("SGD"))
     ratio = r"\d\.\d\d ± \d\.\d\d"
-    values = rf"52\.00 ± 12\.71 +61\.00 ± 12\.71 +56\.00 \[a\] +66\.00 ± 12\.71 +{ratio.split(' ')[0]} \[a\] +{ratio}"
+    values = rf"53\.00 ± 4\.97 +62\.00 ± 4\.97 +58\.00 \[a\] +67\.00 ± 4\.97 +{ratio.split(' ')[0]} \[a\] +{ratio}"
     assert re.fullmatch(rf"SGD +measured +{values}", lines[row])
     assert re.fullmatch(r" +published +90\.0 +95 +91\.25 +0\.9 +0\.5", lines[row + 1].rstrip())
-    assert re.match(r" +difference +-38\.00 +-34\.00 +-35\.25", lines[row + 2])
-    assert "a: 1 of 2 seeds" in lines
+    assert re.match(r" +difference +−37\.00 +−33\.00 +−33\.25", lines[row + 2])
+    assert "a: 2 of 3 seeds" in lines
     assert any(re.match(r"\d+ runs: 2026-01-02, commit abc\.", line) for line in lines)
     assert "Command: lossaware study run grid" in lines
 
@@ -83,7 +84,7 @@ def test_markdown(table):
         lines[head]
         == "| algorithm |  | w/o LGA, 1e-3 | w/o LGA, 1e-2 | w/ LGA, 1e-3 | w/ LGA, 1e-2 | Ratio, 1e-3 | Ratio, 1e-2 |"
     )
-    assert lines[head + 2].startswith("| SGD | measured | 52.00 ± 12.71 | 61.00 ± 12.71 | 56.00 [a] | 66.00 ± 12.71 |")
+    assert lines[head + 2].startswith("| SGD | measured | 53.00 ± 4.97 | 62.00 ± 4.97 | 58.00 [a] | 67.00 ± 4.97 |")
     assert lines[head + 3] == "|  | published | 90.0 | 95 | 91.25 |  | 0.9 | 0.5 |"
     assert {line.count("|") for line in lines[head:] if line.startswith("|")} == {9}
 
@@ -93,7 +94,7 @@ def test_latex(table):
     assert r"\begin{tabular}{llrrrrrr}" in tex
     assert r"\multicolumn{2}{c}{w/o LGA} & \multicolumn{2}{c}{w/ LGA} & \multicolumn{2}{c}{Ratio} \\" in tex
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in tex
-    assert r"SGD & measured & 52.00 $\pm$ 12.71 & " in tex
+    assert r"SGD & measured & 53.00 $\pm$ 4.97 & " in tex
     assert r"95 \%" in tex
     body, comments = tex.split(r"\end{table}")
     assert "%" not in body.replace(r"\%", "")
@@ -110,11 +111,11 @@ def test_latex_has_the_notes_and_says_where_it_comes_from(table):
 
 
 def test_latex_escapes_what_it_would_read_as_its_own():
-    title = "a_b & 5 % $ # {x} ^ ~ \\ ± \u03bc \u03c3 — [c]"
+    title = "a_b & 5 % $ # {x} ^ ~ \\ ± \u2212 \u03bc \u03c3 — [c]"
     study = parse_study(TEXT.replace('title = "A small grid"', f"title = '{title}'"), "grid")
     escaped = (
         r"a\_b \& 5 \% \$ \# \{x\} \textasciicircum{} \textasciitilde{} \textbackslash{} "
-        r"$\pm$ $\mu$ $\sigma$ --- {[}c{]}."
+        r"$\pm$ $-$ $\mu$ $\sigma$ --- {[}c{]}."
     )
     assert rf"\caption{{{escaped} " in written(tabulate(study, Known()), "latex")
 
@@ -124,9 +125,9 @@ def test_csv_has_a_line_a_cell(table):
     assert len(rows) == 24
     first = rows[0]
     assert (first["algorithm"], first["strategy"], first["lr"]) == ("SGD", "w/o LGA", "1e-3")
-    assert float(first["measured"]) == summary([51.0, 53.0]).mean
-    assert float(first["low"]) == summary([51.0, 53.0]).low
-    assert (first["seeds"], first["seeds_wanted"], first["published"]) == ("2", "2", "90.0")
+    assert float(first["measured"]) == summary([51.0, 53.0, 55.0]).mean
+    assert float(first["low"]) == pytest.approx(summary([51.0, 53.0, 55.0]).low)
+    assert (first["seeds"], first["seeds_wanted"], first["published"]) == ("3", "3", "90.0")
     assert rows[4]["published"] == "0.9"
 
 

@@ -43,7 +43,8 @@ class Counts:
         differ: Cells whose difference is not.
         contained: Judged cells whose own 95 % interval contains the published figure, as agreement was judged before.
         failed: Measured cells in which some runs, or all, did not train (see `is_untrained`).
-        single: Measured cells with a published figure, but without an interval: of one seed, or computed from others.
+        single: Measured cells with a published figure, but without an interval: of one seed or two, or computed
+            from others.
         helps: Pairs of two seeds or more, by `Verdict`.
         hurts: The same.
         no_difference: The same.

@@ -15,7 +15,7 @@ FEW = 6
 """Fewest seeds with which a sign test can be significant: 2 / 2**6 = 0.031, but 2 / 2**5 = 0.0625."""
 
 FEWEST = 3
-"""Fewest seeds that get a verdict other than "too few": with two, the t-test is all assumption."""
+"""Fewest seeds that get an interval, or a verdict other than "too few": with two, the t-test is all assumption."""
 
 Word = Literal["helps", "hurts", "no difference shown", "too few seeds to tell"]
 
@@ -27,9 +27,11 @@ class Summary:
     Attributes:
         n: Number of finite values; the others are left out and counted in ``lost``.
         mean: Their mean; NaN without any.
-        low: Lower end of the 95 % t-interval of the mean; NaN with fewer than two values.
+        low: Lower end of the 95 % t-interval of the mean; NaN with fewer than `FEWEST` values.
         high: Its upper end.
         lost: Number of values that were not finite.
+        least: The smallest value; NaN without any.
+        most: The largest one.
     """
 
     n: int
@@ -37,11 +39,17 @@ class Summary:
     low: float
     high: float
     lost: int = 0
+    least: float = math.nan
+    most: float = math.nan
 
     @property
     def half_width(self) -> float:
-        """Half the width of the interval; NaN with fewer than two values."""
+        """Half the width of the interval; NaN with fewer than `FEWEST` values."""
         return (self.high - self.low) / 2
+
+    def is_wider_than(self, scale: float) -> bool:
+        """Whether the interval is wider than two values can be apart: then it says nothing."""
+        return self.high - self.low > scale
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,11 @@ def summary(values: Sequence[float]) -> Summary:
     finite = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
     n = len(finite)
     mean = float(finite.mean()) if n else math.nan
-    if n < 2:
-        return Summary(n, mean, math.nan, math.nan, lost=len(values) - n)
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * finite.std(ddof=1) / math.sqrt(n))
-    return Summary(n, mean, mean - half, mean + half, lost=len(values) - n)
+    half = math.nan
+    if n >= FEWEST:
+        half = float(stats.t.ppf(1 - LEVEL / 2, n - 1) * finite.std(ddof=1) / math.sqrt(n))
+    least, most = (float(finite.min()), float(finite.max())) if n else (math.nan, math.nan)
+    return Summary(n, mean, mean - half, mean + half, lost=len(values) - n, least=least, most=most)
 
 
 def difference_half_width(measured: Summary, other_seeds: int) -> float:
@@ -107,7 +116,7 @@ def difference_half_width(measured: Summary, other_seeds: int) -> float:
         other_seeds: Number of runs behind the other mean, at least 1.
 
     Returns:
-        In the units of the mean; NaN with fewer than two values.
+        In the units of the mean; NaN with fewer than `FEWEST` values.
     """
     return measured.half_width * math.sqrt(1 + measured.n / other_seeds)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.statistics import Summary, difference_half_width, epoch_ratio, summary
+from lossaware.studies.analysis.statistics import FEWEST, Summary, difference_half_width, epoch_ratio, summary
 from lossaware.studies.analysis.untrained import is_untrained
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
@@ -15,6 +15,7 @@ from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity
 from lossaware.studies.store.results import Results
 
 Key = tuple[Coordinates, Coordinates]
+WIDE = "In brackets: the lowest and the highest seed, where the interval would be wider than all possible scores."
 MIXED = "of cells under different settings"
 
 
@@ -190,7 +191,10 @@ class StudyTable:
             parts.append("One seed, so no interval.")
         elif seeds:
             count = f"{max(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
-            parts.append(f"Mean over {count}; ± is the half width of the 95 % t-interval.")
+            spread = ["± is the half width of the 95 % t-interval"] if max(seeds) >= FEWEST else []
+            parts.append("; ".join([f"Mean over {count}", *spread, *["n = 2: no interval"] * (2 in seeds)]) + ".")
+        if any(it.summary.is_wider_than(it.cell.quantity.scale) for it in self.cells.values()):
+            parts.append(WIDE)
         if any(measured.cell.derived for measured in self.cells.values()):
             parts.append("Means and deviations are computed from the figures shown, as in the paper.")
         judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]

@@ -6,8 +6,9 @@ from typing import Any
 
 from lossaware.studies.analysis.activity import lga_of, notes
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
-from lossaware.studies.analysis.statistics import FEW, Summary, summary
-from lossaware.studies.analysis.study_table import StudyTable, tabulate
+from lossaware.studies.analysis.statistics import FEW, FEWEST, Summary, summary
+from lossaware.studies.analysis.study_table import WIDE, StudyTable, tabulate
+from lossaware.studies.report.numbers import signed, true_minus, with_spread, without_interval
 from lossaware.studies.report.table import Cell, Row, Table, finite
 from lossaware.studies.specs.formatting import size
 from lossaware.studies.specs.study import Quantity, Study
@@ -37,7 +38,7 @@ def comparison_table(study: Study, results: Results, *, title: str = "", remark:
         cells = [
             Cell(show_summary(quantity, it.base_scores)),
             Cell(show_summary(quantity, it.lga_scores)),
-            Cell(show_summary(quantity, it.result.difference, signed=True)),
+            Cell(show_summary(quantity, it.result.difference, is_difference=True)),
             Cell("—" if math.isnan(ratio) else f"{ratio:.2f} ({own:.2f})"),
             Cell(verdict=it.verdict),
         ]
@@ -94,10 +95,13 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
 def how_to_read(compared: Sequence[Comparison]) -> str:
     """The columns, and the tests that the verdicts rest on."""
     seeds = max((len(it.without.cell.specs) for it in compared), default=0)
-    spread = "± is the half width of the 95 % t-interval" if seeds > 1 else "one seed has no interval"
+    counts = {it.result.n for it in compared}
+    spread = "± is the half width of the 95 % t-interval" if max(counts, default=0) >= FEWEST else ""
+    few = [without_interval(n) for n in sorted(counts) if 0 < n < FEWEST]
+    means = "; ".join(filter(None, [f"Means over {seeds} seed{'s' * (seeds != 1)}", spread, *few]))
     sizes = {gamma2 for it in compared if (gamma2 := lga_of(it.with_lga.cell.specs).get("gamma2")) is not None}
     parts = [
-        f"Means over {seeds} seed{'s' * (seeds != 1)}; {spread}. Difference: with minus without, from the same seeds.",
+        f"{means}. Difference: with minus without, from the same seeds.",
         "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
         "brackets the same of the base itself, which may have passed it earlier.",
     ]
@@ -109,6 +113,10 @@ def how_to_read(compared: Sequence[Comparison]) -> str:
     parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
     if seeds < FEW:
         parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
+    scales = [it.quantity.scale / it.quantity.factor for it in compared]
+    summaries = [(it.base_scores, it.lga_scores, it.result.difference) for it in compared]
+    if any(one.is_wider_than(scale) for three, scale in zip(summaries, scales, strict=True) for one in three):
+        parts.append(WIDE)
     if len(sizes) == 1:
         gamma2 = sizes.pop()
         parts.append(f"LGA has gamma2 {gamma2 if isinstance(gamma2, str) else size(float(gamma2))}.")
@@ -158,23 +166,27 @@ def show_score(quantity: Quantity, score: float) -> str:
     """A score as it is printed, without unit; a dash where it is not finite."""
     if not math.isfinite(score):
         return "—"
-    return f"{100 * score:.2f}" if quantity.percent else f"{score:.4g}"
+    return true_minus(f"{100 * score:.2f}" if quantity.percent else f"{score:.4g}")
 
 
-def show_summary(quantity: Quantity, values: Summary, *, signed: bool = False) -> str:
+def show_summary(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> str:
     """``mean ± half width`` with the same decimals: two in percent, otherwise as many as give the width two digits."""
     half = values.half_width
-    if quantity.percent or not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
-        shown = show_score(quantity, values.mean)
-        width = show_score(quantity, half) if quantity.percent else f"{half:.2g}"
+    if quantity.percent:
+        width, form = f"{100 * half:.2f}", "{:.2f}"
+    elif not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
+        width, form = f"{half:.2g}", "{:.4g}"
     else:
         decimals = max(0, 1 - math.floor(math.log10(half)))
-        shown, width = f"{values.mean:.{decimals}f}", f"{half:.{decimals}f}"
-    if signed and values.n and not float(shown):
-        shown = shown.removeprefix("-")
-    elif signed and values.mean > 0:
-        shown = f"+{shown}"
-    return shown if values.n < 2 else f"{shown} ± {width}"
+        width, form = f"{half:.{decimals}f}", f"{{:.{decimals}f}}"
+
+    def show(value: float) -> str:
+        if not math.isfinite(value):
+            return "—"
+        text = form.format(100 * value if quantity.percent else value)
+        return signed(text) if is_difference else true_minus(text)
+
+    return with_spread(values, show, width, scale=quantity.scale / quantity.factor)
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------

@@ -174,10 +174,11 @@ def compose(there: Measurements, results: Path, plot_figure2: FromRuns) -> Resul
 
 
 HOW_TO_READ = (
-    "In each cell: what was measured, with half the width of its 95 % t-interval where it has two seeds or more; below "
-    "it the published figure, with ≈ where the two agree (see above) and ≠ where they differ, and in brackets measured "
-    "minus published; neither where settings were overridden. Below a cell with LGA stands what the seeds say of it "
-    "beside the same runs without."
+    "In each cell: what was measured, with half the width of its 95 % t-interval where it has three seeds or more (the "
+    "lowest and the highest seed where the interval would be wider than all possible scores); below it the published "
+    "figure, with ≈ where the two agree (see above) and ≠ where they differ, and in brackets measured minus published; "
+    "neither where settings were overridden. Below a cell with LGA stands what the seeds say of it beside the same "
+    "runs without."
 )
 
 

@@ -93,11 +93,10 @@ AGREEMENT_READ = (
     "the paper's runs spread as ours do, since the paper prints no spread. With few seeds the interval is wide. If all "
     "published figures came from the same distribution as ours, 5 % of the judged cells would still differ by chance. "
     "The old count asked whether the interval of our mean alone contains the published figure; it is shown for one "
-    "version. One seed has no interval, and neither has a figure that is computed from others (mean and deviation in "
-    "Table 5): such cells are counted apart and not judged. In the cells of the last column some runs, or all, ended "
-    "with the accuracy of guessing; a mean over such seeds says little. Cells that "
-    "were measured under other settings than the study's are not held against its published figures. Misprints count "
-    "as they were printed."
+    "version. One seed or two have no interval, and neither has a figure that is computed from others (mean and "
+    "deviation in Table 5): such cells are counted apart and not judged. In the cells of the last column some runs, or "
+    "all, ended with the accuracy of guessing; a mean over such seeds says little. Cells that were measured under "
+    "other settings than the study's are not held against its published figures. Misprints count as they were printed."
 )
 
 
@@ -136,7 +135,7 @@ def agreement_said(found: Counts) -> str:
             f"differ, where {by_chance(found):.1f} would differ by chance. By the old count, {found.contained} agreed."
         )
     if found.single:
-        said.append(f"{found.single} have none: one seed, or computed from others.")
+        said.append(f"{found.single} have none: one seed or two, or computed from others.")
     return " ".join(said)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lossaware.studies.analysis.comparisons import comparisons
 from lossaware.studies.analysis.study_table import Measured, StudyTable
+from lossaware.studies.report.numbers import signed, true_minus, with_spread
 from lossaware.studies.report.table import Cell, Row, Table, finite
 
 NOT_RUN = "not run"
@@ -50,20 +51,22 @@ def study_table(table: StudyTable) -> Table:
 
 
 def show_mean(measured: Measured, digits: int) -> str:
-    """The mean, with half the width of its interval where it has one."""
+    """The mean, with half the width of its interval where it has one; see `with_spread`."""
     if not measured.there:
         return NOT_RUN
-    mean, half = measured.summary.mean, measured.summary.half_width
-    shown = f"{mean:.{digits}f}" if math.isfinite(mean) else "not finite"
-    return f"{shown} ± {half:.{digits}f}" if math.isfinite(half) else shown
+
+    def show(value: float) -> str:
+        return true_minus(f"{value:.{digits}f}") if math.isfinite(value) else "not finite"
+
+    half = f"{measured.summary.half_width:.{digits}f}"
+    return with_spread(measured.summary, show, half, scale=measured.cell.quantity.scale)
 
 
 def show_difference(measured: Measured, digits: int) -> str:
     """Measured minus published; empty where they are not to be compared."""
     if not math.isfinite(measured.difference):
         return ""
-    shown = f"{measured.difference:+.{digits}f}"
-    return shown if float(shown) else shown[1:]
+    return signed(f"{measured.difference:+.{digits}f}")
 
 
 def digits_of(row: Sequence[Measured]) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lossaware.studies.analysis.statistics import Verdict
+from lossaware.studies.report.numbers import hyphens
 
 Names = tuple[str, ...]
 
@@ -106,10 +107,11 @@ class Table:
 
     @property
     def plain_records(self) -> Sequence[Mapping[str, Any]]:
-        """The `records`; where there are none, the texts by the names of their columns."""
+        """The `records`; where there are none, the texts by the names of their columns, with a hyphen for a minus."""
         columns = [*self.axes, *map(", ".join, self.heads)]
         return self.records or [
-            dict(zip(columns, (*row.names, *(cell.content for cell in row.cells)), strict=True)) for row in self.rows
+            dict(zip(columns, (*row.names, *(hyphens(cell.content) for cell in row.cells)), strict=True))
+            for row in self.rows
         ]
 
 

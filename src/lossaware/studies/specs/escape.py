@@ -99,6 +99,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "\u2212": r"$-$",
     "\u03bc": r"$\mu$",
     "\u03c3": r"$\sigma$",
     "—": "---",

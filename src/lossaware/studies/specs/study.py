@@ -69,6 +69,11 @@ class Quantity:
         """A measured score times this is in the units of the table."""
         return 100 if self.percent else 1
 
+    @property
+    def scale(self) -> float:
+        """How far apart two scores can be, in the units of the table."""
+        return float(self.factor) if self.percent or self.at == "ratio" else math.inf
+
 
 @dataclass(frozen=True)
 class Cell:
