@@ -91,7 +91,7 @@ def test_a_folder_without_manifest_gets_that_of_its_archive(server, tmp_path):
     (tmp_path / "things" / MANIFEST).unlink()
     (tmp_path / "things" / "a.bin").write_bytes(b"mine")
     lines = get(archive_set(server), tmp_path)
-    assert f"{tmp_path / 'things'} exists; it is now compared with the published files whenever it is read" in lines
+    assert f"{tmp_path / 'things'} exists; it is now compared with the published files at each reading" in lines
     assert (tmp_path / "things" / "a.bin").read_bytes() == b"mine"
     with pytest.raises(UsageError, match=r"a\.bin: 4 bytes; 25000 are expected; cut short"):
         DataFiles(tmp_path / "things").read("a.bin")

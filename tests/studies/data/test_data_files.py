@@ -76,7 +76,7 @@ def test_more_and_fewer_files_are_refused(folder):
         [files.read(name) for name in files.names("more/*")]
     for name in ("b", "c"):
         (folder / "more" / name).unlink()
-    with pytest.raises(UsageError, match=r"more/b: there is no such file, though .* lists it and 1 more"):
+    with pytest.raises(UsageError, match=r"more/b: the file is missing, but .* lists it and 1 more"):
         files.names("more/*")
 
 
@@ -136,7 +136,7 @@ def test_recording_nothing_is_told(tmp_path):
     with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw"):
         record_files(DATA_SETS["mnist"], tmp_path)
     (tmp_path / "bag_data").mkdir()
-    with pytest.raises(UsageError, match=r"bag_data holds none of last/\*, last_msk/\*"):
+    with pytest.raises(UsageError, match=r"bag_data has no file that matches last/\*, last_msk/\*"):
         record_files(DATA_SETS["segmentation"], tmp_path)
 
 

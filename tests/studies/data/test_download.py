@@ -30,7 +30,7 @@ def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, content, n
 def test_what_is_there_is_left_and_not_asked_for(server, tmp_path):
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "mine.txt").write_text("mine")
-    message = "exists, and nothing tells whether it is the published one; move it away to download it"
+    message = "exists, but it is not known whether it is the published one; move it away to download it"
     assert get(archive_set(server), tmp_path) == [f"{tmp_path / 'things'} {message}"]
     assert names(tmp_path) == ["things/mine.txt"]
     assert server.requests == []
@@ -57,7 +57,7 @@ def test_a_foreign_archive_that_is_there_is_neither_used_nor_lost(server, tmp_pa
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     server.answers["things.tar.gz"] = [whole(TAR[:-1] + b"!")]
     with pytest.raises(
-        UsageError, match=r"things\.tar\.gz cannot be downloaded: .* not the published file, its MD5 diff"
+        UsageError, match=r"things\.tar\.gz cannot be downloaded: .* not the published one: its MD5 diff"
     ):
         get(archive_set(server), tmp_path, attempts=2)
     assert names(tmp_path) == []
@@ -68,8 +68,8 @@ def test_a_cut_connection_is_started_again(server, tmp_path):
     server.answers["things.tar.gz"] = [cut(TAR), 503, whole(TAR)]
     lines = get(archive_set(server), tmp_path)
     assert lines[:2] == [
-        "things.tar.gz: the connection was cut; attempt 2 of 3",
-        "things.tar.gz: the server answers 503 Service Unavailable; attempt 3 of 3",
+        "things.tar.gz: the connection was interrupted; attempt 2 of 3",
+        "things.tar.gz: the server responded with 503 Service Unavailable; attempt 3 of 3",
     ]
     assert (tmp_path / "things" / "a.bin").read_bytes() == MEMBERS["things/a.bin"]
     assert names(tmp_path) == ["things.tar.gz", "things/a.bin", "things/more/b.txt"]
@@ -77,7 +77,7 @@ def test_a_cut_connection_is_started_again(server, tmp_path):
 
 def test_a_connection_that_is_always_cut_leaves_nothing(server, tmp_path):
     server.answers["things.tar.gz"] = [cut(TAR)]
-    with pytest.raises(UsageError, match="the connection was cut; nothing of it was kept") as error:
+    with pytest.raises(UsageError, match="the connection was interrupted; nothing of it was kept") as error:
         get(archive_set(server), tmp_path, attempts=2)
     assert "\n" not in str(error.value)
     assert names(tmp_path) == []
@@ -114,7 +114,7 @@ def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
 
 
 def test_a_file_that_the_server_has_not_is_asked_for_once(server, tmp_path):
-    with pytest.raises(UsageError, match="the server answers 404 Not Found"):
+    with pytest.raises(UsageError, match="the server responded with 404 Not Found"):
         get(archive_set(server), tmp_path)
     assert server.requests == ["things.tar.gz"]
 
@@ -135,10 +135,10 @@ def test_a_download_without_end_is_stopped(server, tmp_path, announced):
     ("answer", "message"),
     [
         (Raw(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nx"), "the server's answer is not valid HTTP"),
-        (Raw(b"HTTP/1.1 302 Found\r\nLocation: /things.tar.gz\r\n\r\n"), "the server redirects without end"),
+        (Raw(b"HTTP/1.1 302 Found\r\nLocation: /things.tar.gz\r\n\r\n"), "the server redirects in a loop"),
         (Raw(b"HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"), "redirects to an address that cannot"),
         (Raw(b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n"), "the server's answer is not valid HTTP"),
-        (Raw(b"SSH-2.0-server\r\n"), "there is no connection"),
+        (Raw(b"SSH-2.0-server\r\n"), "cannot connect to the server"),
     ],
     ids=["length", "loop", "file", "brackets", "other protocol"],
 )
@@ -199,7 +199,7 @@ def test_two_downloads_of_one_set_do_not_meet(server, tmp_path):
     first = threading.Thread(target=get, args=(archive_set(server), tmp_path))
     first.start()
     assert server.stalled.wait(120)
-    with pytest.raises(UsageError, match="another process downloads this data set; wait for it"):
+    with pytest.raises(UsageError, match="another process is downloading this data set; wait for it to finish"):
         get(archive_set(server), tmp_path)
     server.go_on.set()
     first.join()
@@ -209,14 +209,14 @@ def test_two_downloads_of_one_set_do_not_meet(server, tmp_path):
 def test_no_server_is_told(server, tmp_path, monkeypatch):
     data_set = archive_set(server)
     server.http.server_close()
-    with pytest.raises(UsageError, match="cannot be downloaded: there is no connection to its server"):
+    with pytest.raises(UsageError, match="cannot be downloaded: cannot connect to the server"):
         get(data_set, tmp_path, attempts=1)
 
     def unknown(*what, **more):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(UsageError, match="cannot be downloaded: its server is not known here"):
+    with pytest.raises(UsageError, match="cannot be downloaded: the host name cannot be resolved"):
         get(data_set, tmp_path, attempts=1)
     assert names(tmp_path) == []
 

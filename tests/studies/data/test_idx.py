@@ -47,7 +47,7 @@ FOREIGN_OR_DAMAGED = {
     "float32": (b"\x00\x00\x0d\x02" + GOOD[4:], "type float32; uint8 is expected"),
     "half a header": (GOOD[:9], "cut short within its header"),
     "another size": (GOOD[:4] + struct.pack(">II", 2, 4) + GOOD[12:], "dimensions 2 x 4; expected any x 3"),
-    "no example": (GOOD[:4] + struct.pack(">II", 0, 3), "holds no example"),
+    "no example": (GOOD[:4] + struct.pack(">II", 0, 3), "it has no examples"),
     "a value less": (GOOD[:-1], "announces 6 values, only 5 follow"),
     "a value more": (GOOD + b"\x00", "announces 6 values, more follow"),
     "a huge size": (

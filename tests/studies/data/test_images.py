@@ -114,13 +114,13 @@ def test_a_part_is_evenly_spaced_and_always_the_same():
 
 
 def test_a_part_is_no_larger_than_the_whole():
-    with pytest.raises(UsageError, match="train_examples must be at most 10, as there are no more examples, got 11"):
+    with pytest.raises(UsageError, match="train_examples must be at most 10, the number of examples, got 11"):
         spread(10, 11, "train_examples")
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, "7", True])
 def test_counts_are_whole_numbers(count):
-    with pytest.raises(UsageError, match="task 'x': test_examples must be a whole number of at least 1, got"):
+    with pytest.raises(UsageError, match="task 'x': test_examples must be an integer of at least 1, got"):
         check_counts("x", train_examples=None, test_examples=count)
 
 
@@ -174,7 +174,7 @@ def test_tiny_imagenet_mistakes_are_told(tiny):
         ("val_1.JPEG\n", "line 1"),
         (f"../../wnids.txt\t{WNIDS[0]}\n", "line 1"),
         (f"val_0.JPEG\t{WNIDS[0]}\n", r"val_0\.JPEG: there is no such file"),
-        ("", "it lists no image"),
+        ("", "it does not list any images"),
     ):
         table.write_text(text)
         with pytest.raises(UsageError, match=message):
@@ -264,7 +264,7 @@ def test_all_photographs_of_a_mask_go_to_one_side(tmp_path):
     _, test = bags.split_bags(files, pairs)
     assert len({int(Path(photograph).stem) % 4 for photograph, _ in test}) == 1
     assert len(test) == 10
-    with pytest.raises(UsageError, match="last_msk: all 10 photographs have one mask; to train and to test takes two"):
+    with pytest.raises(UsageError, match="last_msk: all 10 photographs have the same mask; at least two are needed"):
         bags.split_bags(files, [pair for pair in pairs if int(Path(pair[0]).stem) % 4 == 0])
 
 

@@ -16,7 +16,7 @@ from lossaware.studies.data import tacos
 from lossaware.studies.data.checksums import MANIFEST, record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
-from lossaware.studies.data.stand_in import FRAMES_A_ROW, SCALE, SIGNAL, features_of, make_stand_in
+from lossaware.studies.data.stand_in import FRAMES_PER_ROW, SCALE, SIGNAL, features_of, make_stand_in
 from lossaware.studies.data.tacos import (
     FEATURE_SIZE,
     STAND_IN_MARK,
@@ -72,9 +72,9 @@ def test_annotations_are_those_written_and_end_with_their_video(tmp_path):
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
-        ({}, "it annotates no video"),
-        ({"a": video()}, "it annotates no video"),
-        ({"a": video((0, 5, "x")), "a.avi": video((0, 5, "y"))}, r"a is there twice, with and without \.avi"),
+        ({}, "it has no annotated video"),
+        ({"a": video()}, "it has no annotated video"),
+        ({"a": video((0, 5, "x")), "a.avi": video((0, 5, "y"))}, r"a is listed twice, with and without \.avi"),
         ([], r"train\.json: Input should be"),
         ({"a": {**video(), "fps": 0}}, r"a\.fps: .*greater than 0"),
         ({"a": {**video(), "num_frames": -1}}, r"a\.num_frames"),
@@ -88,7 +88,7 @@ def test_annotations_are_those_written_and_end_with_their_video(tmp_path):
         ({"a": video((0, 1310, "x"))}, "timestamp 0 is frames 0 to 1310 of 1280"),
         ({"a": video((0, 5, " "))}, "sentence 0 is empty"),
         ({"a": {**video((0, 5, "x")), "sentences": []}}, "a has 1 timestamps and 0 sentences"),
-        ({"../a": video((0, 5, "x"))}, "is no name for a video"),
+        ({"../a": video((0, 5, "x"))}, "is not a valid video name"),
     ],
 )
 def test_mistakes_in_annotations_are_told(tmp_path, videos, message):
@@ -209,7 +209,7 @@ def test_mistakes_in_features_are_told(tmp_path):
         (good.astype(int), "floating-point numbers"),
         (bad, "not finite"),
         (good.astype(np.float64) + 1e300, "not finite"),
-        (np.array([{"pickled": 1}], dtype=object), "no array that can be read"),
+        (np.array([{"pickled": 1}], dtype=object), "not a readable array"),
     ):
         np.save(tmp_path / "a.npy", values, allow_pickle=True)
         with warnings.catch_warnings(record=True) as further_lines, pytest.raises(UsageError, match=message) as error:
@@ -222,7 +222,7 @@ def test_mistakes_in_features_are_told(tmp_path):
     endless = whole.replace(b"(3, ", b"(9" + b"9" * 15 + b", ").replace(b" " * 15, b"", 1)
     for content in (whole[:-100], whole[:20], b"", b"<html>", pickle.dumps([1]), broken, endless):
         (tmp_path / "a.npy").write_bytes(content)
-        with pytest.raises(UsageError, match="no array that can be read") as error:
+        with pytest.raises(UsageError, match="not a readable array") as error:
             read_features(DataFiles(tmp_path), "a")
         assert "allow_pickle=`" not in str(error.value)
         assert "\n" not in str(error.value)
@@ -295,7 +295,7 @@ def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     other = write(tmp_path / "other", {**GOOD, **quiet})
     make_stand_in(DataFiles(other), other / "one")
     with_spans, without = (np.load(folder / "one" / "s1.npy") for folder in (place, other))
-    assert with_spans.shape == (1280 // FRAMES_A_ROW, FEATURE_SIZE)
+    assert with_spans.shape == (1280 // FRAMES_PER_ROW, FEATURE_SIZE)
     assert with_spans.dtype == np.float32
     np.testing.assert_allclose(np.sqrt((with_spans**2).mean(axis=1)), SCALE, rtol=1e-5)
     assert np.array_equal(with_spans[2:10], without[2:10])  # no sentence tells of frames 128 to 640
@@ -342,7 +342,7 @@ def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
     assert sorted(path.name for path in place.iterdir()) == ["test.json", "train.json", "val.json"]
     monkeypatch.setattr(np, "save", saved)
     make_stand_in(DataFiles(place), place / "stand-in-features")
-    with pytest.raises(UsageError, match="already there"):
+    with pytest.raises(UsageError, match="already exists"):
         make_stand_in(DataFiles(place), place / "stand-in-features")
 
 
@@ -395,7 +395,7 @@ def test_the_real_annotations(data_folder):
     spans, lengths = [], []
     for one in found["train"].values():
         spans += [(start / one.num_frames, end / one.num_frames) for start, end in one.timestamps]
-        lengths += [min(-(-one.num_frames // FRAMES_A_ROW), 128)] * len(one.timestamps)
+        lengths += [min(-(-one.num_frames // FRAMES_PER_ROW), 128)] * len(one.timestamps)
     first, last = positions_of(torch.tensor(spans), torch.tensor(lengths))
     assert (first >= 0).all()
     assert (first <= last).all()

@@ -208,7 +208,7 @@ def test_a_task_may_import_what_lies_beside_it(my_task):
         ("zzz", {}, "unknown task 'zzz'; known: .*digits.*mnist"),
         ("", {}, "unknown task ''"),
         ("digits", {"hiden": 3}, "task 'digits' has no option 'hiden'; did you mean hidden?"),
-        ("digits", {"hidden": 0}, "hidden must be a whole number of at least 1, got 0"),
+        ("digits", {"hidden": 0}, "hidden must be an integer of at least 1, got 0"),
         ("mnist", {"pad": 3}, "task 'mnist': pad must be 0 or 2, got 3"),
         ("mnist", {"pad": 2.0}, "pad must be 0 or 2, got 2.0"),
         ("mnist", {"pad": False}, "pad must be 0 or 2, got False"),

@@ -159,14 +159,14 @@ def test_parts_are_as_large_as_asked_for_and_no_larger_than_the_whole(made, name
     assert (len(data.train), len(data.test)) == (2, 1)
     with pytest.raises(UsageError, match="train_examples must be at most"):
         load_task(name, spec(name, train=999).task_options).data(made)
-    with pytest.raises(UsageError, match=f"task '{name}': train_examples must be a whole number of at least 1, got 0"):
+    with pytest.raises(UsageError, match=f"task '{name}': train_examples must be an integer of at least 1, got 0"):
         load_task(name, {"train_examples": 0})
 
 
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
-        ("cifar10", {"dropout": 1.0}, "dropout must be from 0 to below 1, got 1.0"),
+        ("cifar10", {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ("cifar100", {"augment": "no"}, "augment must be true or false, got 'no'"),
         ("autoeval", {"pad": 1}, "pad must be 0 or 2, got 1"),
         ("autoencoder_mnist", {}, "did you mean autoencoder-mnist"),

@@ -1,4 +1,4 @@
-"""Images changed at random: moved, mirrored, rotated. What is drawn does not depend on the device."""
+"""Random augmentation of images: shift, mirror, rotate. The random numbers do not depend on the device."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ from lossaware.studies.specs.task import Batch
 
 
 def moved(images: Tensor, offsets: Tensor, pad: int) -> Tensor:
-    """A window of each image, of the image's size, in the image with ``pad`` zeros around.
+    """Each image shifted: a window of the image's size in the image padded with ``pad`` zeros.
 
     Args:
         images: (batch, channels, height, width).
-        offsets: (batch, 2), int64 from 0 to 2 ``pad``: row and column of the window's first corner. ``pad`` is the
-            image itself; less brings zeros in from the top or the left.
+        offsets: (batch, 2), int64 from 0 to 2 ``pad``: row and column of the window's first corner. ``pad``
+            leaves the image; less shifts zeros in at the top or the left.
         pad: Zeros on each side.
     """
     height, width = images.shape[-2:]
@@ -38,7 +38,7 @@ def mirrored(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def rotated(images: Tensor, degrees: Tensor) -> Tensor:
-    """Each image rotated counter-clockwise about its middle; each pixel is the nearest one, zero beyond the border.
+    """Each image rotated counter-clockwise about its centre, with nearest pixels, and zeros beyond the border.
 
     Args:
         images: (batch, channels, side, side), square.
@@ -46,7 +46,7 @@ def rotated(images: Tensor, degrees: Tensor) -> Tensor:
     """
     angle = degrees.to(images.dtype).deg2rad()
     zero = torch.zeros_like(angle)
-    # From where a pixel comes: rows run downwards, so this is the inverse of a counter-clockwise rotation.
+    # Maps output to input pixels. Rows run downwards, so this is the inverse of a counter-clockwise rotation.
     origin = torch.stack([angle.cos(), -angle.sin(), zero, angle.sin(), angle.cos(), zero], dim=1).reshape(-1, 2, 3)
     grid = functional.affine_grid(origin, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
@@ -55,18 +55,18 @@ def rotated(images: Tensor, degrees: Tensor) -> Tensor:
 def move_mirror_rotate(
     pad: int, degrees: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Callable[[Batch, torch.Generator], Batch]:
-    """Moves by up to ``pad`` pixels, mirrors half of the images, rotates by up to ``degrees``, in this order.
+    """An augmentation: shift by up to ``pad`` pixels, mirror half of the images, rotate by up to ``degrees``.
 
-    What comes in from beyond the border is black, as where this is done before the images are standardised.
+    Pixels from beyond the border are black, as if the images were augmented before they are standardised.
 
     Args:
-        pad: Largest move, in pixels.
+        pad: Largest shift, in pixels.
         degrees: Largest rotation, in either direction.
-        mean: With what the images were standardised, a channel each.
-        std: Likewise.
+        mean: Mean per channel by which the images were standardised.
+        std: Standard deviation per channel by which they were.
 
     Returns:
-        What `lossaware.studies.specs.task.Data.augment` wants; it changes the first tensor of a batch.
+        A function for `lossaware.studies.specs.task.Data.augment`; it changes the first tensor of a batch.
     """
 
     def augment(batch: Batch, generator: torch.Generator) -> Batch:

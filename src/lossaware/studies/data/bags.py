@@ -16,11 +16,11 @@ BACKGROUND = 255
 TEST_SHARE, SPLIT_SEED = 0.1, 0
 
 Pairs = list[tuple[str, str]]
-"""Photographs and their masks, as names of files."""
+"""Photographs and their masks, as file names."""
 
 
 def list_bags(files: DataFiles) -> Pairs:
-    """Photographs (``last/NAME``) and their masks (``last_msk/NAME``), by name. A mask without photograph is left out.
+    """Photographs (``last/NAME``) and their masks (``last_msk/NAME``), by name. Masks without photograph are skipped.
 
     Raises:
         UsageError: A folder is missing or empty, or a photograph has no mask or more than one.
@@ -33,16 +33,16 @@ def list_bags(files: DataFiles) -> Pairs:
 
 
 def split_bags(files: DataFiles, pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """The same nine tenths for training and one tenth for tests, whatever the run's seed.
+    """Nine tenths for training and one tenth for tests, the same for each seed of a run.
 
-    There is no official split. One bag can be seen on several backgrounds: photographs that have the same mask, byte
-    for byte, stay together. Drawn with torch's generator of seed 0.
+    There is no official split. A bag can appear on several backgrounds: photographs with the same mask, byte for
+    byte, stay together. Drawn with torch's generator with seed 0.
 
     Returns:
-        Training and test pairs, each in the order in which they came.
+        Training and test pairs, each in their original order.
 
     Raises:
-        UsageError: All have the same mask, so that nothing is left for training; or a mask cannot be read.
+        UsageError: All have the same mask, so that no training pair remains; or a mask cannot be read.
     """
     groups: dict[str, list[int]] = {}
     for index, (_, mask) in enumerate(pairs):
@@ -57,16 +57,16 @@ def split_bags(files: DataFiles, pairs: Pairs) -> tuple[Pairs, Pairs]:
     train = [pair for index, pair in enumerate(pairs) if index not in tests]
     if not train:
         folder = files.path("last_msk")
-        raise UsageError(f"{folder}: all {len(pairs)} photographs have one mask; to train and to test takes two")
+        raise UsageError(f"{folder}: all {len(pairs)} photographs have the same mask; at least two are needed")
     return train, [pair for index, pair in enumerate(pairs) if index in tests]
 
 
 def read_bags(files: DataFiles, pairs: Pairs, side: int = SIDE) -> tuple[Tensor, Tensor]:
     """The photographs, uint8 (N, 3, side, side), red first, and the masks, uint8 (N, side, side), 1 for bag.
 
-    Both are resized (bilinear) where they have another size. In a mask 255 is background, and anything less is bag, as
-    in the code that the paper names; that code keeps OpenCV's order of colours, blue first, which for a network that
-    starts at random is the same.
+    Both are resized (bilinear) if they have another size. In a mask 255 is background, and less is bag, as in the code
+    that the paper cites. That code has OpenCV's order of colours, blue first, which is equivalent for a network with
+    random initialisation.
 
     Raises:
         UsageError: A mask has another size than its photograph; see also `decode_image`.
@@ -88,11 +88,13 @@ def read_bags(files: DataFiles, pairs: Pairs, side: int = SIDE) -> tuple[Tensor,
 def _by_name(files: DataFiles, folder: str) -> dict[str, str]:
     if not files.path(folder).is_dir():
         raise UsageError(f"there is no folder {files.path(folder)}")
-    found: dict[str, str] = {}
+    by_stem: dict[str, str] = {}
     for path in map(PurePosixPath, files.names(f"{folder}/*")):
-        if path.stem in found:
-            raise UsageError(f"{files.path(folder)} holds both {PurePosixPath(found[path.stem]).name} and {path.name}")
-        found[path.stem] = str(path)
-    if not found:
+        if path.stem in by_stem:
+            raise UsageError(
+                f"{files.path(folder)} holds both {PurePosixPath(by_stem[path.stem]).name} and {path.name}"
+            )
+        by_stem[path.stem] = str(path)
+    if not by_stem:
         raise UsageError(f"there is no image in {files.path(folder)}")
-    return found
+    return by_stem

@@ -1,4 +1,4 @@
-"""The checksums that are known of data files: those that are published, and those in a manifest beside the files."""
+"""Checksums of data files: the published ones, and those in a manifest in the folder of the files."""
 
 import gzip
 import hashlib
@@ -29,8 +29,8 @@ class Manifest:
     """Sizes and checksums of files, written by `lossaware data get` or `lossaware data record`.
 
     Attributes:
-        published: Whether the files came from the published download, whose own checksum was right.
-        date: When it was written, as in ISO 8601.
+        published: Whether the files are from the published download, whose checksum was correct.
+        date: Date of writing, in ISO 8601.
         files: Size in bytes and SHA-256 of each file, by its name relative to the folder, with ``/``.
     """
 
@@ -40,20 +40,20 @@ class Manifest:
 
     @property
     def origin(self) -> str:
-        """The files it describes, in words."""
+        """Description of the files."""
         return "the published files" if self.published else f"the files recorded on {self.date[:10]}"
 
     def names(self, pattern: str) -> set[str]:
-        """The files of one folder that fit a pattern such as ``train/*.png``. The folder itself has no wildcard."""
+        """The files of one folder that match a pattern such as ``train/*.png``. The folder must not have a wildcard."""
         folder, _, name = pattern.rpartition("/")
         return {path for path in self._by_folder.get(folder, ()) if fnmatchcase(path.rpartition("/")[2], name)}
 
     @cached_property
     def _by_folder(self) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        by_folder: dict[str, list[str]] = {}
         for path in self.files:
-            found.setdefault(path.rpartition("/")[0], []).append(path)
-        return found
+            by_folder.setdefault(path.rpartition("/")[0], []).append(path)
+        return by_folder
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of the files.
@@ -68,7 +68,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest | None":
-        """The manifest in that folder; None where there is none.
+        """The manifest in that folder, or None.
 
         Raises:
             UsageError: It cannot be read, or is damaged.
@@ -99,7 +99,7 @@ def _entry(name: str, size: Any, digest: Any) -> tuple[int, str]:
 
 
 def make_manifest(folder: Path, patterns: Iterable[str], *, published: bool) -> Manifest:
-    """The manifest of the files in ``folder`` as they are.
+    """The manifest of the present files in ``folder``.
 
     Args:
         folder: The folder.
@@ -107,29 +107,29 @@ def make_manifest(folder: Path, patterns: Iterable[str], *, published: bool) -> 
         published: See `Manifest`.
 
     Raises:
-        UsageError: There is no such file, or one cannot be read.
+        UsageError: No file matches, or a file cannot be read.
     """
     files = {}
     for name in (name for pattern in patterns for name in list_names(folder, pattern)):
         content = read_regular(folder / name)
         files[name] = len(content), hashlib.sha256(content).hexdigest()
     if not files:
-        raise UsageError(f"{folder} holds none of {', '.join(patterns)}")
+        raise UsageError(f"{folder} has no file that matches {', '.join(patterns)}")
     return Manifest(published, datetime.now(UTC).isoformat(timespec="seconds"), files)
 
 
 def record_files(data_set: DataSet, folder: Path) -> list[Path]:
-    """Write manifests of a data set as it is, for files that nobody publishes checksums of or that were changed.
+    """Write manifests of the present files of a data set, which have no published checksums or were changed.
 
     Args:
         data_set: The data set.
         folder: The folder that the user names for data.
 
     Returns:
-        The folders of the data set; those that do not exist are left out.
+        The existing folders of the data set.
 
     Raises:
-        UsageError: None exists, one holds no file that tasks read, or a file cannot be read or written.
+        UsageError: No folder exists, a folder has no file that tasks read, or a file cannot be read or written.
     """
     existing = {folder / place: patterns for place, patterns in data_set.places.items() if (folder / place).is_dir()}
     if not existing:
@@ -140,7 +140,7 @@ def record_files(data_set: DataSet, folder: Path) -> list[Path]:
 
 
 def list_names(folder: Path, pattern: str) -> list[str]:
-    """Names of the files in ``folder`` that fit a glob pattern, relative and with ``/``, sorted; no hidden ones.
+    """Names of the files in ``folder`` that match a glob pattern, relative, with ``/``, sorted, without hidden files.
 
     Raises:
         UsageError: A folder cannot be read.
@@ -154,12 +154,12 @@ def list_names(folder: Path, pattern: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Checksums:
-    """All that is known of the files in a folder. The manifest counts first.
+    """All known checksums of the files in a folder. The manifest takes precedence.
 
     Attributes:
         manifest: The folder's manifest, or None.
         remotes: Published files by name, compressed or not.
-        sha256: SHA-256 of further published files by name.
+        sha256: SHA-256 of other published files by name.
     """
 
     manifest: Manifest | None = None
@@ -168,23 +168,23 @@ class Checksums:
 
     @classmethod
     def of(cls, folder: Path, place: str) -> "Checksums":
-        """Those of ``folder``, which has the layout of ``place``.
+        """The checksums of ``folder``, which has the layout of ``place``.
 
         Args:
             folder: The folder of the files.
-            place: Where a data set of `DATA_SETS` lies. A manifest counts for any other place too.
+            place: The folder of a data set of `DATA_SETS`. For any other place only the manifest counts.
         """
-        found: DataSet | None = next((entry for entry in DATA_SETS.values() if entry.place == place), None)
+        data_set: DataSet | None = next((entry for entry in DATA_SETS.values() if entry.place == place), None)
         manifest = Manifest.load(folder)
-        if found is None:
+        if data_set is None:
             return cls(manifest)
-        # The checksum of an archive says nothing about its members; `lossaware data get` writes a manifest of them.
-        remotes = () if found.is_archive else found.files
+        # An archive's checksum does not cover the unpacked members; `lossaware data get` writes a manifest of them.
+        remotes = () if data_set.is_archive else data_set.files
         by_name = {name: remote for remote in remotes for name in (remote.name, remote.name.removesuffix(".gz"))}
-        return cls(manifest, by_name, found.sha256)
+        return cls(manifest, by_name, data_set.sha256)
 
     def origin(self, name: str) -> str:
-        """Which file the checksum of ``name`` belongs to, in words; empty where none is known."""
+        """Description of the file that the checksum of ``name`` belongs to; empty if there is no checksum."""
         if self.manifest is not None and name in self.manifest.files:
             return self.manifest.origin
         return "the published files" if name in self.remotes or name in self.sha256 else ""
@@ -194,17 +194,17 @@ class Checksums:
         return self.manifest is None or bool(self.origin(name))
 
     def size(self, name: str) -> int | None:
-        """The size in bytes that the file must have; None where that is not known."""
+        """The size in bytes that the file must have; None if it is not known."""
         return self.manifest.files[name][0] if self.manifest is not None and name in self.manifest.files else None
 
     def missing(self, pattern: str, names: Iterable[str]) -> list[str]:
-        """Names in the manifest that fit ``pattern`` (see `Manifest.names`) and are not among ``names``."""
+        """Names in the manifest that match ``pattern`` (see `Manifest.names`) and are not among ``names``."""
         if self.manifest is None:
             return []
         return sorted(self.manifest.names(pattern) - set(names))
 
     def fits(self, name: str, content: bytes, digest: str) -> bool:
-        """Whether that is the content of the file; also where nothing is known of it.
+        """Whether the content matches the file's checksum, if there is one.
 
         Args:
             name: The file.
@@ -219,7 +219,7 @@ class Checksums:
 
 
 def is_published(remote: Remote, name: str, content: bytes) -> bool:
-    """Whether that is a published file: byte for byte, or its content compressed again or not compressed."""
+    """Whether this is a published file: byte for byte, or its content recompressed or uncompressed."""
     if name == remote.name and md5(content) == remote.md5:
         return True
     if remote.content_md5 is None:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 3 x 32 x 32 pixels, plane after plane."""
+"""CIFAR-10 and CIFAR-100 in their binary version: records of label bytes and 3 x 32 x 32 pixels by channel."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ PIXELS = 3 * SIDE * SIDE
 # Mean and standard deviation of the training images' channels (red, green, blue), on a scale of 0 to 1.
 MEAN_10, STD_10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 MEAN_100, STD_100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-# How many records a file of each set holds.
+# Records per file.
 BATCH_10, TRAIN_100, TEST_100 = 10_000, 50_000, 10_000
 
 Labelled = tuple[Tensor, Tensor]
@@ -47,11 +47,11 @@ def read_cifar(files: DataFiles, name: str, classes: tuple[int, ...], records: i
     Args:
         files: The folder of the file.
         name: The file.
-        classes: How many classes each label byte of a record tells apart; the last byte is the label that counts.
-        records: How many there must be.
+        classes: Number of classes of each label byte of a record; the last byte is the label.
+        records: Required number of records.
 
     Raises:
-        UsageError: The file cannot be read, has another size, or holds a label out of range.
+        UsageError: The file cannot be read, has another size, or has a label out of range.
     """
     path, content = files.path(name), files.read(name)
     size = len(classes) + PIXELS

@@ -28,13 +28,13 @@ _ARCHIVE_ERRORS = (
     gzip.BadGzipFile,
     zlib.error,
     EOFError,
-    RuntimeError,  # a member of a zip is encrypted, or compressed in another way than is known here
+    RuntimeError,  # a member of a zip is encrypted, or has an unsupported compression
 )
 
 Report = Callable[[str], None]
-"""Gets a line on what is done."""
+"""Receives a line per finished step."""
 Bar = Callable[[str], Any]
-"""Gets a file's name, gives a progress bar as pooch wants it: ``total``, ``update(bytes)``, ``reset``, ``close``."""
+"""Takes a file name and returns a progress bar as in pooch: ``total``, ``update(bytes)``, ``reset``, ``close``."""
 
 
 def get(
@@ -47,30 +47,30 @@ def get(
 ) -> Path:
     """Download a data set, unless it exists, and write a manifest of its checksums.
 
-    A file appears under its name only when it is whole and has its checksum; a folder only when its archive is unpacked
-    and has a manifest. A broken download is started again; it leaves nothing, or, where the process was killed, what
-    the next download removes. An archive is kept beside its folder.
+    A file gets its name only when it is complete and its checksum is correct; a folder only when its archive is
+    unpacked and has a manifest. A failed download is retried. It leaves no files, except when the process was killed:
+    then the next download removes them. An archive is kept next to its folder.
 
     Args:
         data_set: One that can be downloaded, of `lossaware.studies.data.sets.DATA_SETS`.
-        folder: Where to; made if it is missing.
-        report: Gets a line on what is done.
-        bar: Makes a progress bar for each file; None shows none.
-        attempts: How often a download is tried, at least 1.
+        folder: Target folder; created if missing.
+        report: Receives a line per finished step.
+        bar: Makes a progress bar for each file; None for no bars.
+        attempts: Number of attempts, at least 1.
 
     Returns:
         The folder that tasks read.
 
     Raises:
-        UsageError: The download fails, what came is not the published file, an existing file is not it either, an
-            archive is damaged or holds what it should not, or the folder cannot be written.
+        UsageError: The download fails, the downloaded or an existing file is not the published one, an archive is
+            damaged or has unexpected members, or the folder cannot be written.
     """
     place = folder / data_set.place
     try:
         if data_set.is_archive:
             archive = folder / data_set.files[0].name
             if place.is_dir() and ((place / MANIFEST).exists() or not archive.exists()):
-                unknown = "" if (place / MANIFEST).exists() else ", and nothing tells whether it is the published one"
+                unknown = "" if (place / MANIFEST).exists() else ", but it is not known whether it is the published one"
                 report(f"{place} exists{unknown}; move it away to download it")
                 return place
             with _workplace(folder, place.name) as work:
@@ -82,7 +82,7 @@ def get(
                 if not _exists(remote, place / remote.name, report):
                     with _workplace(place, place.name) as work:
                         _fetch(remote, place / remote.name, work, report, bar, attempts)
-            # Without it the published checksums count, as all these files have one. With it reading is faster.
+            # Without a manifest the published checksums are used. With one, reading is faster.
             if not (place / MANIFEST).exists() and os.access(place, os.W_OK):
                 make_manifest(place, data_set.reads, published=True).save(place)
     except OSError as error:
@@ -95,7 +95,7 @@ def _exists(remote: Remote, path: Path, report: Report) -> bool:
     """Whether the file exists, compressed or not.
 
     Raises:
-        UsageError: It does, and is not the published one.
+        UsageError: It exists, but is not the published one.
     """
     for existing in (path, path.with_name(path.name.removesuffix(".gz"))):
         if existing.exists() or existing.is_symlink():
@@ -112,7 +112,7 @@ def _exists(remote: Remote, path: Path, report: Report) -> bool:
 
 def _fetch(remote: Remote, path: Path, work: Path, report: Report, bar: Bar | None, attempts: int) -> None:
     """Download a file."""
-    # Imported here: the libraries that speak HTTP take a third of a second, and most commands download nothing.
+    # Imported here: these libraries take a third of a second, and most commands do not download.
     import pooch  # type: ignore[import-untyped]
     import requests
 
@@ -124,12 +124,12 @@ def _fetch(remote: Remote, path: Path, work: Path, report: Report, bar: Bar | No
         fetched = Path(fetcher.fetch(remote.name, downloader=attempt))
     except (requests.RequestException, ValueError):  # pooch raises the latter for a wrong checksum
         raise attempt.error from None
-    fetched.chmod(0o666 & ~umask())  # pooch leaves it as the temporary file that it was: for its owner alone
+    fetched.chmod(0o666 & ~umask())  # pooch leaves the temporary file's permissions: owner only
     fetched.replace(path)
 
 
 class _Attempt:
-    """A downloader for pooch, which calls it again after a connection that failed and a checksum that differs."""
+    """A downloader for pooch, which calls it again after a failed connection or a wrong checksum."""
 
     def __init__(self, remote: Remote, attempts: int, report: Report, bar: Bar | None) -> None:
         self._remote, self._attempts, self._report, self._bar = remote, attempts, report, bar
@@ -137,7 +137,7 @@ class _Attempt:
 
     @property
     def error(self) -> UsageError:
-        """Why the latest attempt failed."""
+        """Error of the latest attempt."""
         return UsageError(f"{self._remote.url} cannot be downloaded: {self._reason}; nothing of it was kept")
 
     def __call__(self, url: str, output: str, fetcher: Any) -> None:
@@ -163,7 +163,7 @@ class _Attempt:
         except ValueError as error:
             self._reason = f"the server's answer is not valid HTTP ({error})"
             raise self.error from None
-        self._reason = "what comes is not the published file, its MD5 differs"
+        self._reason = "the downloaded file is not the published one: its MD5 differs"
 
 
 class _TooLargeError(Exception):
@@ -171,7 +171,7 @@ class _TooLargeError(Exception):
 
 
 class _Limited:
-    """A file that takes a number of bytes and no more."""
+    """A file that accepts a limited number of bytes."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, size
@@ -187,7 +187,7 @@ class _Limited:
 
 
 def _may_succeed_later(error: Exception) -> bool:
-    """Whether the same request may have another answer."""
+    """Whether a retry of the request may succeed."""
     import requests
 
     response = getattr(error, "response", None)
@@ -198,31 +198,31 @@ def _may_succeed_later(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Why a request failed, in words."""
+    """Description of a request's failure."""
     response = getattr(error, "response", None)
     causes = list(_causes(error))
     names = {type(cause).__name__ for cause in causes}
     if "TooManyRedirects" in names:
-        return "the server redirects without end"
+        return "the server redirects in a loop"
     if response is not None:
-        return f"the server answers {response.status_code} {response.reason}"
+        return f"the server responded with {response.status_code} {response.reason}"
     if names & {"SSLError", "SSLCertVerificationError"}:
         return f"its TLS connection is not secure or not possible ({_last_text(causes)})"
     if "ProxyError" in names:
         return f"the proxy does not connect to its server ({_last_text(causes)})"
     if names & {"NameResolutionError", "gaierror"}:
-        return "its server is not known here"
+        return "the host name cannot be resolved"
     if names & {"IncompleteRead", "ChunkedEncodingError"}:
-        return "the connection was cut"
+        return "the connection was interrupted"
     if any(name.endswith(("Timeout", "TimeoutError")) for name in names):
-        return f"the server said nothing for {TIMEOUT:.0f} seconds"
+        return f"the server did not respond for {TIMEOUT:.0f} seconds"
     if isinstance(error, ValueError):
         return f"the server redirects to an address that cannot be used ({error})"
-    return "there is no connection to its server"
+    return "cannot connect to the server"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was made of: `requests` hands the causes on as arguments or as ``reason``."""
+    """The error and its causes, which `requests` passes as arguments or as ``reason``."""
     while error is not None:
         yield error
         parts = (*error.args, getattr(error, "reason", None), error.__cause__)
@@ -230,17 +230,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _last_text(causes: list[BaseException]) -> str:
-    """What the first cause says, in one line."""
+    """Message of the original cause, in one line."""
     return " ".join(str(causes[-1]).split())
 
 
 def _unpack(data_set: DataSet, archive: Path, place: Path, work: Path, report: Report) -> None:
-    """Unpack the folder ``place.name`` and write its manifest; of a folder that exists, only the manifest."""
+    """Unpack the folder ``place.name`` and write its manifest; if the folder exists, write only the manifest."""
     if not hasattr(tarfile, "data_filter"):
         raise UsageError("unpacking needs a Python whose tarfile has filters: 3.11.4 or newer")
     report(f"unpacking {archive.name}")
     unpacked = work / "unpacked"
-    # Not by pooch.Untar, which on Python 3.11 writes wherever the archive says.
+    # Not by pooch.Untar, which on Python 3.11 does not check where members are written.
     keywords: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": _member}
     try:
         shutil.unpack_archive(archive, unpacked, **keywords)
@@ -251,38 +251,38 @@ def _unpack(data_set: DataSet, archive: Path, place: Path, work: Path, report: R
     manifest = make_manifest(unpacked / place.name, data_set.reads, published=True)
     if place.is_dir():
         manifest.save(place)
-        report(f"{place} exists; it is now compared with the published files whenever it is read")
+        report(f"{place} exists; it is now compared with the published files at each reading")
     else:
         manifest.save(unpacked / place.name)
         os.rename(unpacked / place.name, place)
 
 
 def _member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    """A member of an archive that stays in the folder, with the permissions that new files get here."""
+    """A member of an archive, checked to stay in the folder, with the default permissions of new files."""
     checked = tarfile.data_filter(member, folder)
     return checked.replace(mode=None, deep=False)  # type: ignore[arg-type]
 
 
 @contextmanager
 def _workplace(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden folder in ``folder`` that is gone afterwards, and with it all folders that were made for it.
+    """A temporary hidden folder in ``folder``. On an error, parent folders that were created for it are removed too.
 
-    One that a killed process left is emptied.
+    If a killed process left one, it is emptied.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     work = folder / f".{name}.download"
     try:
         work.mkdir(exist_ok=True)
         with _locked(work):
             try:
-                for left in work.iterdir():
-                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                for leftover in work.iterdir():
+                    shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
                 yield work
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except BaseException:
-        for path in made:
+        for path in created:
             with suppress(OSError):  # it is not empty
                 path.rmdir()
         raise
@@ -290,7 +290,7 @@ def _workplace(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """A folder that no other process uses; a lock ends with its process."""
+    """Lock a folder against other processes. The lock ends with its process."""
     if sys.platform == "win32":
         yield
         return
@@ -301,7 +301,7 @@ def _locked(work: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"{work}: another process downloads this data set; wait for it") from None
+            raise UsageError(f"{work}: another process is downloading this data set; wait for it to finish") from None
         yield
     finally:
         os.close(descriptor)

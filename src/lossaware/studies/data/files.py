@@ -1,4 +1,4 @@
-"""The files of a data set, compared with their known checksums as they are read."""
+"""The files of a data set, compared with their known checksums when they are read."""
 
 import hashlib
 from pathlib import Path
@@ -12,15 +12,14 @@ _ACCEPT = "restore it, or accept it once with --no-verify, or from now on with `
 
 
 class DataFiles:
-    """The files in a folder. Each is read whole, and the bytes that are used are those that were compared.
+    """The files in a folder. Each is read into memory, so that the verified bytes are the ones that are used.
 
-    SHA-256 reads more than a gigabyte in a second, so every reading compares; there is no record of earlier readings
-    that could be out of date.
+    SHA-256 processes more than a gigabyte per second, so every reading verifies; no cache can be out of date.
 
     Args:
         folder: The folder.
-        place: The folder as data sets name it, such as ``MNIST/raw``, by which published checksums are found. Without
-            it only a manifest in the folder counts.
+        place: The folder's name in `DATA_SETS`, such as ``MNIST/raw``, which has the published checksums. Without it
+            only a manifest in the folder counts.
 
     Raises:
         UsageError: The manifest in the folder is damaged.
@@ -42,14 +41,14 @@ class DataFiles:
         reading.opened.append(self)
 
     def path(self, name: str) -> Path:
-        """Where the file ``name`` lies, for messages."""
+        """Path of the file ``name``, for messages."""
         return self.folder / name
 
     def first(self, *names: str) -> str:
         """The first of these names that exists.
 
         Raises:
-            UsageError: None does.
+            UsageError: None exists.
         """
         for name in names:
             if self.path(name).exists() or self.path(name).is_symlink():
@@ -58,7 +57,7 @@ class DataFiles:
         raise UsageError(f"there is neither {either} in {self.folder}")
 
     def names(self, pattern: str) -> list[str]:
-        """The files that fit a pattern such as ``train/*.png``, sorted. The folder itself has no wildcard.
+        """The files that match a pattern such as ``train/*.png``, sorted. The folder must not have a wildcard.
 
         Raises:
             UsageError: The folder cannot be read, or files that the manifest lists are missing.
@@ -66,14 +65,14 @@ class DataFiles:
         names = list_names(self.folder, pattern)
         if missing := self._checksums.missing(pattern, names):
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            self._refuse(missing[0], f"there is no such file, though {MANIFEST} lists it{more}")
+            self._refuse(missing[0], f"the file is missing, but {MANIFEST} lists it{more}")
         return names
 
     def read(self, name: str) -> bytes:
         """All bytes of a file.
 
         Raises:
-            UsageError: It cannot be read, or is not the file that its checksum belongs to.
+            UsageError: It cannot be read, or its checksum differs.
         """
         size = self._checksums.size(name)
         content = read_regular(self.path(name), size if self._verify else None)
@@ -86,7 +85,7 @@ class DataFiles:
         return content
 
     def summary(self) -> FilesRead:
-        """The files that were read so far, and whether they were verified."""
+        """The files read so far, and whether they were verified."""
         origins = {self._checksums.origin(name) for name in self._digests}
         if not self._verify:
             verdict = "not verified (--no-verify)"

@@ -1,4 +1,4 @@
-"""Where data lies: one clear line where it does not."""
+"""Data folders, with a clear message if one is missing."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ def require(folder: Path | None, place: str, task: str, source: str) -> DataFile
     """The files in ``folder/place``, which must be a folder.
 
     Args:
-        folder: What the user named, or None.
-        place: Where in it the task looks.
+        folder: The user's data folder, or None.
+        place: The task's folder in it.
         task: The task's name, for messages.
-        source: How one comes by the data, for messages.
+        source: How to get the data, for messages.
 
     Raises:
-        UsageError: No folder was named, there is nothing at that place, or its manifest is damaged.
+        UsageError: ``folder`` is None, the task's folder does not exist, or its manifest is damaged.
     """
     if folder is None:
         raise UsageError(f"task {task!r} needs --data DIR, with {place} in DIR; {source}")
@@ -27,5 +27,5 @@ def require(folder: Path | None, place: str, task: str, source: str) -> DataFile
 
 
 def downloadable(name: str) -> str:
-    """How one comes by a public data set."""
+    """How to get a public data set, for messages."""
     return f"`lossaware data get {name} --data DIR` downloads it"

@@ -21,10 +21,10 @@ _PIECE = 1 << 20
 
 
 def find_idx(files: DataFiles, name: str) -> str:
-    """``name`` or, where there is no such file, ``name.gz``.
+    """``name`` if the file exists, otherwise ``name.gz``.
 
     Raises:
-        UsageError: There is neither.
+        UsageError: Neither exists.
     """
     return files.first(name, f"{name}.gz")
 
@@ -35,13 +35,13 @@ def read_idx(files: DataFiles, name: str, shape: tuple[int | None, ...]) -> Tens
     Args:
         files: The folder of the file.
         name: The file.
-        shape: What its dimensions must be; None takes any size.
+        shape: The required dimensions; None allows any size.
 
     Returns:
         A uint8 tensor of the file's dimensions.
 
     Raises:
-        UsageError: The file cannot be read, is of another format, type or shape, or is too short or too long.
+        UsageError: The file cannot be read, has another format, type or shape, or is too short or too long.
     """
     path, content = files.path(name), files.read(name)
     if content[:2] != b"\x1f\x8b":
@@ -65,19 +65,19 @@ def _read(file: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> Tensor:
     if len(sizes) < 4 * len(shape):
         raise UsageError(f"{path}: cut short within its header")
     dimensions = struct.unpack(f">{len(shape)}I", sizes)
-    if any(wanted not in (None, found) for wanted, found in zip(shape, dimensions, strict=True)):
-        wanted = " x ".join("any" if size is None else str(size) for size in shape)
-        raise UsageError(f"{path}: dimensions {' x '.join(map(str, dimensions))}; expected {wanted}")
+    if any(expected not in (None, size) for expected, size in zip(shape, dimensions, strict=True)):
+        expected = " x ".join("any" if size is None else str(size) for size in shape)
+        raise UsageError(f"{path}: dimensions {' x '.join(map(str, dimensions))}; expected {expected}")
     count = math.prod(dimensions)
     if count == 0:
-        raise UsageError(f"{path}: it holds no example")
-    # One byte more than announced tells a longer file. Piece by piece, as a header may announce more than follows.
+        raise UsageError(f"{path}: it has no examples")
+    # One extra byte detects a file that is too long. In pieces, as the header may announce more than the file has.
     values = bytearray()
     while piece := file.read(min(count + 1 - len(values), _PIECE)):
         values += piece
         if len(values) > MAX_BYTES:
             raise UsageError(f"{path}: more than {MAX_BYTES} values; larger files are not read")
     if len(values) != count:
-        found = f"only {len(values)} follow" if len(values) < count else "more follow"
-        raise UsageError(f"{path}: its header announces {count} values, {found}")
+        actual = f"only {len(values)} follow" if len(values) < count else "more follow"
+        raise UsageError(f"{path}: its header announces {count} values, {actual}")
     return torch.frombuffer(values, dtype=torch.uint8).reshape(dimensions)

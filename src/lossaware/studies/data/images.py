@@ -20,19 +20,19 @@ from lossaware.studies.data.files import DataFiles
 from lossaware.studies.specs.task import Batch, InMemory
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-"""What is read. Pillow knows many more, of which some run other programs."""
+"""Supported formats. Pillow has more, some of which run other programs."""
 MAX_PIXELS = 64_000_000
-"""The largest image that is read, as large as the photographs of a good camera."""
+"""Pixels of the largest supported image, about those of a good camera."""
 
 
 @dataclass(frozen=True)
 class Images(InMemory):
-    """Images in memory as bytes, a quarter of what numbers would take; a batch of them is standardised when asked for.
+    """Images in memory as bytes, a quarter of the size of float32. Each batch is standardised when it is used.
 
     Attributes:
-        tensors: uint8 images (examples, channels, height, width) first; the others are handed on as they are.
-        mean: What is taken from each channel, on a scale of 0 to 1.
-        std: What each channel is then divided by.
+        tensors: uint8 images (examples, channels, height, width) first; the others are not changed.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -45,7 +45,7 @@ class Images(InMemory):
 
 
 def standardised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 images (..., channels, height, width) as float32: (pixel / 255 - mean) / std, channel by channel."""
+    """uint8 images (..., channels, height, width) as float32: (pixel / 255 - mean) / std, per channel."""
     shift, scale = (_on(pixels.device, torch.tensor(values).reshape(-1, 1, 1)) for values in (mean, std))
     return pixels.to(torch.float32).div_(255).sub_(shift).div_(scale)
 
@@ -68,20 +68,20 @@ def read_image(
 def decode_image(
     content: bytes, path: Path, side: int, mode: Literal["RGB", "L"] = "RGB", *, resize: bool = False
 ) -> Tensor:
-    """The pixels of an image; a grey image asked for in RGB has three equal channels.
+    """The pixels of an image. A grey image read as RGB has three equal channels.
 
     Args:
         content: The bytes of an image file, in one of `FORMATS`.
         path: The file, for messages.
         side: Width and height.
         mode: ``"RGB"``, or ``"L"`` for grey.
-        resize: Whether an image of another size is resized (bilinear); otherwise it is refused.
+        resize: Whether an image of another size is resized (bilinear); otherwise it is an error.
 
     Returns:
         uint8 (3, side, side), or (1, side, side) for grey.
 
     Raises:
-        UsageError: This is not an image, it is damaged, of another size, or has more than `MAX_PIXELS` pixels.
+        UsageError: The file is not an image, is damaged, has another size, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(content, path) as image:
         if image.size != (side, side):
@@ -95,14 +95,14 @@ def decode_image(
 
 
 def image_size(content: bytes, path: Path) -> tuple[int, int]:
-    """Width and height of an image in pixels; only its head is decoded.
+    """Width and height of an image in pixels; only its header is decoded.
 
     Args:
         content: The bytes of an image file.
         path: The file, for messages.
 
     Raises:
-        UsageError: This is not an image, it is damaged, or has more than `MAX_PIXELS` pixels.
+        UsageError: The file is not an image, is damaged, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(content, path) as image:
         return image.size
@@ -112,7 +112,7 @@ def image_size(content: bytes, path: Path) -> tuple[int, int]:
 def _opened(content: bytes, path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
-            # Pillow has a limit of its own, at which it only warns.
+            # Pillow only warns at its own limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=FORMATS)
         with image:

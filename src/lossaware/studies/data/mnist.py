@@ -23,7 +23,7 @@ def read_mnist(files: DataFiles, part: Literal["train", "t10k"]) -> tuple[Tensor
         part: The training set or the test set.
 
     Raises:
-        UsageError: A file is missing, damaged or not what it should be.
+        UsageError: A file is missing, damaged or has another format.
     """
     images_name, labels_name = (find_idx(files, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     images = read_idx(files, images_name, (None, SIDE, SIDE))

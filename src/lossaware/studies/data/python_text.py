@@ -1,4 +1,4 @@
-"""Text that Python brings along: the language reference as the built-in help has it."""
+"""Text that is part of Python: the language reference of the built-in help."""
 
 import re
 from collections import Counter
@@ -12,9 +12,9 @@ SMALLEST_TEXT = 100_000
 
 @cache
 def reference_text() -> str:
-    """The topics of ``help()``, in the order of their names, as lower-case ASCII in single spaces.
+    """The topics of ``help()``, sorted by name, as lower-case ASCII with single spaces.
 
-    Half a million characters. Versions of Python differ in it, and so do losses measured on it.
+    Half a million characters. The text, and losses measured on it, depend on the version of Python.
     """
     from pydoc_data.topics import topics
 
@@ -32,12 +32,12 @@ def characters() -> tuple[Tensor, int]:
 def words(vocabulary: int) -> Tensor:
     """The text's words and punctuation as int64 codes below ``vocabulary``, the most frequent first.
 
-    All that is rarer has the last code.
+    All rarer words have the last code.
     """
-    found = re.findall(r"[a-z_]+|[^a-z_\s]", reference_text())
-    frequent = sorted(Counter(found).items(), key=lambda item: (-item[1], item[0]))[: vocabulary - 1]
+    tokens = re.findall(r"[a-z_]+|[^a-z_\s]", reference_text())
+    frequent = sorted(Counter(tokens).items(), key=lambda item: (-item[1], item[0]))[: vocabulary - 1]
     known = {word: code for code, (word, _) in enumerate(frequent)}
-    return torch.tensor([known.get(word, vocabulary - 1) for word in found])
+    return torch.tensor([known.get(word, vocabulary - 1) for word in tokens])
 
 
 def windows(codes: Tensor, length: int, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The data sets that tasks read: folder, source, and the checksums that are published."""
+"""The data sets that tasks read: folder, source and published checksums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,9 @@ class Remote:
 
     Attributes:
         url: Its address.
-        size: Its size in bytes. A download of more is stopped.
+        size: Its size in bytes. A larger download is stopped.
         md5: MD5 of its bytes, 32 hexadecimal digits.
-        content_md5: For a ``.gz``: MD5 of the content. A copy that was compressed again, or unpacked, is recognised by
-            it.
+        content_md5: For a ``.gz``: MD5 of the content, which identifies a recompressed or unpacked copy.
     """
 
     url: str
@@ -33,12 +32,12 @@ class DataSet:
 
     Attributes:
         summary: One line for lists.
-        place: The folder that tasks read, below the folder that the user names.
+        place: The folder that tasks read, relative to the user's data folder.
         reads: The files of ``place`` that tasks read, as glob patterns.
-        files: What can be downloaded: one archive that holds the last part of ``place``, or the files of ``place``.
-        source: How to get the data where nothing can be downloaded.
+        files: The downloads: one archive that contains the last part of ``place``, or the files of ``place``.
+        source: How to get data that cannot be downloaded.
         sha256: SHA-256 of files that cannot be downloaded, by name.
-        parts: Further folders that tasks read, with the patterns of their files.
+        parts: Other folders that tasks read, with the patterns of their files.
     """
 
     summary: str
@@ -56,7 +55,7 @@ class DataSet:
 
     @property
     def megabytes(self) -> int:
-        """Size of the download."""
+        """Size of the download in megabytes."""
         return round(sum(remote.size for remote in self.files) / 1e6)
 
     @property
@@ -131,7 +130,7 @@ DATA_SETS = {
         "tacos",
         ("train.json", "val.json", "test.json"),
         source="train.json, val.json, test.json as https://github.com/26hzhang/VSLNet has them",
-        # Nobody publishes these. They were computed from a byte copy of data/dataset/tacos in VSLNet's repository,
+        # These are not published. They were computed from a byte copy of data/dataset/tacos in VSLNet's repository,
         # commit 9256b81287e68fcb615b36ae37fcf52ed34312ba.
         sha256={
             "train.json": "ee5e1527885122f0d3cf1dbfcf0efb0de0c54f8290937fe3ff8b5844742112e9",
@@ -141,4 +140,4 @@ DATA_SETS = {
         parts={"tacos/features": ("*.npy",), "tacos/stand-in-features": ("*.npy",)},
     ),
 }
-"""The data sets by name, as `lossaware data` takes them. A further one is an entry here."""
+"""The data sets by name, for `lossaware data`. To add a data set, add an entry here."""

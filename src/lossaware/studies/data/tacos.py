@@ -1,7 +1,7 @@
-"""TACoS (Regneri et al., 2013): sentences and the parts of cooking videos that they tell of.
+"""TACoS (Regneri et al., 2013): sentences and the parts of cooking videos that they describe.
 
-Annotations are in the form of VSLNet's code: ``{train,val,test}.json``, a video's name with its frames a second, its
-number of frames, its sentences and, for each sentence, first and last frame. Features are one ``.npy`` a video,
+Annotations have the format of VSLNet's code: ``{train,val,test}.json``, with name, frames per second, number of frames
+and sentences of each video, and first and last frame of each sentence. Features are one ``.npy`` per video,
 frames x 1024.
 """
 
@@ -28,7 +28,7 @@ FEATURE_SIZE = 1024
 POSITIONS = 128
 WORDS = 2048
 UNKNOWN = 1
-# Marks a folder of made features, so that they can never pass for real ones.
+# Marks a folder of stand-in features, so that they cannot be mistaken for real ones.
 STAND_IN_MARK = "STAND-IN-FEATURES.txt"
 
 _Frame = Annotated[int, Field(ge=0)]
@@ -46,10 +46,10 @@ class Video(BaseModel, extra="forbid"):
 def read_annotations(files: DataFiles, name: str) -> dict[str, Video]:
     """The annotated videos of one file, by name without ``.avi``.
 
-    An annotation may end up to a second after its video, as some of TACoS do; it is then cut where the video ends.
+    An annotation may end up to a second after its video, as some of TACoS do; it is then cut at the end of the video.
 
     Raises:
-        UsageError: The file cannot be read, is not JSON, or an annotation is not what it should be.
+        UsageError: The file cannot be read, is not JSON, or an annotation is not valid.
     """
     path, content = files.path(name), files.read(name)
     try:
@@ -61,15 +61,15 @@ def read_annotations(files: DataFiles, name: str) -> dict[str, Video]:
     for name, video in videos.items():
         _check(f"{path}: {name}", name, video)
         if not name.endswith(".avi") and f"{name}.avi" in videos:
-            raise UsageError(f"{path}: {name} is there twice, with and without .avi")
+            raise UsageError(f"{path}: {name} is listed twice, with and without .avi")
     if not any(video.sentences for video in videos.values()):
-        raise UsageError(f"{path}: it annotates no video")
+        raise UsageError(f"{path}: it has no annotated video")
     return {name.removesuffix(".avi"): video for name, video in videos.items()}
 
 
 def _check(where: str, name: str, video: Video) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UsageError(f"{where!r} is no name for a video: letters, digits, '.', '_' and '-' are")
+        raise UsageError(f"{where!r} is not a valid video name; letters, digits, '.', '_' and '-' are allowed")
     if len(video.timestamps) != len(video.sentences):
         raise UsageError(f"{where} has {len(video.timestamps)} timestamps and {len(video.sentences)} sentences")
     for index, ((start, end), sentence) in enumerate(zip(video.timestamps, video.sentences, strict=True)):
@@ -84,14 +84,14 @@ def _check(where: str, name: str, video: Video) -> None:
 
 
 def words_of(sentence: str) -> list[str]:
-    """The words of a sentence in lower case; each mark is a word of its own."""
+    """The words of a sentence in lower case; each punctuation mark is a separate word."""
     return re.findall(r"\w+(?:'\w+)?|[^\w\s]", sentence.lower())
 
 
 def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
-    """Numbers for words: 0 is padding, 1 an unknown word, then the words by how often they come (then by alphabet).
+    """Indices of words: 0 is padding, 1 an unknown word, then words by frequency, and alphabetically for equal ones.
 
-    At most `WORDS` numbers, so that the network's size does not depend on the data; rarer words are unknown.
+    There are at most `WORDS` indices, so that the network's size does not depend on the data; rarer words are unknown.
     """
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
     ranked = sorted(counts, key=lambda word: (-counts[word], word))[: WORDS - 2]
@@ -101,36 +101,36 @@ def vocabulary(sentences: Iterable[str]) -> dict[str, int]:
 def read_features(files: DataFiles, name: str, positions: int = POSITIONS) -> Tensor:
     """A video's features, float32 (time, 1024), time at most ``positions``.
 
-    Longer ones are cut into ``positions`` stretches of equal length, up to rounding, of which the means are taken.
+    Longer ones are averaged over ``positions`` segments of equal length, up to rounding.
 
     Args:
         files: The folder of ``NAME.npy`` or ``NAME.avi.npy``.
         name: The video.
-        positions: The longest that is wanted.
+        positions: Maximum length.
 
     Raises:
-        UsageError: The file is missing, no array of numbers (time, 1024), or holds one that is not finite.
+        UsageError: The file is missing, is not an array of numbers (time, 1024), or has a value that is not finite.
     """
     name = files.first(f"{name}.npy", f"{name}.avi.npy")
     path, content = files.path(name), files.read(name)
     try:
         values = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # from a foreign header, NumPy raises nearly anything
-        # Only what is wrong; NumPy's further sentences give advice, such as to unpickle the file.
-        raise UsageError(f"{path}: no array that can be read ({str(error).split('. ')[0]})") from None
+    except Exception as error:  # with a damaged header, NumPy raises nearly anything
+        # Only the first sentence: NumPy's others advise, for example, to unpickle the file.
+        raise UsageError(f"{path}: not a readable array ({str(error).split('. ')[0]})") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         raise UsageError(f"{path}: an array of floating-point numbers is expected")
     if values.ndim != 2 or values.shape[1] != FEATURE_SIZE or not len(values):
         raise UsageError(f"{path}: shape {values.shape}; (frames, {FEATURE_SIZE}) is expected")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and that is told
+    with np.errstate(over="ignore"):  # a value that is too large becomes infinite, which is reported below
         pooled = pool(values.astype(np.float32), positions)
     if not np.isfinite(pooled).all():
-        raise UsageError(f"{path}: it holds values that are not finite")
+        raise UsageError(f"{path}: it has values that are not finite")
     return torch.from_numpy(pooled)
 
 
 def pool(values: npt.NDArray[np.float32], positions: int) -> npt.NDArray[np.float32]:
-    """At most ``positions`` rows: means of stretches of equal length, up to rounding."""
+    """At most ``positions`` rows: means of segments of equal length, up to rounding."""
     if len(values) <= positions:
         return values
     borders = np.round(np.arange(positions + 1) / positions * len(values)).astype(np.int64)
@@ -139,11 +139,11 @@ def pool(values: npt.NDArray[np.float32], positions: int) -> npt.NDArray[np.floa
 
 
 def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last position whose stretch of the video overlaps most (intersection over union) with each moment.
+    """First and last position whose segment of the video overlaps most (intersection over union) with each moment.
 
     Args:
-        moments: (N, 2), start and end as shares of the video, start < end.
-        lengths: (N), int64: positions of each video.
+        moments: (N, 2), start and end as fractions of the video, start < end.
+        lengths: (N), int64: number of positions of each video.
 
     Returns:
         Two tensors (N), int64, from 0 to length - 1.
@@ -151,7 +151,7 @@ def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     start, end = (moments.double() * lengths.unsqueeze(1)).unbind(1)
     best = torch.full_like(start, -1)
     first, last = torch.zeros_like(lengths), torch.zeros_like(lengths)
-    # For a given end the overlap rises up to the moment's start and falls after it; likewise for a given start.
+    # For a given end the overlap rises up to the moment's start and falls after it. The same holds for the end.
     for a in (start.floor(), start.ceil()):
         for b in (end.ceil(), end.floor()):
             both = torch.minimum(b, end) - torch.maximum(a, start)
@@ -166,12 +166,12 @@ def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sentences and the moments that they tell of; the features of a video are kept once for all its sentences.
+    """Sentences and the moments that they describe. A video's features are stored once for all its sentences.
 
     Attributes:
         features: float32 (videos, `POSITIONS`, 1024).
-        queries: A video (an index), its length in positions, words (padded), first and last position, and the moment
-            as shares of the video (2), each example.
+        queries: Per example: video (an index), its length in positions, words (padded), first and last position, and
+            the moment as fractions of the video (2).
     """
 
     features: Tensor
@@ -181,11 +181,11 @@ class Moments:
         return len(self.queries)
 
     def to(self, device: torch.device) -> Self:
-        """The features on that device. The rest stays, as each batch reads its lengths."""
+        """The features on that device. The rest stays on the host, where each batch reads its lengths."""
         return replace(self, features=self.features.to(device))
 
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """Batches as `lossaware.studies.models.vslnet.grounding` wants them, no longer than their longest."""
+        """Batches for `lossaware.studies.models.vslnet.grounding`, as long as their longest video and sentence."""
         for video, length, words, first, last, moment in self.queries.batches(size, generator):
             time = int(length.max())
             longest = int((words != PADDING).sum(dim=1).max())
@@ -202,10 +202,10 @@ def read_moments(
         files: The annotations.
         features: The features.
         part: ``"train"``, ``"val"`` or ``"test"``.
-        numbers: The numbers of the words; None makes them from this file's sentences.
+        numbers: The indices of the words; by default they are made from this file's sentences.
 
     Returns:
-        The examples, in the file's order, and the numbers of the words.
+        The examples, in the file's order, and the indices of the words.
 
     Raises:
         UsageError: See `read_annotations` and `read_features`.
@@ -216,10 +216,10 @@ def read_moments(
     table = torch.zeros(len(videos), POSITIONS, FEATURE_SIZE)
     rows, sentences, moments = [], [], []
     for index, (name, video) in enumerate(videos.items()):
-        found = read_features(features, name)
-        table[index, : len(found)] = found
+        values = read_features(features, name)
+        table[index, : len(values)] = values
         for (start, end), sentence in zip(video.timestamps, video.sentences, strict=True):
-            rows.append((index, len(found)))
+            rows.append((index, len(values)))
             sentences.append(torch.tensor([numbers.get(word, UNKNOWN) for word in words_of(sentence)[:POSITIONS]]))
             moments.append((start / video.num_frames, end / video.num_frames))
     video_index, lengths = torch.tensor(rows).unbind(1)

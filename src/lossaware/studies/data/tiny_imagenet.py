@@ -1,4 +1,4 @@
-"""TinyImageNet in its official layout: JPEG files, a folder a class for training, a table for validation."""
+"""TinyImageNet in its official layout: JPEG files, one folder per class for training, a table for validation."""
 
 import re
 from pathlib import PurePosixPath
@@ -17,18 +17,18 @@ SIDE, CLASSES = 64, 200
 MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
 Listed = list[tuple[str, int]]
-"""Names of files and their labels."""
+"""File names and labels."""
 
 
 def read_classes(files: DataFiles) -> list[str]:
-    """The names of the classes (WordNet identifiers), sorted; a class's label is its place.
+    """The names of the classes (WordNet identifiers), sorted; a class's label is its index.
 
     Raises:
-        UsageError: ``wnids.txt`` cannot be read, or does not hold 200 different names of letters and digits.
+        UsageError: ``wnids.txt`` cannot be read, or does not have 200 different names of letters and digits.
     """
     path = files.path("wnids.txt")
     names = sorted(_text(files, "wnids.txt").split())
-    # They name folders: nothing in a file may lead out of the data set.
+    # These are folder names, which must not lead out of the data set.
     if unlike := next((name for name in names if not re.fullmatch(r"\w+", name)), None):
         raise UsageError(f"{path}: {unlike!r} is not a WordNet identifier; letters and digits are expected")
     if len(set(names)) != CLASSES or len(names) != CLASSES:
@@ -37,50 +37,50 @@ def read_classes(files: DataFiles) -> list[str]:
 
 
 def list_train(files: DataFiles, classes: list[str]) -> Listed:
-    """The training images and their labels, class by class: ``train/WNID/images/*.JPEG``.
+    """The training images and their labels, by class: ``train/WNID/images/*.JPEG``.
 
     Raises:
-        UsageError: A class has no image.
+        UsageError: A class does not have images.
     """
-    found = []
+    listed = []
     for label, name in enumerate(classes):
         folder = f"train/{name}/images"
-        # By number where there is one: WNID_2 before WNID_10.
+        # By number: WNID_2 before WNID_10.
         names = sorted(files.names(f"{folder}/*.JPEG"), key=lambda name: (len(name), name))
         if not names:
             raise UsageError(f"there is no image (*.JPEG) in {files.path(folder)}")
-        found += [(name, label) for name in names]
-    return found
+        listed += [(name, label) for name in names]
+    return listed
 
 
 def list_validation(files: DataFiles, classes: list[str]) -> Listed:
     """The validation images and their labels, in the order of ``val/val_annotations.txt``.
 
     Raises:
-        UsageError: The table cannot be read, is empty, or a line of it names no file or an unknown class.
+        UsageError: The table cannot be read, is empty, or a line does not have a file name and a known class.
     """
     table = "val/val_annotations.txt"
     path = files.path(table)
     labels = {name: label for label, name in enumerate(classes)}
-    found = []
+    listed = []
     for number, line in enumerate(_text(files, table).splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in labels or PurePosixPath(fields[0]).name != fields[0]:
             raise UsageError(f"{path}, line {number}: a file name and a class of wnids.txt are expected, got {line!r}")
-        found.append((f"val/images/{fields[0]}", labels[fields[1]]))
-    if not found:
-        raise UsageError(f"{path}: it lists no image")
-    return found
+        listed.append((f"val/images/{fields[0]}", labels[fields[1]]))
+    if not listed:
+        raise UsageError(f"{path}: it does not list any images")
+    return listed
 
 
 def read_images(files: DataFiles, listed: Listed, count: int | None, option: str) -> tuple[Tensor, Tensor]:
-    """The images, uint8 (N, 3, 64, 64), and their labels, int64 (N). Only what is wanted is decoded.
+    """The images, uint8 (N, 3, 64, 64), and their labels, int64 (N). Only these are decoded.
 
     Args:
         files: The folder of the data set.
         listed: Names and labels.
-        count: How many are wanted; see `spread`.
-        option: What the count is called, for messages.
+        count: Number of images; see `spread`.
+        option: Name of the count, for messages.
 
     Raises:
         UsageError: See `spread` and `read_image`.

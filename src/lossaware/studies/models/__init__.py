@@ -1,1 +1,1 @@
-"""Networks that no library at hand has."""
+"""Networks that the installed libraries do not have."""

@@ -1,7 +1,7 @@
-"""The two autoencoders of Table 12, and what is measured of one.
+"""The two autoencoders of Table 12 and their loss.
 
-Both give logits; the sigmoid that the paper names is part of the measure, where the cross-entropy can be computed
-without losing digits. Both are initialised as torch does by default.
+Both return logits. The sigmoid that the paper names is part of the loss, which is numerically more accurate. Both
+have torch's default initialisation.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from lossaware.studies.specs.task import Batch
 def dense_autoencoder() -> nn.Sequential:
     """784-256-64-256-784 with rectified units, for images of 1 x 28 x 28: 435,536 parameters.
 
-    The paper does not say which network it takes for MNIST; this is a plain one.
+    The paper does not state its network for MNIST; this is a simple one.
     """
     return nn.Sequential(
         nn.Flatten(),
@@ -48,14 +48,14 @@ def convolutional_autoencoder() -> nn.Sequential:
 
 
 def reconstruction(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """How well a model gives its input back.
+    """Reconstruction loss of a model.
 
     Args:
-        model: Gives logits of the inputs' shape.
-        batch: Inputs (batch, ...) from 0 to 1; what follows is not looked at.
+        model: Returns logits of the inputs' shape.
+        batch: Inputs (batch, ...) in [0, 1]; further tensors are ignored.
 
     Returns:
-        ``"loss"``, the mean binary cross-entropy of the sigmoids with the inputs, in nats a value.
+        ``"loss"``, the mean binary cross-entropy of the sigmoids with the inputs, in nats per value.
     """
     inputs = batch[0]
     return {"loss": functional.binary_cross_entropy_with_logits(model(inputs), inputs)}

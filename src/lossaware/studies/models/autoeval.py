@@ -1,4 +1,4 @@
-"""A classifier that also tells by how much its input was turned (Deng et al., 2021), and what is measured of it."""
+"""A classifier that also predicts the rotation of its input (Deng et al., 2021), with losses and accuracies."""
 
 from collections.abc import Mapping
 
@@ -13,10 +13,10 @@ TURNS = 4
 
 
 class AutoEval(nn.Module):
-    """LeNet-5 whose last layer has a second one beside it: 10 classes, and 4 turns of 90 degrees.
+    """LeNet-5 with a second head: 10 classes, and 4 rotations by multiples of 90 degrees.
 
-    Gives logits (batch, 10) and (batch, 4) from images (batch, 1, 28, 28): 62,046 parameters with ``pad`` 2, 44,766
-    with 0. Initialised as `lenet5`, which is torch's default.
+    Returns logits (batch, 10) and (batch, 4) for images (batch, 1, 28, 28). It has 62,046 parameters with ``pad`` 2,
+    44,766 with 0, and torch's default initialisation.
 
     Args:
         pad: See `lenet5`.
@@ -30,24 +30,24 @@ class AutoEval(nn.Module):
         self.turns = nn.Linear(84, TURNS)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the classes and of the turns."""
+        """Logits of the classes and of the rotations."""
         features = self.features(images)
         return self.classes(features), self.turns(features)
 
 
 def turned(images: Tensor, turns: Tensor) -> Tensor:
-    """Each image turned counter-clockwise.
+    """Each image, rotated counter-clockwise.
 
     Args:
         images: (batch, channels, side, side).
-        turns: (batch), int64: how many times 90 degrees, 0 to 3.
+        turns: (batch), int64: rotation in units of 90 degrees, 0 to 3.
     """
     every = torch.stack([torch.rot90(images, quarter, dims=(-2, -1)) for quarter in range(TURNS)])
     return every[turns, torch.arange(len(images), device=images.device)]
 
 
 def turn_at_random(batch: Batch, generator: torch.Generator) -> Batch:
-    """The batch with one random turn an image beside it, which is what the rotation is learned from."""
+    """The batch and one random rotation per image, from which rotations are learned."""
     images = batch[0]
     return (*batch, torch.randint(TURNS, (len(images),), generator=generator).to(images.device, non_blocking=True))
 
@@ -55,16 +55,16 @@ def turn_at_random(batch: Batch, generator: torch.Generator) -> Batch:
 def autoeval(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """Both losses and both accuracies.
 
-    The classes are told from upright images, the turns from turned ones, as Deng et al. do: one random turn an image
-    where the batch brings it (in training), all four otherwise (in tests).
+    As in Deng et al., classes are predicted from upright images, rotations from rotated ones: one random rotation per
+    image if the batch has it (in training), otherwise all four (in evaluation).
 
     Args:
         model: An `AutoEval`.
-        batch: Images (batch, 1, 28, 28), int64 labels (batch), and perhaps int64 turns (batch).
+        batch: Images (batch, 1, 28, 28), int64 labels (batch), and optionally int64 rotations (batch).
 
     Returns:
         ``"loss_cls"`` and ``"loss_rot"``, mean cross-entropies in nats; ``"loss"``, their sum; ``"accuracy"`` and
-        ``"accuracy_rot"``, the shares of images whose class and whose turn are told.
+        ``"accuracy_rot"``, the shares of images whose class and whose rotation are predicted correctly.
     """
     images, labels = batch[:2]
     if len(batch) > 2:
@@ -73,13 +73,13 @@ def autoeval(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         turns = torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
         rotated = turned(images.repeat(TURNS, 1, 1, 1), turns)
     classes, _ = model(images)
-    _, told = model(rotated)
+    _, predicted = model(rotated)
     loss_cls = functional.cross_entropy(classes, labels)
-    loss_rot = functional.cross_entropy(told, turns)
+    loss_rot = functional.cross_entropy(predicted, turns)
     return {
         "loss": loss_cls + loss_rot,
         "loss_cls": loss_cls,
         "loss_rot": loss_rot,
         "accuracy": (classes.detach().argmax(dim=1) == labels).float().mean(),
-        "accuracy_rot": (told.detach().argmax(dim=1) == turns).float().mean(),
+        "accuracy_rot": (predicted.detach().argmax(dim=1) == turns).float().mean(),
     }

@@ -1,4 +1,4 @@
-"""What is measured of a classifier."""
+"""Loss and accuracy of a classifier."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ def classification(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """Cross-entropy and accuracy of a model on a batch of inputs and class labels.
 
     Args:
-        model: Gives (batch, classes) from the inputs.
+        model: Returns (batch, classes) for the inputs.
         batch: Inputs (batch, ...) and int64 labels (batch).
 
     Returns:

@@ -1,4 +1,4 @@
-"""DenseNet for images of 32 x 32 (Huang et al., 2017), the plain one: no bottlenecks, no compression."""
+"""DenseNet for images of 32 x 32 (Huang et al., 2017), without bottlenecks and compression."""
 
 import torch
 from torch import Tensor, nn
@@ -7,19 +7,18 @@ from lossaware.studies.models.initialisation import he_normal
 
 
 def densenet(classes: int = 10, depth: int = 40, growth: int = 12, dropout: float = 0.0) -> nn.Sequential:
-    """DenseNet-40-12 with its defaults: 1,019,722 parameters.
+    """DenseNet, by default DenseNet-40-12 with 1,019,722 parameters.
 
-    Gives (batch, classes) from images (batch, 3, 32, 32). Initialised after He et al. (`he_normal`).
+    Returns (batch, classes) for images (batch, 3, 32, 32). Initialised as in He et al. (`he_normal`).
 
     Args:
         classes: Number of outputs.
         depth: Layers with weights; 4 more than a multiple of 3.
         growth: Channels that each dense layer adds.
-        dropout: Share of a dense layer's outputs that are dropped in training. Huang et al. take 0.2 where they do
-            not augment.
+        dropout: Dropout probability of a dense layer's outputs. Huang et al. use 0.2 without augmentation.
 
     Raises:
-        ValueError: Another ``depth``.
+        ValueError: ``depth`` is not 4 more than a multiple of 3.
     """
     if depth < 7 or (depth - 4) % 3:
         raise ValueError(f"depth must be 4 more than a multiple of 3, got {depth}")
@@ -40,7 +39,7 @@ def densenet(classes: int = 10, depth: int = 40, growth: int = 12, dropout: floa
 
 
 class _DenseLayer(nn.Module):
-    """Adds ``growth`` channels, computed from all there are."""
+    """Adds ``growth`` channels, computed from all existing ones."""
 
     def __init__(self, channels: int, growth: int, dropout: float) -> None:
         super().__init__()

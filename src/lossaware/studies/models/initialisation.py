@@ -4,7 +4,7 @@ from torch import nn
 
 
 def he_normal(net: nn.Module) -> None:
-    """He et al. (2015), as the published code of both network families does it.
+    """Initialisation of He et al. (2015), as in the published code of both network families.
 
     Convolutions: normal, variance 2 / (outputs x kernel area). Batch norms: 1 and 0. Linear layers: torch's default
     weights, biases 0.

@@ -1,4 +1,4 @@
-"""LeNet-5 as the paper uses it on MNIST, and the readings of it that the paper's text leaves open."""
+"""LeNet-5 as the paper uses it on MNIST, with options for what the paper does not state."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ CHOICES: Mapping[str, Mapping[Any, Any] | tuple[Any, ...]] = {
 
 
 def check_lenet5(**arguments: object) -> None:
-    """Refuse what `lenet5` does not take.
+    """Check the arguments of `lenet5`.
 
     Raises:
         ValueError: A value is not among the `CHOICES`.
@@ -33,24 +33,23 @@ def lenet5(pad: int = 2, *, activation: str = "relu", pooling: str = "max", head
     """LeNet-5 (LeCun et al., 1998) for images of 1 x 28 x 28 and ten classes, by default with ReLU and max-pooling.
 
     Args:
-        pad: Zeros added on each side of the image: 2 gives the original's 32 x 32 (61,706 parameters), 0 takes the
+        pad: Zeros added on each side of the image: 2 gives the original's 32 x 32 (61,706 parameters), 0 keeps the
             image as it is (44,426 parameters).
-        activation: Between layers: ``"relu"``, ``"tanh"`` or ``"sigmoid"``.
+        activation: ``"relu"``, ``"tanh"`` or ``"sigmoid"``, between layers.
         pooling: ``"max"`` or ``"average"``, of 2 x 2.
-        head: The three fully connected layers: ``"activated"`` has the activation between them, ``"linear"`` has none,
-            and ``"softmax"`` is ``"activated"`` with a softmax of the outputs, to which a cross-entropy of logits then
-            applies a second one.
+        head: The three fully connected layers: ``"activated"`` has the activation between them, ``"linear"`` does not.
+            ``"softmax"`` is ``"activated"`` with a softmax of the outputs; the cross-entropy then applies a second one.
 
     Raises:
-        ValueError: Another value.
+        ValueError: A value is not allowed.
     """
     check_lenet5(pad=pad, activation=activation, pooling=pooling, head=head)
     active, side = ACTIVATIONS[activation], (28 + 2 * pad - 12) // 4
     between = nn.Identity if head == "linear" else active
 
     def stage(convolution: nn.Module) -> list[nn.Module]:
-        # An activation that never falls may follow the maximum as well as precede it: the same function from a quarter
-        # of the work, and with ReLU the same bits in both directions.
+        # A non-decreasing activation and max-pooling can be exchanged: the same function for a quarter of the work, and
+        # with ReLU the same bits in the forward and the backward pass.
         after = [POOLINGS[pooling](2), active()]
         return [convolution, *(after if pooling == "max" else after[::-1])]
 

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al., 2016), with a stem for the size of the images."""
+"""ResNet-50 (He et al., 2016), with a stem for small or large images."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ EXPANSION = 4
 def resnet50(classes: int, stem: Literal["3x3", "7x7"] = "7x7") -> nn.Sequential:
     """ResNet-50; the stride of a stage is that of its first 3 x 3 convolution.
 
-    Gives (batch, classes) from images (batch, 3, height, width). Initialised after He et al. (`he_normal`).
+    Returns (batch, classes) for images (batch, 3, height, width). Initialised as in He et al. (`he_normal`).
 
     Args:
         classes: Number of outputs.
@@ -55,7 +55,7 @@ def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> lis
 
 
 class _Bottleneck(nn.Module):
-    """Three convolutions, 1 x 1, 3 x 3 and 1 x 1, beside a shortcut."""
+    """Three convolutions, 1 x 1, 3 x 3 and 1 x 1, and a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()

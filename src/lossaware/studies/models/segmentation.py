@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder that the paper's segmentation task trains (A.5), and what is measured of it."""
+"""The convolutional encoder and decoder of the paper's segmentation task (A.5), with loss and accuracies."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -11,13 +11,13 @@ from lossaware.studies.specs.task import Batch
 
 
 def encoder_decoder(width: int = 64) -> nn.Sequential:
-    """Five stages down, five up, a 1 x 1 convolution to 2 channels: background and object.
+    """Five stages down, five up, and a 1 x 1 convolution to 2 channels: background and object.
 
-    Gives logits (batch, 2, height, width) from images (batch, 3, height, width) whose sides are multiples of 32.
-    Initialised as torch does by default, as the code that the paper names.
+    Returns logits (batch, 2, height, width) for images (batch, 3, height, width) whose sides are multiples of 32.
+    It has torch's default initialisation, as in the code that the paper cites.
 
     Args:
-        width: Channels after the first stage, a multiple of 4; all others go with it. The paper's network has 64.
+        width: Channels after the first stage, a multiple of 4; the others are proportional. 64 in the paper.
     """
     w = width
     down = ((3, w), (w, 2 * w), (2 * w, 4 * w, 4 * w), (4 * w, 8 * w, 8 * w), (8 * w, 8 * w, 8 * w))
@@ -42,25 +42,25 @@ def one_hot(objects: Tensor) -> Tensor:
 
 
 def segmentation(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """How well a model finds the pixels of an object.
+    """Loss and accuracies of a model that segments an object.
 
     Args:
-        model: Gives logits (batch, 2, height, width) from the images.
+        model: Returns logits (batch, 2, height, width) for the images.
         batch: Images (batch, 3, height, width) and uint8 masks (batch, height, width), 1 for object.
 
     Returns:
         ``"loss"``, the mean binary cross-entropy in nats of the sigmoids with the one-hot masks; ``"accuracy"``, the
-        share of pixels put right; ``"iou"``, the intersection over union of the object, a mean over the images.
+        share of correct pixels; ``"iou"``, the intersection over union of the object, a mean over the images.
     """
     images, objects = batch
     logits = model(images)
-    found = logits.detach().argmax(dim=1)
-    both = (found & objects).sum(dim=(1, 2))
-    either = (found | objects).sum(dim=(1, 2))
-    # An image without object, where none was found, is all right.
+    predicted = logits.detach().argmax(dim=1)
+    both = (predicted & objects).sum(dim=(1, 2))
+    either = (predicted | objects).sum(dim=(1, 2))
+    # An image without object, in which none is predicted, is correct.
     overlap = torch.where(either == 0, 1.0, both / either.clamp(min=1))
     return {
         "loss": functional.binary_cross_entropy_with_logits(logits, one_hot(objects)),
-        "accuracy": (found == objects).float().mean(),
+        "accuracy": (predicted == objects).float().mean(),
         "iou": overlap.mean(),
     }

@@ -1,9 +1,9 @@
-"""VSLNet (Zhang et al., 2020): where in a video is what a sentence tells? And what is measured of it.
+"""VSLNet (Zhang et al., 2020), which locates the moment of a video that a sentence describes, with its losses.
 
-After the paper and its authors' code, with four differences. Words have random vectors that are learned, as GloVe's
-are not at hand, and there are no character embeddings. The self-attention is torch's, which has a linear layer after
-its heads; theirs has none. Padding is masked in the convolutions and in the attention too, so that a result does not
-depend on what else is in the batch. Gradients are not clipped: the optimizer is what is studied.
+It follows the paper and its authors' code, with four differences. Word vectors are learned from a random start, as
+GloVe's are not available, and there are no character embeddings. The self-attention is torch's, which adds a linear
+layer after its heads. Padding is masked in the convolutions and in the attention too, so that a result does not depend
+on the rest of the batch. Gradients are not clipped, because the optimizer is under study.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ EXTENSION = 0.1
 class VSLNet(nn.Module):
     """A span-based localizer with query-guided highlighting.
 
-    Linear and convolutional weights start after Xavier (uniform), their biases at 0, everything else as torch does by
-    default.
+    Linear and convolutional weights have Xavier's uniform initialisation, their biases are 0, and the rest has torch's
+    default initialisation.
 
     Args:
         words: Rows of the word embedding; row 0 is padding.
@@ -32,7 +32,7 @@ class VSLNet(nn.Module):
         size: Hidden length.
         heads: Heads of the self-attention.
         positions: Longest sequence.
-        dropout: Share of values dropped in training.
+        dropout: Dropout probability.
     """
 
     def __init__(
@@ -69,29 +69,29 @@ class VSLNet(nn.Module):
         """Scores of every position of the video.
 
         Args:
-            video: (batch, time, feature size); what is beyond a video's length is not looked at.
-            lengths: (batch), int64: positions of each video, at least 1.
-            words: (batch, words), int64, each sentence at least one word, then `PADDING`.
+            video: (batch, time, feature size); positions beyond a video's length are ignored.
+            lengths: (batch), int64: number of positions of each video, at least 1.
+            words: (batch, words), int64, at least one word per sentence, then `PADDING`.
 
         Returns:
-            Three times (batch, time): the logits of lying within the moment, of its start and of its end; the latter
-            two are minus infinity beyond the video's length.
+            Three tensors (batch, time): logits of being inside the moment, of its start and of its end; the last two
+            are minus infinity beyond the video's length.
         """
-        seen = within(lengths, video.shape[1])
-        said = words != PADDING
-        context = self.encoder(self.project_video(self.dropout(video)), seen)
-        query = self.encoder(self.project_words(self.dropout(self.words(words))), said)
-        fused = self.attention(context, query, seen, said)
-        weights = _softmax(self.pool(query), said.unsqueeze(2), dim=1)
+        video_mask = within(lengths, video.shape[1])
+        query_mask = words != PADDING
+        context = self.encoder(self.project_video(self.dropout(video)), video_mask)
+        query = self.encoder(self.project_words(self.dropout(self.words(words))), query_mask)
+        fused = self.attention(context, query, video_mask, query_mask)
+        weights = _softmax(self.pool(query), query_mask.unsqueeze(2), dim=1)
         sentence = (weights * query).sum(dim=1, keepdim=True).expand_as(fused)
         fused = self.join(torch.cat([fused, sentence], dim=2))
         highlight = self.highlight(fused)
-        fused = fused * highlight.sigmoid() * seen.unsqueeze(2)
-        # The end is looked for in what the search for the start has seen: the conditioned span predictor.
+        fused = fused * highlight.sigmoid() * video_mask.unsqueeze(2)
+        # The conditioned span predictor: the end depends on the hidden states of the start.
         starts, _ = self.start(fused)
         ends, _ = self.end(starts)
-        start = self.start_score(torch.cat([starts, fused], dim=2)).squeeze(2).masked_fill(~seen, -torch.inf)
-        end = self.end_score(torch.cat([ends, fused], dim=2)).squeeze(2).masked_fill(~seen, -torch.inf)
+        start = self.start_score(torch.cat([starts, fused], dim=2)).squeeze(2).masked_fill(~video_mask, -torch.inf)
+        end = self.end_score(torch.cat([ends, fused], dim=2)).squeeze(2).masked_fill(~video_mask, -torch.inf)
         return highlight.squeeze(2), start, end
 
 
@@ -125,7 +125,7 @@ class _Encoder(nn.Module):
 
 
 class _ContextQueryAttention(nn.Module):
-    """Each position of the video with what the query says to it, and the other way round (trilinear similarity)."""
+    """Attention between the positions of the video and the words, in both directions (trilinear similarity)."""
 
     def __init__(self, size: int, dropout: float) -> None:
         super().__init__()
@@ -136,14 +136,14 @@ class _ContextQueryAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.of_both)
 
-    def forward(self, context: Tensor, query: Tensor, seen: Tensor, said: Tensor) -> Tensor:
+    def forward(self, context: Tensor, query: Tensor, video_mask: Tensor, query_mask: Tensor) -> Tensor:
         c, q = self.dropout(context), self.dropout(query)
         scores = self.of_context(c) + self.of_query(q).transpose(1, 2) + (c * self.of_both) @ q.transpose(1, 2)
-        to_query = _softmax(scores, said.unsqueeze(1), dim=2)
-        to_context = _softmax(scores, seen.unsqueeze(2), dim=1)
-        answered = to_query @ query
-        echoed = to_query @ (to_context.transpose(1, 2) @ context)
-        out: Tensor = self.join(torch.cat([context, answered, context * answered, context * echoed], dim=2))
+        to_query = _softmax(scores, query_mask.unsqueeze(1), dim=2)
+        to_context = _softmax(scores, video_mask.unsqueeze(2), dim=1)
+        c2q = to_query @ query
+        q2c = to_query @ (to_context.transpose(1, 2) @ context)
+        out: Tensor = self.join(torch.cat([context, c2q, context * c2q, context * q2c], dim=2))
         return out
 
 
@@ -152,12 +152,12 @@ def _softmax(scores: Tensor, mask: Tensor, dim: int) -> Tensor:
 
 
 def within(lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): whether a position lies within the length."""
+    """(batch, time): whether a position is within the length."""
     return torch.arange(time, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def highlighted(start: Tensor, end: Tensor, lengths: Tensor, time: int) -> Tensor:
-    """(batch, time): whether a position lies in the moment, made longer by a tenth on both sides.
+    """(batch, time): whether a position is in the moment, extended by a tenth on both sides.
 
     Args:
         start: (batch), int64, the first position.
@@ -172,8 +172,8 @@ def highlighted(start: Tensor, end: Tensor, lengths: Tensor, time: int) -> Tenso
 
 
 def best_span(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """The most likely start and end, the end not before the start, each (batch), of logits (batch, time)."""
-    # Products of probabilities are sums of logits, up to what is the same for every pair.
+    """The most likely start and end with start <= end, each (batch), for logits (batch, time)."""
+    # Products of probabilities are sums of logits, up to a constant for all pairs.
     pairs = start.unsqueeze(2) + end.unsqueeze(1)
     ordered = torch.ones_like(pairs, dtype=torch.bool).triu()
     place = pairs.masked_fill(~ordered, -torch.inf).flatten(1).argmax(dim=1)
@@ -188,30 +188,30 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
 
 
 def grounding(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """How well a model finds the moments.
+    """Losses and accuracies of a model that locates moments.
 
     Args:
         model: A `VSLNet`.
         batch: Video (batch, time, feature size), lengths (batch), words (batch, words), start and end (batch), the
-            first and last position of the moment, and the moment (batch, 2) itself, as shares of the video.
+            first and last position of the moment, and the moment (batch, 2) itself, as fractions of the video.
 
     Returns:
         ``"loss"``: ``"loss_span"``, the cross-entropies of start and end in nats, plus 5 x ``"loss_highlight"``, the
         binary cross-entropy of the highlighting, in which positions of the moment count twice. ``"iou"``: the mean
-        intersection over union of what is found with the moment; ``"iou_50"`` and ``"iou_70"``: the share of examples
-        in which it is at least 0.5 and 0.7.
+        intersection over union of the prediction with the moment; ``"iou_50"`` and ``"iou_70"``: the share of examples
+        where it is at least 0.5 and 0.7.
     """
     video, lengths, words, start, end, moment = batch
     highlight, start_logits, end_logits = model(video, lengths, words)
     time = video.shape[1]
-    wanted = highlighted(start, end, lengths, time).float()
-    weights = within(lengths, time) * (1 + wanted)
-    entropy = functional.binary_cross_entropy_with_logits(highlight, wanted, reduction="none")
+    targets = highlighted(start, end, lengths, time).float()
+    weights = within(lengths, time) * (1 + targets)
+    entropy = functional.binary_cross_entropy_with_logits(highlight, targets, reduction="none")
     loss_highlight = (entropy * weights).sum() / lengths.sum()
     loss_span = functional.cross_entropy(start_logits, start) + functional.cross_entropy(end_logits, end)
     first, last = best_span(start_logits.detach(), end_logits.detach())
-    found = torch.stack([first, last + 1], dim=1) / lengths.unsqueeze(1)
-    iou = overlap(found, moment)
+    predicted = torch.stack([first, last + 1], dim=1) / lengths.unsqueeze(1)
+    iou = overlap(predicted, moment)
     return {
         "loss": loss_span + HIGHLIGHT_WEIGHT * loss_highlight,
         "loss_span": loss_span,

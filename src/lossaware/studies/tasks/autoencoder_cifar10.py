@@ -9,15 +9,15 @@ from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoencoder import convolutional_autoencoder, reconstruction
 from lossaware.studies.specs.task import Data, Task
 
-SUMMARY = "Photographs given back by an autoencoder, convolutional (reads cifar-10-batches-bin in --data)"
+SUMMARY = "Photographs reconstructed by a convolutional autoencoder (reads cifar-10-batches-bin in --data)"
 
 
 def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
-    """CIFAR-10 with a convolutional autoencoder 3-12-24-48. Epochs are those of the code that the paper names.
+    """CIFAR-10 with a convolutional autoencoder 3-12-24-48. The epochs are from the code that the paper cites.
 
     Args:
-        train_examples: How many of the 50,000, always the same ones; all if left out.
-        test_examples: How many of the 10,000, likewise.
+        train_examples: Number of training images, of 50,000, always the same ones; by default all.
+        test_examples: Number of test images, of 10,000, in the same way.
     """
     check_counts("autoencoder-cifar10", train_examples=train_examples, test_examples=test_examples)
 

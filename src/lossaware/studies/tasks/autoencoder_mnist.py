@@ -9,15 +9,15 @@ from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoencoder import dense_autoencoder, reconstruction
 from lossaware.studies.specs.task import Data, Task
 
-SUMMARY = "Handwritten digits given back by an autoencoder, fully connected (reads MNIST/raw in --data)"
+SUMMARY = "Handwritten digits reconstructed by a fully connected autoencoder (reads MNIST/raw in --data)"
 
 
 def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
-    """MNIST with an autoencoder 784-256-64-256-784. The paper states neither network nor epochs nor batch size.
+    """MNIST with an autoencoder 784-256-64-256-784. The paper does not state network, epochs or batch size.
 
     Args:
-        train_examples: How many of the 60,000, always the same ones; all if left out.
-        test_examples: How many of the 10,000, likewise.
+        train_examples: Number of training images, of 60,000, always the same ones; by default all.
+        test_examples: Number of test images, of 10,000, in the same way.
     """
     check_counts("autoencoder-mnist", train_examples=train_examples, test_examples=test_examples)
 

@@ -1,4 +1,4 @@
-"""Classes and turns of MNIST's digits, learned together (Table 11)."""
+"""Classes and rotations of MNIST's digits, learned together (Table 11)."""
 
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,16 @@ from lossaware.studies.data.subset import check_counts, part_of
 from lossaware.studies.models.autoeval import AutoEval, autoeval, turn_at_random
 from lossaware.studies.specs.task import Data, Task
 
-SUMMARY = "Handwritten digits and by how much they are turned, with LeNet-5 and two heads (reads MNIST/raw in --data)"
+SUMMARY = "Handwritten digits and their rotations, with LeNet-5 and two heads (reads MNIST/raw in --data)"
 
 
 def build(train_examples: int | None = None, test_examples: int | None = None, pad: int = 2) -> Task:
-    """MNIST with LeNet-5, a head for the class and one for the turn; their losses are added.
+    """MNIST with LeNet-5, one head for the class and one for the rotation; their losses are added.
 
     Args:
-        train_examples: How many of the 60,000, always the same ones; all if left out.
-        test_examples: How many of the 10,000, likewise.
-        pad: Zeros around the image, 2 or 0.
+        train_examples: Number of training images, of 60,000, always the same ones; by default all.
+        test_examples: Number of test images, of 10,000, in the same way.
+        pad: Zeros on each side of the image, 2 or 0.
     """
     check_counts("autoeval", train_examples=train_examples, test_examples=test_examples)
     if pad not in (0, 2):

@@ -12,7 +12,7 @@ SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with convolutions and batch no
 
 
 def build() -> Task:
-    """Digits with batch norms, whose running statistics lag behind weights that move fast."""
+    """Digits with batch norms. Their running statistics lag behind weights that change fast."""
     return Task(
         name="batch-norm",
         summary=SUMMARY,

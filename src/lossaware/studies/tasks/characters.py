@@ -16,7 +16,7 @@ CONTEXT, TRAIN, TEST = 48, 2048, 256
 
 
 class Transformer(nn.Module):
-    """Two blocks of width 48, with positions that are learned: gives (batch, length, codes) from (batch, length)."""
+    """Two blocks of width 48, with learned positions: (batch, length) to (batch, length, codes)."""
 
     def __init__(self, codes: int, width: int = 48) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU of 96 units: gives (batch, length, codes) from (batch, length)."""
+    """A GRU of 96 units: (batch, length) to (batch, length, codes)."""
 
     def __init__(self, codes: int, width: int = 96) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ NETWORKS: Mapping[str, type[nn.Module]] = {"transformer": Transformer, "gru": Re
 
 
 def build(network: str = "transformer") -> Task:
-    """Character model. Losses are in nats a character; versions of Python differ in the text.
+    """Character model. Losses are in nats per character. The text depends on the version of Python.
 
     Args:
         network: ``"transformer"`` or ``"gru"``.
@@ -83,7 +83,7 @@ def build(network: str = "transformer") -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """2,048 windows to train on, from the first nine tenths of the text, and 256 of the last. Needs no folder."""
+    """2,048 training windows from the first nine tenths of the text, 256 test windows from the rest. No folder."""
     codes, _ = characters()
     cut = len(codes) * 9 // 10
     return Data(

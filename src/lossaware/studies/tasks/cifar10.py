@@ -23,22 +23,22 @@ def build(
     depth: int = 40,
     growth: int = 12,
 ) -> Task:
-    """CIFAR-10 with DenseNet-40-12. The paper's train accuracy is above its test accuracy, so nothing is augmented.
+    """CIFAR-10 with DenseNet-40-12. No augmentation: the paper's train accuracy exceeds its test accuracy.
 
     Args:
-        train_examples: How many of the 50,000, always the same ones; all if left out.
-        test_examples: How many of the 10,000, likewise.
-        dropout: Share of a dense layer's outputs that are dropped in training, from 0 to below 1.
+        train_examples: Number of training images, of 50,000, always the same ones; by default all.
+        test_examples: Number of test images, of 10,000, in the same way.
+        dropout: Dropout probability of a dense layer's outputs, in [0, 1).
         depth: Layers with weights, 4 more than a multiple of 3; the paper's network has 40.
         growth: Channels that each dense layer adds, at least 1; the paper's network has 12.
     """
     check_counts("cifar10", train_examples=train_examples, test_examples=test_examples)
     if not 0 <= dropout < 1:
-        raise UsageError(f"task 'cifar10': dropout must be from 0 to below 1, got {dropout!r}")
+        raise UsageError(f"task 'cifar10': dropout must be in [0, 1), got {dropout!r}")
     if type(depth) is not int or depth < 7 or (depth - 4) % 3:
         raise UsageError(f"task 'cifar10': depth must be 4 more than a multiple of 3, and at least 7, got {depth!r}")
     if type(growth) is not int or growth < 1:
-        raise UsageError(f"task 'cifar10': growth must be a whole number of at least 1, got {growth!r}")
+        raise UsageError(f"task 'cifar10': growth must be an integer of at least 1, got {growth!r}")
 
     def load(folder: Path | None) -> Data:
         train, test = read_cifar10(require(folder, PLACE_10, "cifar10", downloadable("cifar10")))

@@ -21,13 +21,13 @@ PAD, DEGREES = 4, 15.0
 def build(train_examples: int | None = None, test_examples: int | None = None, augment: bool = True) -> Task:
     """CIFAR-100 with ResNet-50, whose stem is a 3 x 3 convolution.
 
-    With SGD the paper's test accuracy is above its train accuracy, so training images are moved by up to 4 pixels,
-    mirrored half of the time and rotated by up to 15 degrees.
+    With SGD the paper's test accuracy exceeds its train accuracy, so training images are shifted by up to 4 pixels,
+    mirrored with probability 0.5 and rotated by up to 15 degrees.
 
     Args:
-        train_examples: How many of the 50,000, always the same ones; all if left out.
-        test_examples: How many of the 10,000, likewise.
-        augment: Whether the training images are changed at random.
+        train_examples: Number of training images, of 50,000, always the same ones; by default all.
+        test_examples: Number of test images, of 10,000, in the same way.
+        augment: Whether the training images are augmented.
     """
     check_counts("cifar100", train_examples=train_examples, test_examples=test_examples)
     if not isinstance(augment, bool):

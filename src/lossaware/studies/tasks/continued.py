@@ -1,4 +1,4 @@
-"""A trained network that is trained further, on the same digits or on others."""
+"""Continued training of a trained network, on the same digits or on inverted ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lossaware.studies.models.classification import classification
 from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.tasks import digits
 
-SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with a network that is trained already"
+SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with a network that is already trained"
 TRANSFORMED = ("same", "inverted")
 TRAINED_EPOCHS, TRAINED_RATE, TRAINED_BATCH = 15, 1e-3, 32
 
@@ -19,7 +19,7 @@ def build(data: str = "same") -> Task:
     """Continued training. The network was trained for 15 epochs by Adam at 1e-3, in the order of the run's seed.
 
     Args:
-        data: ``"same"`` goes on with the same images, ``"inverted"`` with their negatives (fine-tuning).
+        data: ``"same"`` continues with the same images, ``"inverted"`` with their negatives (fine-tuning).
     """
     if data not in TRANSFORMED:
         raise UsageError(f"task 'continued': data must be {' or '.join(TRANSFORMED)}, got {data!r}")
@@ -42,7 +42,7 @@ def build(data: str = "same") -> Task:
 
 
 def trained() -> nn.Module:
-    """The network after its first training; torch's global generator decides its initialisation and the order."""
+    """The network after its first training; torch's global generator determines initialisation and order."""
     net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     images, labels = digits.read()[0].tensors
     optimizer = torch.optim.Adam(net.parameters(), lr=TRAINED_RATE)

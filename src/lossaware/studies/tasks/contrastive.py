@@ -1,4 +1,4 @@
-"""Two noisy views of a digit told from those of others: learning without labels."""
+"""Contrastive learning without labels: a noisy view of a digit is matched with the digit's other view."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from torch.nn import functional
 from lossaware.studies.specs.task import Batch, Data, Task
 from lossaware.studies.tasks import digits
 
-SUMMARY = "Noisy views of digits of 8 x 8 (part of scikit-learn) told from those of other digits, without labels"
+SUMMARY = "Noisy views of digits of 8 x 8 (part of scikit-learn) matched with their digit, without labels"
 NOISE, TEMPERATURE, CODE = 0.7, 0.2, 16
 
 
 def build() -> Task:
-    """Contrastive learning (van den Oord et al., 2018). Its loss depends on the batch's size and ends far from 0."""
+    """Contrastive learning (van den Oord et al., 2018). Its loss depends on the batch size and ends far from 0."""
     return Task(
         name="contrastive",
         summary=SUMMARY,
@@ -33,14 +33,14 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """The images of the task ``digits``; the labels are not looked at. Needs no folder."""
+    """The data of the task ``digits``; the labels are not used. Reads no folder."""
     return digits.load(folder)
 
 
 def contrast(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Cross-entropy in nats, and accuracy, of the other view among the batch's; views differ in noise of 0.7."""
+    """Cross-entropy in nats, and accuracy, of finding the other view in the batch; views differ by noise of 0.7."""
     images = batch[0]
-    # The same noise in each test, so that the same weights give the same number.
+    # The same noise in each evaluation, so that the same weights give the same values.
     generator = None if model.training else torch.Generator(images.device).manual_seed(0)
     views = [images + NOISE * _noise(images, generator) for _ in range(2)]
     one, two = (functional.normalize(model(view), dim=1) for view in views)

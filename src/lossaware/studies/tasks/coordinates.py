@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 
-SUMMARY = "A photograph (part of scikit-learn) as a function of its coordinates, with sines of random directions"
+SUMMARY = "A photograph (part of scikit-learn) as a function of its coordinates, with random Fourier features"
 SIDE, FEATURES, DEVIATION, SEED = 128, 64, 4.0, 0
 
 
 class RandomSines(nn.Module):
-    """Sines and cosines of fixed random directions (Tancik et al., 2020): (batch, 2 features) from (batch, 2)."""
+    """Random Fourier features (Tancik et al., 2020): (batch, 2) to (batch, 2 x features)."""
 
     directions: Tensor
 
@@ -32,7 +32,7 @@ class RandomSines(nn.Module):
 
 
 def build() -> Task:
-    """Regression of colours on coordinates: no noise, and a loss that goes on falling for as long as one trains."""
+    """Regression of colours on coordinates, without noise. The loss keeps falling throughout training."""
     return Task(
         name="coordinates",
         summary=SUMMARY,
@@ -49,7 +49,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """A square of 128 x 128 pixels of ``china.jpg``, three quarters to train on and the rest to test. No folder."""
+    """128 x 128 pixels of ``china.jpg``: three quarters for training, the rest for tests. Reads no folder."""
     square = load_sample_image("china.jpg")[100 : 100 + 2 * SIDE : 2, 200 : 200 + 2 * SIDE : 2]
     colours = torch.from_numpy(square.copy()).reshape(-1, 3).float() / 127.5 - 1
     rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 2, indexing="ij")
@@ -60,7 +60,7 @@ def load(folder: Path | None = None) -> Data:
 
 
 def squared_error(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Mean squared error of the colours, which go from -1 to 1."""
+    """Mean squared error of the colours, which are in [-1, 1]."""
     places, colours = batch
     return {"loss": functional.mse_loss(model(places), colours)}
 

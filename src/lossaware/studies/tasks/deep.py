@@ -13,13 +13,13 @@ SUMMARY = "Digits of 8 x 8 (part of scikit-learn) with twelve plain layers, with
 
 
 def build(depth: int = 12) -> Task:
-    """Digits with a deep network, whose gradients a step that is too large destroys.
+    """Digits with a deep network. A step that is too large destroys its gradients.
 
     Args:
         depth: Layers with weights, at least 2.
     """
     if type(depth) is not int or depth < 2:
-        raise UsageError(f"task 'deep': depth must be a whole number of at least 2, got {depth!r}")
+        raise UsageError(f"task 'deep': depth must be an integer of at least 2, got {depth!r}")
     return Task(
         name="deep",
         summary=SUMMARY,
@@ -33,7 +33,7 @@ def build(depth: int = 12) -> Task:
 
 
 def network(depth: int) -> nn.Sequential:
-    """Hidden layers of 64 rectified units, initialised after He et al. (2015); gives (batch, 10) from (batch, 64)."""
+    """Hidden layers of 64 rectified units, initialised as in He et al. (2015): (batch, 64) to (batch, 10)."""
     layers: list[nn.Module] = []
     for _ in range(depth - 1):
         layers += [nn.Linear(64, 64), nn.ReLU()]

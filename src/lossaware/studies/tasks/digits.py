@@ -23,7 +23,7 @@ def build(hidden: int = 64) -> Task:
         hidden: Units of the hidden layer, at least 1.
     """
     if not isinstance(hidden, int) or hidden < 1:
-        raise UsageError(f"task 'digits': hidden must be a whole number of at least 1, got {hidden!r}")
+        raise UsageError(f"task 'digits': hidden must be an integer of at least 1, got {hidden!r}")
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
@@ -36,13 +36,13 @@ def build(hidden: int = 64) -> Task:
         measure=classification,
         epochs=20,
         batch_size=32,
-        # A run has a twentieth of the steps that the paper's runs on MNIST have; its 1e-8 would hardly move a weight.
+        # A run has a twentieth of the steps of the paper's runs on MNIST. Their 1e-8 would hardly move a weight.
         gamma2=1e-6,
     )
 
 
 def load(folder: Path | None = None) -> Data:
-    """The same 1,438 training and 359 test images whatever the run's seed, standardised. Needs no folder."""
+    """1,438 training and 359 test images, standardised; the same for each seed of a run. Reads no folder."""
     return Data(*read())
 
 

@@ -1,4 +1,4 @@
-"""The next word from the three before it, with embeddings that start from N(0, 1), as torch makes them."""
+"""The next word from the three before it, with embeddings initialised from N(0, 1), torch's default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ VOCABULARY, BEFORE, TRAIN, TEST = 2000, 3, 12_800, 2000
 
 
 def build() -> Task:
-    """Words with embeddings: each step has a gradient for a few rows alone. Versions of Python differ in the text."""
+    """Words with embeddings: per step only a few rows have a gradient. The text depends on the version of Python."""
     return Task(
         name="embeddings",
         summary=SUMMARY,
@@ -31,7 +31,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """12,800 words to train on, from the first nine tenths of the text, and 2,000 of the last. Needs no folder."""
+    """12,800 training windows from the first nine tenths of the text, 2,000 test windows from the rest. No folder."""
     codes = words(VOCABULARY)
     cut = len(codes) * 9 // 10
     return Data(
@@ -41,7 +41,7 @@ def load(folder: Path | None = None) -> Data:
 
 
 def measure(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Cross-entropy in nats, and accuracy, of the last word of windows (batch, 4)."""
+    """Cross-entropy in nats, and accuracy, of the last word of each window (batch, 4)."""
     (text,) = batch
     logits, targets = model(text[:, :-1]), text[:, -1]
     return {

@@ -1,4 +1,4 @@
-"""Friedman's regression, whose noise no model can predict."""
+"""Friedman's regression with noise, which a model cannot predict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ TRAIN, TEST, SEED, NOISE = 2000, 1000, 0, 2.5
 
 
 def build() -> Task:
-    """Regression with noise: the squared error cannot come near 0, as noise of 2.5 is about a fifth of the variance."""
+    """Regression with noise. The squared error stays well above 0: noise of 2.5 is about a fifth of the variance."""
     return Task(
         name="friedman",
         summary=SUMMARY,
@@ -32,19 +32,19 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """2,000 training and 1,000 test examples, all values standardised; without noise in the test. Needs no folder."""
+    """2,000 training and 1,000 test examples, standardised; the test values have no noise. Reads no folder."""
     inputs, values = make_friedman1(TRAIN + TEST, n_features=10, noise=NOISE, random_state=SEED)
     _, clean = make_friedman1(TRAIN + TEST, n_features=10, noise=0.0, random_state=SEED)
     x = torch.from_numpy(inputs).float() * 12**0.5 - 3**0.5
     mean, deviation = float(values[:TRAIN].mean()), float(values[:TRAIN].std())
-    y, wanted = ((torch.from_numpy(part).float()[:, None] - mean) / deviation for part in (values, clean))
-    return Data(train=InMemory((x[:TRAIN], y[:TRAIN])), test=InMemory((x[TRAIN:], wanted[TRAIN:])))
+    y, targets = ((torch.from_numpy(part).float()[:, None] - mean) / deviation for part in (values, clean))
+    return Data(train=InMemory((x[:TRAIN], y[:TRAIN])), test=InMemory((x[TRAIN:], targets[TRAIN:])))
 
 
 def squared_error(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
     """Mean squared error of outputs (batch, 1)."""
-    inputs, wanted = batch
-    return {"loss": functional.mse_loss(model(inputs), wanted)}
+    inputs, targets = batch
+    return {"loss": functional.mse_loss(model(inputs), targets)}
 
 
 def _model() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Moments in cooking videos, found by a sentence (Table 10)."""
+"""Localisation of the moment in a cooking video that a sentence describes (Table 10)."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,20 +12,20 @@ from lossaware.studies.data.tacos import PLACE, POSITIONS, STAND_IN_MARK, WORDS,
 from lossaware.studies.models.vslnet import VSLNet, grounding
 from lossaware.studies.specs.task import Data, InMemory, Task
 
-SUMMARY = "Moments in cooking videos (TACoS) told by a sentence, with VSLNet (reads tacos in --data)"
+SUMMARY = "Moments in cooking videos (TACoS) described by a sentence, with VSLNet (reads tacos in --data)"
 SOURCE = "it holds train.json and test.json as https://github.com/26hzhang/VSLNet has them"
 FEATURES = {"real": "features", "stand-in": "stand-in-features"}
 
 
 def build(features: str = "real", train_examples: int | None = None, test_examples: int | None = None) -> Task:
-    """TACoS with VSLNet (Zhang et al., 2020), words with random vectors that are learned.
+    """TACoS with VSLNet (Zhang et al., 2020). Word vectors are initialised at random and learned.
 
     Args:
-        features: ``"real"`` reads one ``.npy`` (frames x 1024) a video from ``tacos/features``. ``"stand-in"`` reads
-            ``tacos/stand-in-features``, made by `lossaware data stand-in tacos`; name and summary of the task, and the
-            options of each run, then say so.
-        train_examples: How many of the 9,790 sentences, always the same ones; all if left out.
-        test_examples: How many of the 4,001, likewise.
+        features: ``"real"`` reads one ``.npy`` (frames x 1024) per video from ``tacos/features``. ``"stand-in"`` reads
+            ``tacos/stand-in-features``, made by `lossaware data stand-in tacos`; name and summary of the task and the
+            options of each run then contain it.
+        train_examples: Number of training sentences, of 9,790, always the same ones; by default all.
+        test_examples: Number of test sentences, of 4,001, in the same way.
     """
     check_counts("grounding", train_examples=train_examples, test_examples=test_examples)
     if features not in FEATURES:
@@ -34,9 +34,9 @@ def build(features: str = "real", train_examples: int | None = None, test_exampl
 
     def load(folder: Path | None) -> Data:
         files = require(folder, PLACE, "grounding", SOURCE)
-        found = _features(files.path(FEATURES[features]), stand_in)
-        train, numbers = read_moments(files, found, "train")
-        test, _ = read_moments(files, found, "test", numbers)
+        video_features = _features(files.path(FEATURES[features]), stand_in)
+        train, numbers = read_moments(files, video_features, "train")
+        test, _ = read_moments(files, video_features, "test", numbers)
         return Data(
             train=_part(train, train_examples, "train_examples"), test=_part(test, test_examples, "test_examples")
         )
@@ -59,7 +59,7 @@ def _features(folder: Path, stand_in: bool) -> DataFiles:
         source = "`lossaware data stand-in tacos --data DIR` makes it"
         if not stand_in:
             source = (
-                f"put one .npy (frames x 1024) a video there, or {source[:-3]} stand-ins for --set features=stand-in"
+                f"put one .npy (frames x 1024) per video there, or {source[:-3]} stand-ins for --set features=stand-in"
             )
         raise UsageError(f"there is no folder {folder}; {source}")
     if (folder / STAND_IN_MARK).exists() != stand_in:

@@ -1,4 +1,4 @@
-"""A Gaussian likelihood with a width that is learned: a loss that falls below zero."""
+"""A Gaussian likelihood with learned standard deviation: a loss that falls below zero."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ TRAIN, TEST, SEED = 2000, 1000, 0
 
 
 def build() -> Task:
-    """Negative log likelihood of a Gaussian whose mean and width depend on the input (Nix and Weigend, 1994)."""
+    """Negative log likelihood of a Gaussian whose mean and deviation depend on the input (Nix and Weigend, 1994)."""
     return Task(
         name="likelihood",
         summary=SUMMARY,
@@ -31,7 +31,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """sin(3 x) with noise of 0.01 for x below 0 and 0.1 above, x uniform in [-2, 2]. Needs no folder."""
+    """sin(3 x) with noise of 0.01 for x below 0 and 0.1 above, x uniform in [-2, 2]. Reads no folder."""
     generator = torch.Generator().manual_seed(SEED)
     x = 4 * torch.rand(TRAIN + TEST, 1, generator=generator) - 2
     noise = torch.randn(len(x), 1, generator=generator) * torch.where(x < 0, 0.01, 0.1)
@@ -40,7 +40,7 @@ def load(folder: Path | None = None) -> Data:
 
 
 def likelihood(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Mean negative log likelihood in nats; outputs (batch, 2) are mean and what the width's softplus is taken of."""
+    """Mean negative log likelihood in nats; outputs (batch, 2) are the mean and the deviation before its softplus."""
     inputs, values = batch
     mean, width = model(inputs).chunk(2, dim=1)
     width = functional.softplus(width) + 1e-3

@@ -21,7 +21,7 @@ INPUTS: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "unit": ((0.0,), (1.0,)),
     "symmetric": ((0.5,), (0.5,)),
 }
-"""What is taken from each pixel, on a scale of 0 to 1, and what the rest is divided by."""
+"""Mean and standard deviation by which pixels in [0, 1] are standardised."""
 
 
 def build(
@@ -31,15 +31,15 @@ def build(
     head: str = "activated",
     inputs: str = "standardized",
 ) -> Task:
-    """MNIST with LeNet-5. The paper says none of these options; the study ``protocols`` compares them.
+    """MNIST with LeNet-5. The paper does not state these options; the study ``protocols`` compares them.
 
     Args:
-        pad: Zeros around the image, 2 (61,706 parameters) or 0 (44,426 parameters).
+        pad: Zeros on each side of the image, 2 (61,706 parameters) or 0 (44,426 parameters).
         activation: See `lenet5`.
         pooling: See `lenet5`.
         head: See `lenet5`.
-        inputs: ``"standardized"``: mean 0 and deviation 1 over the training pixels; ``"unit"``: from 0 to 1;
-            ``"symmetric"``: from -1 to 1.
+        inputs: ``"standardized"``: mean 0 and deviation 1 over the training pixels; ``"unit"``: in [0, 1];
+            ``"symmetric"``: in [-1, 1].
     """
     network = {"pad": pad, "activation": activation, "pooling": pooling, "head": head}
     try:
@@ -60,12 +60,12 @@ def build(
 
 
 def load(folder: Path | None, inputs: str = "standardized") -> Data:
-    """The two sets from ``folder/MNIST/raw``, with images scaled as `INPUTS` says."""
+    """Training and test set from ``folder/MNIST/raw``, with images standardised by `INPUTS`."""
     files = require(folder, PLACE, "mnist", f"it holds the four IDX files, gzipped or not; {downloadable('mnist')}")
     return Data(train=_examples(files, "train", inputs), test=_examples(files, "t10k", inputs))
 
 
 def _examples(files: DataFiles, part: Literal["train", "t10k"], inputs: str) -> InMemory:
-    # As numbers, not as bytes: to scale each batch again would cost more than the memory.
+    # As float32, not as bytes: scaling every batch again costs more than the memory.
     images, labels = read_mnist(files, part)
     return InMemory((standardised(images, *INPUTS[inputs]), labels))

@@ -1,4 +1,4 @@
-"""Scikit-learn's digits, of which some have a label that was drawn at random."""
+"""Scikit-learn's digits, some with a random label."""
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ SEED = 0
 
 
 def build(share: float = 0.2) -> Task:
-    """Digits with wrong labels: whoever brings the training loss to 0 has learned what is wrong.
+    """Digits with wrong labels: a training loss of 0 means that the wrong labels were learned.
 
     Args:
-        share: Of the training labels that are drawn at random, from 0 to 1. The test labels are right.
+        share: Share of the training labels that are drawn at random, in [0, 1]. The test labels are correct.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         raise UsageError(f"task 'noisy-labels': share must be from 0 to 1, got {share!r}")

@@ -1,4 +1,4 @@
-"""Bags in photographs, found pixel by pixel (Table 9)."""
+"""Segmentation of bags in photographs (Table 9)."""
 
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,20 @@ from lossaware.studies.specs.task import Data, Task
 
 SUMMARY = "Bags in photographs of 224 x 224, pixel by pixel, with an encoder and a decoder (reads bag_data in --data)"
 SOURCE = f"it holds {DATA_SETS['segmentation'].source}"
-# Of ImageNet, as the code that the paper names.
+# Of ImageNet, as in the code that the paper cites.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build(
     train_examples: int | None = None, test_examples: int | None = None, side: int = SIDE, width: int = 64
 ) -> Task:
-    """Segmentation of bags. The paper reports the training loss; there is no official test set, see `split_bags`.
+    """Segmentation of bags. The paper reports the training loss. There is no official test set, see `split_bags`.
 
     Args:
-        train_examples: How many of the training images (nine tenths of all), always the same ones; all if left out.
-        test_examples: How many of the test images (one tenth), likewise.
-        side: Width and height of the images, to which all are resized, a multiple of 32; the paper has 224.
-        width: Channels of the network's first stage, a multiple of 4, with which all others go; the paper has 64.
+        train_examples: Number of training images, of nine tenths of all, always the same ones; by default all.
+        test_examples: Number of test images, of one tenth of all, in the same way.
+        side: Width and height to which images are resized, a multiple of 32; 224 in the paper.
+        width: Channels of the network's first stage, a multiple of 4; the others are proportional. 64 in the paper.
     """
     check_counts("segmentation", train_examples=train_examples, test_examples=test_examples)
     for option, value, unit in (("side", side, 32), ("width", width, 4)):

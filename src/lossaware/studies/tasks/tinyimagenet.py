@@ -24,12 +24,12 @@ CLASSES = 200
 
 
 def build(train_examples: int | None = None, test_examples: int | None = None) -> Task:
-    """TinyImageNet with ResNet-50, tested on the validation images. Nothing is augmented; the paper says nothing of it.
+    """TinyImageNet with ResNet-50, tested on the validation images. No augmentation: the paper does not mention any.
 
     Args:
-        train_examples: How many of the training images, always the same ones; all there are if left out (the published
-            set has 500 a class).
-        test_examples: How many of the validation images, likewise (the published set has 50 a class).
+        train_examples: Number of training images, always the same ones; by default all (the published set has 500 per
+            class).
+        test_examples: Number of validation images, in the same way (the published set has 50 per class).
     """
     check_counts("tinyimagenet", train_examples=train_examples, test_examples=test_examples)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from lossaware.studies.specs.task import Batch, Data, InMemory, Task
 from lossaware.studies.tasks import digits
 
-SUMMARY = "Digits of 8 x 8 given back by a variational autoencoder (part of scikit-learn)"
+SUMMARY = "Digits of 8 x 8 (part of scikit-learn) reconstructed by a variational autoencoder"
 CODE = 8
 
 
@@ -25,13 +25,13 @@ class VariationalAutoencoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of the images (batch, 64), and mean and log variance of their codes."""
         mean, log_variance = self.encoder(images).chunk(2, dim=1)
-        # The mean itself in a test, so that the same weights give the same number.
+        # The mean itself in evaluation, so that the same weights give the same values.
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
         return self.decoder(mean + noise * (log_variance / 2).exp()), mean, log_variance
 
 
 def build() -> Task:
-    """Variational autoencoder. Its loss is the negative evidence bound, in nats an image; no model brings it near 0."""
+    """Variational autoencoder. Its loss, the negative evidence bound in nats per image, does not come near 0."""
     return Task(
         name="vae",
         summary=SUMMARY,
@@ -48,7 +48,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """The images of the task ``digits``, from 0 to 1. Needs no folder."""
+    """The images of the task ``digits``, scaled to [0, 1]. Reads no folder."""
     train, test = (part.tensors[0] for part in digits.read())
     low, high = train.min(), train.max()
     first, second = (InMemory((((part - low) / (high - low)).clamp(0, 1),)) for part in (train, test))
@@ -56,7 +56,7 @@ def load(folder: Path | None = None) -> Data:
 
 
 def evidence_bound(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-    """Negative evidence lower bound of images (batch, 64), and the two parts of it."""
+    """Negative evidence lower bound of images (batch, 64), and its two terms."""
     (images,) = batch
     logits, mean, log_variance = model(images)
     reconstruction = functional.binary_cross_entropy_with_logits(logits, images, reduction="sum") / len(images)
