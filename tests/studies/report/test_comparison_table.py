@@ -92,7 +92,7 @@ def test_table_on_a_terminal():
     assert helps.split()[:2] == ["sgd", "1e-4"]
     assert "90.17 ± 0.27" in helps
     assert "+2.25 ± 0.20" in helps
-    assert sum("no difference shown" in line for line in lines) == 2
+    assert sum("no difference shown" in line and ":" not in line for line in lines) == 2
 
 
 @pytest.mark.parametrize(("width", "blocks"), [(100, 1), (88, 1), (80, 2)])
@@ -111,12 +111,6 @@ def test_one_seed_shows_no_interval():
     table = table_of(pair([0.9], [0.95]))
     assert "±" not in text_of(dataclasses.replace(table, caption=""))
     assert "Means over 1 seed; n = 1: no interval." in table.caption
-
-
-@pytest.mark.parametrize(("seeds", "few"), [(2, True), (5, True), (6, False)])
-def test_few_seeds_are_called_few(seeds, few):
-    table = table_of(pair(BASE[:seeds], BASE[:seeds]))
-    assert (f"{seeds} is few: with fewer than 6 seeds no sign test can be significant" in table.caption) is few
 
 
 def test_differences_that_round_to_zero_have_no_sign():
@@ -139,8 +133,8 @@ def test_an_interval_wider_than_all_scores_gives_way_to_the_lowest_and_highest_s
     assert show_summary(ACCURACY, summary([-0.059, 0.644, 0.7]), is_difference=True) == "+42.83 (−5.90 to +70.00)"
     assert show_summary(ACCURACY, summary([0.4, 0.5, 0.6])) == "50.00 ± 24.84"
     table = table_of(pair([0.1, 0.1, 0.9], BASE[:3]))
-    assert "In brackets: the lowest and the highest seed" in table.caption
-    assert "In brackets" not in table_of(pair(BASE, BASE)).caption
+    assert "in brackets the lowest and the highest seed" in table.caption
+    assert "in brackets the lowest" not in table_of(pair(BASE, BASE)).caption
 
 
 def test_two_seeds_have_no_interval():

@@ -15,7 +15,7 @@ from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity
 from lossaware.studies.store.results import Results
 
 Key = tuple[Coordinates, Coordinates]
-WIDE = "In brackets: the lowest and the highest seed, where the interval would be wider than all possible scores."
+WIDE = "the lowest and the highest seed, where the interval would be wider than all possible scores"
 MIXED = "of cells under different settings"
 
 
@@ -191,10 +191,12 @@ class StudyTable:
             parts.append("One seed, so no interval.")
         elif seeds:
             count = f"{max(seeds)} seeds" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)} seeds"
-            spread = ["± is the half width of the 95 % t-interval"] if max(seeds) >= FEWEST else []
-            parts.append("; ".join([f"Mean over {count}", *spread, *["n = 2: no interval"] * (2 in seeds)]) + ".")
-        if any(it.summary.is_wider_than(it.cell.quantity.scale) for it in self.cells.values()):
-            parts.append(WIDE)
+            spread = ["± is the half width of the 95 % t-interval"] * (max(seeds) >= FEWEST)
+            spread += ["n = 2: no interval"] * (2 in seeds)
+            spread += [f"in brackets {WIDE}"] * any(
+                it.summary.is_wider_than(it.cell.quantity.scale) for it in self.cells.values()
+            )
+            parts.append("; ".join([f"Mean over {count}", *spread]) + ".")
         if any(measured.cell.derived for measured in self.cells.values()):
             parts.append("Means and deviations are computed from the figures shown, as in the paper.")
         judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]

@@ -1,13 +1,16 @@
 """The table of a comparison: each optimizer and learning rate without and with LGA, and the verdict."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lossaware.studies.analysis.activity import lga_of, notes
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
-from lossaware.studies.analysis.statistics import FEW, FEWEST, Summary, summary
+from lossaware.studies.analysis.outlook import MOST, Outlook, outlooks
+from lossaware.studies.analysis.statistics import FEWEST, Summary, Verdict, summary
 from lossaware.studies.analysis.study_table import WIDE, StudyTable, tabulate
+from lossaware.studies.report.explanation import estimate_behind, explanation, tests_behind
 from lossaware.studies.report.numbers import signed, true_minus, with_spread, without_interval
 from lossaware.studies.report.table import Cell, Row, Table, finite
 from lossaware.studies.specs.formatting import size
@@ -19,7 +22,9 @@ HEADS = ("without", "with LGA", "difference", "epochs", "verdict")
 """The columns after those that name a row."""
 
 
-def comparison_table(study: Study, results: Results, *, title: str = "", remark: str = "") -> Table:
+def comparison_table(
+    study: Study, results: Results, *, title: str = "", remark: str = "", margin: float | None = None
+) -> Table:
     """What the results have of a comparison, judged together and laid out.
 
     Args:
@@ -27,23 +32,27 @@ def comparison_table(study: Study, results: Results, *, title: str = "", remark:
         results: Where its runs are.
         title: Heading; by default the measure.
         remark: A sentence below it.
+        margin: The largest difference that does not matter, in units of the score as measured.
     """
     measured, ratios = tabulate(study, results), tabulate(study.measuring(at="ratio"), results)
     compared = comparisons(measured)
-    rows, records = [], []
+    rows, records, explanations = [], [], []
+    said = outlooks(compared, margin)
     quantity = next(iter(study.cells.values())).quantity
-    for it in compared:
+    for it, outlook in zip(compared, said, strict=True):
         setting = setting_of(study, it)
+        if more := explanation(it, outlook, lambda summed: number_format(quantity, summed, is_difference=True)):
+            explanations.append(f"{' '.join(setting.values())}: {it.verdict.word}: {more}.")
         ratio, own = (mean_ratio(ratios, it, key) for key in (it.variant, it.base))
         cells = [
             Cell(show_summary(quantity, it.base_scores)),
             Cell(show_summary(quantity, it.lga_scores)),
             Cell(show_summary(quantity, it.result.difference, is_difference=True)),
             Cell("—" if math.isnan(ratio) else f"{ratio:.2f} ({own:.2f})"),
-            Cell(verdict=it.verdict),
+            Cell(verdict=explained(it.verdict, more)),
         ]
         rows.append(Row(tuple(setting.values()), cells))
-        records.append(_record(it, setting, ratio, own, notes(it, results, labels_of(study, it))))
+        records.append(_record(it, outlook, setting, ratio, own, notes(it, results, labels_of(study, it))))
     return Table(
         title=(title or quantity.title.capitalize()) + (", %" if quantity.percent else ""),
         axes=tuple(setting_of(study, compared[0])),
@@ -52,14 +61,16 @@ def comparison_table(study: Study, results: Results, *, title: str = "", remark:
         text_columns=frozenset({HEADS.index("verdict")}),
         remark=remark,
         legend=gathered_notes(study, compared, results),
-        caption=how_to_read(compared),
+        explanations=explanations,
+        caption=how_to_read(compared, said),
         records=records,
         facts={
             "measure": {
                 "name": quantity.name,
                 "split": quantity.set,
                 "higher_is_better": quantity.higher_is_better,
-            }
+            },
+            **({} if margin is None else {"margin": margin}),
         },
     )
 
@@ -92,35 +103,38 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
     return summary([ratios.cells[key].scores[seed] for seed in compared.seeds]).mean
 
 
-def how_to_read(compared: Sequence[Comparison]) -> str:
+def how_to_read(compared: Sequence[Comparison], said: Sequence[Outlook]) -> str:
     """The columns, and the tests that the verdicts rest on."""
     seeds = max((len(it.without.cell.specs) for it in compared), default=0)
-    counts = {it.result.n for it in compared}
-    spread = "± is the half width of the 95 % t-interval" if max(counts, default=0) >= FEWEST else ""
-    few = [without_interval(n) for n in sorted(counts) if 0 < n < FEWEST]
-    means = "; ".join(filter(None, [f"Means over {seeds} seed{'s' * (seeds != 1)}", spread, *few]))
+    spread = _spread(compared)
+    means = "; ".join([f"Means over {seeds} seed{'s' * (seeds != 1)}", *spread])
     sizes = {gamma2 for it in compared if (gamma2 := lga_of(it.with_lga.cell.specs).get("gamma2")) is not None}
     parts = [
         f"{means}. Difference: with minus without, from the same seeds.",
         "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
         "brackets the same of the base itself, which may have passed it earlier.",
     ]
-    holm = (
-        ", with Holm's correction over the rows of a table (an interval without 0 may not be enough)"
-        if len(compared) > 1
-        else ""
-    )
-    parts.append(f"Verdicts rest on the paired t-test{holm}, checked by an exact sign-flip test.")
-    if seeds < FEW:
-        parts.append(f"{seeds} is few: with fewer than {FEW} seeds no sign test can be significant.")
-    scales = [it.quantity.scale / it.quantity.factor for it in compared]
-    summaries = [(it.base_scores, it.lga_scores, it.result.difference) for it in compared]
-    if any(one.is_wider_than(scale) for three, scale in zip(summaries, scales, strict=True) for one in three):
-        parts.append(WIDE)
+    parts += [*tests_behind(compared), *estimate_behind(said)]
     if len(sizes) == 1:
         gamma2 = sizes.pop()
         parts.append(f"LGA has gamma2 {gamma2 if isinstance(gamma2, str) else size(float(gamma2))}.")
     return " ".join(parts)
+
+
+def _spread(compared: Sequence[Comparison]) -> list[str]:
+    """How the spread of the seeds is shown in these rows."""
+    means = [
+        (one, it.quantity.scale / it.quantity.factor)
+        for it in compared
+        for one in (it.base_scores, it.lga_scores, it.result.difference)
+    ]
+    wide = [one.is_wider_than(scale) for one, scale in means]
+    shown = any(one.n >= FEWEST and not is_wide for (one, _), is_wide in zip(means, wide, strict=True))
+    return [
+        *["± is the half width of the 95 % t-interval"] * shown,
+        *[without_interval(n) for n in sorted({one.n for one, _ in means}) if 0 < n < FEWEST],
+        *[f"in brackets {WIDE}"] * any(wide),
+    ]
 
 
 def gathered_notes(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
@@ -169,33 +183,57 @@ def show_score(quantity: Quantity, score: float) -> str:
     return true_minus(f"{100 * score:.2f}" if quantity.percent else f"{score:.4g}")
 
 
-def show_summary(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> str:
-    """``mean ± half width`` with the same decimals: two in percent, otherwise as many as give the width two digits."""
+def number_format(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> Callable[[float], str]:
+    """How numbers beside a mean are written: two decimals in percent, else as many as give the half width two digits.
+
+    Args:
+        quantity: What is measured.
+        values: The mean.
+        is_difference: Whether numbers have a sign.
+    """
     half = values.half_width
     if quantity.percent:
-        width, form = f"{100 * half:.2f}", "{:.2f}"
+        form = ".2f"
     elif not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
-        width, form = f"{half:.2g}", "{:.4g}"
+        form = ".4g"
     else:
-        decimals = max(0, 1 - math.floor(math.log10(half)))
-        width, form = f"{half:.{decimals}f}", f"{{:.{decimals}f}}"
+        form = f".{max(0, 1 - math.floor(math.log10(half)))}f"
 
     def show(value: float) -> str:
         if not math.isfinite(value):
             return "—"
-        text = form.format(100 * value if quantity.percent else value)
+        text = format(100 * value if quantity.percent else value, form)
         return signed(text) if is_difference else true_minus(text)
 
+    return show
+
+
+def show_summary(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> str:
+    """``mean ± half width`` with the same decimals; see `number_format` and `with_spread`."""
+    half = values.half_width
+    width = number_format(quantity, values)(half) if quantity.percent or 1e-6 <= half < 1e6 else f"{half:.2g}"
+    show = number_format(quantity, values, is_difference=is_difference)
     return with_spread(values, show, width, scale=quantity.scale / quantity.factor)
+
+
+def explained(verdict: Verdict, more: str) -> Verdict:
+    """The verdict with an explanation before its reason."""
+    return replace(verdict, reason=f"{more[0].upper()}{more[1:]}. {verdict.reason}") if more else verdict
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------
 
 
 def _record(
-    compared: Comparison, setting: Mapping[str, str], ratio: float, own_ratio: float, said: Sequence[str]
+    compared: Comparison,
+    outlook: Outlook,
+    setting: Mapping[str, str],
+    ratio: float,
+    own_ratio: float,
+    said: Sequence[str],
 ) -> dict[str, Any]:
     """A row as plain data; scores are as measured, not percentages."""
+    more = outlook.more_seeds
     return {
         "setting": dict(setting),
         "seeds": list(compared.seeds),
@@ -208,6 +246,8 @@ def _record(
         "base_epochs_ratio": finite(own_ratio),
         "verdict": compared.verdict.word,
         "reason": compared.verdict.reason,
+        "more_seeds": None if more is None else int(more) if math.isfinite(more) else f"more than {MOST}",
+        **({} if outlook.margin is None else {"is_within_margin": outlook.is_within_margin}),
         "notes": list(said),
         "scores": [
             {

@@ -76,6 +76,7 @@ class Table:
         total: Whether the last row is the sum of the others.
         remark: A sentence below the title.
         head: Warnings above the table.
+        explanations: What is to be said of the verdicts on single rows, where their cells do not show the reason.
         legend: Meanings of the marks, and notes on single rows.
         caption: How to read the table.
         notes: Notes on the published figures.
@@ -93,6 +94,7 @@ class Table:
     total: bool = False
     remark: str = ""
     head: Sequence[str] = ()
+    explanations: Sequence[str] = ()
     legend: Sequence[str] = ()
     caption: str = ""
     notes: Sequence[str] = ()

@@ -32,7 +32,7 @@ def write(table: Table) -> str:
         for number, (name, texts) in enumerate(row.lines):
             titles = [latex(part) if number == 0 else "" for part in row.names]
             out.append(" & ".join([*titles, *[name] * table.with_lines, *map(latex, texts)]) + r" \\")
-    below = [*table.legend, *(f"Note: {note}" for note in table.notes)]
+    below = [*table.explanations, *table.legend, *(f"Note: {note}" for note in table.notes)]
     out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {latex(line)}" for line in below), r"\end{table}"]
     out += [latex_comment(line) for line in table.provenance]  # for whoever keeps the file; no reader of the paper asks
     return "\n".join(out) + "\n"

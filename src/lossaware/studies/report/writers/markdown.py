@@ -11,7 +11,11 @@ def write(table: Table) -> str:
     out = [f"**{markdown(table.title)}**", ""]
     out += [f"{markdown(line)}\n" for line in (*filter(None, [table.remark]), *table.head)]
     out.append(grid(table))
-    out += ["", *(f"{markdown(line)}  " for line in table.legend), "\n\n".join(map(markdown, table.below))]
+    out += [
+        "",
+        *(f"{markdown(line)}  " for line in (*table.explanations, *table.legend)),
+        "\n\n".join(map(markdown, table.below)),
+    ]
     return "\n".join(out) + "\n"
 
 

@@ -43,7 +43,8 @@ def body(table: Table, width: int) -> RenderableType:
 
 def below(table: Table) -> RenderableType:
     """Legend, caption, notes and provenance, after an empty line; nothing where there are none."""
-    lines = [Text(line, style="yellow") for line in table.legend] + [Text(line, style="dim") for line in table.below]
+    lines = [Text(line) for line in table.explanations] + [Text(line, style="yellow") for line in table.legend]
+    lines += [Text(line, style="dim") for line in table.below]
     return Group(Text(), *lines) if lines else Group()
 
 

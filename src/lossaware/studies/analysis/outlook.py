@@ -1,0 +1,138 @@
+"""What a comparison without a verdict can say: how many more seeds would tell, and whether it is close to equal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from lossaware.studies.analysis.comparisons import Comparison
+from lossaware.studies.analysis.statistics import FEW, FEWEST, LEVEL, Paired, Summary, deciding_p, holm
+
+POWER = 0.8
+"""Probability with which the number of seeds that is asked for gives a verdict."""
+
+MOST = 1000
+"""An estimate of more seeds than these is not given as a number."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What can be said besides the verdict.
+
+    Attributes:
+        interval: Mean of the differences and its interval; None where a run has no finite score, there are fewer than
+            `FEWEST` seeds, or both runs always scored the same.
+        more_seeds: See `more_seeds`; None with a verdict, or without an interval.
+        p: `deciding_p`, corrected for all comparisons of the table.
+        comparisons: How many these are.
+        margin: The difference that does not matter; None where nobody said.
+    """
+
+    interval: Summary | None
+    more_seeds: float | None
+    p: float
+    comparisons: int
+    margin: float | None
+
+    @property
+    def is_within_margin(self) -> bool:
+        """Whether the whole interval lies within the margin: two one-sided t-tests, each at 2.5 %.
+
+        The interval rule for TOST (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987), with the 95 % interval that is
+        shown, where 90 % would do. Rows are not corrected for each other.
+        """
+        if self.interval is None or self.margin is None:
+            return False
+        return -self.margin <= self.interval.low and self.interval.high <= self.margin
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside of the interval: then it is the correction or the sign-flip test that decided."""
+        return self.interval is not None and not self.interval.low <= 0.0 <= self.interval.high
+
+
+def outlooks(compared: Sequence[Comparison], margin: float | None = None) -> list[Outlook]:
+    """One for each comparison of a table.
+
+    Args:
+        compared: All comparisons that are judged together.
+        margin: The largest difference that does not matter, in units of the score as measured.
+    """
+    ps = [
+        deciding_p(it.result, higher_is_better=it.quantity.higher_is_better) if it.count > 1 else math.nan
+        for it in compared
+    ]
+    corrected = holm(ps)
+    open_ones = [it.verdict.word in OPEN for it in compared]
+    # Those with a verdict keep it, so that the others are corrected for each other alone.
+    together = sum(is_open and not math.isnan(p) for is_open, p in zip(open_ones, ps, strict=True))
+    return [
+        Outlook(
+            interval := _interval(it.result),
+            more_seeds(interval, level=LEVEL / max(1, together)) if interval and is_open else None,
+            p,
+            sum(not math.isnan(p) for p in ps),
+            margin,
+        )
+        for it, is_open, p in zip(compared, open_ones, corrected, strict=True)
+    ]
+
+
+OPEN = ("no difference shown", "too few seeds to tell")
+"""Verdicts that more seeds may change."""
+
+
+def _interval(result: Paired) -> Summary | None:
+    if result.lost_with or result.lost_without or result.identical or result.n < FEWEST:
+        return None
+    return result.difference
+
+
+def more_seeds(difference: Summary, *, level: float = LEVEL) -> float:
+    """How many more seeds give a verdict with probability `POWER`, if the difference and its spread are those seen.
+
+    The smallest ``m`` for which the two-sided paired t-test over ``n + m`` seeds at this level has the power: with
+    ``d = mean / deviation`` and ``N = n + m``, the probability that a noncentral t of ``N - 1`` degrees of freedom and
+    noncentrality ``d * sqrt(N)`` exceeds the critical value (Cohen, Statistical Power Analysis for the Behavioral
+    Sciences, 2nd ed. 1988, chapter 2). ``N`` is at least `FEW`, so that the sign-flip test can confirm it. With `FEW`
+    seeds it does so just where all point the same way, which has probability ``Phi(d)**FEW``; from then on it takes at
+    most 6 points off the power.
+
+    Args:
+        difference: At least `FEWEST` differences.
+        level: Of the test: `LEVEL`, divided by the number of comparisons that are still open.
+
+    Returns:
+        At least 1; infinity for more than `MOST`.
+    """
+    n = difference.n
+    deviation = difference.half_width * math.sqrt(n) / float(stats.t.ppf(1 - LEVEL / 2, n - 1))
+    effect = abs(difference.mean) / deviation if deviation else math.inf
+    first, last = max(n + 1, FEW), n + MOST
+
+    def suffices(seeds: int) -> bool:
+        one_way = float(stats.norm.cdf(effect)) ** seeds if seeds == FEW else 1.0
+        return min(one_way, power(seeds, effect, level)) >= POWER
+
+    if not suffices(last):
+        return math.inf
+    while first < last:  # power grows with the seeds
+        middle = (first + last) // 2
+        first, last = (first, middle) if suffices(middle) else (middle + 1, last)
+    return first - n
+
+
+def power(n: int, effect: float, level: float = LEVEL) -> float:
+    """Probability that the two-sided one-sample t-test over ``n`` values is significant, in the direction of the mean.
+
+    Args:
+        n: Number of values.
+        effect: Their true mean by their true deviation, at least 0.
+        level: Of the test.
+    """
+    center = effect * math.sqrt(n)
+    critical = float(stats.t.ppf(1 - level / 2, n - 1))
+    if center > critical + 20:  # far beyond, where the distribution function loses its digits
+        return 1.0
+    return float(stats.nct.sf(critical, n - 1, center))

@@ -1,0 +1,86 @@
+"""What is said of a verdict: how far the interval reaches, how many more seeds would tell, what it all rests on."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from lossaware.studies.analysis.comparisons import Comparison
+from lossaware.studies.analysis.outlook import MOST, POWER, Outlook
+from lossaware.studies.analysis.statistics import FEW, FEWEST, LEVEL, Summary
+
+Show = Callable[[float], str]
+
+
+def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show]) -> str:
+    """A sentence that goes on where the word of the verdict ends; empty where there is nothing to add.
+
+    Args:
+        it: The comparison.
+        outlook: Its own.
+        show: How numbers of a mean are written, with their sign.
+    """
+    interval, word = outlook.interval, it.verdict.word
+    if it.count < FEWEST and word == "too few seeds to tell":
+        return f"run {FEW} seeds or more" if it.count else ""
+    if interval is None:
+        if it.result.lost_with or it.result.lost_without:
+            return "where a run has no finite score, only the order of the two scores counts"
+        return "both runs scored exactly the same in each seed" if it.result.identical else ""
+    write = show(interval)
+    parts = []
+    if word in ("helps", "hurts"):
+        if not outlook.is_within_margin:
+            return ""
+    elif interval.is_wider_than(it.quantity.scale / it.quantity.factor):
+        parts.append(f"the seeds differ by {write(interval.least)} to {write(interval.most)}")
+    else:
+        parts.append(f"the interval reaches from {write(interval.low)} to {write(interval.high)}")
+        if word == "no difference shown" and outlook.excludes_zero:
+            parts[-1] += f", but {_hindrance(it, outlook)}"
+    if outlook.is_within_margin:
+        assert outlook.margin is not None
+        parts.append(f"the whole interval lies within the margin of ±{write(outlook.margin).lstrip('+')}")
+    elif outlook.more_seeds is not None:
+        parts.append(f"{_count(outlook.more_seeds)} would tell")
+    return "; ".join(parts)
+
+
+def _hindrance(it: Comparison, outlook: Outlook) -> str:
+    """Why there is no verdict although the interval lacks 0."""
+    if outlook.p > LEVEL:
+        return f"p = {outlook.p:.3f} after Holm's correction for {outlook.comparisons} comparisons"
+    return f"the sign-flip test does not confirm it (p = {it.result.flip_p:.3f})"
+
+
+def _count(seeds: float) -> str:
+    if math.isinf(seeds):
+        return f"more than {MOST} more seeds"
+    return f"about {seeds:.0f} more seed{'s' * (seeds != 1)}"
+
+
+def tests_behind(compared: Sequence[Comparison]) -> list[str]:
+    """The tests that the verdicts of a table rest on, a sentence each."""
+    counts = [it.count for it in compared if it.count >= FEWEST]
+    if not counts:
+        return [f"Fewer than {FEWEST} seeds cannot show a difference."]
+    holm = ""
+    if len(compared) > 1:
+        holm = ", with Holm's correction over the rows of a table (an interval without 0 may not be enough)"
+    test = f"Verdicts rest on the paired t-test{holm}"
+    one_way = f"all seeds must point the same way, as with fewer than {FEW} no sign test can be significant"
+    if max(counts) < FEW:
+        parts = [f"{test}; besides, {one_way}."]
+    elif min(counts) < FEW:
+        parts = [f"{test}; from {FEW} seeds on, an exact sign-flip test must confirm it; below, {one_way}."]
+    else:
+        parts = [f"{test}, checked by an exact sign-flip test."]
+    if any(it.result.lost_with or it.result.lost_without for it in compared):
+        parts.append("Where a run has no finite score, the exact sign test decides: the lost run is the worse one.")
+    return parts
+
+
+def estimate_behind(said: Sequence[Outlook]) -> list[str]:
+    """What is meant by more seeds, where a row speaks of them."""
+    if all(it.more_seeds is None or it.is_within_margin for it in said):
+        return []
+    chance = f"with a probability of {100 * POWER:.0f} %"
+    return [f"More seeds: so many that a difference as large as seen gets a verdict {chance}."]

@@ -1,0 +1,131 @@
+"""How many more seeds would tell, against simulation; and the margin."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lossaware.studies.analysis.comparisons import comparisons
+from lossaware.studies.analysis.outlook import MOST, POWER, more_seeds, outlooks, power
+from lossaware.studies.analysis.statistics import FEW, LEVEL, paired, summary, verdicts
+from lossaware.studies.analysis.study_table import tabulate
+from support.synthetic import BASE, compared, pair
+
+differences = st.lists(st.integers(-40, 60).map(lambda k: k / 8), min_size=3, max_size=9)
+
+
+def outlooks_of(*rows, margin=None, **settings):
+    return outlooks(comparisons(tabulate(*compared(*rows, **settings))), margin)
+
+
+# --- more seeds -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "effect", "level"), [(6, 1.0, 0.05), (20, 0.5, 0.05), (12, 1.2, 0.0125)])
+def test_power_is_how_often_the_t_test_is_significant(n, effect, level):
+    drawn = np.random.default_rng(0).normal(effect, 1.0, (20_000, n))
+    p = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue
+    found = np.mean((p <= level) & (drawn.mean(axis=1) > 0))
+    assert power(n, effect, level) == pytest.approx(found, abs=0.01)
+
+
+def test_power_of_the_tables():
+    """Cohen's tables have 0.80 for d = 0.5 and 34 pairs, and 0.5 of all verdicts at the critical effect."""
+    assert power(34, 0.5) == pytest.approx(0.808, abs=1e-3)
+    assert power(33, 0.5) < POWER
+    assert power(6, 0.0) == pytest.approx(LEVEL / 2)
+    assert power(6, 1e6) == 1.0
+
+
+@given(differences, st.sampled_from([0.05, 0.0125]))
+def test_it_is_the_smallest_number_with_the_power(values, level):
+    seen = summary(values)
+    more = more_seeds(seen, level=level)
+    deviation = np.std(values, ddof=1)
+    effect = abs(seen.mean) / deviation if deviation else math.inf
+    if math.isinf(more):
+        assert power(seen.n + MOST, effect, level) < POWER
+        return
+    assert more == int(more) >= 1
+    assert seen.n + more >= FEW
+    assert power(seen.n + more, effect, level) >= POWER - 1e-9
+    if seen.n + more > max(FEW + 1, seen.n + 1):
+        assert power(seen.n + more - 1, effect, level) < POWER + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("values", "seeds"), [([1.0, 1.6, 2.3], 6), ([0.5, 1.6, 0.2, 1.3], 7), ([0.8, 1.7, -0.1, 1.4], 8)]
+)
+def test_with_these_seeds_verdicts_are_as_frequent_as_it_says(values, seeds):
+    """Experiments of the asked length, drawn with the difference and spread seen, and judged as a user's."""
+    seen, deviation = summary(values), float(np.std(values, ddof=1))
+    assert seen.n + more_seeds(seen) == seeds
+    drawn = np.random.default_rng(1).normal(seen.mean, deviation, (300, seeds))
+    words = [verdicts([paired([0.0] * seeds, row.tolist())], higher_is_better=True)[0].word for row in drawn]
+    expected = power(seeds, seen.mean / deviation)
+    assert max(POWER, expected) - 0.1 < words.count("helps") / len(words) < expected + 0.05
+    assert words.count("hurts") == 0
+
+
+def test_six_seeds_must_all_point_the_same_way():
+    """The t-test alone would be content with six: 0.82. But a sixth of such six seeds have one that points back."""
+    values = [0.0, 0.7, 0.55, 0.35, 0.8]
+    effect = np.mean(values) / np.std(values, ddof=1)
+    assert power(6, effect) > POWER > stats.norm.cdf(effect) ** 6
+    assert more_seeds(summary(values)) == 2
+
+
+def test_no_difference_at_all_asks_for_more_than_anybody_has():
+    assert more_seeds(summary([1.0, -1.0, 2.0, -2.0])) == math.inf
+
+
+def test_open_rows_are_corrected_for_each_other_alone():
+    up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
+    open_ = pair(BASE, [b + 0.003 * (1 + 2 * (-1) ** i) for i, b in enumerate(BASE)])
+    [alone] = outlooks_of(open_)
+    _, beside_a_verdict = outlooks_of(pair(BASE, up), open_, lrs=(1e-4, 1e-3))
+    first, second = outlooks_of(open_, open_, lrs=(1e-4, 1e-3))
+    assert alone.more_seeds == beside_a_verdict.more_seeds
+    assert first.more_seeds == second.more_seeds > alone.more_seeds
+
+
+def test_a_verdict_or_lost_runs_ask_for_no_seeds():
+    up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
+    [shown] = outlooks_of(pair(BASE, up))
+    assert shown.more_seeds is None
+    [same] = outlooks_of(pair(BASE, BASE))
+    assert (same.more_seeds, same.interval) == (None, None)
+    [two] = outlooks_of(pair(BASE[:2], up[:2]))
+    assert (two.more_seeds, two.interval) == (None, None)
+    [lost] = outlooks_of(pair(BASE, [*up[:5], math.nan]))
+    assert (lost.more_seeds, lost.interval) == (None, None)
+
+
+# --- the margin -----------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_interval_must_lie_within_the_margin():
+    near = pair(BASE, [b + 0.003 * (-1) ** i for i, b in enumerate(BASE)])
+    [it] = outlooks_of(near)
+    half = it.interval.half_width
+    assert not it.is_within_margin, "nobody gave one"
+    for margin, within in ((half * 0.99, False), (half * 1.01, True)):
+        [it] = outlooks_of(near, margin=margin)
+        assert it.is_within_margin is within
+
+
+def test_it_is_two_one_sided_tests():
+    """Within the margin is the same as both one-sided t-tests at 2.5 %."""
+    rng = np.random.default_rng(2)
+    found = set()
+    for row in rng.normal(0.001, 0.004, (60, 6)):
+        [it] = outlooks_of(pair(BASE, [b + d for b, d in zip(BASE, row, strict=True)]), margin=0.005)
+        values = np.array(row)
+        below = stats.ttest_1samp(values, 0.005, alternative="less").pvalue
+        above = stats.ttest_1samp(values, -0.005, alternative="greater").pvalue
+        assert it.is_within_margin is bool(max(below, above) <= LEVEL / 2)
+        found.add(it.is_within_margin)
+    assert found == {True, False}
