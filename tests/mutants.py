@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import os
 import re
 import shutil
@@ -216,6 +217,13 @@ def c_mutants(source: str) -> Iterator[Mutant]:
 # The tests ----------------------------------------------------------------------------------------------------------
 
 
+_PYTEST = [
+    *("-x", "-q", "--tb=short", "--assert=plain", "-p", "no:cacheprovider"),
+    *("-W", "ignore::pytest.PytestUnknownMarkWarning", "-o", "addopts=", "-m", "not mutations and not contract"),
+]
+"""Without plugins and rewritten assertions, which take longer than many a test."""
+
+
 class Place:
     """A copy of ``src`` on which tests run, in a process that has what they import."""
 
@@ -250,11 +258,12 @@ class Place:
             os.chdir(ROOT)
             # What is compiled is kept beside the copy, and what a mutant does to the cache ends with it.
             os.environ.update(PYTHONPATH=str(self._source), XDG_CACHE_HOME=str(self._home), PYTHONDONTWRITEBYTECODE="1")
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # most of a short run is pytest itself
             sys.path.insert(0, str(self._source))
             sys.dont_write_bytecode = True
             import pytest
 
-            code = pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *self._tests])
+            code = pytest.main([*_PYTEST, *self._tests])
         finally:
             os._exit(code)
 
@@ -288,6 +297,8 @@ def main() -> int:
     import pytest  # noqa: F401
     import torch
     import torch._dynamo  # noqa: F401
+
+    gc.freeze()  # what is there is not looked through again by each child
 
     with tempfile.TemporaryDirectory() as folder:
         free: SimpleQueue[Place] = SimpleQueue()

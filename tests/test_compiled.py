@@ -219,28 +219,36 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -
     assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
 
 
-def test_numbers_that_change_at_each_step_are_refused_in_words() -> None:
-    """A schedule may move more than the learning rate. Unguarded: an error of the compiler's own, at the ninth step."""
-    params, optimizer, lga = made("momentum")
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_a_momentum_that_changes_at_each_step_is_refused_in_words(name: str) -> None:
+    """As OneCycleLR moves it, or the first of betas. Unguarded: an error of the compiler's own, at the ninth step."""
+    params, optimizer, lga = made(name)
     step = compiled(lga)
-    for i in range(7):  # a few times it compiles again
-        optimizer.param_groups[0]["momentum"] = optimizer.param_groups[1]["momentum"] = 0.9 - 0.01 * i
-        set_gradients(params, i)
-        step(loss_of(i))
-
-    def go_on() -> None:
-        for i in range(7, 20):
-            optimizer.param_groups[0]["momentum"] = optimizer.param_groups[1]["momentum"] = 0.9 - 0.01 * i
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
+    with pytest.raises(UsageError, match=r"^\w+ cannot be .* with LGA: .*cycle_momentum=False") as raised:  # noqa: PT012
+        for i in range(20):
             set_gradients(params, i)
-            before.copy_(params[0].detach())
+            before, count = params[0].detach().clone(), i
             step(loss_of(i))
-
-    before = params[0].detach().clone()
-    with pytest.raises(UsageError, match=r"^SGD cannot be .* with LGA: .*cycle_momentum=False") as raised:
-        go_on()
+            scheduler.step()
     assert "\n" not in str(raised.value)
+    assert count > 5  # a few times it compiles again
     assert torch.equal(params[0], before)
     assert isinstance(optimizer.param_groups[0]["lr"], float)
+    optimizer.step(loss=loss_of(0))  # the remedy
+    scheduler.step()
+    assert not torch.equal(params[0], before)
+
+
+def test_a_schedule_that_keeps_the_momentum_compiles_once() -> None:
+    params, optimizer, lga = made("momentum")
+    step = compiled(lga)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40, cycle_momentum=False)
+    for i in range(20):
+        set_gradients(params, i)
+        step(loss_of(i))
+        scheduler.step()
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("unscaled", [False, True], ids=["by the scaler", "by hand"])
