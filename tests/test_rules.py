@@ -17,6 +17,9 @@ import lossaware
 import reference
 from lossaware import LGA
 from lossaware.gamma2 import AutoGamma2, BackOff, Defaults, Gamma2Rule
+from lossaware.law import Law
+from lossaware.law_state import HOST, LawState
+from lossaware.lower_bounds import Zero
 from support import default_dtype, flat, needs, parameters, set_gradients
 
 MOMENTUM = 0.5
@@ -153,6 +156,24 @@ def test_a_derived_rule_needs_two_methods(library: str) -> None:
         updates, state = solver.update(jax.numpy.asarray(g), state, params, value=loss)
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(np.asarray(params), x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["numbers", "torch", "jax"])
+def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> None:
+    """Unguarded: a factor that has overflowed times 0 is NaN."""
+    ops: Any = {"numbers": HOST, "torch": torch}.get(library) or needs("jax").numpy
+    number: Any = {"numbers": float, "torch": torch.tensor}.get(library) or ops.asarray
+    for factor in (1.0, 1e300, math.inf):
+        state = LawState(*map(number, LawState(upper=1.0, omega=0.0, gamma2_factor=factor)))
+        assert float(AutoGamma2().step_size(state, ops)) == 0.0
+
+
+def test_the_factor_of_auto_does_not_grow_where_losses_are_below_0() -> None:
+    """Unguarded: it overflows after some thousand statuses."""
+    law, state = Law(1, Zero(), 0.0, AutoGamma2()), LawState()
+    for step in range(100):
+        state = law.advance(state, -1.0 - 0.01 * step)
+    assert state.gamma2_factor == 1.0
 
 
 def test_a_rule_says_whether_groups_may_have_their_own() -> None:

@@ -82,3 +82,13 @@ def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None
         assert (found == high).double().mean().item() == pytest.approx(share, abs=0.02)
         negative = round_to(dtype, -between, torch.arange(len(between)), key)
         assert torch.equal(negative, -found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.usefixtures("way")
+def test_a_gradient_of_nan_makes_nan_whatever_its_bits(dtype: torch.dtype) -> None:
+    """Unguarded: the noise carries the bits of some NaN over, to -0.0 and 0.0."""
+    g = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000], dtype=torch.int32).repeat(50).view(torch.float32)
+    p = torch.ones(len(g), dtype=dtype)
+    Correction(0.01, "push").apply([(p, g)], 0.1)
+    assert p.isnan().all()

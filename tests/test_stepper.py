@@ -1,0 +1,43 @@
+"""A step whose state is on the device, computed by torch's operators; here the device is the CPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from lossaware import LGA
+
+
+def made(**settings: Any) -> tuple[torch.nn.Parameter, Any, LGA]:
+    """A base that rests, and LGA whose state is a tensor."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0, fused=True)
+    lga = LGA(optimizer, **{"steps_per_epoch": 2, "gamma2": 1e-3, **settings})
+    lga._stepper.state_on(torch.device("cpu"))
+    return p, optimizer, lga
+
+
+@pytest.mark.parametrize("gamma2", [1e-3, "auto"])
+def test_where_a_scaler_skips_the_step_nothing_changes(gamma2: Any) -> None:
+    """A fused base is told by its scaler that gradients overflow. Unguarded: parameters or the law move on."""
+    p, optimizer, lga = made(gamma2=gamma2)
+    p.grad = torch.ones(3)
+    for loss in (2.0, 1.9):
+        optimizer.step(loss=loss)
+    before, state = p.detach().clone(), lga.state_dict()["state"]
+    assert (before < 1).all()
+    means = {name: value.clone() for name, value in optimizer.state[p].items() if isinstance(value, torch.Tensor)}
+    optimizer.found_inf = torch.tensor(1.0)
+    p.grad = torch.full((3,), math.inf)
+    optimizer.step(loss=1.8)
+    assert torch.equal(p, before)
+    assert lga.state_dict()["state"] == pytest.approx(state, rel=0, abs=0, nan_ok=True)
+    assert all(torch.equal(optimizer.state[p][name], mean) for name, mean in means.items())
+    optimizer.found_inf = torch.tensor(0.0)
+    p.grad = torch.ones(3)
+    optimizer.step(loss=1.8)
+    assert (p < before).all()
+    assert lga.status.steps == 3
