@@ -214,8 +214,8 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[T
                 for group, size, of_group in zip(optimizer.param_groups, sizes, gradients, strict=True)
                 if size is not None
             ]
-            # Not `Stepper.step`, which decides on the host where the state is and whether there is anything to push, and
-            # to which the size of a group is a number: a graph would take all of this for constants.
+            # Not `Stepper.step`: it decides on the host where the state is and whether there is anything to push, and
+            # the size of a group is a number to it. A graph would take all of this for constants.
             stepper.step_on_device(optimizer, held, loss[0], None, active, stepper.make_correction())
 
     return step

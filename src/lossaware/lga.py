@@ -232,8 +232,7 @@ class LGA:
     def measure_every(self, steps: int | None) -> None:
         """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
 
-        A sample of 65,536 elements is looked at before the base step, after it and after the correction, so that no
-        copy of the model is made.
+        It looks at a sample of 65,536 elements before and after each, so that no copy of the model is made.
 
         Raises:
             ValueError: It is no whole number of at least 1.
@@ -256,9 +255,8 @@ class LGA:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave, also that of an older version.
 
-        The scales of parameter groups (``gamma2="auto"``) find their groups by the names of the parameters, where the
-        optimizer was made from named parameters; else by the numbers of elements, if these differ from group to group;
-        else by the order of the groups.
+        The scales of parameter groups (``gamma2="auto"``) find their groups by the names of the parameters, where these
+        are known; else by the numbers of elements, if these differ; else by the order of the groups.
 
         Raises:
             ValueError: A key is unknown or missing, a value is no number, a hyperparameter is not this LGA's, or the
