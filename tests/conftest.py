@@ -20,6 +20,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = (
+    "test_gpu_stand_in.py",
+    "test_docs.py",
+    "test_compiled.py",
+    "test_contract_compiled.py",
+    "test_contract_optax.py",
+    "test_contract_torch.py",
+    "test_ray.py",
+    "test_kill.py",
+    "test_torchrun.py",
+    "test_compare.py",
+    "test_lightning_epochs.py",
+    "test_paper_tasks.py",
+    "test_examples.py",
+    "test_results.py",
+    "test_small_tasks.py",
+    "test_accelerate.py",
+    "test_cli.py",
+    "test_resume.py",
+    "test_optax.py",
+)
+"""The files whose tests take longest together, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that several processes end at about the same time."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU; where there is one, `pytest -m cuda` runs these tests alone")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import LONGEST
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -50,3 +52,8 @@ def test_two_collections_find_the_same_tests(tmp_path: Path) -> None:
     # Escaped bytes depend on the library that packed them; addresses and folders on the process and the machine.
     unsteady = re.compile(rf"\\x[0-9a-f]{{2}}|\b0x[0-9a-f]{{8,}}|{re.escape(str(ROOT))}|{re.escape(str(Path.home()))}/")
     assert [name for name in found if unsteady.search(name)] == []
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    names = {path.name for path in Path(__file__).parent.rglob("test_*.py")}
+    assert set(LONGEST) <= names

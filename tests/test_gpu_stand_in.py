@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -80,12 +81,33 @@ FORBIDDEN = {
 }
 
 
+EACH_IN_TURN = """
+import json, sys, torch
+strict = lambda: torch.cuda.set_sync_debug_mode("error")
+errors = {}
+for name, code in json.loads(sys.argv[1]).items():
+    try:
+        exec(code)
+    except Exception as error:
+        errors[name] = str(error)
+    torch.cuda.set_sync_debug_mode("default")
+print(json.dumps(errors))
+"""
+
+
+@pytest.fixture(scope="module")
+def errors() -> dict[str, str]:
+    """The error of each case, all in one process, which takes seconds to start."""
+    cases = json.dumps({name: code for name, (code, _) in FORBIDDEN.items()})
+    done = on_the_stand_in("-c", EACH_IN_TURN, cases)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_a_gpu_forbids_is_forbidden(name: str) -> None:
-    code, message = FORBIDDEN[name]
-    found = on_the_stand_in("-c", f"import torch\nstrict = lambda: torch.cuda.set_sync_debug_mode('error')\n{code}")
-    assert found.returncode == 1
-    assert message in found.stderr.splitlines()[-1]
+def test_what_a_gpu_forbids_is_forbidden(errors: dict[str, str], name: str) -> None:
+    assert FORBIDDEN[name][1] in errors[name].splitlines()[-1]
 
 
 def test_what_a_gpu_allows_is_allowed() -> None:
@@ -126,24 +148,34 @@ print(y.tolist(), total.tolist())
 # The tests and the benchmark for GPUs --------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "file",
-    [
-        "test_cuda.py",
-        "test_kernels.py",
-        "studies/training/test_device.py",
-        "studies/tasks/test_paper_tasks.py",
-        "frameworks/test_pytorch.py",
-        "frameworks/test_third_party.py",
-    ],
+TESTS = (
+    "test_cuda.py",
+    "test_kernels.py",
+    "studies/training/test_device.py",
+    "studies/tasks/test_paper_tasks.py",
+    "frameworks/test_pytorch.py",
+    "frameworks/test_third_party.py",
 )
-def test_the_tests_for_gpus_pass_on_the_stand_in(file: str) -> None:
-    found = on_the_stand_in("-m", "pytest", "-m", "cuda", "-k", NOT_HERE, "-n", "0", "-q", str(HERE / file))
-    assert found.returncode == 0, found.stdout[-5000:]
-    last = found.stdout.splitlines()[-1]
-    assert " passed" in last
-    assert "skipped" not in last, found.stdout[-5000:]
+
+
+@pytest.fixture(scope="module")
+def tests_for_gpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, list[str]]]:
+    """What pytest said of the tests for GPUs, and how each ended by file; all in one process."""
+    report = tmp_path_factory.mktemp("stand-in") / "report.xml"
+    options = ["-m", "cuda", "-k", NOT_HERE, "-n", "0", "-q", f"--junitxml={report}"]
+    done = on_the_stand_in("-m", "pytest", *options, *(str(HERE / file) for file in TESTS))
+    ends: dict[str, list[str]] = {file: [] for file in TESTS}
+    for case in ElementTree.parse(report).iter("testcase"):
+        file = case.attrib["classname"].replace(".", "/").removeprefix("tests/") + ".py"
+        ends[file].append(case[0].tag if len(case) else "passed")
+    return done.stdout[-5000:], ends
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("file", TESTS)
+def test_the_tests_for_gpus_pass_on_the_stand_in(tests_for_gpus: tuple[str, dict[str, list[str]]], file: str) -> None:
+    said, ends = tests_for_gpus
+    assert set(ends[file]) == {"passed"}, said
 
 
 def test_a_part_of_the_benchmark_that_fails_stops_no_other(tmp_path: Path) -> None:

@@ -265,9 +265,15 @@ def assert_untouched(module: Adjustable) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:LGA got no loss")  # a tuner's trials run without callbacks
-@pytest.mark.parametrize("mode", ["power", "binsearch"])
-@pytest.mark.parametrize("with_lga", [False, True], ids=["attached by the callback", "in configure_optimizers"])
-@pytest.mark.parametrize("by", ["Tuner", "BatchSizeFinder"])
+@pytest.mark.parametrize(  # all pairs
+    ("by", "with_lga", "mode"),
+    [
+        ("Tuner", False, "power"),
+        ("Tuner", True, "binsearch"),
+        ("BatchSizeFinder", False, "binsearch"),
+        ("BatchSizeFinder", True, "power"),
+    ],
+)
 def test_a_batch_size_finder(tmp_path: Path, by: str, with_lga: bool, mode: Any) -> None:
     """Its trials leave no trace in LGA, and LGA has the steps of the epochs that it found."""
     module = Adjustable(with_lga)
