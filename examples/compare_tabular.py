@@ -2,6 +2,10 @@
 
     lossaware compare compare_tabular.py:train --direction minimize --lrs 1e-4,1e-3 --seeds 6
 
+The optimizer comes from the trial, so that other optimizers can be arms:
+
+    lossaware compare compare_tabular.py:train --direction minimize --lrs 1e-3 --arms "sgd,adamw,prodigy(lr=1)"
+
 Needs ``pip install 'lossaware[studies]'``.
 """
 

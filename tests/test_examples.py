@@ -33,6 +33,12 @@ def test_a_table_of_numbers(tmp_path, capsys):
     assert "Error after the last epoch" in shown
 
 
+def test_other_optimizers_as_arms(tmp_path, capsys):
+    small = ["--seeds", "1", "--epochs", "1", "--lrs", "1e-3", "--arms", "sgd,adamw(lr=1)", "--out", str(tmp_path)]
+    shown = compared(capsys, f"{EXAMPLES / 'compare_tabular.py'}:train", "--direction", "minimize", *small)
+    assert re.search(r"^lr +sgd +adamw\(lr=1\)", shown, re.MULTILINE)
+
+
 def test_lightning(tmp_path, capsys):
     needs("lightning")
     small = ["--seeds", "1", "--set", "epochs=2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]

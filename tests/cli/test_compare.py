@@ -20,6 +20,7 @@ from lossaware.studies.execution.events import Engine, EpochDone, Progress, RunD
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.supervise import Stopped
 from lossaware.studies.report.comparison import Outcome
+from lossaware.studies.specs.arms import arms_of_gamma2
 from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Study
@@ -34,8 +35,9 @@ LGA = {"eps": 0.1, "xi": 0.01, "lower_bound": "progressive", "backoff": 0.1, "ze
 
 def small(task_name: str = "digits", lga: Mapping[str, Any] = LGA, **changes: Any) -> Study:
     """A small comparison; axes and settings may be changed."""
-    axes = {"optimizers": ["sgd", "adam"], "lrs": [1e-3, 1e-2], "gamma2s": [1e-6]}
+    axes: dict[str, Any] = {"optimizers": ["sgd", "adam"], "lrs": [1e-3, 1e-2], "gamma2s": [1e-6]}
     axes |= {name: changes.pop(name) for name in axes if name in changes}
+    axes["arms"] = arms_of_gamma2(axes.pop("gamma2s"))
     settings = {"task": task_name, "task_options": {"hidden": 8}, "seeds": 2, "epochs": 2, "batch_size": 200} | changes
     return comparison(load_task("digits"), settings, lga=lga, **axes)
 

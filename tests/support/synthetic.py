@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lossaware.studies.models.classification import classification
+from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
 from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Quantity, Study
@@ -80,17 +81,18 @@ def compared(
     optimizers: Sequence[str] = ("sgd",),
     lrs: Sequence[float] = (1e-3,),
     gamma2s: Sequence[float | str] = (1e-6,),
+    arms: str = "",
     score: str = "accuracy",
     epochs: int = 10,
     set_: str = "test",
 ) -> tuple[Study, Made]:
-    """A comparison and its runs: for each optimizer and learning rate, those without LGA and with it at each gamma2."""
+    """A comparison and its runs: for each optimizer and learning rate, those of each arm."""
     study = comparison(
         task(score),
         {"task": "digits", "epochs": epochs, "batch_size": 100, "seeds": len(rows[0][0])},
         optimizers=optimizers,
         lrs=lrs,
-        gamma2s=gamma2s,
+        arms=parse_arms(arms) if arms else arms_of_gamma2(gamma2s),
         lga={"xi": 0.01},
     ).measuring(set=set_)
     made = Made()

@@ -22,6 +22,7 @@ def compare(
     direction: Literal["maximize", "minimize"] | None = None,
     optimizers: str | None = None,
     lrs: str | None = None,
+    arms: str | None = None,
     gamma2: str | None = None,
     seeds: Whole = 6,
     epochs: Whole | None = None,
@@ -48,7 +49,7 @@ def compare(
     precision: Literal["fp32", "bf16"] = "fp32",
     distributed: str | None = None,
 ) -> int:
-    """Train without and with LGA from the same seeds, and say whether it helped.
+    """Train in several arms from the same seeds, by default without and with LGA, and say whether it helped.
 
     TASK is a task, or a function of your own that trains: def train(trial), which returns a score (docs/compare.md).
 
@@ -62,8 +63,10 @@ def compare(
         optimizers: Base optimizers (`lossaware optimizers`), separated by commas. Default: sgd,adam; a function has its
             own.
         lrs: Learning rates, separated by commas. Default: 1e-3,1e-2; a function may have its own.
-        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. Default: as the task or the function
-            says.
+        arms: What is held against what, separated by commas; the first is the reference: without,lga,auto, a gamma2,
+            an optimizer such as prodigy(lr=1), file.py:Class, adam+auto. Default: without,lga.
+        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. --gamma2 1e-7,auto is
+            --arms without,1e-7,auto.
         seeds: How many seeds; each runs without and with LGA. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
         batch_size: Examples a step. Default: the task's.
@@ -116,6 +119,7 @@ def compare(
     from lossaware.studies.execution.command import CommandEngine
     from lossaware.studies.execution.factory import opened
     from lossaware.studies.report.writers import text
+    from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
     from lossaware.studies.specs.comparison import comparison, trial_comparison
     from lossaware.studies.specs.run_spec import AS_CODED
     from lossaware.studies.specs.task import Task
@@ -153,13 +157,20 @@ def compare(
         **{f"lower_bound.{key}": value for key, value in bound_options},
     }
     lga = {name: value for name, value in given.items() if value is not None}
+    if arms is not None and gamma2_values is not None:
+        raise UsageError(f"--gamma2 {gamma2} does not go with --arms, which may name it: --arms {arms},{gamma2}")
+    sides = parse_arms(arms) if arms is not None else arms_of_gamma2(gamma2_values or [AS_CODED])
+    has_bases, has_lrs = all(arm.optimizer for arm in sides), all(arm.lr for arm in sides)
+    for option, value, vain in (("--optimizers", optimizers, has_bases), ("--lrs", lrs, has_lrs)):
+        if value is not None and vain:
+            raise UsageError(f"{option} {value} would do nothing: every arm has its own, as --arms says")
     if isinstance(found, Task):
         epochs, batch_size = epochs or found.epochs, batch_size or found.batch_size
-        gamma2s = gamma2_values or [found.gamma2]
-        names, lr_values = names or ["sgd", "adam"], lr_values or [1e-3, 1e-2]
+        names = [""] if has_bases else names or ["sgd", "adam"]
+        lr_values = [0.0] if has_lrs else lr_values or [1e-3, 1e-2]
     else:
         scoring = Scoring.of(direction, score, percent)
-        gamma2s, names, lr_values = gamma2_values or [AS_CODED], [], lr_values or [0.0]
+        lr_values = lr_values or [0.0]
     with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         settings_of_all: dict[str, Any] = {
             "task": command or str(task),
@@ -178,11 +189,19 @@ def compare(
         how: dict[str, Any] = {"data": source, "engine": place, "out": out, "tensorboard": tensorboard}
         how["console"] = console(sys.stderr)
         if isinstance(found, Task):
-            study = comparison(found, settings_of_all, optimizers=names, lrs=lr_values, gamma2s=gamma2s, lga=lga)
+            study = comparison(
+                found,
+                settings_of_all,
+                optimizers=names or [],
+                lrs=lr_values,
+                arms=sides,
+                gamma2=found.gamma2,
+                lga=lga,
+            )
             outcome = carry_out(study, found, **how)
         else:
             kind: Literal["function", "command"] = "command" if isinstance(found, TrialCommand) else "function"
-            study = trial_comparison(found.name, kind, settings_of_all, lrs=lr_values, gamma2s=gamma2s, lga=lga)
+            study = trial_comparison(found.name, kind, settings_of_all, lrs=lr_values, arms=sides, lga=lga)
             outcome = carry_out_trials(study, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:

@@ -1,6 +1,5 @@
 """Values as they are written on a command line."""
 
-import json as jsons
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -78,6 +77,8 @@ def sizes(option: str, text: str) -> "list[float | str]":
 
 def assignments(option: str, texts: Sequence[str]) -> "Options":
     """The options of ``key=value`` texts; a value is a number, true, false, null, or else a text."""
+    from lossaware.studies.specs.run_spec import parse_value
+
     found: dict[str, Value] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -85,11 +86,7 @@ def assignments(option: str, texts: Sequence[str]) -> "Options":
             raise UsageError(f"{option} wants key=value, got {text!r}")
         if key in found:
             raise UsageError(f"{option} gives {key} twice")
-        try:
-            parsed = jsons.loads(value)
-        except (ValueError, RecursionError):
-            parsed = value
-        found[key] = parsed if isinstance(parsed, (bool, int, float, str)) or parsed is None else value
+        found[key] = parse_value(value)
     return tuple(sorted(found.items()))
 
 

@@ -148,7 +148,7 @@ def test_the_gamma2_of_all_rows_is_said_where_no_column_has_it():
     assert "LGA has gamma2 1e-6." in table_of((without, with_lga)).caption
     several = table_of((without, with_lga, with_lga), gamma2s=(1e-6, 1e-7))
     assert "LGA has" not in several.caption
-    assert several.axes == ("optimizer", "lr", "gamma2")
+    assert several.axes == ("optimizer", "lr", "arm")
     assert [row.names for row in several.rows] == [("sgd", "1e-3", "1e-6"), ("sgd", "1e-3", "1e-7")]
 
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.arms import arms_of_gamma2
 from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import LGA_DEFAULTS, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study, parse_study, without_lga
@@ -48,7 +49,9 @@ def test_a_run_has_the_key_that_compare_gives_it():
     study = parse_study(TEXT.replace("task_options = { hidden = 8 }", ""), "grid")
     lga = {name: value for name, value in LGA_DEFAULTS.items() if name != "gamma2"}
     settings = {"task": "digits", "seeds": 2, "epochs": 4, "batch_size": 200}
-    other = comparison(load_task("digits"), settings, optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-5], lga=lga)
+    other = comparison(
+        load_task("digits"), settings, optimizers=["sgd"], lrs=[1e-3], arms=arms_of_gamma2([1e-5]), lga=lga
+    )
     ours = [study.cells[at(study, "SGD", column)].specs for column in ("w/o LGA, 1e-3", "w/ LGA, 1e-3")]
     assert {spec.key for specs in ours for spec in specs} == {spec.key for spec in other.specs}
 

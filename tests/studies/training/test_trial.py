@@ -102,7 +102,7 @@ def test_which_settings_count(tmp_path, lga, given, expected):
     settings = trial.attach(optimizer, steps_per_epoch=5, **given).settings
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.steps_per_epoch == 5
-    assert trial.arm == ("auto" if dict(lga).get("gamma2") == "auto" else "lga")
+    assert trial.arm == {"auto": "auto", 1e-3: "1e-3"}.get(dict(lga).get("gamma2"), "lga")
 
 
 def test_the_base_of_an_arm(tmp_path):
@@ -255,7 +255,7 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
         return 0
 
     rehearse(counted)
-    assert steps == ["without", "lga"]
+    assert steps == ["without", "1e-3"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""From the cells of a study to verdicts: each cell with LGA beside the cell of the same runs without it."""
+"""From the cells of a study to verdicts: each cell beside the one that it is held against.
+
+That is the cell of the same runs without LGA, or in a comparison of arms the first arm's. The names below are those of
+the usual case.
+"""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ from lossaware.studies.analysis.statistics import (
 )
 from lossaware.studies.analysis.study_table import Key, Measured, StudyTable
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Cell, Quantity, Study, without_lga
+from lossaware.studies.specs.study import Quantity, Study
 
 Way = Literal["better", "equal", "worse"]
 
@@ -81,22 +85,22 @@ class Comparison:
 
 def comparisons(table: StudyTable) -> list[Comparison]:
     """Every pair of cells, each from the seeds that both have; pairs of the same runs count once."""
-    chosen: dict[tuple[Quantity, tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
+    chosen: dict[tuple[Quantity, tuple[RunSpec, ...], tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
     for variant, base in pairs(table.study).items():
         with_lga, without = table.cells[variant], table.cells[base]
         bases = {spec: without.scores.get(spec.seed) for spec in without.cell.specs}
         scores = {
             spec.seed: (score, with_lga.scores[spec.seed])
-            for spec in with_lga.cell.specs
-            if spec.seed in with_lga.scores and (score := bases.get(without_lga(spec))) is not None
+            for spec, held_against in zip(with_lga.cell.specs, with_lga.cell.bases, strict=True)
+            if spec.seed in with_lga.scores and (score := bases.get(held_against)) is not None
         }
         result = paired([left for left, _ in scores.values()], [right for _, right in scores.values()])
-        key = with_lga.cell.quantity, with_lga.cell.specs
+        key = with_lga.cell.quantity, with_lga.cell.specs, with_lga.cell.bases
         if key not in chosen or (_count(result) and not _count(chosen[key][3])):
             chosen[key] = variant, base, list(scores), result
     ps = {
         variant: deciding_p(result, higher_is_better=quantity.higher_is_better) if _count(result) > 1 else math.nan
-        for (quantity, _), (variant, _, _, result) in chosen.items()
+        for (quantity, _, _), (variant, _, _, result) in chosen.items()
     }
     corrected = dict(zip(ps, holm(list(ps.values())), strict=True))
     many = sum(not math.isnan(p) for p in ps.values())
@@ -115,26 +119,21 @@ def comparisons(table: StudyTable) -> list[Comparison]:
                 comparisons=many,
             ),
         )
-        for (quantity, _), (variant, base, seeds, result) in chosen.items()
+        for (quantity, _, _), (variant, base, seeds, result) in chosen.items()
     ]
 
 
 def pairs(study: Study) -> dict[Key, Key]:
-    """Each cell with LGA, and the cell that shows the same of the same runs without it."""
+    """Each cell that is held against another, and the cell that shows the same of those runs."""
     bases: dict[tuple[Quantity, tuple[RunSpec, ...]], Key] = {}
     for key, cell in study.cells.items():
-        if cell.specs and not _with_lga(cell):
+        if cell.specs and cell.specs == cell.bases:
             bases.setdefault((cell.quantity, cell.specs), key)
-    found = {}
-    for key, cell in study.cells.items():
-        base = bases.get((cell.quantity, tuple(map(without_lga, cell.specs))))
-        if _with_lga(cell) and base is not None:
-            found[key] = base
-    return found
-
-
-def _with_lga(cell: Cell) -> bool:
-    return any(spec.lga is not None for spec in cell.specs)
+    return {
+        key: base
+        for key, cell in study.cells.items()
+        if cell.specs != cell.bases and (base := bases.get((cell.quantity, cell.bases))) is not None
+    }
 
 
 def _count(result: Paired) -> int:

@@ -11,7 +11,7 @@ from lossaware.studies.analysis.statistics import FEWEST, Summary, difference_ha
 from lossaware.studies.analysis.untrained import is_untrained
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity, Study, without_lga
+from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity, Study
 from lossaware.studies.store.results import Results
 
 Key = tuple[Coordinates, Coordinates]
@@ -257,13 +257,17 @@ def tabulate(
 
 
 def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
-    scores = {spec.seed: found for spec in cell.specs if (found := score(cell.quantity, spec, results)) is not None}
+    scores = {
+        spec.seed: found
+        for spec, base in zip(cell.specs, cell.bases, strict=True)
+        if (found := score(cell.quantity, spec, base, results)) is not None
+    }
     summed = summary([cell.quantity.factor * found for found in scores.values()])
     untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in scores)
     return Measured(cell, scores, summed, overrides, untrained=untrained)
 
 
-def score(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
+def score(quantity: Quantity, spec: RunSpec, held_against: RunSpec, results: Results) -> float | None:
     """The score of a run, as measured; None where it, or the base it is held against, is not finished."""
     curve = _curve(quantity, spec, results)
     if not curve:
@@ -274,7 +278,7 @@ def score(quantity: Quantity, spec: RunSpec, results: Results) -> float | None:
         case "best":
             finite = [value for value in curve if math.isfinite(value)]
             return (max if quantity.higher_is_better else min)(finite, default=math.nan)
-    base = _curve(quantity, without_lga(spec), results)
+    base = _curve(quantity, held_against, results)
     if not base:
         return None
     ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)

@@ -14,6 +14,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.comparing.carry_out import carry_out_trials
 from lossaware.studies.comparing.result import Result
 from lossaware.studies.comparing.scoring import Scoring
+from lossaware.studies.specs.arms import Arm, arms_of_gamma2, parse_arms
 from lossaware.studies.specs.comparison import trial_comparison
 from lossaware.studies.specs.run_spec import AS_CODED, Value, options
 from lossaware.studies.specs.trial_function import make_trial_function, takes_a_trial
@@ -25,6 +26,7 @@ def compare(
     direction: Literal["maximize", "minimize"],
     seeds: int = 6,
     lrs: float | Sequence[float] | None = None,
+    arms: str | Sequence[str] | None = None,
     gamma2: float | str | Sequence[float | str] | None = None,
     epochs: int | None = None,
     score: str | None = None,
@@ -36,7 +38,7 @@ def compare(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Result:
-    """Train without and with LGA from the same seeds, and say whether it helped.
+    """Train in several arms from the same seeds, by default without and with LGA, and say whether it helped.
 
     The runs execute in this process, one after another; each arm is rehearsed by one step before the first of them.
 
@@ -45,7 +47,10 @@ def compare(
         direction: Whether a higher score is better.
         seeds: How many seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
         lrs: Learning rates, which the function reads as ``trial.lr``. None where it has its own.
-        gamma2: Sizes of LGA's correction, each an arm; ``"auto"`` sets itself. None is LGA as the function attaches it.
+        arms: What is held against what: ``["without", "lga", "auto"]``, or as a text, ``"adamw,prodigy(lr=1)"``; the
+            first is the reference. None is ``["without", "lga"]``, with LGA as the function attaches it. Other bases
+            come from ``trial.make_optimizer``.
+        gamma2: Sizes of LGA's correction, each an arm beside ``"without"``; in place of ``arms``.
         epochs: In place of what the function says to ``trial.epochs``.
         score: The name of a reported number to compare; None compares what the function returns.
         percent: Whether to show the score as a percentage. None does so for an accuracy between 0 and 1.
@@ -83,7 +88,7 @@ def compare(
             "device": device,
         },
         lrs=[0.0] if lrs is None else [lrs] if isinstance(lrs, int | float) else list(lrs),
-        gamma2s=[AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2),
+        arms=_arms(arms, gamma2),
         lga=lga,
     )
     scoring = Scoring.of(direction, score, percent)
@@ -100,6 +105,15 @@ def compare(
             console=console,
         )
         return Result(outcome, page=(folder / "report.html").read_text(encoding="utf-8"))
+
+
+def _arms(arms: str | Sequence[str] | None, gamma2: float | str | Sequence[float | str] | None) -> list[Arm]:
+    if arms is not None and gamma2 is not None:
+        raise UsageError(f"gamma2={gamma2!r} does not go with arms={arms!r}, which may name it")
+    if arms is not None:
+        return parse_arms(arms)
+    sizes = [AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2)
+    return arms_of_gamma2(sizes)
 
 
 def _place(train: Callable[..., Any], *, needs_file: bool) -> str:

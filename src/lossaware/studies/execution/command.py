@@ -24,12 +24,12 @@ from lossaware.studies.execution.events import (
     RunFailed,
     RunStarted,
 )
+from lossaware.studies.specs.arms import arm_of
 from lossaware.studies.specs.data_folder import DataSource, path_of
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.trial_command import TrialCommand, end_of
 from lossaware.studies.training.checkpoint import Checkpoints
 from lossaware.studies.training.script import ENVIRONMENT, Assignment
-from lossaware.studies.training.trial import arm_of
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at what the scripts report."""
@@ -85,7 +85,7 @@ class CommandEngine:
         Raises:
             UsageError: One ends before that; in one line, with the end of its output.
         """
-        arms = {(spec.optimizer, spec.lga): spec for spec in reversed(specs)}
+        arms = {spec.arm: spec for spec in reversed(specs)}
         for spec in reversed(arms.values()):
             with tempfile.TemporaryDirectory() as own:
                 script = _Script(self._command, spec, Path(own), Path(own) / "folder", data, rehearsal=True)

@@ -11,10 +11,19 @@ from typing import Any
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
 from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.report import page as report
-from lossaware.studies.report.comparison_table import comparison_table, labels_of, lead, setting_of, show_score
+from lossaware.studies.report.comparison_table import (
+    comparison_table,
+    is_about_lga,
+    labels_of,
+    lead,
+    setting_of,
+    show_score,
+    sides_of,
+)
 from lossaware.studies.report.curves import Curves, Scores, heading_of, plot_curves, plot_scores
 from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.json import to_plain
+from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Quantity, Study
@@ -182,7 +191,7 @@ def _curves(study: Study, compared: Sequence[Comparison], results: Results, quan
                 lines[label] = [quantity.curve(results.records(spec)) for spec in cell.specs]
         common = setting_of(study, group[0])
         if len(group) > 1:
-            common.pop("gamma2", None)
+            common.pop("arm", None)
         found.append(Curves(heading_of(common), quantity, lines))
     return found
 
@@ -225,14 +234,16 @@ def _remarks(study: Study, compared: Sequence[Comparison]) -> list[str]:
 def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str, str]]:
     """Settings, and every environment that contributed a run."""
     base, axes, specs = study.file.base, study.file.axes, study.specs
-    arguments = next(point.lga for point in axes["gamma2"].values() if isinstance(point.lga, dict))
+    attached = [dict(point.lga) for point in axes["arm"].values() if isinstance(point.lga, dict)]
+    arguments = attached[0] if attached else {}
     plain = specs[0]
     settings = {
         "task": f"{plain.task}: {task.summary}",
         **{f"task's {name}": str(value) for name, value in plain.task_options},
         "optimizers": ", ".join(filter(None, axes["optimizer"])),
         "learning rates": ", ".join(name for name, point in axes["lr"].items() if point.lr),
-        "gamma2": ", ".join(name for name, point in axes["gamma2"].items() if point.lga),
+        "arms": ", ".join(axes["arm"]),
+        "gamma2": ", ".join(dict.fromkeys(_shown(lga["gamma2"]) for lga in attached)),
         **{f"LGA's {name}": str(value) for name, value in sorted(arguments.items()) if name != "gamma2"},
         "seeds": "0" if len(base.all_seeds) == 1 else f"0 to {len(base.all_seeds) - 1}",
         "epochs": str(plain.epochs or ""),
@@ -253,11 +264,19 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
     machine = {name: " / ".join(values) for name, values in places.items()}
     if dates:
         machine["runs begun"] = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    costs = {}
-    for label, with_lga in (("without", False), ("with LGA", True)):
-        seconds = [
-            record.seconds for spec in specs if (spec.lga is not None) is with_lga for record in results.records(spec)
-        ]
-        if seconds:
-            costs[label] = f"{median(seconds):.3g} s an epoch (median)"
+    costs = _training_times(study, results)
     return {"Settings": settings, "Software and machine": machine, "Training time": costs}
+
+
+def _shown(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _training_times(study: Study, results: Results) -> dict[str, str]:
+    """The seconds of an epoch of each arm, or without LGA and with it."""
+    found: dict[str, list[float]] = {}
+    for (_, (arm,)), cell in study.cells.items():
+        without, with_lga = sides_of(study)
+        label = arm if not is_about_lga(study) else without if arm == study.reference else with_lga
+        found.setdefault(label, []).extend(record.seconds for s in cell.specs for record in results.records(s))
+    return {label: f"{median(seconds):.3g} s an epoch (median)" for label, seconds in found.items() if seconds}

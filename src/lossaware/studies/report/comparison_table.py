@@ -56,13 +56,13 @@ def comparison_table(
     return Table(
         title=(title or quantity.title.capitalize()) + (", %" if quantity.percent else ""),
         axes=tuple(setting_of(study, compared[0])),
-        heads=[(head,) for head in HEADS],
+        heads=[(head,) for head in (*sides_of(study), *HEADS[2:])],
         rows=rows,
         text_columns=frozenset({HEADS.index("verdict")}),
         remark=remark,
         legend=gathered_notes(study, compared, results),
         explanations=explanations,
-        caption=how_to_read(compared, said),
+        caption=how_to_read(compared, said, sides_of(study)),
         records=records,
         facts={
             "measure": {
@@ -76,23 +76,37 @@ def comparison_table(
 
 
 def setting_of(study: Study, compared: Comparison) -> dict[str, str]:
-    """The names of a row by column: ``{"optimizer": "sgd", "lr": "1e-3"}``, and the gamma2 where there are several."""
+    """The names of a row by column: ``{"optimizer": "sgd", "lr": "1e-3"}``, and the arm where there are several."""
     (row, column), file = compared.variant, study.file
     setting = dict(zip(file.rows, row, strict=True))
-    spec = compared.with_lga.cell.specs[0]
-    # A function that trains has an optimizer of its own, and perhaps a learning rate.
-    setting = {name: setting[name] for name in setting if getattr(spec, name)}
+    # A function that trains has an optimizer of its own, and perhaps a learning rate; so may every arm.
+    setting = {name: point for name, point in setting.items() if point and getattr(file.axes[name][point], name)}
     if len(study.columns) > 2:
         setting |= dict(zip(file.columns, column, strict=True))
+    spec = compared.with_lga.cell.specs[0]
     if spec.kind == "command":
         return setting or {"command": TrialCommand(spec.task).name}
-    return setting or {"function": spec.task.rpartition(":")[2]}
+    return setting or {spec.kind: spec.task.rpartition(":")[2]}
+
+
+def is_about_lga(study: Study) -> bool:
+    """Whether the arms differ by LGA alone."""
+    arms = list(study.file.axes["arm"].values())
+    return not arms[0].lga and all(arm.lga for arm in arms[1:]) and all(arm.optimizer is None for arm in arms)
+
+
+def sides_of(study: Study) -> tuple[str, str]:
+    """What tables call the two that are held against each other."""
+    if is_about_lga(study):
+        return "without", "with LGA"
+    return study.reference, study.columns[1][0] if len(study.columns) == 2 else "this arm"
 
 
 def labels_of(study: Study, compared: Comparison) -> tuple[str, str]:
-    """Names of the runs without LGA and of those with it, for legends."""
-    _, (gamma2,) = compared.variant
-    return "without", f"with LGA, gamma2 {gamma2}" if len(study.columns) > 2 else "with LGA"
+    """Names of the two sides of a comparison, for legends."""
+    _, (arm,) = compared.variant
+    first, second = sides_of(study)
+    return first, second if len(study.columns) == 2 else f"with LGA, {arm}" if is_about_lga(study) else arm
 
 
 def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, ...], tuple[str, ...]]) -> float:
@@ -103,16 +117,20 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
     return summary([ratios.cells[key].scores[seed] for seed in compared.seeds]).mean
 
 
-def how_to_read(compared: Sequence[Comparison], said: Sequence[Outlook]) -> str:
+def how_to_read(
+    compared: Sequence[Comparison], said: Sequence[Outlook], sides: tuple[str, str] = ("without", "with LGA")
+) -> str:
     """The columns, and the tests that the verdicts rest on."""
+    reference, arm = sides
     seeds = max((len(it.without.cell.specs) for it in compared), default=0)
     spread = _spread(compared)
     means = "; ".join([f"Means over {seeds} seed{'s' * (seeds != 1)}", *spread])
     sizes = {gamma2 for it in compared if (gamma2 := lga_of(it.with_lga.cell.specs).get("gamma2")) is not None}
     parts = [
-        f"{means}. Difference: with minus without, from the same seeds.",
-        "Epochs: the share of the base's epochs after which LGA reaches its final score (1 where it never does); in "
-        "brackets the same of the base itself, which may have passed it earlier.",
+        f"{means}. Difference: {arm} minus {reference}, from the same seeds.",
+        f"Epochs: the share of the epochs after which {arm.replace('with LGA', 'LGA')} reaches the final score of "
+        f"{reference} (1 where it never does); in brackets the same of {reference} itself, which may have passed it "
+        "earlier.",
     ]
     parts += [*tests_behind(compared), *estimate_behind(said)]
     if len(sizes) == 1:
@@ -154,12 +172,14 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
         rows.setdefault(it.verdict.word, []).append(" ".join(setting_of(study, it).values()))
     total = len(compared)
     measure = compared[0].quantity.measure
+    who = "LGA" if is_about_lga(study) else sides_of(study)[1].replace("this arm", "another arm")
+    measure += "" if is_about_lga(study) else f", against {study.reference}"
     if total == 1:
         word = compared[0].verdict.word
-        return f"On the {measure}: {f'LGA {word}' if word in ('helps', 'hurts') else word}."
+        return f"On the {measure}: {f'{who} {word}' if word in ('helps', 'hurts') else word}."
     parts = []
     for word, singular, plural in (
-        ("helps", "LGA helps in {n} of {total} comparisons", ""),
+        ("helps", f"{who} helps in {{n}} of {{total}} comparisons", ""),
         ("hurts", "hurts in {n}", ""),
         ("no difference shown", "{n} shows no difference", "{n} show no difference"),
         ("too few seeds to tell", "{n} has too few seeds to tell", "{n} have too few seeds to tell"),

@@ -1,19 +1,19 @@
-"""A comparison: a study in memory whose cells are each optimizer and learning rate, without LGA and with it."""
+"""A comparison: a study in memory whose cells are each optimizer and learning rate in each of its arms."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from lossaware.errors import UsageError
-from lossaware.studies.specs.formatting import number, size
+from lossaware.studies.specs.arms import Arm
+from lossaware.studies.specs.formatting import number
+from lossaware.studies.specs.run_spec import AS_CODED
 from lossaware.studies.specs.study import Study, make_study
 from lossaware.studies.specs.study_file import Point, Settings, Shown, StudyFile, explain
 from lossaware.studies.specs.task import Subject
 from lossaware.studies.specs.trial_function import SCORE
-
-WITHOUT = "without"
-"""The column of the runs without LGA; the others are called by their gamma2."""
 
 T = TypeVar("T")
 
@@ -24,18 +24,22 @@ def comparison(
     *,
     optimizers: Sequence[str],
     lrs: Sequence[float],
-    gamma2s: Sequence[float | str],
+    arms: Sequence[Arm],
+    gamma2: float | str = 1e-8,
+    optimizer_options: Mapping[str, Any] | None = None,
     lga: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Every optimizer at every learning rate, without LGA and with it at every gamma2.
+    """Every optimizer at every learning rate, in every arm.
 
     Args:
         subject: The task, loaded; its score on the test set is compared.
         settings: Settings of all runs, by their names in `Settings`: ``task``, ``epochs``, ``batch_size`` and
             ``seeds`` must be among them.
-        optimizers: Names of base optimizers.
-        lrs: Learning rates, above 0.
-        gamma2s: Sizes of LGA's correction, at least 0, or ``"auto"``.
+        optimizers: Names of base optimizers; ``""`` alone where every arm has its own.
+        lrs: Learning rates, above 0; 0 alone where every arm has its own.
+        arms: At least two; the first is what the others are held against.
+        gamma2: That of the arm ``lga``.
+        optimizer_options: Keyword arguments of the base in arms that have none of their own.
         lga: LGA's other arguments, as in `RunSpec`.
 
     Raises:
@@ -50,11 +54,12 @@ def comparison(
         at="final",
     )
     try:
-        axes = _axes(optimizers, lrs, gamma2s, lga or {})
-        file = _file(subject.name, Settings.model_validate(given), measure, axes)
+        set_ = [replace(arm, gamma2=gamma2) if arm.gamma2 == AS_CODED else arm for arm in arms]
+        axes = _axes(optimizers, lrs, set_, lga or {}, optimizer_options or {})
+        file = _file(subject.name, arms, Settings.model_validate(given), measure, axes)
     except ValidationError as error:
         raise UsageError(f"compare: {explain(error)}") from None
-    return make_study(file, "comparison", "compare")
+    return replace(make_study(file, "comparison", "compare"), reference=arms[0].name)
 
 
 def trial_comparison(
@@ -63,7 +68,7 @@ def trial_comparison(
     settings: Mapping[str, Any],
     *,
     lrs: Sequence[float],
-    gamma2s: Sequence[float | str],
+    arms: Sequence[Arm],
     lga: Mapping[str, Any] | None = None,
 ) -> Study:
     """The same for a function or a command that trains, which has its optimizer itself.
@@ -75,15 +80,15 @@ def trial_comparison(
         kind: Which of the two.
         settings: As for `comparison`; ``task`` is the place of the function, or the command; ``epochs`` and
             ``batch_size`` are 0 where it decides.
-        lrs: Learning rates; 0 alone where the function has its own.
-        gamma2s: As for `comparison`; or `AS_CODED`.
+        lrs: Learning rates; 0 alone where the function, or every arm, has its own.
+        arms: As for `comparison`.
         lga: Arguments that go over those in the function's code.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     measure = Shown.model_construct(set="reported", name=SCORE, percent=False, higher_is_better=True, at="final")
-    axes = _axes([""], lrs, gamma2s, lga or {})
-    file = _file(name, Settings.model_construct(**given), measure, axes)
-    return make_study(file, "comparison", "compare", kind)
+    axes = _axes([""], lrs, arms, lga or {}, {})
+    file = _file(name, arms, Settings.model_construct(**given), measure, axes)
+    return replace(make_study(file, "comparison", "compare", kind), reference=arms[0].name)
 
 
 def scored(study: Study, subject: Subject) -> Study:
@@ -92,24 +97,41 @@ def scored(study: Study, subject: Subject) -> Study:
 
 
 def _axes(
-    optimizers: Sequence[str], lrs: Sequence[float], gamma2s: Sequence[float | str], lga: Mapping[str, Any]
+    optimizers: Sequence[str],
+    lrs: Sequence[float],
+    arms: Sequence[Arm],
+    lga: Mapping[str, Any],
+    optimizer_options: Mapping[str, Any],
 ) -> dict[str, dict[str, Point]]:
-    columns = {WITHOUT: Point(lga=False)}
-    for name, gamma2 in _named(gamma2s, size).items():
-        columns[name] = Point(lga={**lga, "gamma2": gamma2})
     return {
         "optimizer": {name: Point(optimizer=name) for name in optimizers},
         # A learning rate of 0 stands for the function's own, which no file of a study may say.
         "lr": {name: Point(lr=lr) if lr else Point.model_construct(lr=lr) for name, lr in _named(lrs, number).items()},
-        "gamma2": columns,
+        "arm": {arm.name: _point(arm, lga, optimizer_options) for arm in arms},
     }
 
 
-def _file(name: str, base: Settings, measure: Shown, axes: dict[str, dict[str, Point]]) -> StudyFile:
+def _point(arm: Arm, lga: Mapping[str, Any], optimizer_options: Mapping[str, Any]) -> Point:
+    given: dict[str, Any] = {"lga": False if arm.gamma2 is None else {**lga, "gamma2": arm.gamma2}}
+    given["optimizer_options"] = dict(optimizer_options if arm.optimizer is None else arm.options)
+    if arm.optimizer is not None:
+        given["optimizer"] = arm.optimizer
+    if arm.lr is not None:
+        given["lr"] = arm.lr
+    return Point(**given)
+
+
+def _file(
+    name: str, arms: Sequence[Arm], base: Settings, measure: Shown, axes: dict[str, dict[str, Point]]
+) -> StudyFile:
+    first, *others = arms
+    better = others[0].name if len(others) == 1 else "another arm"
+    is_about_lga = first.gamma2 is None and all(arm.gamma2 is not None for arm in others)
+    is_about_lga &= all(arm.optimizer is None for arm in arms)
     return StudyFile(
-        title=f"Does LGA help on {name}?",
+        title=f"Does LGA help on {name}?" if is_about_lga else f"Is {better} better than {first.name} on {name}?",
         rows=["optimizer", "lr"],
-        columns=["gamma2"],
+        columns=["arm"],
         base=base,
         measure=measure,
         axes=axes,

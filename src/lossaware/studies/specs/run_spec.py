@@ -25,6 +25,15 @@ def format_options(given: Options) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in given)
 
 
+def parse_value(text: str) -> Value:
+    """A value as it is written on a command line: a number, true, false, null, or else a text."""
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return parsed if isinstance(parsed, bool | int | float | str) or parsed is None else text
+
+
 LGA_DEFAULTS: Mapping[str, Any] = {
     "gamma2": 1e-8,
     "eps": 0.1,
@@ -170,6 +179,11 @@ class RunSpec:
     def is_open_ended(self) -> bool:
         """Whether the run itself says after which epoch it is complete."""
         return self.kind != "task"
+
+    @property
+    def arm(self) -> tuple[Any, ...]:
+        """What makes it another arm than the runs of the same seed and learning rate: its base, and LGA."""
+        return self.optimizer, self.optimizer_options, self.lga
 
     @property
     def own_code(self) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ class Cell:
         published: The published figure as it was printed; None where there is none.
         published_seeds: Experiments over which the published figure is the mean.
         derived: What it computes of which other cells.
+        bases: What each of its runs is held against; itself where it is what others are held against.
     """
 
     row: Coordinates
@@ -96,16 +97,17 @@ class Cell:
     published: Decimal | None = None
     derived: tuple[Literal["mean", "deviation"], tuple[tuple[Coordinates, Coordinates], ...]] | None = None
     published_seeds: int = 5
+    bases: tuple[RunSpec, ...] = ()
 
     @property
     def compares(self) -> bool:
-        """Whether what it shows depends on the runs without LGA as well."""
+        """Whether what it shows depends on the runs that it is held against as well."""
         return self.quantity.at in ("reached", "ratio")
 
     @property
     def needed(self) -> tuple[RunSpec, ...]:
         """All runs it is made from."""
-        return (*self.specs, *(without_lga(spec) for spec in self.specs)) if self.compares else self.specs
+        return (*self.specs, *self.bases) if self.compares else self.specs
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Study:
         what: How messages name it.
         overrides: What differs from the file.
         kind: As in `RunSpec`.
+        reference: The column that all others of its row are held against; empty: the same runs without LGA.
     """
 
     name: str
@@ -154,6 +157,7 @@ class Study:
     what: str
     overrides: Overrides = field(default_factory=Overrides)
     kind: Literal["task", "function", "command"] = "task"
+    reference: str = ""
 
     @property
     def title(self) -> str:
@@ -245,13 +249,19 @@ class Study:
         if not isinstance(settings.lga, dict):  # arguments of LGA do not bring LGA to where there is none
             changed = changed.model_copy(update={"lga": settings.lga})
         what = f"{self.what}: {', '.join(place.values())}"
+        specs = _specs(what, changed, self.kind)
+        if self.reference and column != (self.reference,):
+            bases = self._cell(row, (self.reference,), None).specs
+        else:
+            bases = specs if self.reference else tuple(map(without_lga, specs))
         return Cell(
             row,
             column,
             _quantity(what, shown),
-            _specs(what, changed, self.kind),
+            specs,
             published,
             published_seeds=self.file.published_seeds,
+            bases=bases,
         )
 
     def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:

@@ -71,7 +71,7 @@ def rehearse_functions(specs: Sequence[RunSpec], data: DataSource, function: Tri
     Raises:
         UsageError: What failed, in one line.
     """
-    arms = {(spec.optimizer, spec.lga): spec for spec in reversed(specs)}
+    arms = {spec.arm: spec for spec in reversed(specs)}
     for spec in reversed(arms.values()):
         _rehearse(spec, data, function)
 

@@ -37,7 +37,7 @@ def rehearse_steps(specs: Sequence[RunSpec], task: Task, data: Data) -> None:
     Raises:
         UsageError: The task measures no loss or no score, or whatever else fails; with the place in the user's code.
     """
-    arms = {(spec.optimizer, spec.lga): spec for spec in reversed(specs) if spec.distributed is None}
+    arms = {spec.arm: spec for spec in reversed(specs) if spec.distributed is None}
     for spec in reversed(arms.values()):
         try:
             devices: list[int] | None = None if spec.device == "cuda" else []

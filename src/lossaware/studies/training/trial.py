@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lossaware.baseline import Baseline
 from lossaware.errors import UsageError
 from lossaware.lga import LGA
+from lossaware.studies.specs.arms import arm_of
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.options import call
@@ -27,6 +28,8 @@ PROGRESS_SECONDS = 0.3
 """The shortest time between two looks at the loss, which may wait for a device."""
 _OF_ANY_ARM = ("steps_per_epoch", "upper_bound", "process_group", "axis_name")
 """Arguments in a function's code that hold for a gamma2 that sets itself, too; others were chosen for a fixed one."""
+
+_ATTACH, _MAKE = "trial.attach(optimizer, ...)", "trial.make_optimizer(params)"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Trial:
     Attributes:
         seed: Decides whatever is random; the same in all arms. Python's, NumPy's and torch's generators are seeded
             with it before the function is called.
-        arm: The name of the arm: ``"without"``, ``"lga"``, a rule's (``"auto"``), or a base optimizer's.
+        arm: The name of the arm: ``"without"``, ``"lga"``, a rule's (``"auto"``), a gamma2, or a base optimizer's, as
+            in ``--arms``.
         device: Where to compute: ``--device``.
         data: The folder that ``--data`` names, or None.
 
@@ -98,7 +102,7 @@ class Trial:
         self._progress = _Progress(self._listener)
         self._reports = _Reports(self._listener.epoch, self._status)
         self._attached: list[LGA] = []
-        self._is_split = False  # whether the arms differ by what the function has called
+        self._called = set[str]()  # of what the arms may differ by
 
     def __repr__(self) -> str:
         return f"Trial(arm={self.arm!r}, seed={self.seed}, lr={self._spec.lr or None})"
@@ -147,7 +151,7 @@ class Trial:
         Raises:
             UsageError: A setting does not exist or is out of its range, or LGA cannot go with the optimizer.
         """
-        self._is_split = True
+        self._called.add(_ATTACH)
         kind = _WatchedBaseline if self._spec.lga is None else _Watched
         try:
             attached = call("trial.attach", kind, optimizer, options=self._settings(settings))
@@ -166,7 +170,7 @@ class Trial:
         """
         from lossaware import optax, optax_baseline
 
-        self._is_split = True
+        self._called.add(_ATTACH)
         make = optax_baseline.baseline if self._spec.lga is None else optax.loss_aware
         return call("trial.loss_aware", make, base, options=self._settings(settings))
 
@@ -176,15 +180,16 @@ class Trial:
         Args:
             params: What it steps.
             name: The base of the arms that name none: one of ``lossaware optimizers``, or ``file.py:Class``.
-            options: Keyword arguments of that base, besides the learning rate. The base that an arm names has its
-                own defaults.
+            options: Keyword arguments of that base, besides the learning rate. A base that an arm names has those
+                that the arm names, and else its own defaults.
 
         Raises:
             UsageError: The name or an option does not exist.
         """
-        other = self._spec.optimizer
-        self._is_split |= bool(other)
-        optimizer = make_optimizer(other or name, params, self.lr, {} if other else options)
+        self._called.add(_MAKE)
+        if self._spec.optimizer:
+            name, options = self._spec.optimizer, dict(self._spec.optimizer_options)
+        optimizer = make_optimizer(name, params, self.lr, options)
         set_mode(optimizer, "train")
         return optimizer
 
@@ -265,9 +270,11 @@ class Trial:
         Raises:
             UsageError: The arms are the same training, or LGA gets no loss.
         """
-        if not self._is_split:
-            what = "trial.make_optimizer(params)" if self._spec.optimizer else "trial.attach(optimizer, ...)"
-            raise UsageError(f"the function does not call {what}, so this arm would train as the others do")
+        needed = [_MAKE] if self._spec.optimizer else []
+        needed += [_ATTACH] if self._spec.lga is not None or not self._called else []
+        for call_of in needed:
+            if call_of not in self._called:
+                raise UsageError(f"the function does not call {call_of}, so this arm would train as the others do")
         for attached in self._attached:
             if attached.status.steps_without_loss:
                 raise UsageError(
@@ -284,14 +291,6 @@ class Trial:
     def _stepped(self, attached: LGA) -> None:
         self._seen()
         self._progress.step(attached)
-
-
-def arm_of(spec: RunSpec) -> str:
-    """The name of a run's arm."""
-    if spec.lga is None:
-        return spec.optimizer or "without"
-    gamma2 = dict(spec.lga).get("gamma2")
-    return gamma2 if isinstance(gamma2, str) else "lga"
 
 
 class _Watched(LGA):

@@ -1,0 +1,53 @@
+"""The table of a comparison whose arms are not just without LGA and with it."""
+
+import pytest
+
+from lossaware.studies.analysis.comparisons import comparisons
+from lossaware.studies.analysis.study_table import tabulate
+from lossaware.studies.report.comparison_table import comparison_table, labels_of, lead
+from support.synthetic import BASE, compared, ending_at, run_of
+
+BETTER, WORSE = ([base + sign * (0.02 + 0.001 * i) for i, base in enumerate(BASE)] for sign in (1, -1))
+
+
+def test_every_arm_is_held_against_the_first():
+    study, made = compared(
+        (ending_at(BASE), ending_at(BETTER), ending_at(WORSE, lga=True)), arms="adamw,prodigy(lr=1),auto"
+    )
+    table = comparison_table(study, made)
+    assert table.axes == ("optimizer", "lr", "arm")
+    assert [head for (head,) in table.heads] == ["adamw", "this arm", "difference", "epochs", "verdict"]
+    assert [row.names for row in table.rows] == [("sgd", "1e-3", "prodigy(lr=1)"), ("sgd", "1e-3", "auto")]
+    assert [record["verdict"] for record in table.records] == ["helps", "hurts"]
+    assert "Difference: this arm minus adamw" in table.caption
+    found = comparisons(tabulate(study, made))
+    assert [labels_of(study, it) for it in found] == [("adamw", "prodigy(lr=1)"), ("adamw", "auto")]
+    assert lead(study, found) == (
+        "On the test accuracy, against adamw, another arm helps in 1 of 2 comparisons (sgd 1e-3 prodigy(lr=1)), "
+        "hurts in 1 (sgd 1e-3 auto)."
+    )
+
+
+def test_two_arms_of_their_own_are_the_columns():
+    study, made = compared(
+        (ending_at(BASE), ending_at(BETTER)), optimizers=[""], lrs=[0.0], arms="sgd(lr=1),adam(lr=1)"
+    )
+    table = comparison_table(study, made)
+    assert table.axes == ("task",)
+    assert [head for (head,) in table.heads][:2] == ["sgd(lr=1)", "adam(lr=1)"]
+    said = lead(study, comparisons(tabulate(study, made)))
+    assert said == "On the test accuracy, against sgd(lr=1): adam(lr=1) helps."
+
+
+def test_lga_on_the_base_of_the_first_arm_is_about_lga_only_where_that_base_is_the_rows():
+    study, made = compared((ending_at(BASE), ending_at(BETTER, lga=True)), arms="without,auto")
+    assert lead(study, comparisons(tabulate(study, made))) == "On the test accuracy: LGA helps."
+    study, made = compared((ending_at(BASE), ending_at(BETTER, lga=True)), arms="adamw,auto")
+    assert lead(study, comparisons(tabulate(study, made))) == "On the test accuracy, against adamw: auto helps."
+
+
+def test_the_share_of_epochs_is_that_of_the_first_arm():
+    """The arm has the first arm's last score (0.5) after 1 of 4 epochs; the first arm itself after 2."""
+    study, made = compared(([run_of([0.1, 0.6, 0.4, 0.5])], [run_of([0.5, 0.1, 0.1, 0.1])]), arms="sgd,adam", epochs=4)
+    [row] = comparison_table(study, made).records
+    assert (row["epochs_ratio"], row["base_epochs_ratio"]) == (pytest.approx(1 / 4), pytest.approx(2 / 4))
