@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from support.longest import LONGEST
+
 # No clock decides over a test, and every run tries the same examples.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
@@ -18,30 +20,6 @@ torch.set_num_threads(1)
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start and interrupt, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-LONGEST = (
-    "test_gpu_stand_in.py",
-    "test_docs.py",
-    "test_compiled.py",
-    "test_contract_compiled.py",
-    "test_contract_optax.py",
-    "test_contract_torch.py",
-    "test_ray.py",
-    "test_kill.py",
-    "test_torchrun.py",
-    "test_compare.py",
-    "test_lightning_epochs.py",
-    "test_paper_tasks.py",
-    "test_examples.py",
-    "test_results.py",
-    "test_small_tasks.py",
-    "test_accelerate.py",
-    "test_cli.py",
-    "test_resume.py",
-    "test_optax.py",
-)
-"""The files whose tests take longest together, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LONGEST
+from support.longest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 
