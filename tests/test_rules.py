@@ -176,6 +176,44 @@ def test_the_factor_of_auto_does_not_grow_where_losses_are_below_0() -> None:
     assert state.gamma2_factor == 1.0
 
 
+@pytest.mark.parametrize(
+    ("name", "low", "low_is_allowed", "high", "high_is_allowed"),
+    [
+        ("reach", 0.0, False, 1.0, True),
+        ("momentum", 0.0, True, 1.0, False),
+        ("growth", 1.0, True, 10.0, True),
+        ("shrink", 0.0, False, 1.0, True),
+        ("fade", 0.0, False, 1.0, True),
+        ("certainty", 0.0, True, 10.0, True),
+        ("statuses_per_epoch", 1, True, 10**9, True),
+        ("steps_at_least", 1, True, 10**9, True),
+    ],
+)
+def test_autos_values_reach_to_the_ends_of_their_ranges(
+    name: str, low: float, low_is_allowed: bool, high: float, high_is_allowed: bool
+) -> None:
+    values = [(low, low_is_allowed), (high, high_is_allowed)]
+    if isinstance(low, float):
+        values += [(math.nextafter(low, -1), False), (math.nextafter(low, 11), True)]
+        values += [(math.nextafter(high, 11), False), (math.nextafter(high, -1), True), (math.nan, False)]
+    for value, is_allowed in values:
+        if is_allowed:
+            assert getattr(AutoGamma2(**{name: value}), name) == value
+        else:
+            with pytest.raises(ValueError, match=f"^{name} must be "):
+                AutoGamma2(**{name: value})
+
+
+@pytest.mark.parametrize("xi", [0.01, 1.0, 5.0])
+def test_the_largest_push_of_auto_depends_on_no_xi(xi: float) -> None:
+    p = nn.Parameter(torch.full((3,), 2.0, dtype=torch.float64))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=8, gamma2=AutoGamma2(reach=0.1), xi=xi)
+    p.grad = torch.full_like(p, 1e-12)
+    optimizer.step(loss=1.0)
+    assert p.tolist() == pytest.approx([2.0 - 0.1 * 2.0] * 3, rel=1e-9)
+
+
 def test_a_rule_says_whether_groups_may_have_their_own() -> None:
     for rule, allowed in ((Outside(), True), (Derived(), True), (BackOff(), True), (AutoGamma2(), False)):
         p = nn.Parameter(torch.ones(3))
@@ -203,6 +241,39 @@ def test_a_rule_says_whether_a_run_without_a_status_is_worth_a_warning(
         optimizer.step(loss=1.0)
     lga.detach()
     assert bool(caplog.records) is needs_statuses
+
+
+class Falling(Derived):
+    """Overrides the factor, and nothing that says what is reported of it."""
+
+    def update_factor(self, state: Any, mean: Any, error: Any, ops: Any) -> Any:
+        return state.gamma2_factor * 0.5
+
+
+def test_what_a_rule_does_not_say(caplog: pytest.LogCaptureFixture) -> None:
+    """It needs the length of an epoch, and neither back-offs nor missing statuses are reported."""
+    caplog.set_level(logging.INFO, "lossaware")
+    with pytest.raises(TypeError, match="steps_per_epoch"):
+        LGA(torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.0), gamma2=Falling())  # type: ignore[call-overload]
+    for steps_per_epoch, gamma2 in ((2, 1e-3 * 0.5**74), (1000, 1e-3)):
+        optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.0)
+        lga = LGA(optimizer, steps_per_epoch=steps_per_epoch, gamma2=Falling())
+        for _ in range(150):
+            optimizer.step(loss=1.0)
+        assert lga.status.gamma2 == pytest.approx(gamma2)
+        lga.detach()
+    assert not caplog.records
+
+
+def test_the_papers_rule_without_arguments() -> None:
+    """Algorithm 1 divides gamma2 by 10; its value is that for ten classes."""
+    optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=1, gamma2=BackOff())
+    found = []
+    for loss in (1.0, 2.0):
+        optimizer.step(loss=loss)
+        found.append(lga.status.gamma2)
+    assert found == [1e-8, pytest.approx(1e-9)]
 
 
 def test_a_checkpoint_names_the_rule() -> None:
