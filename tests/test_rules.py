@@ -214,6 +214,48 @@ def test_the_largest_push_of_auto_depends_on_no_xi(xi: float) -> None:
     assert p.tolist() == pytest.approx([2.0 - 0.1 * 2.0] * 3, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("upper", "origin", "factor", "gamma2"),
+    [
+        (0.5, 0.0, 0.25, 1.5),
+        (4.0, 0.0, 0.25, 0.1875),
+        (1.0, -3.0, 2.0, 1.5),
+        (0.0, 0.0, 1.0, 0.0),
+        (-1.0, 0.0, 1.0, 0.0),
+    ],
+)
+def test_what_auto_reports_as_gamma2(upper: float, origin: float, factor: float, gamma2: float) -> None:
+    """The size over U, counted from where L starts; 0 where U is not above that."""
+    state = LawState(upper=upper, origin=origin, gamma2_factor=factor)
+    assert AutoGamma2().gamma2(state, 3.0, HOST) == gamma2
+
+
+@pytest.mark.parametrize("certainty", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("origin", [0.0, -4.0])
+def test_auto_takes_a_change_for_one_from_so_many_standard_errors(certainty: float, origin: float) -> None:
+    rule = AutoGamma2(growth=1.5, shrink=0.5, fade=0.75, certainty=certainty)
+    state = LawState(upper=100.0, origin=origin, mean=4.0, error=0.01, gamma2_factor=0.5)
+    standard_error = math.sqrt(0.01 + 0.03)
+
+    def factor_after(change: float) -> float:
+        factor: float = rule.update_factor(state, 4.0 + change * standard_error, 0.03, HOST) / 0.5
+        return factor
+
+    assert factor_after(1.01 * certainty) == 0.5
+    assert factor_after(-1.01 * certainty) == 1.5
+    assert factor_after(0.99 * certainty) == factor_after(-0.99 * certainty) == factor_after(0.0) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("upper", "origin", "mean", "most"),
+    [(4.0, 0.0, 1.0, 2.0), (3.0, -1.0, 0.0, 2.0), (0.0, 0.0, 1.0, 1.0), (-1.0, 0.0, 1.0, 1.0), (4.0, 0.0, 0.0, 1.0)],
+)
+def test_the_factor_of_auto_is_bounded_by_the_mean_loss(upper: float, origin: float, mean: float, most: float) -> None:
+    """By the root of U over the mean, both counted from where L starts; by 1 where one is not above that."""
+    state = LawState(upper=upper, origin=origin, mean=100.0, gamma2_factor=50.0)
+    assert AutoGamma2().update_factor(state, mean, 0.0, HOST) == most
+
+
 def test_a_rule_says_whether_groups_may_have_their_own() -> None:
     for rule, allowed in ((Outside(), True), (Derived(), True), (BackOff(), True), (AutoGamma2(), False)):
         p = nn.Parameter(torch.ones(3))
