@@ -13,7 +13,7 @@ author = "the lossaware authors"
 version = release = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "mathml",
@@ -32,6 +32,10 @@ html_math_renderer = "mathml"  # by the browser itself: MathJax would come from 
 smartquotes = False  # commands are quoted in tables
 pygments_style = "friendly"
 pygments_dark_style = "native"
+
+nb_execution_mode = "force"  # the notebooks of examples/ are kept without outputs
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
 
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3

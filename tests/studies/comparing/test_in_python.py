@@ -48,6 +48,16 @@ def test_a_notebook_shows_a_table(result):
     assert "1e-2" in shown
 
 
+def test_the_curves_are_what_was_reported(result):
+    curves = result.curves()
+    assert len(curves) == 2 * 2 * 6 * 2  # learning rates, arms, seeds, epochs
+    assert set(curves[0]) == {"lr", "arm", "seed", "epoch", "loss", "norm"}
+    last = {(row["lr"], row["arm"], row["seed"]): row["norm"] for row in curves if row["epoch"] == 2}
+    for row in result.to_dict():
+        ended = [last[row["setting"]["lr"], "with LGA", seed] for seed in range(6)]
+        assert [score["with"] for score in row["scores"]] == pytest.approx(ended)
+
+
 def test_as_a_frame(result):
     needs("pandas")
     frame = result.to_frame()

@@ -34,6 +34,10 @@ class Result:
         """The rows as plain values: setting, means with intervals, difference, p values, verdict, and all scores."""
         return [dict(record) for record in self._outcome.tables[0].records]
 
+    def curves(self) -> list[dict[str, Any]]:
+        """What each run reported after each epoch, to draw it: setting, arm, seed, epoch (from 1), and the numbers."""
+        return [dict(record) for record in self._outcome.curves]
+
     def to_frame(self) -> Any:
         """A ``pandas.DataFrame`` with a row for each run: its setting, arm, seed and score.
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,7 @@ class Outcome:
         failures: Runs that failed, with the reason.
         facts: What was run, as in the report.
         scores: A record for each run: the names of its row, its arm, seed and score, as measured.
+        curves: A record for each run and epoch: the same names, the epoch, and all that was measured after it.
     """
 
     tables: Sequence[Table]
@@ -53,6 +54,7 @@ class Outcome:
     failures: Sequence[tuple[RunSpec, str]]
     facts: Mapping[str, Mapping[str, str]]
     scores: Sequence[Mapping[str, Any]]
+    curves: Sequence[Mapping[str, Any]]
 
     def to_json(self) -> str:
         """Everything for machines."""
@@ -97,7 +99,14 @@ def summarize(
     facts = _facts(study, task, results)
     remarks = _remarks(study, compared)
     outcome = Outcome(
-        tables, lead(study, compared), remarks, page, failures, facts, _run_scores(study, compared, results)
+        tables,
+        lead(study, compared),
+        remarks,
+        page,
+        failures,
+        facts,
+        scores=_run_scores(study, compared, results),
+        curves=_run_curves(study, compared, results),
     )
     quantity = compared[0].quantity
     sections = [
@@ -138,17 +147,26 @@ def summarize(
     return outcome
 
 
+def _runs(study: Study, compared: Sequence[Comparison]) -> Iterator[tuple[Comparison, dict[str, Any], RunSpec]]:
+    """The runs of all comparisons, with the names of each; those of a base once for every variant of LGA."""
+    for it in compared:
+        for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True):
+            for spec in side.cell.specs:
+                yield it, {**setting_of(study, it), "arm": label, "seed": spec.seed}, spec
+
+
 def _run_scores(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
     return [
-        {
-            **setting_of(study, it),
-            "arm": label,
-            "seed": spec.seed,
-            it.quantity.name: [math.nan, *it.quantity.curve(results.records(spec))][-1],
-        }
-        for it in compared
-        for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True)
-        for spec in side.cell.specs
+        {**names, it.quantity.name: [math.nan, *it.quantity.curve(results.records(spec))][-1]}
+        for it, names, spec in _runs(study, compared)
+    ]
+
+
+def _run_curves(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
+    return [
+        {**names, "epoch": record.epoch, **it.quantity.of(record)}
+        for it, names, spec in _runs(study, compared)
+        for record in results.records(spec)
     ]
 
 
