@@ -2,8 +2,8 @@
 
     lossaware compare --command "accelerate launch compare_accelerate.py" --direction maximize --lrs 1e-4,1e-3
 
-By itself, ``accelerate launch compare_accelerate.py`` trains with LGA and prints what it reports. Needs
-``pip install 'lossaware[studies,accelerate]'``.
+By itself, ``accelerate launch compare_accelerate.py`` trains with LGA and prints what it reports. It needs
+``pip install -e '.[studies,accelerate]'`` in a clone of the repository.
 """
 
 import torch

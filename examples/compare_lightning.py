@@ -2,7 +2,7 @@
 
     lossaware compare compare_lightning.py:train --direction maximize --lrs 1e-4,1e-3 --seeds 6
 
-Needs ``pip install 'lossaware[studies,lightning]'``.
+It needs ``pip install -e '.[studies,lightning]'`` in a clone of the repository.
 """
 
 import lightning

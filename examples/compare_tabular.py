@@ -6,7 +6,7 @@ The optimizer comes from the trial, so that other optimizers can be arms:
 
     lossaware compare compare_tabular.py:train --direction minimize --lrs 1e-3 --arms "sgd,adamw,prodigy(lr=1)"
 
-Needs ``pip install 'lossaware[studies]'``.
+It needs ``pip install -e '.[studies]'`` in a clone of the repository.
 """
 
 import torch

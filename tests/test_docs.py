@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from lossaware.extras import INSTALL
 from support import needs
 
 ROOT = Path(__file__).parents[1]
@@ -265,6 +266,23 @@ def test_commands_exist() -> None:
                 chosen = (said.get(option) for option in ("seeds", "epochs"))
                 study.overridden(_overrides(study, said.get("only", ()), *chosen, said.get("settings", ())))
     assert {"pip", "lossaware"} <= kinds
+
+
+def test_how_to_install_is_said_in_one_way() -> None:
+    """Messages take the command from `lossaware.extras`, and pages give the same one, of extras that exist."""
+    told = re.compile(r"how_to_install\([\"']([^\"']+)[\"']\)")
+    extras = set(PROJECT["optional-dependencies"])
+    for path in ROOT.glob("src/**/*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert path.name == "extras.py" or "pip install" not in text, path
+        assert set(told.findall(text)) <= extras, path
+    start, end = (re.escape(part) for part in INSTALL.split("{extra}"))
+    for path in [*PAGES, *ROOT.glob("examples/*.py")]:
+        text = path.read_text(encoding="utf-8").replace("-c constraints.txt ", "")
+        for command in re.findall(r"pip install [^`#\n&]*(?:lossaware|-e)[^`#\n&]*", text):
+            given = re.match(rf"{start}([\w,]+){end}|pip install -e \.(?=\s|$)", command)
+            assert given, f"{path}: {command}"
+            assert not given[1] or set(given[1].split(",")) <= extras, f"{path}: {command}"
 
 
 def check_extras(place: str, words: list[str]) -> None:

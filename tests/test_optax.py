@@ -21,6 +21,7 @@ import torch
 import reference
 import support
 from lossaware import LGA, Average, Momentum, Progressive
+from lossaware.extras import how_to_install
 from support import needs
 
 jax = needs("jax")
@@ -652,7 +653,7 @@ def test_lossaware_alone_does_not_import_jax_and_without_optax_the_error_says_wh
         "sys.modules['optax'] = None; import lossaware.optax"
     )
     assert done.stdout == "set()\n", done.stderr
-    assert done.stderr.splitlines()[-1] == "ImportError: lossaware.optax needs optax: pip install lossaware[jax]"
+    assert done.stderr.splitlines()[-1] == f"ImportError: lossaware.optax needs optax: {how_to_install('jax')}"
     assert done.stderr.count("Traceback") == 1
 
 

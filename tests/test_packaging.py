@@ -124,6 +124,19 @@ def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) ->
         assert {(i.filename, i.CRC) for i in ours.infolist()} == {(i.filename, i.CRC) for i in theirs.infolist()}
 
 
+def test_the_release_is_uploaded_only_by_the_flag_and_runs_the_commands_of_the_readme(tmp_path: Path) -> None:
+    script = ROOT / ".ci" / "release"
+    wrong = subprocess.run([script, "--publish"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stderr) == (2, "usage: .ci/release [--upload]\n")
+    *_, condition, upload, _ = script.read_text().splitlines()
+    assert condition == "if [ $# = 1 ]; then"
+    assert script.read_text().count(" upload ") == 1
+    assert 'twine" upload' in upload
+    [extract] = re.findall(r"^(sed .* README.md .*) >", script.read_text(), re.MULTILINE)
+    commands = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in commands.stdout.splitlines()] == ["python3", ".venv/bin/python"]
+
+
 def test_no_two_files_of_tests_have_one_name() -> None:
     """Pytest would stop before the first test, but only where it is given both of them."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]

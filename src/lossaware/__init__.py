@@ -1,4 +1,4 @@
-"""Make any optimizer loss-aware (LGA), and learn honestly whether that helps."""
+"""Make any optimizer loss-aware (LGA), and find out whether it really helps."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -58,9 +58,10 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as error:
             if not _HOME[name].startswith("studies"):
                 raise
-            raise ImportError(
-                f"lossaware.{name} needs {(error.name or '').partition('.')[0]}: pip install 'lossaware[studies]'"
-            ) from None
+            from lossaware.extras import how_to_install
+
+            package = (error.name or "").partition(".")[0]
+            raise ImportError(f"lossaware.{name} needs {package}: {how_to_install('studies')}") from None
     if name == "SelfSet":
         from lossaware.deprecated import renamed
 

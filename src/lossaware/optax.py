@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lossaware.extras import how_to_install
 from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
 from lossaware.law_state import LawState, Status, summarize
 from lossaware.lower_bounds import LowerBound
@@ -21,7 +22,7 @@ try:
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("jax", "jaxlib", "optax"):
         raise
-    raise ImportError(f"lossaware.optax needs {error.name}: pip install lossaware[jax]") from None
+    raise ImportError(f"lossaware.optax needs {error.name}: {how_to_install('jax')}") from None
 
 from lossaware.jax_state import LossAwareState, WithoutNaN, fresh_state, wide, widest_float
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from lossaware._version import __version__
 from lossaware.errors import Note, UsageError
+from lossaware.extras import how_to_install
 
 try:
     from cyclopts import App, CycloptsError, Parameter
@@ -19,11 +20,11 @@ try:
     from lossaware.cli.mistakes import explain
     from lossaware.cli.output import listing, say
 except ImportError as error:
-    raise SystemExit(f"lossaware: the command line needs {error.name}: pip install 'lossaware[studies]'") from None
+    raise SystemExit(f"lossaware: the command line needs {error.name}: {how_to_install('studies')}") from None
 
 app = App(
     name="lossaware",
-    help="Make any optimizer loss-aware (LGA), and learn honestly whether that helps.",
+    help="Make any optimizer loss-aware (LGA), and find out whether it really helps.",
     version=__version__,
     default_parameter=Parameter(negative=""),
     suppress_keyboard_interrupt=False,  # `main` says how to go on

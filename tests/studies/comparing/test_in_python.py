@@ -1,5 +1,6 @@
 """`lossaware.compare`: a comparison from Python or a notebook."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 
 import lossaware
 from lossaware import UsageError
+from lossaware.extras import how_to_install
 from support import needs
 
 
@@ -69,7 +71,7 @@ def test_as_a_frame(result):
 
 def test_a_frame_without_pandas_is_one_line(result, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UsageError, match=r"pip install 'lossaware\[notebook\]'"):
+    with pytest.raises(UsageError, match=re.escape(how_to_install("notebook"))):
         result.to_frame()
 
 
@@ -115,4 +117,4 @@ def test_mistakes(change, message):
 def test_what_is_missing_is_named():
     code = "import sys; sys.modules['rich'] = None; import lossaware; lossaware.compare"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: lossaware.compare needs rich: pip install 'lossaware[studies]'" in done.stderr
+    assert f"ImportError: lossaware.compare needs rich: {how_to_install('studies')}" in done.stderr

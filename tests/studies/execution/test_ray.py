@@ -13,6 +13,7 @@ import pytest
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.factory import make_engine
 from lossaware.studies.execution.ray import RayEngine, _stream
@@ -213,7 +214,7 @@ def test_auto_is_the_cluster_that_the_environment_names(monkeypatch):
 def test_ray_is_not_installed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = said(capsys, "--engine", "ray", "--out", str(tmp_path / "out"))
-    assert line == "lossaware: --engine ray needs the package ray: pip install 'lossaware[ray]'"
+    assert line == f"lossaware: --engine ray needs the package ray: {how_to_install('ray')}"
     assert not (tmp_path / "out").exists()
 
 

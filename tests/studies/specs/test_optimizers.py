@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.specs.alig import AliG
 from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.run_spec import RunSpec, options
@@ -250,7 +251,7 @@ def test_a_package_that_is_not_installed(monkeypatch, name, module, package):
     with pytest.raises(UsageError) as error:
         make_optimizer(name, [nn.Parameter(torch.zeros(1))], 0.1, {})
     needed = package or module
-    assert str(error.value) == f"optimizer {name!r} needs the package {needed}: pip install 'lossaware[peers]'"
+    assert str(error.value) == f"optimizer {name!r} needs the package {needed}: {how_to_install('peers')}"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.report.comparison import Outcome
 from lossaware.studies.report.writers.html import write
 from lossaware.studies.specs.atomic import write_whole
@@ -47,7 +48,7 @@ class Result:
         try:
             import pandas
         except ImportError:
-            raise UsageError("to_frame needs the package pandas: pip install 'lossaware[notebook]'") from None
+            raise UsageError(f"to_frame needs the package pandas: {how_to_install('notebook')}") from None
         return pandas.DataFrame(self._outcome.scores).drop_duplicates(ignore_index=True)
 
     def report(self, path: str | Path) -> Path:

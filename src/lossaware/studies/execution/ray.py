@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
 from lossaware.studies.execution.local import GPU_JOBS, cores
 from lossaware.studies.execution.worker import execute_run
@@ -56,7 +57,7 @@ class RayEngine:
         if jobs is not None and jobs < 1:
             raise UsageError(f"jobs must be at least 1, got {jobs}")
         if importlib.util.find_spec("ray") is None:
-            raise UsageError("--engine ray needs the package ray: pip install 'lossaware[ray]'")
+            raise UsageError(f"--engine ray needs the package ray: {how_to_install('ray')}")
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", address)
         if address not in (None, "auto") and not re.fullmatch(r"[^/]+:\d{1,5}", address):

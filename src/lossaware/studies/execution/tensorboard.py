@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.execution.events import EpochDone, Event
 from lossaware.studies.execution.progress import describe
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
@@ -24,9 +25,7 @@ class EpochLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UsageError(
-                "--tensorboard needs the package tensorboard: pip install 'lossaware[tensorboard]'"
-            ) from None
+            raise UsageError(f"--tensorboard needs the package tensorboard: {how_to_install('tensorboard')}") from None
         self._make: Any = SummaryWriter
         self._folder = folder
         self._writers: dict[RunSpec, Any] = {}

@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.specs import user_code as own_code
 from lossaware.studies.specs.options import call, did_you_mean, where
 
@@ -195,7 +196,7 @@ def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
     except UsageError as error:
         if entry is None or entry.package is None or not isinstance(error.__cause__, ModuleNotFoundError):
             raise
-        raise UsageError(f"{what} needs the package {entry.package}: pip install 'lossaware[peers]'") from None
+        raise UsageError(f"{what} needs the package {entry.package}: {how_to_install('peers')}") from None
     if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
         raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
     return found, entry.preset if entry else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
 from lossaware.studies.specs import user_code as own_code
 from lossaware.studies.specs.options import call, did_you_mean, where
 from lossaware.studies.specs.trial_function import TrialFunction, make_trial_function, takes_a_trial
@@ -95,7 +96,7 @@ def _built_in(name: str) -> Any:
     try:
         return importlib.import_module(module).build
     except ModuleNotFoundError as error:
-        raise UsageError(f"task {name!r} needs {error.name}: pip install 'lossaware[studies]'") from error
+        raise UsageError(f"task {name!r} needs {error.name}: {how_to_install('studies')}") from error
 
 
 @cache
