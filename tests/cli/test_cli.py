@@ -339,7 +339,7 @@ WRONG = {
     "compare digits --lower-bound average,beta=1": "has no option 'beta'",
     "compare digits --scheduler StepLRR": "StepLR",
     "compare digits --scheduler StepLR": "step_size",
-    "compare digits --scheduler MultiStepLR,milestones='3'": "milestones must be whole numbers separated by commas",
+    "compare digits --scheduler MultiStepLR,milestones='3'": "milestones must be integers separated by commas",
     "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' can take no step with step_size=0",
     "compare digits --set hiden=3": "did you mean hidden?",
     "compare digits --set hidden": "--set wants key=value, got 'hidden'",

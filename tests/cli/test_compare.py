@@ -249,12 +249,12 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
         console = Console(file=file, width=100)
         with progress.RunProgress([spec], there=0, jobs=1, console=console) as shown:
             shown.handle(RunStarted(spec))
-            shown.handle(RunNote(spec, "goes on after epoch 50 of 100", 50))
+            shown.handle(RunNote(spec, "continues after epoch 50 of 100", 50))
             for epoch in range(1, 61):
                 now += 10.0 * (epoch > 50)
                 shown.handle(EpochDone(spec, EpochRecord(epoch, {"loss": 1.0}, {}, None, 0.0)))
     lines = (tmp_path / "lines").read_text().splitlines()
-    assert lines[1] == "sgd, lr 1e-2, without, seed 0: goes on after epoch 50 of 100"
+    assert lines[1] == "sgd, lr 1e-2, without, seed 0: continues after epoch 50 of 100"
     assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
 
 

@@ -78,7 +78,7 @@ def test_a_command_line(capsys, tmp_path, words, message):
         ),
         (('"loss": loss,', '"loss": loss.item(),'), "for 'loss', got float; leave out .item()"),
         (("batch[1])", "batch[1], reduction='none')"), "of shape (10, 1); reduce it, for example by .mean()"),
-        (('"accuracy"', '"mse"'), "must return 'accuracy', got loss, mse; Task(score=...) says which of them"),
+        (('"accuracy"', '"mse"'), "must return 'accuracy', got loss, mse; set Task(score=...) to the name"),
         (("torch.ones(4, 2)", "torch.ones(4, 3)"), "fails in a rehearsal of one step: RuntimeError"),
     ],
 )

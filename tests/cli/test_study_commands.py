@@ -81,7 +81,7 @@ def test_precision_and_device_are_overrides_like_any_other(file, capsys, monkeyp
     assert lossaware("study", "run", "grid.toml", *small, "--precision", "bf16") == 0
     assert "Overridden: epochs = 1, precision = bf16, seeds = 1." in capsys.readouterr().out
     assert lossaware("study", "run", "grid.toml", *small, "--device", "cuda") == 2
-    assert "device 'cuda': there is no GPU that torch" in capsys.readouterr().err
+    assert "device 'cuda': torch" in capsys.readouterr().err
     assert lossaware("study", "run", "grid.toml", *small, "--device", "cpu", "--set", "device=cpu") == 2
     assert "--set gives device twice" in capsys.readouterr().err
 

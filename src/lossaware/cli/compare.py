@@ -117,7 +117,7 @@ def compare(
     from lossaware.studies.comparing.carry_out import carry_out, carry_out_trials
     from lossaware.studies.comparing.scoring import Scoring
     from lossaware.studies.execution.command import CommandEngine
-    from lossaware.studies.execution.factory import opened
+    from lossaware.studies.execution.factory import open_engine
     from lossaware.studies.report.writers import text
     from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
     from lossaware.studies.specs.comparison import comparison, trial_comparison
@@ -171,7 +171,7 @@ def compare(
     else:
         scoring = Scoring.of(direction, score, percent)
         lr_values = lr_values or [0.0]
-    with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         settings_of_all: dict[str, Any] = {
             "task": command or str(task),
             "task_options": dict(task_options),

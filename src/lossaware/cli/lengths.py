@@ -34,7 +34,7 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     if not (pairs := found.pairs(columns)):
         raise UsageError("no column was measured without and with LGA; run one: lossaware study run table02 --data DIR")
     numbers = {"lengths": found.rows(columns), "lengths-pairs": found.pair_rows(pairs)}
-    settings = {"resamples": found.RESAMPLES, "fewest_cells": found.FEWEST_CELLS}
+    settings = {"resamples": found.RESAMPLES, "fewest_cells": found.MIN_CELLS}
     save(to, "lengths", tables=numbers, plot=plot_lengths(pairs), settings=settings)
     results_page.refresh(to)
     rows = [

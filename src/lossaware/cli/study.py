@@ -81,7 +81,7 @@ def run(
     """
     from lossaware.cli.output import console, say
     from lossaware.studies.analysis.collect import measurements
-    from lossaware.studies.execution.factory import opened
+    from lossaware.studies.execution.factory import open_engine
     from lossaware.studies.execution.study import run_study
     from lossaware.studies.specs.study import load_study
     from lossaware.studies.training.ranks import named_here
@@ -89,7 +89,7 @@ def run(
     source = data_source(data, no_verify)
     study = load_study(name)
     reused = None if fresh else results
-    with opened(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         short = {"device": device, "precision": precision, "distributed": named_here(distributed)}
         settings += tuple(f"{key}={value}" for key, value in short.items() if value)
         chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))

@@ -114,7 +114,7 @@ def test_a_checkpoint_of_other_data_is_not_taken(tiny_mnist, tmp_path, monkeypat
     record_files(DATA_SETS["mnist"], tiny_mnist)
     next(run(SPEC, tiny_mnist, checkpoint=checkpoint()))
     assert [line.partition(" ")[2].partition(" ")[2] for line in lines] == [
-        f"{tmp_path / 'one.pt'} is of another data, so the run starts anew"
+        f"{tmp_path / 'one.pt'} differs in its data, so the run starts from the beginning"
     ]
 
 

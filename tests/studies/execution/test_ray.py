@@ -111,7 +111,7 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys, monkeypatch):
     assert kinds(events, fine[2]).count(RunStarted) == 2
     again = told(events, fine[2])
     _, note, *epochs, _ = again[again.index(RunStarted(fine[2]), 1) :]
-    assert (note.message, note.epochs) == ("goes on after epoch 2 of 4", 2)
+    assert (note.message, note.epochs) == ("continues after epoch 2 of 4", 2)
     assert [event.record.epoch for event in epochs] == [1, 2, 3, 4]
     assert kinds(events, error) == [RunStarted, RunFailed]
     line = 1 + TASK.splitlines().index('            raise RuntimeError("no luck\\nat all")')

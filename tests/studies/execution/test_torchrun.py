@@ -206,7 +206,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task
         with torchrun(*slow, cwd=tmp_path / folder) as started:
             outputs.append(started.communicate(timeout=120)[0])
         assert started.returncode == 0, outputs[-1]
-    assert outputs[0].count("goes on after epoch") == 1
+    assert outputs[0].count("continues after epoch") == 1
     assert outputs[0].count("Report: ") == 1
     both = stored(tmp_path / "killed")
     assert str(both) == str(stored(tmp_path / "whole"))
@@ -232,7 +232,7 @@ def test_what_fails_on_one_rank_ends_all(task, tmp_path):
 def test_a_mistake_is_told_by_one_rank(task, tmp_path):
     with torchrun(*command(task, "ddp", "--out", "out", "--batch-size", "1"), cwd=tmp_path) as started:
         output = started.communicate(timeout=120)[0]
-    assert output.count("lossaware: a batch of 1 has no example for each of 2 ranks") == 1
+    assert output.count("lossaware: a batch of 1 is too small for 2 ranks") == 1
     assert "exitcode  : 2" in output
     assert not (tmp_path / "out").exists()
 
@@ -242,8 +242,8 @@ def test_a_mistake_is_told_by_one_rank(task, tmp_path):
     [
         (["--distributed", "ddp"], "--distributed ddp needs torchrun, which sets RANK: torchrun --nproc_per_node"),
         (["--distributed", "dpp"], "unknown --distributed 'dpp'; did you mean ddp"),
-        (["--distributed", "ddp", "--jobs", "2"], "--jobs does not go with --distributed"),
-        (["--distributed", "ddp", "--engine", "ray"], "--engine does not go with --distributed"),
+        (["--distributed", "ddp", "--jobs", "2"], "--jobs cannot be used with --distributed"),
+        (["--distributed", "ddp", "--engine", "ray"], "--engine cannot be used with --distributed"),
     ],
 )
 def test_wrong_use_is_one_line(monkeypatch, capsys, more, says):

@@ -81,7 +81,7 @@ def test_nothing_is_removed_behind_a_link(tmp_path):
     (elsewhere / f".{KEY}.pt-12345678").write_bytes(_MAGIC + b"half")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.sqlite.checkpoints").symlink_to(elsewhere)
-    with pytest.raises(UsageError, match=r"\.checkpoints: this is a link, and checkpoints need a folder"):
+    with pytest.raises(UsageError, match=r"\.checkpoints: this is a link, but checkpoints need a folder"):
         carry_out(tmp_path / "out")
     assert len(list(elsewhere.iterdir())) == 1
 

@@ -65,7 +65,7 @@ def test_the_device_is_part_of_what_a_run_is(tmp_path):
 
 def test_a_device_that_is_not_there_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"device 'cuda': there is no GPU that torch .* can use"):
+    with pytest.raises(UsageError, match=r"device 'cuda': torch .* does not find a usable GPU"):
         next(run(dataclasses.replace(SPEC, device="cuda"), None))
     with pytest.raises(UsageError, match="unknown device 'cudda'; did you mean cuda"):
         next(run(dataclasses.replace(SPEC, device="cudda"), None))
@@ -283,7 +283,7 @@ def test_cuda_goes_on_to_the_same_bits(tmp_path, monkeypatch, graphs):
         told = []
         resumed = Checkpoint(path, spec, lambda *what, told=told: told.append(what))
         assert exact(run(spec, None, checkpoint=resumed, graphs=graphs)) == exact(run(spec, None))
-        assert told[0] == ("goes on after epoch 1 of 3", 1)
+        assert told[0] == ("continues after epoch 1 of 3", 1)
 
 
 @pytest.mark.cuda

@@ -103,7 +103,7 @@ def check_goes_on(spec, path, models, folder=None):
         before = interrupted(spec, path, after=after, folder=folder)
         checkpoint, told = listening(path, spec)
         records = list(run(spec, folder, checkpoint=checkpoint))
-        assert told == [(f"goes on after epoch {after} of {spec.epochs}", after)]
+        assert told == [(f"continues after epoch {after} of {spec.epochs}", after)]
         assert records[:after] == before  # the wall times too
         assert exact(records) == expected
         assert bits(models[-1]) == parameters
@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_one_line_and_the_run_starts_anew(tmp_path, how)
     assert exact(records) == exact(run(SPEC, None))
     what = "is not a regular file" if how == "folder" else "is damaged or cut short"
     assert told[0][0].startswith(f"the checkpoint {path} {what}")
-    assert told[0][0].endswith("so the run starts anew")
+    assert told[0][0].endswith("so the run starts from the beginning")
     assert not any("\n" in line for line, *_ in told)
 
 
@@ -231,7 +231,7 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
     checkpoint, told = listening(path, SPEC)
     assert checkpoint.load() is None
     assert not marks.exists()
-    assert "holds what cannot be read safely" in told[0][0]
+    assert "cannot be read safely" in told[0][0]
     assert "\n" not in told[0][0]
 
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_other_software_is_not_taken(tmp_path, monkeypatch, of, 
     checkpoint, told = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     next(records)
-    assert told == [(f"the checkpoint {path} is of another {of}, so the run starts anew", 0)]
+    assert told == [(f"the checkpoint {path} differs in its {of}, so the run starts from the beginning", 0)]
     records.close()
 
 
@@ -263,7 +263,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
     told = []
     other = dataclasses.replace(SPEC, seed=4)
     records = list(run(other, None, checkpoint=Checkpoint(path, other, lambda *what: told.append(what))))
-    assert told[0] == (f"the checkpoint {path} is of another run, so the run starts anew", 0)
+    assert told[0] == (f"the checkpoint {path} differs in its run, so the run starts from the beginning", 0)
     assert exact(records) == exact(run(other, None))
 
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_of_other_content_is_one_line_and_the_run_starts_anew(tmp_p
     checkpoint, told = listening(path, SPEC)
     records = list(run(SPEC, None, checkpoint=checkpoint))
     assert told[0][0].startswith(f"the checkpoint {path} does not fit (")
-    assert told[0][0].endswith("so the run starts anew")
+    assert told[0][0].endswith("so the run starts from the beginning")
     assert "\n" not in told[0][0]
     assert exact(records) == exact(run(SPEC, None))
 
@@ -324,7 +324,7 @@ def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_not_taken(tmp_path
     path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
     checkpoint, told = listening(path, SPEC)
     assert checkpoint.load() is None
-    assert told == [(f"the checkpoint {path} does not say what it belongs to, so the run starts anew", 0)]
+    assert told == [(f"the checkpoint {path} does not say what it belongs to, so the run starts from the beginning", 0)]
 
 
 @pytest.mark.parametrize("kind", ["a link to a device", "a link to a checkpoint", "a pipe", "a dangling link"])
@@ -340,7 +340,7 @@ def test_what_is_not_a_file_is_not_opened(tmp_path, kind):
     checkpoint, told = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
-    assert told[0] == (f"the checkpoint {path} is not a regular file, so the run starts anew", 0)
+    assert told[0] == (f"the checkpoint {path} is not a regular file, so the run starts from the beginning", 0)
     assert path.is_file()
     assert not path.is_symlink(), "the next checkpoint takes its place, and is not written through it"
     assert target.read_bytes() == before
@@ -358,7 +358,9 @@ def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):
     checkpoint, told = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
-    assert told[1:] == [(f"{path}: cannot be written (No space left on device); the run goes on without", 0)]
+    assert told[1:] == [
+        (f"{path}: cannot be written (No space left on device); the run continues without checkpoints", 0)
+    ]
     assert path.read_bytes() == before  # the older one is still good
     assert list(tmp_path.iterdir()) == [path]
 
@@ -498,7 +500,7 @@ def test_a_changed_task_file_makes_the_checkpoint_stale(mine, tmp_path):
     with Store(path) as store:
         events = list(execute_missing([spec], store, LocalEngine(1), None))
         (said,) = [event.message for event in events if isinstance(event, RunNote)]
-        assert "is of another task or optimizer file" in said
+        assert "differs in its task or optimizer file" in said
         assert exact(store.records(spec)) == exact(run(spec, None))
 
 

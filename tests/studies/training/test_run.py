@@ -285,7 +285,7 @@ def test_torch_is_left_as_it_was():
     [
         ({"epochs": 0}, "at least 1 epoch, got 0"),
         ({"batch_size": 0}, "at least 1 example, got 0"),
-        ({"seed": -1}, "a seed is a whole number .* got -1"),
+        ({"seed": -1}, "seed must be an integer .* got -1"),
         ({"precision": "fp16"}, "unknown precision 'fp16'; did you mean"),
         ({"lr": 0.0}, "learning rate must be a number above 0, got 0.0"),
         ({"lr": math.nan}, "learning rate must be a number above 0, got nan"),

@@ -1,4 +1,4 @@
-"""The engines by name, as the command line takes them. A further one is an entry here."""
+"""The engines by name, for the command line. To add an engine, add an entry here."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,29 +11,29 @@ from lossaware.studies.specs.options import did_you_mean
 
 
 @contextmanager
-def opened(
+def open_engine(
     name: str, *, jobs: int | None, device: str | None, ray_address: str | None, distributed: str | None
 ) -> Iterator[Engine]:
-    """The engine that a command line asks for, while it is used.
+    """The engine of a command line, as a context.
 
     Args:
-        name: See `make_engine`, as the next three.
-        jobs: Likewise.
-        device: Likewise.
-        ray_address: Likewise.
-        distributed: ``"ddp"`` or ``"fsdp"`` for runs that all processes of a torchrun share (of these only the first
-            comes back from here, see `lossaware.studies.execution.torchrun.joined`); None for runs of one process.
+        name: See `make_engine`.
+        jobs: See `make_engine`.
+        device: See `make_engine`.
+        ray_address: See `make_engine`.
+        distributed: ``"ddp"`` or ``"fsdp"`` for runs that all processes of a torchrun share (only the first of these
+            returns from here, see `lossaware.studies.execution.torchrun.joined`); None for runs in one process.
 
     Raises:
-        UsageError: As `make_engine`; or what is asked for does not go together.
+        UsageError: See `make_engine`; or options exclude each other.
     """
     if distributed is None:
         yield make_engine(name, jobs=jobs, device=device, ray_address=ray_address)
         return
-    for option, given in (("--engine", name != "local"), ("--jobs", jobs), ("--ray-address", ray_address)):
-        if given:
+    for option, value in (("--engine", name != "local"), ("--jobs", jobs), ("--ray-address", ray_address)):
+        if value:
             raise UsageError(
-                f"{option} does not go with --distributed, whose runs come one after another, each on all ranks"
+                f"{option} cannot be used with --distributed, which executes one run at a time on all ranks"
             )
     from lossaware.studies.execution.torchrun import joined
 
@@ -48,9 +48,9 @@ def make_engine(
 
     Args:
         name: One of `ENGINES`.
-        jobs: Runs at a time, at least 1; None leaves it to the engine.
-        device: Where the runs compute, as in `lossaware.studies.specs.run_spec.RunSpec`, as far as it is known.
-        ray_address: For the engine ``ray``, as in `RayEngine`.
+        jobs: Number of concurrent runs, at least 1; None for the engine's default.
+        device: Device of the runs, see `lossaware.studies.specs.run_spec.RunSpec`; None if not known.
+        ray_address: For the engine ``ray``, see `RayEngine`.
 
     Raises:
         UsageError: The engine is unknown or not installed, or a value is not allowed.

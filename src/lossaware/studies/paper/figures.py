@@ -1,4 +1,4 @@
-"""The paper's two figures, drawn from what was measured."""
+"""The paper's two figures, drawn from measured results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from lossaware.studies.store.results import Results
 
 # --- Figure 1 -------------------------------------------------------------------------------------------------------
 
-SHOWN_GAMMA2 = 3e-2
-SHOWN_STARTS = 13
+PATH_GAMMA2 = 3e-2
+PATH_STARTS = 13
 
 
 def plot_figure1(figure: Figure1) -> Plot:
-    """The landscape; some trajectories without and with LGA; and how many starting points reach E, by gamma2."""
+    """The landscape, trajectories without and with LGA, and the share of starting points that reach E, by gamma2."""
 
     def draw(canvas: Canvas) -> None:
         grid = canvas.subplots(3, len(BASES), sharex="row", sharey="row", height_ratios=(1, 1.5, 1.2))
@@ -76,15 +76,15 @@ def _plot_landscape(axes: Axes) -> None:
 
 
 def _plot_paths(axes: Axes, descent: Descent) -> None:
-    starts = landscape.starting_points(SHOWN_STARTS)
-    paths = descent.paths(starts, [0.0, SHOWN_GAMMA2]).numpy()
+    starts = landscape.starting_points(PATH_STARTS)
+    paths = descent.paths(starts, [0.0, PATH_GAMMA2]).numpy()
     steps = np.arange(len(paths))
     axes.axvspan(landscape.turning_points()[1][-1], 10.3, color=LINE, alpha=0.45, linewidth=0)
-    for point in range(SHOWN_STARTS):
+    for point in range(PATH_STARTS):
         axes.plot(paths[:, 0, point], steps, color=SERIES[0], linewidth=2.4)
-    for point in range(SHOWN_STARTS):
+    for point in range(PATH_STARTS):
         axes.plot(paths[:, 1, point], steps, color=_READING_COLORS[-1], linewidth=0.7)
-    axes.set_xlabel(f"x (trajectories with gamma2 {SHOWN_GAMMA2:g})")
+    axes.set_xlabel(f"x (trajectories with gamma2 {PATH_GAMMA2:g})")
     axes.set_xlim(-0.3, 10.3)
     axes.set_ylim(descent.steps, 0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -122,11 +122,11 @@ class Curve:
     """The training loss of one optimizer.
 
     Attributes:
-        task: As the study names it.
-        strategy: Without or with LGA, as the study names it.
-        algorithm: As the study names it.
-        losses: A row a seed, a column an epoch; without rows where nothing was run.
-        overridden: What differs from the study's file in these runs; empty where nothing does.
+        task: The study's name of the task.
+        strategy: The study's name of training without or with LGA.
+        algorithm: The study's name of the optimizer.
+        losses: One row per seed, one column per epoch; no rows without runs.
+        overridden: Settings of these runs that differ from the study's file; empty if none does.
     """
 
     task: str
@@ -137,11 +137,11 @@ class Curve:
 
 
 def loss_curves(table: StudyTable, results: Results) -> list[Curve]:
-    """The curves of Figure 2, from the runs that a study of Table 1's form shows.
+    """The curves of Figure 2, from the runs of a study with the layout of Table 1.
 
     Args:
-        table: With the row axis ``algorithm`` and the column axes ``task`` and ``strategy``.
-        results: Where its runs are.
+        table: The study's table, with the row axis ``algorithm`` and the column axes ``task`` and ``strategy``.
+        results: The store of its runs.
     """
     curves = []
     for (row, column), measured in table.cells.items():
@@ -155,7 +155,7 @@ def loss_curves(table: StudyTable, results: Results) -> list[Curve]:
 
 
 def curve_rows(curves: Sequence[Curve]) -> list[dict[str, object]]:
-    """The curves as a table: a row a curve and epoch, with mean, lowest and highest loss of its seeds."""
+    """The curves as a table: one row per curve and epoch, with mean, lowest and highest loss over the seeds."""
     return [
         {
             "task": curve.task,
@@ -174,13 +174,13 @@ def curve_rows(curves: Sequence[Curve]) -> list[dict[str, object]]:
 
 
 def figure2(table: StudyTable, results: Results) -> Plot | None:
-    """Figure 2 from the runs of a study of Table 1's form, see `loss_curves`; None where none of them is there."""
+    """Figure 2 from the runs of a study with the layout of Table 1, see `loss_curves`; None without runs."""
     curves = loss_curves(table, results)
     return plot_figure2(curves) if curve_rows(curves) else None
 
 
 def plot_figure2(curves: Sequence[Curve]) -> Plot:
-    """Two rows of panels, without and with LGA; a column a task. What was not run is named in its panel."""
+    """Two rows of panels, without and with LGA, and one column per task. Panels name missing runs."""
     tasks, strategies, algorithms = (
         list(dict.fromkeys(getattr(curve, axis) for curve in curves)) for axis in ("task", "strategy", "algorithm")
     )
@@ -192,10 +192,10 @@ def plot_figure2(curves: Sequence[Curve]) -> Plot:
             panels = [[curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)] for task in tasks]
             notes = [_notes(panel) for panel in panels]
             room = 8 + 9 * max(map(len, notes))  # titles at one height
-            for task, panel, said, axes in zip(tasks, panels, notes, line, strict=True):
+            for task, panel, panel_notes, axes in zip(tasks, panels, notes, line, strict=True):
                 label(axes, f"{task}, {strategy}", pad=room)
                 axes.annotate(
-                    "\n".join(said),
+                    "\n".join(panel_notes),
                     (0, 1),
                     (0, 5),
                     "axes fraction",
@@ -229,7 +229,7 @@ _SEVEN = (*SERIES[1:], INK)
 
 
 def _notes(panel: Sequence[Curve]) -> list[str]:
-    """What a reader must know of a panel, in lines."""
+    """Notes above a panel, one per line."""
     missing = [curve.algorithm for curve in panel if not curve.losses.size]
     if len(missing) == len(panel):
         return []

@@ -1,9 +1,9 @@
 """Figure 1 as an experiment: descent in one dimension among local optima A to E, without and with LGA.
 
-The paper draws the landscape but gives no formula. This one has what the caption and Section 3.1 say: A and B are
-shallow, with small gradients, and far from the global optimum E, which has the loss 0.
+The paper draws the landscape without a formula. This one follows the caption and Section 3.1: A and B are shallow, with
+small gradients, and far from the global optimum E, whose loss is 0.
 
-Every starting point is a problem of its own, with its own loss, bounds and gamma2; the law runs on all of them at once,
+Every starting point is a separate problem, with its own loss, bounds and gamma2. The law runs on all of them at once,
 elementwise.
 """
 
@@ -22,15 +22,15 @@ from lossaware.lower_bounds import Progressive
 
 NAMES = "ABCDE"
 _WELLS = ((1.2, 0.30, 0.50), (3.0, 0.45, 0.36), (4.6, 0.75, 0.30), (6.2, 0.90, 0.32), (8.2, 1.25, 0.42))
-"""Centre, depth and width of each."""
+"""Centre, depth and width of each optimum."""
 _LOW, _HIGH = 0.0, 10.0
-"""Outside, walls rise with the square of the distance."""
+"""Outside, the loss rises with the square of the distance."""
 
 
 def loss(x: Tensor) -> Tensor:
-    """The landscape, elementwise: a bowl around E that is flat far away, minus five wells.
+    """The loss, elementwise: a bowl around E that is flat far away, minus five wells.
 
-    Its lowest value is 0 up to rounding of the constants, 1e-3.
+    Its minimum is 0 up to the rounding of the constants, 1e-3.
     """
     lowest, depth, _ = _WELLS[-1]
     value = depth + 2.4 * (1 - torch.exp(-(((x - lowest) / 4.2) ** 2)))
@@ -50,19 +50,19 @@ def turning_points() -> tuple[list[float], list[float]]:
 
 
 def starting_points(count: int) -> Tensor:
-    """That many, evenly over the landscape."""
+    """``count`` points, evenly spaced over the landscape."""
     return torch.linspace(_LOW, _HIGH, count, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How a point moves; the defaults are those of LGA, but for the length of a status.
+    """Settings of a descent; the defaults are those of LGA, except for the length of a status.
 
     Attributes:
         momentum: Of ``torch.optim.SGD``; 0 is gradient descent.
-        steps_per_status: Steps that make one loss status: 1 is Algorithm 1 to the letter.
+        steps_per_status: Steps per loss status; 1 is Algorithm 1 read literally.
         lr: Learning rate of the base.
-        steps: How many.
+        steps: Number of steps.
         eps: See `lossaware.LGA`.
         xi: See `lossaware.LGA`.
         backoff: See `lossaware.LGA`.
@@ -77,11 +77,11 @@ class Descent:
     backoff: float = 0.1
 
     def paths(self, starts: Tensor, gamma2s: Sequence[float]) -> Tensor:
-        """Where each point is before each step and after the last.
+        """Positions of all points before each step and after the last.
 
         Args:
             starts: Starting points, of shape (points,).
-            gamma2s: Sizes of the correction; 0 is the base alone.
+            gamma2s: Values of gamma2; 0 is the base alone.
 
         Returns:
             Positions of shape (steps + 1, gamma2s, points), float64.
@@ -91,10 +91,10 @@ class Descent:
         optimizer = torch.optim.SGD([x], lr=self.lr, momentum=self.momentum)
         law = Law(self.steps_per_status, Progressive(), self.eps, BackOff(self.backoff))
         state = LawState(*(torch.full_like(x, value, requires_grad=False) for value in LawState()))
-        seen = [x.detach().clone()]
+        positions = [x.detach().clone()]
         for _ in range(self.steps):
             losses = loss(x)
-            # The points do not know of each other, so the gradient of the sum is that of each.
+            # The points are independent, so the gradient of the sum has the gradient of each.
             (gradient,) = torch.autograd.grad(losses.sum(), x)
             x.grad = gradient
             optimizer.step()
@@ -102,23 +102,23 @@ class Descent:
             with torch.no_grad():
                 phi = torch.where(gradient >= 0, gradient + self.xi, gradient - self.xi)
                 x -= state.gamma2_factor * state.omega * sizes / phi
-            seen.append(x.detach().clone())
-        return torch.stack(seen)
+            positions.append(x.detach().clone())
+        return torch.stack(positions)
 
 
 @dataclass(frozen=True)
 class Share:
-    """How many points end in the basin of the global optimum.
+    """Number of points that end in the basin of the global optimum.
 
     Attributes:
         base: ``gradient descent`` or ``momentum``.
         steps_per_status: See `Descent`.
-        gamma2: Size of the correction; 0 is without LGA.
-        first_push: The longest push of a first step over all points, gamma2 * Omega / |phi|, in units of x.
-        starts: Points.
-        reached: Those that end between the last barrier and the wall.
-        gained: Those that do, but do not without LGA.
-        lost: Those that do not, but do without LGA.
+        gamma2: See `lossaware.LGA`; 0 is without LGA.
+        first_push: Largest push of the first step over all points, gamma2 * Omega / |phi|, in units of x.
+        starts: Number of starting points.
+        reached: Number of points that end beyond the last barrier.
+        gained: Number of points that do so with LGA only.
+        lost: Number of points that do so without LGA only.
         final_loss: Mean loss at the end.
     """
 
@@ -134,17 +134,17 @@ class Share:
 
     @property
     def share(self) -> float:
-        """Of the points, from 0 to 1."""
+        """Share of the points that reach E, in [0, 1]."""
         return self.reached / self.starts
 
 
 @dataclass(frozen=True)
 class Figure1:
-    """What Figure 1 shows.
+    """Results of Figure 1.
 
     Attributes:
-        shares: A row a base, reading and gamma2.
-        settings: Of all of it, as plain values.
+        shares: One row per base, reading and gamma2.
+        settings: The settings, as plain values.
     """
 
     shares: Sequence[Share]
@@ -158,7 +158,7 @@ STARTS = 201
 
 
 def measure() -> Figure1:
-    """Descend from everywhere with every base, reading and gamma2. Takes seconds; the same numbers each time."""
+    """Descend from all starting points with each base, reading and gamma2. Deterministic; takes seconds."""
     starts = starting_points(STARTS)
     shares = []
     for base, momentum in BASES.items():
@@ -181,7 +181,7 @@ def measure() -> Figure1:
 def _shares(base: str, descent: Descent, paths: Tensor) -> list[Share]:
     inside = paths[-1] > turning_points()[1][-1]
     without = inside[GAMMA2S.index(0.0)]
-    # The first step of the base is the same for all; what is left of the difference is the push.
+    # The first step of the base is the same for all, so the difference is the push.
     pushes = (paths[1] - paths[1, GAMMA2S.index(0.0)]).abs().amax(dim=1)
     return [
         Share(

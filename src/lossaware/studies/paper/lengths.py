@@ -16,9 +16,9 @@ from lossaware.studies.specs.study import Study
 from lossaware.studies.store.results import Results
 
 RESAMPLES = 10_000
-"""Bootstrap samples of an interval."""
-FEWEST_CELLS = 5
-"""A column with fewer cells says little: its bootstrap would show its few cells again and again."""
+"""Bootstrap samples per interval."""
+MIN_CELLS = 5
+"""Smallest number of cells per column; with fewer, bootstrap intervals are not reliable."""
 ALGORITHM = "algorithm"
 """The axis whose points are the cells of a column, in all tables of the paper."""
 
@@ -31,10 +31,10 @@ class Column:
 
     Attributes:
         study: Name of the study.
-        setting: Points of all axes but the algorithm and whether LGA is on.
+        setting: Points of all axes, except the algorithm and whether LGA is on.
         with_lga: Whether its runs have LGA.
         algorithms: The names of the cells.
-        curves: Mean over seeds of what the table shows, after each epoch: (cells, epochs).
+        curves: The table's metric after each epoch, as a mean over seeds: (cells, epochs).
         published: The published figures: (cells,).
     """
 
@@ -64,11 +64,11 @@ class Column:
 
 
 def columns(tables: Iterable[StudyTable], results: Results) -> list[Column]:
-    """Every column of final values with `FEWEST_CELLS` measured cells or more, at the study's own settings.
+    """Every column of final values with at least `MIN_CELLS` measured cells, at the study's own settings.
 
-    Cells in which some runs did not train are left out: their curves do not change, or their mean says little.
+    Cells with runs that did not train are left out: their curves do not change, or their mean is not meaningful.
     """
-    found: list[Column] = []
+    result: list[Column] = []
     for table in tables:
         cells: dict[tuple[bool, Group], list[tuple[str, NDArray[np.float64], float]]] = {}
         for key, measured in table.cells.items():
@@ -80,7 +80,7 @@ def columns(tables: Iterable[StudyTable], results: Results) -> list[Column]:
             assert measured.cell.published is not None
             cell = place[ALGORITHM], _curve(measured, results), float(measured.cell.published)
             cells.setdefault((with_lga, setting), []).append(cell)
-        found += [
+        result += [
             Column(
                 table.study.name,
                 setting,
@@ -90,14 +90,14 @@ def columns(tables: Iterable[StudyTable], results: Results) -> list[Column]:
                 np.array([published for _, _, published in group]),
             )
             for (with_lga, setting), group in cells.items()
-            if len(group) >= FEWEST_CELLS
+            if len(group) >= MIN_CELLS
         ]
-    return found
+    return result
 
 
-def pairs(found: Iterable[Column]) -> list[tuple[Column, Column]]:
+def pairs(columns: Iterable[Column]) -> list[tuple[Column, Column]]:
     """The columns without and with LGA under the same setting."""
-    known = list(found)
+    known = list(columns)
     return [
         (without, with_)
         for without in known
@@ -110,7 +110,7 @@ def pairs(found: Iterable[Column]) -> list[tuple[Column, Column]]:
 
 
 def interval(column: Column, seed: int = 0) -> tuple[int, int]:
-    """95 % bootstrap interval of the best epoch: the cells of the column are drawn with replacement."""
+    """95 % bootstrap interval of the best epoch: cells of the column are resampled with replacement."""
     low, high = np.percentile(_best_epochs(column, seed), [2.5, 97.5], method="nearest")
     return int(low), int(high)
 
@@ -118,17 +118,17 @@ def interval(column: Column, seed: int = 0) -> tuple[int, int]:
 def difference(without: Column, with_: Column, seed: int = 0) -> tuple[int, int, int]:
     """Best epoch with LGA minus that without, and its 95 % bootstrap interval, in epochs.
 
-    The cells of both columns are drawn apart, since a column may lack a cell that the other has.
+    The two columns are resampled separately, since one may have cells that the other does not.
     """
     differences = _best_epochs(with_, seed + 1) - _best_epochs(without, seed)
     low, high = np.percentile(differences, [2.5, 97.5], method="nearest")
     return with_.best_epoch - without.best_epoch, int(low), int(high)
 
 
-def rows(found: Iterable[Column]) -> list[dict[str, object]]:
+def rows(columns: Iterable[Column]) -> list[dict[str, object]]:
     """The columns as a table."""
     table: list[dict[str, object]] = []
-    for column in found:
+    for column in columns:
         low, high = interval(column)
         table.append(
             {
@@ -147,10 +147,10 @@ def rows(found: Iterable[Column]) -> list[dict[str, object]]:
     return table
 
 
-def pair_rows(found: Iterable[tuple[Column, Column]]) -> list[dict[str, object]]:
-    """The pairs of columns as a table: by how many epochs the best one with LGA is later."""
+def pair_rows(pairs: Iterable[tuple[Column, Column]]) -> list[dict[str, object]]:
+    """The pairs of columns as a table, with the number of epochs by which the best one with LGA is later."""
     table: list[dict[str, object]] = []
-    for without, with_ in found:
+    for without, with_ in pairs:
         later, low, high = difference(without, with_)
         table.append(
             {
@@ -204,7 +204,7 @@ def _place(study: Study, key: Key) -> dict[str, str]:
 
 
 def _lga_axis(study: Study) -> str | None:
-    """The axis with a point that takes LGA away."""
+    """The axis with a point that turns LGA off."""
     return next(
         (axis for axis, points in study.file.axes.items() if any(p.lga is False for p in points.values())), None
     )

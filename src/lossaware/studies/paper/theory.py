@@ -1,11 +1,12 @@
-"""Theorem 3.1 (A.1), held against runs: the squared distance to the optimum, R(t), and its bound.
+"""Theorem 3.1 (A.1), compared with runs: the squared distance to the optimum, R(t), and its bound.
 
 The theorem says that R(t) <= prod(1 - mu lambda_i) R(0) <= (1 - mu gamma1)^t R(0), with lambda_t = gamma1 + gamma2
-Omega / phi^2, wherever 0 <= 1 - mu lambda_t and f(x*) = 0. `docs/theory.md` says what its proof needs besides;
-`COUNTEREXAMPLES` are runs that meet what the theorem asks, and break it, and one that shows what f(x*) = 0 is for.
+Omega / phi^2, if 0 <= 1 - mu lambda_t and f(x*) = 0. `docs/theory.md` states what its proof needs in addition.
+`COUNTEREXAMPLES` are runs that satisfy the theorem's conditions and break its bound, and one that shows why f(x*) = 0
+is needed.
 
-lambda_t is a number a coordinate. Where the theorem wants one, the smallest is taken: of all readings this gives the
-weakest bound, so what breaks it breaks the others too.
+There is one lambda_t per coordinate. Where the theorem has a single one, the smallest is used: this reading gives the
+weakest bound, so a run that breaks it breaks the others too.
 """
 
 import math
@@ -21,7 +22,7 @@ from lossaware import LGA
 
 EPS, XI = 0.1, 0.01
 START_LOSS = math.log(10)
-"""The loss at which the quadratics start: that of a classifier of 10 classes that knows nothing."""
+"""The loss at which the quadratics start: that of an untrained classifier of 10 classes."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Problem:
     """A strongly convex, smooth function.
 
     Attributes:
-        name: What tables call it.
+        name: Its name in tables.
         loss: The function, of a float64 vector.
         start: x_0.
         optimum: x*.
@@ -46,10 +47,10 @@ class Problem:
 
 
 def quadratic(name: str, hessian: Tensor, start: Tensor, lowest: float = 0.0) -> Problem:
-    """f(x) = x' H x / 2 + lowest, whose optimum is 0.
+    """f(x) = x' H x / 2 + lowest, with the optimum x* = 0.
 
     Args:
-        name: What tables call it.
+        name: Its name in tables.
         hessian: H, symmetric and positive definite.
         start: x_0.
         lowest: f(x*).
@@ -66,25 +67,25 @@ def quadratic(name: str, hessian: Tensor, start: Tensor, lowest: float = 0.0) ->
 
 
 def quadratics() -> list[Problem]:
-    """Ten dimensions, mu = 1 and L = 100, with the axes of the curvature along the coordinates, and across them."""
+    """Ten dimensions, mu = 1 and L = 100, with the principal axes along the coordinates, and rotated against them."""
     dimensions = 10
     curvatures = torch.logspace(0, 2, dimensions, dtype=torch.float64)
     place = torch.arange(dimensions, dtype=torch.float64)
     cosines = torch.cos(math.pi / dimensions * (place[None, :] + 0.5) * place[:, None])
-    turn = cosines / cosines.norm(dim=1, keepdim=True)  # orthogonal: the discrete cosine transform
+    rotation = cosines / cosines.norm(dim=1, keepdim=True)  # orthogonal: the discrete cosine transform
     start = torch.ones(dimensions, dtype=torch.float64)
     start *= math.sqrt(2 * START_LOSS / float(curvatures.sum()))
     return [
         quadratic("quadratic, along the axes", curvatures.diag(), start),
-        quadratic("quadratic, across the axes", turn.T @ curvatures.diag() @ turn, turn.T @ start),
+        quadratic("quadratic, across the axes", rotation.T @ curvatures.diag() @ rotation, rotation.T @ start),
     ]
 
 
 @cache
 def logistic_regression(l2: float = 0.01) -> Problem:
-    """Odd or even, from scikit-learn's digits: l2-regularised logistic regression, all parameters regularised.
+    """l2-regularised logistic regression of odd and even digits (scikit-learn), with all parameters regularised.
 
-    mu is the regulariser's; L is that of the logistic loss' largest possible curvature, 1/4. f(x*) is above 0.
+    mu is the regulariser's. L is computed from the logistic loss's largest curvature, 1/4. f(x*) is above 0.
     """
     from sklearn.datasets import load_digits
 
@@ -98,33 +99,33 @@ def logistic_regression(l2: float = 0.01) -> Problem:
     count, dimensions = signed.shape
     optimum = torch.zeros(dimensions, dtype=torch.float64)
     identity = torch.eye(dimensions, dtype=torch.float64)
-    for _ in range(20):  # Newton's method: it has converged to the last bits after about 8
-        wrong = torch.sigmoid(-(signed @ optimum))
-        gradient = l2 * optimum - signed.T @ wrong / count
-        hessian = l2 * identity + (signed.T * (wrong * (1 - wrong))) @ signed / count
+    for _ in range(20):  # Newton's method converges to machine precision in about 8 steps
+        errors = torch.sigmoid(-(signed @ optimum))
+        gradient = l2 * optimum - signed.T @ errors / count
+        hessian = l2 * identity + (signed.T * (errors * (1 - errors))) @ signed / count
         optimum = optimum - torch.linalg.solve(hessian, gradient)
     smoothness = l2 + float(torch.linalg.eigvalsh(signed.T @ signed / count)[-1]) / 4
     return Problem("logistic regression", loss, torch.zeros_like(optimum), optimum, l2, smoothness)
 
 
-# --- a run and its bounds -------------------------------------------------------------------------------------------
+# --- A run and its bounds -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Run:
-    """Gradient descent with LGA, and what the theorem says of it. Arrays of a step have the length of the steps.
+    """Gradient descent with LGA, and the theorem's bounds. Arrays have one value per step, unless noted.
 
     Attributes:
-        problem: On what.
+        problem: The problem.
         gamma1: Step size of the base.
-        gamma2: Of LGA; 0 is gradient descent alone.
-        distances: R(t) before each step and after the last.
-        losses: f(x_t) at the same places.
+        gamma2: See `lossaware.LGA`; 0 is gradient descent alone.
+        distances: R(t) before each step and after the last: (steps + 1).
+        losses: f(x_t) at the same points: (steps + 1).
         omegas: Omega of each step.
         lowest: The smallest lambda_t over the coordinates, as the theorem defines it.
-        highest: The largest.
-        exact: The largest gamma1 + gamma2 Omega / (phi g): what the gradient really is multiplied by. It is infinite
-            where a gradient is 0 and Omega is not.
+        highest: The largest one.
+        exact: The largest gamma1 + gamma2 Omega / (phi g), the actual factor of the gradient. Infinite where a
+            gradient is 0 and Omega is not.
     """
 
     problem: Problem
@@ -139,52 +140,52 @@ class Run:
 
     @property
     def lga_bound(self) -> np.ndarray:
-        """prod(1 - mu lambda_i) R(0), with the smallest lambda_i of each step; a value a place."""
+        """prod(1 - mu lambda_i) R(0), with the smallest lambda_i of each step: (steps + 1)."""
         factors = np.cumprod(1 - self.problem.mu * self.lowest)
         bound: np.ndarray = np.concatenate([[1.0], factors]) * self.distances[0]
         return bound
 
     @property
     def base_bound(self) -> np.ndarray:
-        """(1 - mu gamma1)^t R(0), a value a place."""
+        """(1 - mu gamma1)^t R(0): (steps + 1)."""
         places = np.arange(len(self.distances))
         bound: np.ndarray = (1 - self.problem.mu * self.gamma1) ** places * self.distances[0]
         return bound
 
     @property
     def premise(self) -> bool:
-        """Whether 0 <= 1 - mu lambda_t at each step and coordinate, which is what the theorem asks of the step size."""
+        """Whether 0 <= 1 - mu lambda_t at each step and coordinate, the theorem's condition on the step size."""
         return bool((self.problem.mu * self.highest <= 1 + 1e-12).all())
 
     @property
     def condition(self) -> bool:
-        """Whether lambda_t <= 1/L at each step and coordinate, which is what its proof needs."""
+        """Whether lambda_t <= 1/L at each step and coordinate, which the proof needs."""
         return bool((self.problem.smoothness * self.highest <= 1 + 1e-12).all())
 
     def broken(self, bound: np.ndarray) -> int | None:
-        """The first t at which R(t) is above the bound by more than rounding; None where there is none."""
+        """The first t at which R(t) exceeds the bound by more than rounding, or None."""
         above = self.distances > bound * (1 + 1e-9) + 1e-20 * self.distances[0]
         return int(above.argmax()) if above.any() else None
 
 
 def descend(problem: Problem, gamma1: float, gamma2: float, steps: int) -> Run:
-    """Gradient descent with LGA on the whole problem, where each step is an epoch and so a status.
+    """Gradient descent with LGA on the whole problem: each step is an epoch, and so a loss status.
 
     Args:
-        problem: On what.
+        problem: The problem.
         gamma1: Learning rate of SGD.
         gamma2: See `lossaware.LGA`; 0 is gradient descent alone.
-        steps: How many.
+        steps: Number of steps.
     """
     x = problem.start.clone().requires_grad_()
     optimizer = torch.optim.SGD([x], lr=gamma1)
     lga = LGA(optimizer, steps_per_epoch=1, gamma2=gamma2, eps=EPS, xi=XI)
-    places, rows = [], []
+    points, rows = [], []
     for _ in range(steps):
         optimizer.zero_grad()
         loss = problem.loss(x)
         loss.backward()  # type: ignore[no-untyped-call]
-        places.append((_distance(x, problem), loss.item()))
+        points.append((_distance(x, problem), loss.item()))
         lga.observe(loss)
         optimizer.step()
         omega = lga.status.omega
@@ -194,8 +195,8 @@ def descend(problem: Problem, gamma1: float, gamma2: float, steps: int) -> Run:
         lambdas = gamma1 + amount / (size + XI) ** 2
         exact = gamma1 + (amount / (size * (size + XI)) if amount else torch.zeros_like(size))
         rows.append((omega, lambdas.min().item(), lambdas.max().item(), exact.max().item()))
-    places.append((_distance(x, problem), problem.loss(x).item()))
-    distances, losses = np.array(places).T
+    points.append((_distance(x, problem), problem.loss(x).item()))
+    distances, losses = np.array(points).T
     omegas, lowest, highest, largest = np.array(rows).T
     return Run(problem, gamma1, gamma2, distances, losses, omegas, lowest, highest, largest)
 
@@ -204,7 +205,7 @@ def _distance(x: Tensor, problem: Problem) -> float:
     return float((x.detach() - problem.optimum).square().sum())
 
 
-# --- the study ------------------------------------------------------------------------------------------------------
+# --- The study ------------------------------------------------------------------------------------------------------
 
 STEP_SIZES = (0.1, 0.5, 1.0, 1.5, 2.0)
 """gamma1 in units of 1/L."""
@@ -213,7 +214,7 @@ STEPS = 300
 
 
 def problems() -> list[Problem]:
-    """Those of the study."""
+    """The problems of the study."""
     return [*quadratics(), logistic_regression()]
 
 
@@ -228,14 +229,14 @@ def study() -> list[Run]:
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """A row a run: its settings, what was asked and needed of its step sizes, and what became of the bounds."""
+    """One row per run: its settings, the conditions on its step sizes, and whether the bounds hold."""
     without = {(run.problem.name, run.gamma1): run for run in runs if run.gamma2 == 0}
-    found = []
+    result = []
     for run in runs:
         problem = run.problem
         base = without[problem.name, run.gamma1]
         broken = {"base": run.broken(run.base_bound), "lga": run.broken(run.lga_bound)}
-        found.append(
+        result.append(
             {
                 "problem": problem.name,
                 "mu": problem.mu,
@@ -259,19 +260,19 @@ def rows(runs: Sequence[Run]) -> list[dict[str, object]]:
                 "largest_R_by_base": float((run.distances / base.distances).max()),
             }
         )
-    return found
+    return result
 
 
-# --- runs that break it ---------------------------------------------------------------------------------------------
+# --- Counterexamples ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A run that breaks the theorem's bound, and why.
+    """A run that breaks the theorem's bound, and the reason.
 
     Attributes:
-        name: What tables call it.
-        lacks: What the proof needs and the run does not have. The theorem asks for ``lowest`` alone of these.
+        name: Its name in tables.
+        lacks: The condition of the proof that the run violates. Of these, the theorem only states that of ``lowest``.
         make: Makes the run.
     """
 
@@ -285,13 +286,13 @@ def _vector(*values: float) -> Tensor:
 
 
 def _step_too_long() -> Run:
-    """H = diag(1, 100) and gamma1 = 2/L, without LGA: the steep coordinate changes its sign for ever."""
+    """H = diag(1, 100) and gamma1 = 2/L, without LGA: the steep coordinate changes its sign in each step."""
     problem = quadratic("diag(1, 100)", _vector(1, 100).diag(), _vector(1, 0.2))
     return descend(problem, 2 / 100, 0.0, STEPS)
 
 
 def _push_too_long() -> Run:
-    """A base within 1/L, where LGA throws 99 steep coordinates across their optimum: lambda is 80/L, but below 1/mu."""
+    """A base within 1/L, but LGA moves 99 steep coordinates across their optimum: lambda is 80/L, but below 1/mu."""
     hessian = torch.full((100,), 100.0, dtype=torch.float64)
     start = torch.full((100,), 1e-3, dtype=torch.float64)
     hessian[0] = start[0] = 1
@@ -299,7 +300,7 @@ def _push_too_long() -> Run:
 
 
 def _coordinates_at_rest() -> Run:
-    """H = 1 in 400 dimensions, all but one at their optimum: all lambdas are below 1/L, but 399 pushes lead away."""
+    """H = 1 in 400 dimensions, all but one at their optimum: all lambdas are below 1/L, but 399 pushes increase R."""
     start = torch.zeros(400, dtype=torch.float64)
     start[0] = 1
     problem = quadratic("identity, 400 dimensions", torch.eye(400, dtype=torch.float64), start)
@@ -307,14 +308,14 @@ def _coordinates_at_rest() -> Run:
 
 
 def _metric() -> Run:
-    """A valley across the axes: even exact lambdas below 1/L, being unequal, turn the step away from the optimum."""
+    """A valley across the axes: even exact lambdas below 1/L, if unequal, turn the step away from the optimum."""
     valley = torch.tensor([[0.505, 0.495], [0.495, 0.505]], dtype=torch.float64)  # curvatures 1 and 0.01
     problem = quadratic("valley across the axes", valley, _vector(-9.8, 10.2))
     return descend(problem, 1e-3, 5e-3, 1)
 
 
 def _lowest_loss() -> Run:
-    """f(x*) = 1, which the theorem rules out, from x*: R(0) = 0, and LGA leaves it."""
+    """f(x*) = 1, which the theorem excludes, from x*: R(0) = 0, and LGA moves away from it."""
     problem = quadratic("f(x*) = 1", _vector(1, 1).diag(), _vector(0, 0), lowest=1.0)
     return descend(problem, 0.1, 1e-6, STEPS)
 
@@ -329,12 +330,12 @@ COUNTEREXAMPLES = (
 
 
 def counterexample_rows(broken: Sequence[tuple[Counterexample, Run]]) -> list[dict[str, object]]:
-    """A row a counterexample and its run: where even the bound by gamma1, the weakest, is broken first."""
-    found = []
+    """One row per counterexample and its run: the first step that breaks even the weakest bound, that by gamma1."""
+    result = []
     for example, run in broken:
         first = run.broken(run.base_bound)
         assert first is not None, f"{example.name} breaks nothing"
-        found.append(
+        result.append(
             {
                 "example": example.name,
                 "lacks": example.lacks,
@@ -350,4 +351,4 @@ def counterexample_rows(broken: Sequence[tuple[Counterexample, Run]]) -> list[di
                 "bound": float(run.base_bound[first]),
             }
         )
-    return found
+    return result

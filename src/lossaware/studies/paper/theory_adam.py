@@ -1,9 +1,9 @@
-"""The analysis under Adam (A.2), held against runs: what it calls the difference, and its bound.
+"""The analysis under Adam (A.2), compared with runs: its difference Delta S, and its bound.
 
 From the same x_t and the same moments, A.2 compares the squared distance to the optimum after Adam's step alone, S1,
-with that after Adam's step and the correction, S2: Delta S = S1 - S2, summed over coordinates and steps, so that what
-is above 0 is LGA's gain. Its bound is 2 d alpha / (xi (1 - beta1) sqrt(1 - beta2)) * sum of Omega / sqrt(t), with the
-step size alpha / sqrt(t). `docs/theory.md` says which of its steps do not hold; `counterexample` breaks the bound.
+with that after Adam's step and the correction, S2: Delta S = S1 - S2, summed over coordinates and steps. Above 0, LGA
+helps. Its bound is 2 d alpha / (xi (1 - beta1) sqrt(1 - beta2)) * sum of Omega / sqrt(t), with the step size
+alpha / sqrt(t). `docs/theory.md` states which of its steps do not hold; `counterexample` breaks the bound.
 """
 
 import math
@@ -18,7 +18,7 @@ from lossaware.studies.paper.theory import EPS, XI, Problem, problems, quadratic
 
 BETA1, BETA2 = 0.9, 0.999
 TINY = 1e-8
-"""Adam's epsilon, which A.2 leaves out."""
+"""Adam's epsilon, which A.2 omits."""
 
 ALPHAS = (1e-3, 1e-5)
 GAMMA2S = (1e-8, 1e-4, 1e-2)
@@ -27,19 +27,19 @@ STEPS = 300
 
 @dataclass(frozen=True)
 class AdamRun:
-    """Adam with LGA, and what A.2 says of it. Arrays have the length of the steps.
+    """Adam with LGA, and the bounds of A.2. Arrays have one value per step.
 
     Attributes:
-        problem: On what.
+        problem: The problem.
         alpha: Step size of the first step; that of step t is alpha / sqrt(t).
-        gamma2: Of LGA.
+        gamma2: See `lossaware.LGA`.
         differences: Delta S_t, summed over the coordinates.
         excess: The largest abs(Delta S_t,i) over the coordinates.
         omegas: Omega of each step.
         moments: The largest abs(m_t) / sqrt(v_t) over the coordinates, without bias correction; 0 where v_t is 0.
         reaches: The largest abs(x_t - x*) over the coordinates.
         losses: f(x_t) before each step.
-        base_losses: The same of Adam alone, on its own trajectory.
+        base_losses: The same for Adam alone, on its own trajectory.
         pushes: gamma2 Omega / xi of each step, after back-offs.
     """
 
@@ -61,21 +61,21 @@ class AdamRun:
 
     @property
     def bounds(self) -> np.ndarray:
-        """What A.2 says that abs(Delta S_t,i) is at most, a value a step."""
+        """A.2's bound of abs(Delta S_t,i), per step."""
         factor = 2 * self.alpha / (XI * (1 - BETA1) * math.sqrt(1 - BETA2))
         bounds: np.ndarray = factor * self.omegas / np.sqrt(self._steps)
         return bounds
 
     @property
     def bound(self) -> float:
-        """What A.2 says that Delta S is at most."""
+        """A.2's bound of Delta S."""
         return float(len(self.problem.start) * self.bounds.sum())
 
     @property
     def sound_bounds(self) -> np.ndarray:
-        """What abs(Delta S_t,i) is at most in truth: push (2 abs(x_t - x*) + 2 abs(Adam's step) + push).
+        """A valid bound of abs(Delta S_t,i), per step: push (2 abs(x_t - x*) + 2 abs(Adam's step) + push).
 
-        Adam's step is at most alpha_t times the largest abs(m) / sqrt(v), by Cauchy and Schwarz, bias-corrected.
+        Adam's step is at most alpha_t times the bias-corrected bound of abs(m) / sqrt(v), see `largest_moment`.
         """
         t = self._steps
         corrected = np.sqrt(1 - BETA2**t) / (1 - BETA1**t) * largest_moment()
@@ -90,23 +90,23 @@ class AdamRun:
 
 
 def largest_moment() -> float:
-    """What abs(m_t) / sqrt(v_t) is at most, for beta1^2 < beta2 (Cauchy and Schwarz)."""
+    """Upper bound of abs(m_t) / sqrt(v_t) for beta1^2 < beta2 (Cauchy and Schwarz)."""
     return (1 - BETA1) / math.sqrt((1 - BETA2) * (1 - BETA1**2 / BETA2))
 
 
 def published_moment() -> float:
-    """What A.2 says that it is at most."""
+    """A.2's bound of abs(m_t) / sqrt(v_t)."""
     return (1 - BETA1) / math.sqrt(1 - BETA2)
 
 
 def train(problem: Problem, alpha: float, gamma2: float, steps: int) -> AdamRun:
-    """Adam with and without LGA on the whole problem, where each step is an epoch and so a status.
+    """Adam with and without LGA on the whole problem: each step is an epoch, and so a loss status.
 
     Args:
-        problem: On what.
+        problem: The problem.
         alpha: Step size of the first step.
         gamma2: See `lossaware.LGA`.
-        steps: How many.
+        steps: Number of steps.
     """
     x = problem.start.clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=alpha, betas=(BETA1, BETA2), eps=TINY)
@@ -126,7 +126,7 @@ def train(problem: Problem, alpha: float, gamma2: float, steps: int) -> AdamRun:
         gradient = x.grad
         assert gradient is not None
         push = amount / torch.where(gradient >= 0, gradient + XI, gradient - XI)
-        # S1 - S2, where x is at S2's end already: (e + push)^2 - e^2.
+        # S1 - S2 = (e + push)^2 - e^2, where x is already the end point of S2.
         difference = push * (2 * (x.detach() - problem.optimum) + push)
         moments = optimizer.state[x]
         ratio = moments["exp_avg"].abs() / moments["exp_avg_sq"].sqrt()
@@ -152,7 +152,7 @@ def study() -> list[AdamRun]:
 
 
 def counterexample() -> AdamRun:
-    """Far from the optimum and flat, where LGA is meant to help: the term that A.2 drops is the larger one.
+    """Far from the optimum and flat, where LGA is meant to help. The term that A.2 drops is the larger one there.
 
     One dimension, f = 1 at a distance of 1e5, alpha = 1e-3, and gamma2 a hundredth of that: Delta S is 5 times the
     bound.
@@ -163,7 +163,7 @@ def counterexample() -> AdamRun:
 
 
 def rows(runs: Sequence[AdamRun]) -> list[dict[str, object]]:
-    """A row a run: the difference, the bound of A.2 and a sound one, and the regrets."""
+    """One row per run: the difference, the bound of A.2 and a valid one, and the regrets."""
     return [
         {
             "problem": run.problem.name,

@@ -1,4 +1,4 @@
-"""The theory's runs as a picture: distances under their bounds, and runs that break them."""
+"""Plot of the theory's runs: distances with their bounds, and runs that break them."""
 
 from collections.abc import Sequence
 
@@ -16,20 +16,20 @@ SHOWN_STEP = 0.5
 
 
 def plot_theory(runs: Sequence[Run], broken: Sequence[tuple[Counterexample, Run]], adam: AdamRun) -> Plot:
-    """Above: R(t) under its bound on each problem. Below: two runs that break it, and one that breaks A.2's.
+    """Top: R(t) with its bound on each problem. Bottom: two runs that break it, and one that breaks A.2's.
 
     Args:
-        runs: Those of `theory.study`.
+        runs: The runs of `theory.study`.
         broken: Counterexamples, of which the first two are drawn.
-        adam: The counterexample of A.2.
+        adam: The counterexample to A.2.
     """
-    shown = [run for run in runs if abs(run.gamma1 * run.problem.smoothness - SHOWN_STEP) < 1e-9]
-    names = list(dict.fromkeys(run.problem.name for run in shown))
+    selected = [run for run in runs if abs(run.gamma1 * run.problem.smoothness - SHOWN_STEP) < 1e-9]
+    names = list(dict.fromkeys(run.problem.name for run in selected))
 
     def draw(canvas: Canvas) -> None:
         above, below = canvas.subplots(2, 3)
         for axes, name in zip(above, names, strict=True):
-            group = [run for run in shown if run.problem.name == name]
+            group = [run for run in selected if run.problem.name == name]
             label(axes, name)
             _plot_distances(axes, group[0], group[-1])
         above[0].set_ylabel("R(t)")

@@ -1,4 +1,4 @@
-"""LGA on an optimizer, as a specification says it."""
+"""LGA on an optimizer, by the options of a specification."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from lossaware.studies.specs.run_spec import Options
 
 
 def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
-    """`lossaware.LGA` with ``options``; see `lga_arguments`."""
+    """`lossaware.LGA` with these options; see `lga_arguments`."""
     from lossaware import LGA
 
     return call("LGA", LGA, optimizer, options={"steps_per_epoch": steps, **lga_arguments(options)})
@@ -20,16 +20,16 @@ def attach_lga(optimizer: Optimizer, options: Options, steps: int) -> Any:
 def lga_arguments(options: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Options of a specification as the arguments of `lossaware.LGA`.
 
-    Of these, ``lower_bound.<name>`` go to the lower bound, and ``gamma2.<name>`` to the rule that gamma2 names.
+    ``lower_bound.<name>`` are options of the lower bound, and ``gamma2.<name>`` those of the rule named by gamma2.
 
     Raises:
-        UsageError: A name is unknown, or options do not go together.
+        UsageError: A name is unknown, or options exclude each other.
     """
     from lossaware.lower_bounds import LOWER_BOUNDS
     from lossaware.rules import RULES, rule_class
 
     chosen = dict(options)
-    bound, strategy = _taken(chosen, "lower_bound."), _taken(chosen, "gamma2.")
+    bound, strategy = _pop_prefixed(chosen, "lower_bound."), _pop_prefixed(chosen, "gamma2.")
     if bound or isinstance(chosen.get("lower_bound"), str):
         name = chosen.get("lower_bound", "progressive")
         if name not in LOWER_BOUNDS:
@@ -39,11 +39,11 @@ def lga_arguments(options: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dic
         name = chosen.get("gamma2")
         if name not in RULES:
             allowed = " or ".join(repr(rule) for rule in RULES)
-            raise UsageError(f"gamma2.{min(strategy)} goes with gamma2 {allowed} alone, got {name!r}")
+            raise UsageError(f"gamma2.{min(strategy)} needs gamma2 {allowed}, got {name!r}")
         chosen["gamma2"] = call(f"gamma2 {name!r}", rule_class(name), options=strategy)
     return chosen
 
 
-def _taken(options: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Those of the options that begin so, without it; they are taken out."""
+def _pop_prefixed(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Remove the options with this prefix, and return them without it."""
     return {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""The step of training as a CUDA graph: recorded once and then replayed, so that small networks wait for no Python.
+"""The training step as a CUDA graph, recorded once and replayed: small networks do not wait for Python.
 
-A graph does again what was recorded, at the same addresses and with the same numbers of the host. So the batch is
-copied to where the recorded one lay, and a new learning rate means a new graph. What it cannot see is an optimizer
-that counts its steps on the host; only those that are known to count on the GPU are recorded.
+A graph repeats the recorded operations, with the same addresses and the same numbers from the host. So each batch is
+copied to the recorded one's memory, and a new learning rate needs a new graph. An optimizer that counts its steps on
+the host cannot be detected; so only optimizers that are known to count on the GPU are recorded.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,30 +17,30 @@ from lossaware.studies.specs.options import where
 from lossaware.studies.specs.task import Batch
 
 Step = Callable[[Batch], Mapping[str, Tensor]]
-"""Trains on a batch and gives its measures."""
+"""Trains on a batch and returns its measures."""
 
 Replay = Callable[[], Mapping[str, Tensor]]
-"""Does again what was recorded; what it gives lies where it lay the last time."""
+"""Repeats the recorded operations and returns the same tensors, overwritten."""
 
 WARM_UP = 3
-"""Steps before one is recorded: in the first ones optimizers and libraries allocate what they keep."""
+"""Steps before the recorded one: in these, optimizers and libraries allocate their state."""
 
 
 def can_record(optimizer: Optimizer) -> bool:
-    """Whether a step of this optimizer may be recorded: torch's SGD, and torch's that count their steps on the GPU."""
+    """Whether a step can be recorded: of torch's SGD, and of torch's optimizers that count their steps on the GPU."""
     return type(optimizer).__module__.startswith("torch.optim.") and all(
         group.get("capturable", type(optimizer) is SGD) for group in optimizer.param_groups
     )
 
 
 class RecordedStep:
-    """A step that is recorded for batches of one size; those of other sizes, as an epoch's last, run as they are.
+    """A step that is recorded for batches of one size. Batches of other sizes, as an epoch's last, run eagerly.
 
     Args:
-        step: The step; it must leave gradients where they are and read nothing from the device.
+        step: The step; it must keep the gradients' memory and must not read from the device.
         optimizer: Its optimizer; see `can_record`.
-        size: Examples of the batches to record.
-        record: Records a function of no arguments without doing what it does.
+        size: Number of examples of the batches to record.
+        record: Records a function without arguments, without executing it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class RecordedStep:
             return self._step(batch)
         if self._warm < WARM_UP:
             self._warm += 1
-            return beside(lambda: self._step(batch))
+            return on_side_stream(lambda: self._step(batch))
         settings = [
             value for group in self._optimizer.param_groups for name, value in group.items() if name != "params"
         ]
@@ -77,7 +77,7 @@ def recorded(function: Replay) -> Replay:
     """The function as a CUDA graph.
 
     Raises:
-        UsageError: It does what cannot be recorded, such as reading a number from the device.
+        UsageError: An operation cannot be recorded, such as reading a number from the device.
     """
     graph = torch.cuda.CUDAGraph()
     try:
@@ -85,7 +85,7 @@ def recorded(function: Replay) -> Replay:
             outputs = function()
     except RuntimeError as error:
         raise UsageError(
-            f"the training step cannot be recorded as a CUDA graph ({where(error)}); run without"
+            f"the training step cannot be recorded as a CUDA graph ({where(error)}); run without graphs"
         ) from None
 
     def replay() -> Mapping[str, Tensor]:
@@ -95,8 +95,8 @@ def recorded(function: Replay) -> Replay:
     return replay
 
 
-def beside(function: Replay) -> Mapping[str, Tensor]:
-    """Runs the function on a stream of its own, as torch wants it before a recording; on the CPU there is but one."""
+def on_side_stream(function: Replay) -> Mapping[str, Tensor]:
+    """Run the function on a side stream, as torch requires before a recording. On a CPU, run it directly."""
     if not torch.cuda.is_available():
         return function()
     here, stream = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""What a run needs to know of the processes that share it, its ranks: data, gradients, losses and state are one run's.
+"""The processes (ranks) that share a run: its data, gradients, losses and state.
 
-Every rank draws the order and the augmentation of the whole batch, and takes its share of it. What it measures there is
-weighted by the size of the share, so that the mean over the ranks, of measures as of gradients, is that of the batch.
+Every rank draws the order and the augmentation of the whole batch, and uses its share of it. Its measures are weighted
+by the size of the share, so that means over the ranks, of measures and of gradients, are those of the batch.
 """
 
 import os
@@ -24,38 +24,38 @@ MODES = ("ddp", "fsdp")
 Measured = Mapping[str, Tensor]
 
 
-class Alone:
-    """The ranks of a run in one process, which shares nothing."""
+class SingleProcess:
+    """A run in one process. The base class of runs on several ranks."""
 
     count = 1
 
     def spread(self, model: nn.Module, measure: Callable[[Batch], Measured]) -> Callable[[Batch], Measured]:
-        """The measure of a batch, carried out by all ranks; to be called before the optimizer gets the parameters.
+        """The measure of a batch on all ranks. Call it before the optimizer gets the parameters.
 
-        What it returns are numbers whose mean over the ranks is that of the whole batch.
+        Means over the ranks of the returned function's results are those of the whole batch.
         """
         return measure
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the ranks, of the same bits on each."""
+        """The mean over the ranks, the same bits on each."""
         return value
 
     def check(self, optimizer: Optimizer, name: str) -> None:
-        """Raise `UsageError` where an optimizer does not do when its parameters are spread."""
+        """Raise `UsageError` if the optimizer does not support sharded parameters."""
 
     def settle(self, model: nn.Module) -> None:
-        """Have all ranks hold the same buffers, such as running statistics."""
+        """Make buffers, such as running statistics, the same on all ranks."""
 
     def purpose(self, name: str) -> str:
-        """A purpose for which each rank draws its own random numbers."""
+        """A purpose of random numbers, different on each rank."""
         return name
 
     def gather(self, value: Tensor) -> Any:
-        """What each rank has, for a checkpoint."""
+        """The value of each rank, for a checkpoint."""
         return value
 
     def own(self, gathered: Any) -> Tensor:
-        """This rank's part of what `gather` gave."""
+        """This rank's part of a result of `gather`."""
         part: Tensor = gathered
         return part
 
@@ -64,54 +64,54 @@ class Alone:
         return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
     def load(self, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore a result of `state`."""
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
 
     def checkpoint(self, own: Checkpoint | None) -> "Checkpoint | SharedCheckpoint | None":
-        """The run's checkpoint, from that which this rank has."""
+        """The run's checkpoint, made from this rank's one."""
         return own
 
 
-class Replicas(Alone):
-    """Ranks that each hold the whole model, by torch's DistributedDataParallel."""
+class DataParallel(SingleProcess):
+    """Ranks with the whole model each, by torch's DistributedDataParallel."""
 
     def __init__(self) -> None:
         self.count = dist.get_world_size()
         self._rank = dist.get_rank()
 
     def spread(self, model: nn.Module, measure: Callable[[Batch], Measured]) -> Callable[[Batch], Measured]:
-        """See `Alone.spread`."""
-        # With find_unused_parameters it takes any model, and keeps its buckets, so that a run that goes on adds up in
-        # the same order.
+        """See `SingleProcess.spread`."""
+        # find_unused_parameters supports any model, and keeps the buckets, so that a continued run sums in the same
+        # order.
         shared = _Share(model, measure, self._rank, self.count)
         return nn.parallel.DistributedDataParallel(shared, forward_sync_buffers=False, find_unused_parameters=True)
 
     def mean(self, value: Tensor) -> Tensor:
-        """See `Alone.mean`."""
-        # Gathered and not reduced: each rank adds up the same numbers in the same order.
+        """See `SingleProcess.mean`."""
+        # Gathered, not reduced: each rank sums the same numbers in the same order.
         return torch.stack(self._gathered(value.detach())).double().mean(0).to(value.dtype)
 
     def settle(self, model: nn.Module) -> None:
-        """See `Alone.settle`: those of the first rank."""
+        """See `SingleProcess.settle`: the first rank's buffers."""
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
     def purpose(self, name: str) -> str:
-        """See `Alone.purpose`."""
+        """See `SingleProcess.purpose`."""
         return f"{name} on rank {self._rank}" if self._rank else name
 
     def gather(self, value: Tensor) -> Any:
-        """See `Alone.gather`."""
+        """See `SingleProcess.gather`."""
         return self._gathered(value)
 
     def own(self, gathered: Any) -> Tensor:
-        """See `Alone.own`."""
+        """See `SingleProcess.own`."""
         part: Tensor = gathered[self._rank]
         return part
 
     def checkpoint(self, own: Checkpoint | None) -> "SharedCheckpoint":
-        """See `Alone.checkpoint`."""
+        """See `SingleProcess.checkpoint`."""
         return SharedCheckpoint(own)
 
     def _gathered(self, value: Tensor) -> list[Tensor]:
@@ -120,11 +120,11 @@ class Replicas(Alone):
         return parts
 
 
-class Shards(Replicas):
-    """Ranks that each hold a part of every parameter and of the optimizer's state, by torch's FSDP2."""
+class FullySharded(DataParallel):
+    """Ranks with a part of each parameter and of the optimizer's state, by torch's FSDP2."""
 
     def spread(self, model: nn.Module, measure: Callable[[Batch], Measured]) -> Callable[[Batch], Measured]:
-        """See `Alone.spread`."""
+        """See `SingleProcess.spread`."""
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
@@ -134,21 +134,21 @@ class Shards(Replicas):
         return shared
 
     def check(self, optimizer: Optimizer, name: str) -> None:
-        """See `Alone.check`."""
+        """See `SingleProcess.check`."""
         if not type(optimizer).__module__.startswith("torch.optim."):
             raise UsageError(
-                f"optimizer {name!r} may have to see whole parameters, which fsdp splits: use ddp, or one of torch's"
+                f"optimizer {name!r} may need whole parameters, but fsdp shards them: use ddp, or torch's optimizers"
             )
 
-    # By hand, as torch's own get_state_dict and set_state_dict refuse optimizers without state and unused parameters.
+    # torch's get_state_dict and set_state_dict do not support optimizers without state and unused parameters.
 
     def state(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-        """See `Alone.state`."""
+        """See `SingleProcess.state`."""
         whole: dict[str, Any] = tree_map(_whole, super().state(model, optimizer))
         return whole
 
     def load(self, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-        """See `Alone.load`."""
+        """See `SingleProcess.load`."""
         held = model.state_dict()
         of_model = {name: _split(value, held[name]) for name, value in state["model"].items()}
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -164,7 +164,7 @@ def _whole(value: Any) -> Any:
 
 
 def _split(value: Any, like: Tensor) -> Any:
-    """The value as what it belongs to: torch's optimizers keep tensors of their parameter's shape, and numbers."""
+    """The value sharded as its parameter: torch's optimizers have tensors of their parameter's shape, and numbers."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not (isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape):
@@ -173,9 +173,9 @@ def _split(value: Any, like: Tensor) -> Any:
 
 
 class _Share(nn.Module):
-    """A measure of a batch as a module around the model, so that whatever it calls of the model is a part of forward.
+    """A measure of a batch as a module around the model, so that all calls of the model are part of its forward.
 
-    A rank whose share is empty measures the batch's first example, with weight 0: all ranks must go through the model.
+    A rank with an empty share measures the batch's first example with weight 0, as all ranks must run the model.
     """
 
     def __init__(self, model: nn.Module, measure: Callable[[Batch], Measured], rank: int, count: int) -> None:
@@ -194,7 +194,7 @@ class _Share(nn.Module):
 
 
 class SharedCheckpoint:
-    """The checkpoint of a run with several ranks: the first one has the file, the others get from it what is there."""
+    """The checkpoint of a run on several ranks: the first rank has the file and sends its content to the others."""
 
     def __init__(self, own: Checkpoint | None) -> None:
         self._own = own
@@ -214,7 +214,7 @@ class SharedCheckpoint:
             self._own.refuse(reason)
 
     def keep(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """See `Checkpoint.keep`. Whether it is time is the first rank's to say; all take part in gathering."""
+        """See `Checkpoint.keep`. The first rank decides whether it is due; all ranks take part in gathering."""
         if not self._from_first(self._own is not None and self._own.due):
             return
         gathered = state()
@@ -228,37 +228,37 @@ class SharedCheckpoint:
         return held[0]
 
 
-def ranks_of(distributed: str | None) -> Alone:
-    """The ranks of a run whose specification says ``distributed``.
+def ranks_of(distributed: str | None) -> SingleProcess:
+    """The ranks of a run with this value of ``distributed``.
 
     Raises:
-        UsageError: They are not there.
+        UsageError: The number of processes is another one.
     """
     if distributed is None:
-        return Alone()
+        return SingleProcess()
     mode, count = parsed(distributed)
-    there = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
-    if there != count:
-        has = f"here are {there}" if there else "there are none"
+    size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
+    if size != count:
+        has = f"but there are {size}" if size else "but there are none"
         raise UsageError(
             f"distributed {distributed!r} needs {count} ranks, {has}: "
             f"torchrun --nproc_per_node {count} -m lossaware ... --distributed {mode}"
         )
-    return Replicas() if mode == "ddp" else Shards()
+    return DataParallel() if mode == "ddp" else FullySharded()
 
 
 def check_ranks(spec: RunSpec) -> None:
-    """Raise `UsageError` where the run cannot be shared as it says."""
+    """Raise `UsageError` if the run's batch or the GPUs do not suffice for its ranks."""
     count = ranks_of(spec.distributed).count
     if spec.batch_size < count:
-        raise UsageError(f"a batch of {spec.batch_size} has no example for each of {count} ranks")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
-    if count > 1 and spec.device == "cuda" and here > (gpus := torch.cuda.device_count()):
-        raise UsageError(f"each rank needs a GPU of its own: here are {here} ranks and {gpus} GPUs")
+        raise UsageError(f"a batch of {spec.batch_size} is too small for {count} ranks")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if count > 1 and spec.device == "cuda" and local > (gpus := torch.cuda.device_count()):
+        raise UsageError(f"each rank needs its own GPU: there are {local} ranks and {gpus} GPUs")
 
 
 def named_here(mode: str | None) -> str | None:
-    """What the specification of a run says that is carried out here in this mode."""
+    """The value of ``distributed`` for this mode and the present number of ranks."""
     return None if mode is None else f"{mode}-{dist.get_world_size()}"
 
 
@@ -266,8 +266,8 @@ def parsed(distributed: str) -> tuple[str, int]:
     """Mode and number of ranks of ``"ddp-2"``.
 
     Raises:
-        UsageError: It is not of that form.
+        UsageError: It does not have that form.
     """
-    if not (found := re.fullmatch(rf"({'|'.join(MODES)})-([1-9]\d*)", distributed)):
+    if not (match := re.fullmatch(rf"({'|'.join(MODES)})-([1-9]\d*)", distributed)):
         raise UsageError(f"distributed must be ddp or fsdp and the number of ranks, such as ddp-2, got {distributed!r}")
-    return found[1], int(found[2])
+    return match[1], int(match[2])

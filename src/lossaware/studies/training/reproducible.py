@@ -1,4 +1,4 @@
-"""Computing so that the same run gives the same bits."""
+"""Reproducible computation: the same run gives the same bits."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import torch
 
 @contextmanager
 def reproducible(device: str, threads: int | None = 1) -> Iterator[None]:
-    """One thread and deterministic algorithms: sums in another order have other last bits.
+    """One thread and deterministic algorithms, since sums in another order differ in the last bits.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
-        threads: How many threads torch computes on; None leaves that as it is.
+        threads: Number of torch's threads; None does not change it.
     """
     threads_before = torch.get_num_threads()
     algorithms = torch.are_deterministic_algorithms_enabled()
@@ -25,11 +25,11 @@ def reproducible(device: str, threads: int | None = 1) -> Iterator[None]:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory finds programs that read it; it changes no number of one that does not, and costs time.
+    # Filling uninitialised memory only changes programs that read it, and costs time.
     memory.fill_uninitialized_memory = False
     if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS is not deterministic
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required for deterministic cuBLAS
+        torch.backends.cudnn.allow_tf32 = False  # compute in fp32
     try:
         yield
     finally:

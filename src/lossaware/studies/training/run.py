@@ -1,6 +1,6 @@
-"""One run: a frozen specification in, a record an epoch out.
+"""One run: from a frozen specification to one record per epoch.
 
-The same run twice gives the same numbers, bit for bit, and so does one that was interrupted and went on.
+The same run gives the same numbers, bit for bit, also if it was interrupted and continued.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import RecordedStep, Step, can_record
-from lossaware.studies.training.ranks import Alone, SharedCheckpoint, check_ranks, ranks_of
+from lossaware.studies.training.ranks import SharedCheckpoint, SingleProcess, check_ranks, ranks_of
 from lossaware.studies.training.reproducible import reproducible
 from lossaware.studies.training.scheduler import advance, make_scheduler
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
-"""Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step."""
+"""Receives the epoch (from 1), the step (from 1), the number of steps per epoch, and the loss of that step."""
 
 PROGRESS_SECONDS = 0.3
 PRECISIONS = ("fp32", "bf16")
@@ -48,23 +48,23 @@ def run(
     checkpoint: Checkpoint | None = None,
     graphs: bool = False,
 ) -> Iterator[EpochRecord]:
-    """Trains as ``spec`` says and yields what is known after each epoch.
+    """Train as specified by ``spec``, and yield a record after each epoch.
 
-    While the iterator lives, torch computes on one thread, with deterministic algorithms where it has them. A loss that
-    is no longer finite is recorded like any other and ends nothing.
+    Until the iterator ends, torch computes on one thread, with deterministic algorithms where it has them. A loss that
+    is not finite is recorded like any other and does not end the run.
 
     Args:
-        spec: What to run.
-        data_folder: Where the task's data lies; None for tasks that need none.
-        on_progress: Called now and then within an epoch, at most every `PROGRESS_SECONDS`.
-        on_data: Gets the data once it is loaded.
-        checkpoint: Where the run is kept between epochs, and goes on from: epochs that are in it are yielded as they
-            were, those that follow are the same bits as without interruption. None keeps nothing.
-        graphs: On a GPU, record the step of training as a CUDA graph, where the optimizer allows it.
+        spec: The run.
+        data_folder: The folder of the task's data; None for tasks that do not need it.
+        on_progress: Called within an epoch, at most every `PROGRESS_SECONDS`.
+        on_data: Receives the data after loading.
+        checkpoint: Saves the run between epochs. Epochs of an existing checkpoint are yielded unchanged, and the
+            following ones have the same bits as without interruption. None saves nothing.
+        graphs: On a GPU, record the training step as a CUDA graph, if the optimizer supports it.
 
     Raises:
-        UsageError: The specification names what there is not or holds a value that is not allowed, the data is
-            missing or damaged, or the task measures no loss.
+        UsageError: The specification has an unknown name or a value that is not allowed, the data is missing or
+            damaged, or the task does not measure a loss.
     """
     check_spec(spec)
     with reproducible(spec.device):
@@ -78,7 +78,7 @@ def run(
         training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
-            with warnings.catch_warnings(action="ignore", category=GateWarning):  # tables and reports tell it
+            with warnings.catch_warnings(action="ignore", category=GateWarning):  # tables and reports have it
                 records.append(training.epoch(epoch, on_progress))
             if shared is not None and epoch < spec.epochs:
                 shared.keep(lambda: _kept(training, records))
@@ -90,25 +90,25 @@ def rehearse_step(spec: RunSpec, task: Task, data: Data) -> None:
 
     Raises:
         UsageError: See `run`.
-        Exception: Whatever the task raises.
+        Exception: An error of the task.
     """
-    with warnings.catch_warnings(action="ignore"):  # they come again in the run
+    with warnings.catch_warnings(action="ignore"):  # the run repeats them
         _Training(spec, task, data).rehearse()
 
 
 def _begun(
     begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | SharedCheckpoint | None
 ) -> tuple["_Training", list[EpochRecord]]:
-    """A run as it stands: at its beginning, or where its checkpoint was written, with the epochs until then."""
+    """A run at its beginning, or restored from its checkpoint, with the epochs so far."""
     if checkpoint is not None and (kept := checkpoint.load()) is not None:
         training = begin()
         try:
             records = _kept_records(kept, epochs)
             training.load_state_dict(kept["training"])
-        except Exception as error:  # half loaded it is of no use
+        except Exception as error:  # it may be half loaded
             checkpoint.refuse(f"does not fit ({where(error)})")
         else:
-            checkpoint.tell(f"goes on after epoch {len(records)} of {epochs}", len(records))
+            checkpoint.tell(f"continues after epoch {len(records)} of {epochs}", len(records))
             return training, records
     return begin(), []
 
@@ -117,7 +117,7 @@ def _kept_records(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
     """The epochs of a checkpoint.
 
     Raises:
-        Exception: They are not those of a run that has begun and not ended.
+        Exception: They are not the first epochs of an unfinished run.
     """
     records = [EpochRecord(**record) for record in kept["records"]]
     if not 0 < len(records) < epochs or [record.epoch for record in records] != list(range(1, len(records) + 1)):
@@ -136,7 +136,7 @@ def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, An
 
 
 class _Training:
-    """A model in training, with all that changes meanwhile."""
+    """A model in training, with all its changing state."""
 
     def __init__(self, spec: RunSpec, task: Task, data: Data, graphs: bool = False) -> None:
         self._task = task
@@ -146,7 +146,7 @@ class _Training:
         self._test = _Resident(data.test, self._device)
         self._steps = math.ceil(len(data.train) / spec.batch_size)
         torch.manual_seed(spec.seed)
-        # Made on the CPU, so that it begins alike on every device.
+        # Made on the CPU, so that its initialisation is the same on each device.
         self._model = task.make_model().to(self._device)
         measure = _Measure(task, self._model, _autocast(spec.precision, self._device))
         self._measure = self._ranks.spread(self._model, measure)
@@ -154,14 +154,14 @@ class _Training:
         self._ranks.check(self._optimizer, spec.optimizer)
         self._scheduler = make_scheduler(spec, self._optimizer)
         self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
-        # Whatever was drawn so far, dropout and its like see the same numbers without and with LGA.
+        # Dropout and similar layers draw the same numbers without and with LGA, no matter what was drawn before.
         torch.manual_seed(_derived(spec.seed, self._ranks.purpose("training")))
         self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
         if graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
             self._step = RecordedStep(self._step, self._optimizer, spec.batch_size)
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
-        """Train for an epoch, which is the ``epoch``-th, and test."""
+        """Train for one epoch, number ``epoch``, and test."""
         report = _occasionally(on_progress, epoch, self._steps)
         began = time.perf_counter()
         set_mode(self._optimizer, "train")
@@ -203,7 +203,7 @@ class _Training:
         return means.result()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epoch depends on."""
+        """The state on which the next epochs depend."""
         return {
             **self._ranks.state(self._model, self._optimizer),
             "attributes": attributes(self._optimizer),
@@ -213,7 +213,7 @@ class _Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, for the same specification."""
+        """Restore a result of `state_dict` of the same specification."""
         self._ranks.load(self._model, self._optimizer, state)
         vars(self._optimizer).update(state["attributes"])
         if self._scheduler is not None:
@@ -231,7 +231,7 @@ class _Training:
 
 
 class _Resident:
-    """Examples on a device: moved there once where they lie in memory, else batch by batch."""
+    """Examples on a device: moved there once if they are in memory, otherwise batch by batch."""
 
     def __init__(self, examples: Examples, device: torch.device) -> None:
         self._device = device
@@ -251,7 +251,7 @@ class _Resident:
 
 
 class _Batches:
-    """The training batches of each epoch: their order and augmentation depend on the seed alone."""
+    """The training batches of each epoch. Their order and augmentation depend on the seed only."""
 
     def __init__(self, spec: RunSpec, data: Data, device: torch.device) -> None:
         self._size = spec.batch_size
@@ -271,7 +271,7 @@ class _Batches:
 
 
 class _Measure:
-    """What is measured of a batch; looked at closely the first time in training, and in tests."""
+    """The task's measures of a batch, checked at the first call in training and in testing."""
 
     def __init__(self, task: Task, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._task = task
@@ -289,7 +289,7 @@ class _Measure:
 
 
 class _Step:
-    """A step of training on one batch. It reads nothing that a device computes, so that it never waits for one."""
+    """A training step on one batch. It does not read values of the device, so it does not wait for it."""
 
     def __init__(
         self,
@@ -297,13 +297,13 @@ class _Step:
         optimizer: Optimizer,
         give_loss: bool,
         device: torch.device,
-        ranks: Alone,
+        ranks: SingleProcess,
     ) -> None:
         self._measure = measure
         self._ranks = ranks
         self._optimizer: Any = optimizer
         self._give_loss = give_loss or takes_loss(optimizer)
-        # Elsewhere gradients stay where they are, for a step that was captured in a graph finds them there again.
+        # On other devices gradients keep their memory: a captured step needs them at the same addresses.
         self._fresh_gradients = device.type == "cpu"
         if device.type == "cuda":
             make_capturable(optimizer)
@@ -322,9 +322,9 @@ class _Step:
 
 
 class _Means:
-    """Means of the measures over the examples of an epoch. They stay tensors until the epoch is over."""
+    """Means of the measures over the examples of an epoch. Values stay tensors until the end of the epoch."""
 
-    def __init__(self, task: Task, ranks: Alone) -> None:
+    def __init__(self, task: Task, ranks: SingleProcess) -> None:
         self._task = task
         self._ranks = ranks
         self._values: dict[str, list[Tensor]] = {}
@@ -337,7 +337,7 @@ class _Means:
 
     def result(self) -> dict[str, float]:
         if not self._sizes:
-            raise UsageError(f"task {self._task.name!r}: a set of its data gave no batch")
+            raise UsageError(f"task {self._task.name!r}: one of its data sets has no batches")
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
         return {
             name: float(
@@ -355,7 +355,7 @@ def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
         raise UsageError(f"{what} must return tensors by name, got {type(measures).__name__}")
     for name in ("loss", task.score):
         if name not in measures:
-            remedy = "" if name == "loss" else "; Task(score=...) says which of them is the score"
+            remedy = "" if name == "loss" else "; set Task(score=...) to the name of the score"
             raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}{remedy}")
     for name, value in measures.items():
         if not (isinstance(value, Tensor) and value.numel() == 1):
@@ -386,19 +386,19 @@ def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> C
 
 
 def check_spec(spec: RunSpec) -> None:
-    """Raise `UsageError` where a value of ``spec`` itself is out of its range."""
+    """Raise `UsageError` if a value of ``spec`` is out of its range."""
     if spec.epochs < (not spec.is_open_ended):
         raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
     if spec.batch_size < (not spec.is_open_ended):
         raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
     if not 0 <= spec.seed < 2**63:
-        raise UsageError(f"a seed is a whole number from 0 to 2^63 - 1, got {spec.seed}")
+        raise UsageError(f"seed must be an integer from 0 to 2^63 - 1, got {spec.seed}")
     if spec.precision not in PRECISIONS:
         raise UsageError(f"unknown precision {spec.precision!r}{did_you_mean(spec.precision, PRECISIONS)}")
     if spec.device not in DEVICES:
         raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
     if spec.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device 'cuda': there is no GPU that torch {torch.__version__} can use")
+        raise UsageError(f"device 'cuda': torch {torch.__version__} does not find a usable GPU")
     if not spec.is_open_ended:
         check_ranks(spec)
 
@@ -408,5 +408,5 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
 
 
 def _derived(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose: streams that share one would repeat each other's numbers."""
+    """A separate seed for each purpose, so that the random streams differ."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers of torch by name, stepped once an epoch."""
+"""torch's learning-rate schedulers by name, stepped once per epoch."""
 
 from inspect import signature
 from typing import Any
@@ -12,35 +12,33 @@ from lossaware.studies.specs.run_spec import RunSpec, format_options
 
 
 def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler that ``spec`` names, on the optimizer; None where it names none."""
+    """The scheduler of ``spec`` for the optimizer; None if it has none."""
     if spec.scheduler is None:
         if spec.scheduler_options:
-            raise UsageError(
-                f"scheduler_options need a scheduler, got {format_options(spec.scheduler_options)} and none"
-            )
+            raise UsageError(f"scheduler_options need a scheduler, got only {format_options(spec.scheduler_options)}")
         return None
     known = {
-        name: found
-        for name, found in vars(lr_scheduler).items()
-        if isinstance(found, type) and issubclass(found, LRScheduler) and not name.endswith("LRScheduler")
+        name: kind
+        for name, kind in vars(lr_scheduler).items()
+        if isinstance(kind, type) and issubclass(kind, LRScheduler) and not name.endswith("LRScheduler")
     }
     if spec.scheduler not in known:
         raise UsageError(f"unknown scheduler {spec.scheduler!r}{did_you_mean(spec.scheduler, known)}")
     if isinstance(milestones := dict(spec.scheduler_options).get("milestones", ()), str) and "," not in milestones:
-        # torch would take its characters for milestones.
+        # torch would use its characters as milestones.
         raise UsageError(
-            f"scheduler {spec.scheduler!r}: milestones must be whole numbers separated by commas, one alone as '3,': "
+            f"scheduler {spec.scheduler!r}: milestones must be integers separated by commas, a single one as '3,': "
             f"got {milestones!r}"
         )
     if any("lr" not in group for group in optimizer.param_groups):
         raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
-    found = _with_example(spec, known[spec.scheduler], optimizer)
-    assert isinstance(found, LRScheduler)
-    return found
+    scheduler = _with_example(spec, known[spec.scheduler], optimizer)
+    assert isinstance(scheduler, LRScheduler)
+    return scheduler
 
 
 def _with_example(spec: RunSpec, kind: Any, optimizer: Optimizer) -> Any:
-    """The scheduler; where arguments are missing, the message has an example with all of them."""
+    """The scheduler. If arguments are missing, the message has an example with all of them."""
     what = f"scheduler {spec.scheduler!r}"
     try:
         return call(what, kind, optimizer, options=dict(spec.scheduler_options))
@@ -57,11 +55,11 @@ def _with_example(spec: RunSpec, kind: Any, optimizer: Optimizer) -> Any:
 
 
 _EXAMPLES = {"step_size": 5, "gamma": 0.5, "milestones": "5,10", "max_lr": 0.1, "base_lr": 1e-3}
-"""Values for a message; of any other argument it is the number of epochs."""
+"""Example values for a message; for any other argument it is the number of epochs."""
 
 
 def advance(scheduler: LRScheduler | None, loss: float) -> None:
-    """What a scheduler does after an epoch, whose mean training loss is given."""
+    """Step the scheduler after an epoch with this mean training loss."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(loss)
     elif scheduler is not None:
