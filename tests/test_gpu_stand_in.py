@@ -261,7 +261,7 @@ def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_pat
     said, errors = second.communicate()
     assert second.returncode == 0, errors
     assert said.splitlines()[:2] == [f"{name}: done before, with the same source" for name in ("tests", "benchmark")]
-    assert "All 4 runs are there already." in (out / "two.log").read_text()
+    assert "All 4 runs are already finished." in (out / "two.log").read_text()
 
 
 @pytest.mark.timeout(1200)

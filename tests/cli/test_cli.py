@@ -267,7 +267,7 @@ def build():
     last = error.splitlines()[-1]
     kept = re.fullmatch(
         r"lossaware: stopped; (\d+) of 12 runs are finished and kept in .*results\.sqlite\. "
-        r"The same command goes on from there\.",
+        r"Run the same command again to continue\.",
         last,
     )
     assert kept is not None, error
@@ -277,7 +277,7 @@ def build():
     again = started(*command, cwd=tmp_path)
     out, error = again.communicate(timeout=120)
     assert again.returncode == 0, error
-    assert f"{12 - int(kept.group(1))} runs to do, {kept.group(1)} are there already" in error
+    assert f"{12 - int(kept.group(1))} runs to do, {kept.group(1)} already finished" in error
     assert json.loads(out)["tables"][0]["rows"][0]["without"]["n"] == 6
 
 

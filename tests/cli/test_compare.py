@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.statistics import paired
-from lossaware.studies.comparing.carry_out import carry_out
+from lossaware.studies.comparing.execute import execute_comparison
 from lossaware.studies.execution import progress
 from lossaware.studies.execution.events import Engine, EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import LocalEngine
@@ -53,7 +53,7 @@ QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 def carried_out(study: Study, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
     task = load_task("digits", study.file.base.task_options)
-    return carry_out(study, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
+    return execute_comparison(study, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(engine, tmp_path):
     engine.stop_after = 5
-    with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* The same command goes on"):
+    with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* Run the same command again"):
         carried_out(SMALL, tmp_path, engine=engine)
     assert not (tmp_path / "report.html").exists()
     engine.stop_after = math.inf
@@ -237,7 +237,7 @@ def test_progress_in_plain_lines(engine, tmp_path):
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[0].startswith("16 runs to do")
     assert lines[1].startswith("16 runs done in")
-    assert lines[2].startswith("8 runs to do, 16 are there already")
+    assert lines[2].startswith("8 runs to do, 16 already finished")
 
 
 def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, monkeypatch):
@@ -247,7 +247,7 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
     spec = dataclasses.replace(spec, epochs=100)
     with (tmp_path / "lines").open("w") as file:
         console = Console(file=file, width=100)
-        with progress.RunProgress([spec], there=0, jobs=1, console=console) as shown:
+        with progress.RunProgress([spec], finished=0, jobs=1, console=console) as shown:
             shown.handle(RunStarted(spec))
             shown.handle(RunNote(spec, "continues after epoch 50 of 100", 50))
             for epoch in range(1, 61):
@@ -263,7 +263,7 @@ def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     spec = dataclasses.replace(spec_of("sgd", 0.01, 0, with_lga=False), epochs=10)
     lines = io.StringIO()
-    with progress.RunProgress([spec], there=0, jobs=1, console=Console(file=lines, width=100)) as shown:
+    with progress.RunProgress([spec], finished=0, jobs=1, console=Console(file=lines, width=100)) as shown:
         shown.handle(RunStarted(spec))
         now = 14.0  # torch is imported
         shown.handle(Progress(spec, 1, 1, 1000, 1.0))

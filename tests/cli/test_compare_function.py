@@ -74,7 +74,7 @@ def test_runs_are_kept_until_the_file_changes(file, capsys):
     assert run(*command) == 0
     assert "4 runs to do" in capsys.readouterr().err
     assert run(*[word if word != "2" else "3" for word in command]) == 0
-    assert "2 runs to do, 4 are there already" in capsys.readouterr().err
+    assert "2 runs to do, 4 already finished" in capsys.readouterr().err
     file.write_text(QUADRATIC.replace("trial.epochs(3)", "trial.epochs(2)"))
     assert run(*command) == 0
     assert "4 runs to do" in capsys.readouterr().err

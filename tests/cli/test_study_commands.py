@@ -53,7 +53,7 @@ def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
 
     assert lossaware("study", "run", "grid.toml", *small) == 0
     shown = capsys.readouterr()
-    assert "All 2 runs are there already." in shown.err
+    assert "All 2 runs are already finished." in shown.err
     assert shown.out == table
 
     assert lossaware("study", "export", "grid.toml", "--to", "results") == 0
@@ -130,7 +130,7 @@ def test_where_only_some_data_is_there_the_message_says_how_to_run_that(file, ti
     assert lossaware("study", "run", "table01", "--data", tiny_mnist, "--seeds", "1") == 2
     err = capsys.readouterr().err
     assert "cifar" in err
-    assert "its data is there for --only task=MNIST" in err
+    assert "data is available for --only task=MNIST" in err
 
 
 def test_a_foreign_database_is_left_alone(file, tmp_path, capsys):

@@ -114,7 +114,7 @@ def compare(
     task_options = assignments("--set", settings or ())
     source = data_source(data, no_verify)
 
-    from lossaware.studies.comparing.carry_out import carry_out, carry_out_trials
+    from lossaware.studies.comparing.execute import execute_comparison, execute_trials
     from lossaware.studies.comparing.scoring import Scoring
     from lossaware.studies.execution.command import CommandEngine
     from lossaware.studies.execution.factory import open_engine
@@ -198,11 +198,11 @@ def compare(
                 gamma2=found.gamma2,
                 lga=lga,
             )
-            outcome = carry_out(study, found, **how)
+            outcome = execute_comparison(study, found, **how)
         else:
             kind: Literal["function", "command"] = "command" if isinstance(found, TrialCommand) else "function"
             study = trial_comparison(found.name, kind, settings_of_all, lrs=lr_values, arms=sides, lga=lga)
-            outcome = carry_out_trials(study, found, scoring, **how)
+            outcome = execute_trials(study, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
         shown.print(text.body(table, shown.width))

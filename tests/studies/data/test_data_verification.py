@@ -79,7 +79,7 @@ def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
     assert stop.value.code == 0, err
     [said] = recorded(tmp_path / "out")
     assert said.startswith("bag_data: not verified (no checksums are known); content ")
-    assert err.count(f"{said}. From `lossaware data record` on, files are verified.") == 1
+    assert err.count(f"{said}. To verify files from now on: `lossaware data record`.") == 1
     record_files(DATA_SETS["segmentation"], made)
     [files] = load_task("segmentation", {"side": 32, "train_examples": 2, "test_examples": 1}).load(made).files
     assert files.verified

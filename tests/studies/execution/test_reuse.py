@@ -167,5 +167,5 @@ all = {}
         assert stop.value.code == 0
         said.append(capsys.readouterr().err)
     assert "1 run to do" in said[0]
-    assert "1 of 2 runs are in others already: in longer ones, or" in said[1]
-    assert "All 2 runs are there already." in said[1]
+    assert "1 of 2 runs are already parts of others: of longer ones, or" in said[1]
+    assert "All 2 runs are already finished." in said[1]

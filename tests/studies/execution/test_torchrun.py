@@ -197,7 +197,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task
     assert len(said) == 1
     assert re.fullmatch(
         r"lossaware: torchrun ends all ranks, as one was killed or failed, .*; \d of 2 runs are finished and kept in "
-        r"out/results\.sqlite\. The same command goes on from there\.",
+        r"out/results\.sqlite\. Run the same command again to continue\.",
         said[0],
     )
     assert any(len(records) < 12 for records in stored(tmp_path / "killed").values())

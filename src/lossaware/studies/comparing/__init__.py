@@ -1,1 +1,1 @@
-"""A comparison from beginning to end: it is checked, carried out and reported."""
+"""A comparison: checks, execution and report."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies.comparing.carry_out import carry_out_trials
+from lossaware.studies.comparing.execute import execute_trials as carry_out_trials
 from lossaware.studies.comparing.result import Result
 from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.specs.arms import Arm, arms_of_gamma2, parse_arms

@@ -1,4 +1,4 @@
-"""Which number of a function that trains is its score, and which way is better."""
+"""The score of a training function, and its direction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lossaware.studies.specs.trial_function import SCORE, TrialFunction
 
 @dataclass(frozen=True)
 class Scored:
-    """A `Subject` of reports; see there."""
+    """A `lossaware.studies.specs.task.Subject` of reports."""
 
     name: str
     summary: str
@@ -23,12 +23,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is asked for.
+    """Settings of the score.
 
     Attributes:
         maximize: Whether a larger score is better.
-        score: The name of a reported number; None is what the function returns.
-        percent: Whether to show it as a percentage; None does so for an accuracy between 0 and 1.
+        score: The name of a reported number; None for the returned number.
+        percent: Whether to show it as a percentage; by default for an accuracy in [0, 1].
     """
 
     maximize: bool
@@ -37,10 +37,10 @@ class Scoring:
 
     @classmethod
     def of(cls, direction: str | None, score: str | None = None, percent: bool | None = None) -> "Scoring":
-        """That of a direction, ``"maximize"`` or ``"minimize"``.
+        """The scoring with a direction, ``"maximize"`` or ``"minimize"``.
 
         Raises:
-            UsageError: It is neither.
+            UsageError: The direction is neither.
         """
         if direction not in ("maximize", "minimize"):
             raise UsageError(
@@ -50,14 +50,13 @@ class Scoring:
         return cls(direction == "maximize", score, percent)
 
     def subject(self, function: TrialFunction | TrialCommand, runs: Sequence[Sequence[EpochRecord]]) -> Scored:
-        """What reports say of a function, given its complete runs.
+        """Description of a function for reports, from its complete runs.
 
-        What was returned is called by the name under which it was reported after the last epoch, where there is just
-        one in all runs: then it has a curve. Where nothing was returned, as by a command, it is the only number that
-        was reported besides the loss.
+        If all runs reported the returned number under one name after the last epoch, it has this name: then there is
+        a curve. If nothing was returned, as by a command, the score is the only reported number besides the loss.
 
         Raises:
-            UsageError: No run reported the score that is asked for; or it is not said which number it is.
+            UsageError: No run reported the requested score; or the score is ambiguous.
         """
         last = [run[-1].test for run in runs if run]
         name = self.score or SCORE
@@ -80,10 +79,10 @@ class Scoring:
 
 
 def _only_one(names: Sequence[str]) -> str:
-    """The score among what was reported."""
+    """The score among the reported numbers."""
     candidates = [name for name in names if "loss" not in name] or list(names)
     if len(candidates) != 1:
         raise UsageError(
-            f"several numbers were reported ({', '.join(names)}): say which to compare, as by --score {candidates[0]}"
+            f"several numbers were reported ({', '.join(names)}): choose one, for example by --score {candidates[0]}"
         )
     return candidates[0]

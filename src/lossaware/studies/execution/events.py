@@ -1,4 +1,4 @@
-"""What engines tell while runs execute, and what an engine is."""
+"""Events of runs, and the interface of engines."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from lossaware.studies.training.checkpoint import Checkpoints
 
 @dataclass(frozen=True)
 class RunStarted:
-    """A process has the run. Comes a second time where the first process died."""
+    """A process has started the run. Sent again if the first process died."""
 
     spec: RunSpec
 
 
 @dataclass(frozen=True)
 class DataRead:
-    """The run has its data, from these files; comes only where it read any."""
+    """The run has read its data from these files. Not sent by runs without files."""
 
     spec: RunSpec
     files: tuple[FilesRead, ...]
@@ -26,7 +26,7 @@ class DataRead:
 
 @dataclass(frozen=True)
 class Length:
-    """How many epochs an open-ended run will have, as it says itself."""
+    """Number of epochs of an open-ended run, as the run reports it."""
 
     spec: RunSpec
     epochs: int
@@ -34,7 +34,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Progress:
-    """The run is within an epoch: ``step`` of ``steps`` are done, the last with ``loss``. Both count from 1."""
+    """Progress within an epoch: ``step`` of ``steps`` are done, the last with ``loss``. ``epoch`` counts from 1."""
 
     spec: RunSpec
     epoch: int
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch is over."""
+    """An epoch has finished."""
 
     spec: RunSpec
     record: EpochRecord
@@ -53,7 +53,7 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class RunDone:
-    """The last epoch is over, which is the ``epochs``-th."""
+    """The run has finished, after ``epochs`` epochs."""
 
     spec: RunSpec
     epochs: int = 0
@@ -61,7 +61,7 @@ class RunDone:
 
 @dataclass(frozen=True)
 class RunFailed:
-    """The run ended early, for the reason in ``message``, one line."""
+    """The run failed; ``message`` is the reason in one line."""
 
     spec: RunSpec
     message: str
@@ -69,9 +69,9 @@ class RunFailed:
 
 @dataclass(frozen=True)
 class RunNote:
-    """Something about the run that is worth a line.
+    """A message about the run.
 
-    ``epochs`` of them are taken from its checkpoint; all are told by `EpochDone`, as though they were done anew.
+    ``epochs`` is the number of epochs restored from its checkpoint. `EpochDone` is sent for these too.
     """
 
     spec: RunSpec
@@ -83,21 +83,21 @@ Event = RunStarted | DataRead | Length | Progress | EpochDone | RunDone | RunFai
 
 
 class Engine(Protocol):
-    """Executes runs and tells what happens, in whatever order it happens."""
+    """Executes runs and yields their events, in the order in which they happen."""
 
     @property
     def jobs(self) -> int | None:
-        """How many runs at a time; None where that shows only later."""
+        """Number of concurrent runs; None if it is not known in advance."""
 
     def execute(
         self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
-        """Executes each run, once. A run that fails is an event; the others go on.
+        """Execute each run once. A failed run is an event; the others continue.
 
-        Closing the generator, which Ctrl-C does as well, stops all runs.
+        Closing the generator, as Ctrl-C does, stops all runs.
 
         Args:
             specs: The runs.
-            data_folder: Folder of the data, for tasks that need one.
-            checkpoints: Where runs keep what they need to go on in the middle, and go on from; None keeps nothing.
+            data_folder: Folder of the data, for tasks that need it.
+            checkpoints: The checkpoints from which runs continue and which they write; None for no checkpoints.
         """

@@ -1,4 +1,4 @@
-"""Runs in this process, one after another: for functions that only this process has, as those of a notebook."""
+"""Runs in this process, one after another: for functions that only this process has, as in a notebook."""
 
 from collections.abc import Sequence
 
@@ -15,29 +15,29 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.training.checkpoint import Checkpoints
 
 
-def carry_out_here(
+def execute_in_process(
     specs: Sequence[RunSpec], store: Store, function: TrialFunction, *, data: DataSource, console: Console
 ) -> Sequence[tuple[RunSpec, str]]:
-    """Call a function that trains for each run that the store misses, in this thread.
+    """Call a training function, in this thread, for each run that the store does not have.
 
     Args:
         specs: The runs.
-        store: Where they are kept.
+        store: The store of their results.
         function: The function.
-        data: Folder of the data, which it may ask for.
-        console: Where progress is shown.
+        data: Folder of the data, which it may read.
+        console: Output of progress.
 
     Returns:
         The runs that failed, with the reasons.
 
     Raises:
-        Stopped: Ctrl-C. What is finished is in the store.
+        Stopped: Ctrl-C. Finished epochs are in the store.
     """
     if not (missing := store.missing(specs)):
         return []
     checkpoints = Checkpoints(store.checkpoints)
     checkpoints.clear(store.complete_keys())
-    with RunProgress(missing, there=len(specs) - len(missing), jobs=1, console=console) as progress:
+    with RunProgress(missing, finished=len(specs) - len(missing), jobs=1, console=console) as progress:
 
         def tell(event: Event) -> None:
             note = keep(event, store, checkpoints)

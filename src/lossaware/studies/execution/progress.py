@@ -1,4 +1,4 @@
-"""What is going on while runs are carried out: bars on a terminal, an occasional line elsewhere."""
+"""Progress of runs: bars on a terminal, otherwise a line from time to time."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.run_spec import RunSpec
 
 LINE_EVERY = 15.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 
 def describe(spec: RunSpec) -> str:
@@ -37,27 +37,27 @@ class RunProgress:
     """Shows the events of an engine; a context manager.
 
     Args:
-        to_do: The runs that will be carried out.
-        there: How many runs of the same study were there already.
-        jobs: How many run at a time; None where that is not known.
-        console: Where to show it; bars where it is a terminal.
+        to_do: The runs to execute.
+        finished: Number of runs of the same study that are already finished.
+        jobs: Number of concurrent runs; None if not known.
+        console: Output; bars if it is a terminal.
     """
 
-    def __init__(self, to_do: Sequence[RunSpec], *, there: int, jobs: int | None, console: Console) -> None:
+    def __init__(self, to_do: Sequence[RunSpec], *, finished: int, jobs: int | None, console: Console) -> None:
         self.failures: list[tuple[RunSpec, str]] = []
         self.done = 0
         self._to_do = len(to_do)
-        self._there = there
+        self._finished = finished
         self._jobs = jobs
         self._console = console
         self._specs = to_do
-        self._lengths: dict[RunSpec, int] = {}  # of open-ended runs, as they say it
-        self._usual_length = 1  # of those that have not said it
+        self._lengths: dict[RunSpec, int] = {}  # of open-ended runs that have reported it
+        self._usual_length = 1  # of those that have not
         self._partial: dict[RunSpec, float] = {}
         self._finished_epochs = 0.0
-        self._taken = 0  # epochs from checkpoints, which say nothing of the pace
-        self._began = self._said = time.monotonic()
-        self._first_step: float | None = None  # when; the pace counts from there, and not from importing torch
+        self._restored = 0  # epochs from checkpoints, which do not count for the pace
+        self._began = self._last_line = time.monotonic()
+        self._first_step: float | None = None  # its time; the pace counts from it, without importing torch
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -73,9 +73,9 @@ class RunProgress:
         self._unverified: set[str] = set()
 
     def __enter__(self) -> Self:
-        kept = f", {self._there} are there already" if self._there else ""
+        kept = f", {self._finished} already finished" if self._finished else ""
         at_a_time = f", {self._jobs} at a time" if self._jobs and self._jobs > 1 else ""
-        self._say(f"{_runs(self._to_do)} to do{kept}{at_a_time}.")
+        self._print(f"{_runs(self._to_do)} to do{kept}{at_a_time}.")
         self._bars.start()
         return self
 
@@ -84,10 +84,10 @@ class RunProgress:
     ) -> None:
         self._bars.stop()
         if kind is None:
-            self._say(f"{_runs(self.done)} done in {duration(time.monotonic() - self._began)}.")
+            self._print(f"{_runs(self.done)} done in {duration(time.monotonic() - self._began)}.")
 
     def watch(self, events: "Iterable[engine.Event]") -> None:
-        """Show all events until there are no more."""
+        """Show all events."""
         for event in events:
             self.handle(event)
 
@@ -99,7 +99,7 @@ class RunProgress:
                 self._show(spec, 0.0, "")
             case engine.DataRead(_, files):
                 for unverified in {str(each) for each in files if not each.verified} - self._unverified:
-                    self._say(f"{unverified}. From `lossaware data record` on, files are verified.")
+                    self._print(f"{unverified}. To verify files from now on: `lossaware data record`.")
                     self._unverified.add(unverified)
             case engine.Length(spec, epochs):
                 self._lengths[spec] = self._usual_length = epochs
@@ -114,19 +114,19 @@ class RunProgress:
                 self.done += 1
                 self._end(spec, self._length(spec))
             case engine.RunNote(spec, message, epochs):
-                self._taken += epochs
+                self._restored += epochs
                 if spec in self._lines:
                     self._bars.update(self._lines[spec], taken=epochs)
-                self._say(f"{describe(spec)}: {message}")
+                self._print(f"{describe(spec)}: {message}")
             case engine.RunFailed(spec, message):
                 self.failures.append((spec, message))
                 self._end(spec, self._length(spec))
-                self._say(f"failed: {describe(spec)}: {message}")
-        self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._taken)
+                self._print(f"failed: {describe(spec)}: {message}")
+        self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._restored)
         self._occasionally()
 
     def _length(self, spec: RunSpec) -> int:
-        """The epochs of a run, as far as they are known."""
+        """The number of epochs of a run, estimated if not known."""
         return self._lengths.get(spec, self._usual_length) if spec.is_open_ended else spec.epochs
 
     def _epochs(self) -> int:
@@ -159,22 +159,22 @@ class RunProgress:
             self._bars.remove_task(self._lines.pop(spec))
 
     def _occasionally(self) -> None:
-        if self._console.is_terminal or (now := time.monotonic()) - self._said < LINE_EVERY:
+        if self._console.is_terminal or (now := time.monotonic()) - self._last_line < LINE_EVERY:
             return
-        self._said = now
+        self._last_line = now
         reached = self._reached()
-        done = reached - self._taken
+        done = reached - self._restored
         pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
         left = pace * max(0.0, self._epochs() - reached)
         about = f", about {duration(left)} left" if math.isfinite(left) else ""
-        self._say(f"{self._count()} done{about}.")
+        self._print(f"{self._count()} done{about}.")
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _TimeLeft(ProgressColumn):
-    """Time left at the average pace so far, which is steadier than the pace of the last seconds."""
+    """Time left at the average pace so far, which varies less than the pace of the last seconds."""
 
     max_refresh = 0.5
 
@@ -187,7 +187,7 @@ class _TimeLeft(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units: ``40 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """A duration in its two largest units: ``40 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Runs that need not be computed, as another one has all their numbers already."""
+"""Runs that need not be computed, because another run has all their numbers."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,63 +16,63 @@ from lossaware.studies.training.scheduler import make_scheduler
 
 
 def adopt_equal(specs: Iterable[RunSpec], results: Results, store: Store) -> int:
-    """Take into a store those runs whose numbers a complete one has already, bit for bit.
+    """Copy into a store the runs whose numbers a complete run has, bit for bit.
 
-    - A run is the beginning of one that differs from it by more epochs alone, for nothing in a run knows how many there
-      will be. A scheduler that has a length has it among its options, which then differ as well.
-    - A run under ReduceLROnPlateau whose learning rate never falls is the run without a scheduler. Whether the rate
-      falls follows from the training losses alone, and until it does, those are the same.
+    - A run is the beginning of a longer run that differs only in its epochs: a run does not depend on its number of
+      epochs. A scheduler with a length has it in its options, which then differ too.
+    - A run with ReduceLROnPlateau whose learning rate never falls equals the run without a scheduler. Whether the rate
+      falls depends on the training losses only, and until then these are the same.
 
-    As in `study_exchange.adopt`, runs of a user's own task are not taken.
+    As in `lossaware.studies.store.exported.adopt`, runs of a user's own task are not copied.
 
     Args:
-        specs: Runs that can be carried out.
-        results: Where the others are looked for.
-        store: Takes what it misses.
+        specs: Runs that can be executed.
+        results: The other runs.
+        store: Receives the runs that it does not have.
 
     Returns:
-        How many were taken.
+        Number of copied runs.
     """
     kinds = defaultdict(list)
     for spec in results.specs():
         kinds[_of_any_length(spec)].append(spec)
-    taken = 0
+    adopted = 0
     for spec in store.missing(specs):
         for other in _candidates(spec, kinds):
             try:
                 records = results.records(other)
-            except UsageError:  # it is damaged, which is said when it is asked for itself
+            except UsageError:  # it is damaged, which is reported when it is read for itself
                 continue
-            if len(records) == other.epochs and _tells(other, records, spec):
+            if len(records) == other.epochs and _begins_with(other, records, spec):
                 store.adopt(spec, records[: spec.epochs], results.environment(other))
-                taken += 1
+                adopted += 1
                 break
-    return taken
+    return adopted
 
 
 def _of_any_length(spec: RunSpec) -> RunSpec:
-    """What runs have in common that differ by their epochs alone."""
+    """The specification without its number of epochs, for comparison."""
     return replace(spec, epochs=1)
 
 
 def _candidates(spec: RunSpec, kinds: Mapping[RunSpec, Sequence[RunSpec]]) -> Iterator[RunSpec]:
-    """Runs at least as long that may begin with all numbers of this one."""
+    """Runs, at least as long, that may begin with the numbers of this one."""
     if spec.own_code:
         return
-    alike = [spec]
+    similar = [spec]
     if spec.scheduler == ReduceLROnPlateau.__name__:
-        alike.append(replace(spec, scheduler=None, scheduler_options=()))
-    for kind in map(_of_any_length, alike):
+        similar.append(replace(spec, scheduler=None, scheduler_options=()))
+    for kind in map(_of_any_length, similar):
         yield from (other for other in kinds.get(kind, ()) if other.epochs >= spec.epochs)
 
 
-def _tells(other: RunSpec, records: Sequence[EpochRecord], spec: RunSpec) -> bool:
+def _begins_with(other: RunSpec, records: Sequence[EpochRecord], spec: RunSpec) -> bool:
     """Whether the first records of a candidate are those of the run."""
     return other.scheduler == spec.scheduler or _keeps_the_rate(spec, records[: spec.epochs])
 
 
 def _keeps_the_rate(spec: RunSpec, records: Sequence[EpochRecord]) -> bool:
-    """Whether the scheduler, which is given these epochs, lets the learning rate alone before the last begins."""
+    """Whether the scheduler keeps the learning rate in all these epochs."""
     optimizer = SGD([torch.zeros(1)], lr=spec.lr)
     scheduler = make_scheduler(spec, optimizer)
     assert isinstance(scheduler, ReduceLROnPlateau)

@@ -1,4 +1,4 @@
-"""Carrying out a study: what is missing of it, after everything that could go wrong has been looked at."""
+"""Execution of a study: its missing runs, after all checks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,52 +34,52 @@ def run_study(
     console: Console,
     tensorboard: Path | None = None,
 ) -> int:
-    """Carry out the runs of a study that are neither in ``out`` nor in ``results``.
+    """Execute the runs of a study that are neither in ``out`` nor in ``results``.
 
     Args:
-        study: With its overrides.
-        data: Folder of the data, for tasks that need one.
-        engine: Where they execute.
+        study: The study with its overrides.
+        data: Folder of the data, for tasks that need it.
+        engine: The engine that executes the runs.
         out: Folder of the store.
-        results: Folder of exported studies, whose runs are taken over; None takes none.
-        console: Where progress is shown.
-        tensorboard: Folder for logs that TensorBoard reads; None for none.
+        results: Folder of exported studies, from which runs are copied; None for no folder.
+        console: Output of progress.
+        tensorboard: Folder of TensorBoard logs; None for no logs.
 
     Returns:
-        How many runs failed.
+        Number of failed runs.
 
     Raises:
-        UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
-        Stopped: Ctrl-C. What is finished is in the store.
+        UsageError: A setting, the data or the folder is not valid. All of this is checked before the first run.
+        Stopped: Ctrl-C. Finished epochs are in the store.
     """
     specs = study.specs
     exported = Exported(results) if results is not None else None
     folder = Folder(out)
     if checked := not folder.database.exists():
-        # Before anything is written.
+        # Before writing files.
         _check(study, [spec for spec in specs if exported is None or not exported.records(spec)], data)
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with Store(folder.database) as store:
-        if exported is not None and (taken := adopt(specs, exported, store)):
-            say(f"{taken} of {len(specs)} runs are taken from {results}.")
+        if exported is not None and (copied := adopt(specs, exported, store)):
+            say(f"{copied} of {len(specs)} runs are taken from {results}.")
         if not checked:
             _check(study, store.missing(specs), data)
         folder.note(Launch.now(study))
-        if taken := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
+        if copied := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
             say(
-                f"{taken} of {len(specs)} runs are in others already: in longer ones, or in those without a scheduler "
-                "that never acts."
+                f"{copied} of {len(specs)} runs are already parts of others: of longer ones, or of ones without a "
+                "scheduler that never acts."
             )
         if not store.missing(specs):
-            say(f"All {len(specs)} runs are there already.")
+            say(f"All {len(specs)} runs are already finished.")
         return len(supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
 
 
 def _check(study: Study, specs: Sequence[RunSpec], data: DataSource) -> None:
-    """Find out before the first run whether these can be run."""
+    """Check before the first run that these can be run."""
     _check_data(study, _tasks(study, specs), data)
 
 
@@ -87,7 +87,7 @@ _TaskKey = tuple[str, str]
 
 
 def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
-    """The tasks of a study, each with all its kinds of runs set up once, so that a wrong setting is found here."""
+    """The tasks of a study. Each kind of run is set up once, to detect wrong settings."""
     groups: dict[_TaskKey, list[RunSpec]] = {}
     for spec in specs:
         groups.setdefault((spec.task, repr(spec.task_options)), []).append(spec)
@@ -95,7 +95,7 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
     for key, group in groups.items():
         try:
             tasks[key] = load_task(group[0].task, group[0].task_options)
-            one_model = cache(tasks[key].make_model)  # it serves all: it is not trained
+            one_model = cache(tasks[key].make_model)  # shared by all, as it is not trained
             check(group, replace(tasks[key], model=one_model))
         except UsageError as error:
             raise UsageError(f"{study.what}: {error}") from None
@@ -103,30 +103,30 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
 
 
 def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
-    """Refuse a measure that no run of the task has: otherwise it shows in the table, after all runs."""
+    """Refuse a measure that the task does not have, before the runs and not in the table after them."""
     for cell in study.cells.values():
         name = cell.quantity.name
         if known and name not in known and study.chosen(cell) and any(spec.task == task for spec in cell.specs):
-            raise UsageError(f"task {task!r} measures no {name!r}{did_you_mean(name, known)}")
+            raise UsageError(f"task {task!r} does not measure {name!r}{did_you_mean(name, known)}")
 
 
 def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: DataSource) -> None:
-    """Load the data of each task once, so that what is missing is said before the first run.
+    """Load the data of each task once, so that missing data is reported before the first run.
 
-    Where some tasks have their data, the message says how to run those.
+    If some tasks have their data, the message says how to run those.
     """
-    there, errors = [], []
+    available, errors = [], []
     for (name, _), task in tasks.items():
         try:
             _check_measures(study, name, names_measured(task, task.load(data)))
-            there.append(name)
+            available.append(name)
         except UsageError as error:
             errors.append(error)
     if not errors:
         return
     hint = ""
     for axis, points in study.file.axes.items():
-        named = [name for name, point in points.items() if point.task in there]
+        named = [name for name, point in points.items() if point.task in available]
         if named and study.overrides.only.get(axis) != tuple(named):
-            hint = f" (its data is there for --only {axis}={','.join(named)})"
+            hint = f" (data is available for --only {axis}={','.join(named)})"
     raise UsageError(f"{study.what}: {errors[0]}{hint}")

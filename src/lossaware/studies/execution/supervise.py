@@ -1,4 +1,4 @@
-"""Carrying out runs while someone watches: progress, logs, and what is said after Ctrl-C."""
+"""Executing runs with progress, logs, and a message after Ctrl-C."""
 
 import contextlib
 from collections.abc import Generator, Iterable, Sequence
@@ -25,7 +25,7 @@ from lossaware.studies.training.checkpoint import Checkpoints
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, with what is to be said then."""
+    """Ctrl-C, with a message."""
 
 
 def supervise(
@@ -37,22 +37,22 @@ def supervise(
     console: Console,
     tensorboard: Path | None = None,
 ) -> Sequence[tuple[RunSpec, str]]:
-    """Execute those of ``specs`` that the store misses, and show how far it is.
+    """Execute those of ``specs`` that the store does not have, and show progress.
 
     Args:
         specs: The runs.
-        store: Where they are kept.
-        engine: Where they execute.
-        data: Folder of the data, for tasks that need one.
-        console: Where progress is shown.
-        tensorboard: Folder for logs that TensorBoard reads, of all runs, those already there included; None for none.
+        store: The store of their results.
+        engine: The engine that executes them.
+        data: Folder of the data, for tasks that need it.
+        console: Output of progress.
+        tensorboard: Folder of TensorBoard logs of all runs, also of those already finished; None for no logs.
 
     Returns:
         The runs that failed, with the reasons.
 
     Raises:
-        UsageError: Logs are asked for and TensorBoard is not installed.
-        Stopped: Ctrl-C. What is finished is in the store.
+        UsageError: ``tensorboard`` is set but TensorBoard is not installed.
+        Stopped: Ctrl-C. Finished epochs are in the store.
     """
     missing = store.missing(specs)
     with ExitStack() as stack:
@@ -70,8 +70,8 @@ def supervise(
         events = stack.enter_context(closing(execute_missing(missing, store, engine, data)))
         if log is not None:
             events = stack.enter_context(closing(log.follow(events)))
-        there = len(specs) - len(missing)
-        progress = stack.enter_context(RunProgress(missing, there=there, jobs=engine.jobs, console=console))
+        finished = len(specs) - len(missing)
+        progress = stack.enter_context(RunProgress(missing, finished=finished, jobs=engine.jobs, console=console))
         try:
             progress.watch(events)
         except KeyboardInterrupt as stop:
@@ -82,9 +82,9 @@ def supervise(
 def execute_missing(
     specs: Iterable[RunSpec], store: Store, engine: Engine, data_folder: DataSource
 ) -> Generator[Event, None, None]:
-    """Executes those of ``specs`` that the store misses, each from its checkpoint if it has one.
+    """Execute those of ``specs`` that the store does not have, each from its checkpoint if it has one.
 
-    What an event tells is stored before the event is yielded.
+    The content of an event is stored before the event is yielded.
     """
     checkpoints = Checkpoints(store.checkpoints)
     checkpoints.clear(store.complete_keys())
@@ -100,7 +100,7 @@ def execute_missing(
 
 
 def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None:
-    """Store what an event tells; gives what is to be told beside it."""
+    """Store the content of an event; returns a note if there is something to report."""
     match event:
         case RunStarted(spec):
             if damage := store.begin(spec):
@@ -119,9 +119,9 @@ def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None
 
 
 def stopped(specs: Sequence[RunSpec], store: Store, why: str = "") -> Stopped:
-    """What Ctrl-C becomes; ``why`` says what else it was."""
+    """The message after Ctrl-C, or after another interruption named by ``why``."""
     kept = len(specs) - len(store.missing(specs))
     return Stopped(
         f"{why or 'stopped'}; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
-        "The same command goes on from there."
+        "Run the same command again to continue."
     )

@@ -1,4 +1,4 @@
-"""Runs in TensorBoard: a folder a run, a point an epoch."""
+"""TensorBoard logs of runs: one folder per run, one point per epoch."""
 
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -12,10 +12,10 @@ from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 
 
 class EpochLog:
-    """Writes what is known after each epoch, for TensorBoard to show; a context manager.
+    """Writes the record of each epoch for TensorBoard; a context manager.
 
     Args:
-        folder: Where each run gets a folder of its own, named by what it is.
+        folder: Folder of the logs, with one folder per run, named after the run.
 
     Raises:
         UsageError: The package ``tensorboard`` is not installed.
@@ -38,10 +38,10 @@ class EpochLog:
             writer.close()
 
     def write(self, spec: RunSpec, record: EpochRecord) -> None:
-        """One epoch: ``train/loss``, ``test/accuracy``, ``lga/gamma2`` and so on, whatever the record has."""
+        """One epoch: ``train/loss``, ``test/accuracy``, ``lga/gamma2`` and all other values of the record."""
         if spec not in self._writers:
             name = f"{spec.task} {describe(spec)} {spec.key}".replace("/", "-").replace(":", "-")
-            # Of an earlier log of the run, which begins anew, nothing may be left.
+            # The run's log starts from the beginning: remove an earlier one.
             place = self._folder / name
             for old in place.glob("events.out.tfevents.*"):
                 old.unlink()
@@ -53,7 +53,7 @@ class EpochLog:
         writer.flush()
 
     def follow(self, events: Iterable[Event]) -> Generator[Event, None, None]:
-        """Pass the events on, having written the epochs among them."""
+        """Yield the events, after writing the epochs among them."""
         for event in events:
             if isinstance(event, EpochDone):
                 self.write(event.spec, event.record)

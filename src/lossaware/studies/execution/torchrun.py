@@ -120,7 +120,7 @@ class TorchrunEngine:
             # In a thread, for a run tells of its progress while it is carried out.
             events: SimpleQueue[Event] = SimpleQueue()
             work = (spec, data_folder, checkpoints, events)
-            threading.Thread(target=self._team.carry_out, args=work, daemon=True).start()
+            threading.Thread(target=self._team.execute_run, args=work, daemon=True).start()
             event: Event | None = None
             while not isinstance(event, RunDone | RunFailed):
                 try:
@@ -169,9 +169,9 @@ class _Team:
             if "exit" in order:
                 return int(order["exit"])
             data = None if order["data"] is None else DataFolder(Path(order["data"]), order["verify"])
-            self.carry_out(RunSpec.from_json(order["run"]), data, None, SimpleQueue())
+            self.execute_run(RunSpec.from_json(order["run"]), data, None, SimpleQueue())
 
-    def carry_out(
+    def execute_run(
         self, spec: RunSpec, data: DataSource, checkpoints: Checkpoints | None, events: "SimpleQueue[Event]"
     ) -> None:
         """This rank's part of a run. How it ended is told once all ranks have said it."""

@@ -1,4 +1,4 @@
-"""Carrying out the comparison of a task, or of a function that trains, and writing its report."""
+"""Execution of the comparison of a task, or of a training function, and its report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.execution.command import CommandEngine
 from lossaware.studies.execution.events import Engine
-from lossaware.studies.execution.in_process import carry_out_here
+from lossaware.studies.execution.in_process import execute_in_process
 from lossaware.studies.execution.supervise import supervise
 from lossaware.studies.report import page as report
 from lossaware.studies.report.comparison import Outcome, summarize
@@ -26,7 +26,7 @@ from lossaware.studies.training.rehearse import check, rehearse_steps
 from lossaware.studies.training.run import check_spec
 
 
-def carry_out(
+def execute_comparison(
     study: Study,
     task: Task,
     *,
@@ -36,26 +36,26 @@ def carry_out(
     console: Console,
     tensorboard: Path | None = None,
 ) -> Outcome:
-    """Carry out what is missing of a comparison, and write its report.
+    """Execute the missing runs of a comparison, and write its report.
 
     Args:
-        study: What to compare; see `lossaware.studies.specs.comparison`.
+        study: The comparison; see `lossaware.studies.specs.comparison`.
         task: Its task, loaded.
-        data: Folder of the data, for tasks that need one.
-        engine: Where its runs execute.
+        data: Folder of the data, for tasks that need it.
+        engine: The engine that executes the runs.
         out: Folder of the results (``results.sqlite``) and the report (``report.html``).
-        console: Where progress is shown.
-        tensorboard: Folder for logs that TensorBoard reads; None for none.
+        console: Output of progress.
+        tensorboard: Folder of TensorBoard logs; None for no logs.
 
     Raises:
-        UsageError: A setting, the data or the folder is not as it must be. All of this is found before the first run.
-        Stopped: Ctrl-C. What is finished is in the store.
+        UsageError: A setting, the data or the folder is not valid. All of this is checked before the first run.
+        Stopped: Ctrl-C. Finished epochs are in the store.
     """
     specs = study.specs
     check(specs, task)
     page, database = out / "report.html", out / "results.sqlite"
     if is_new := not database.exists():
-        rehearse_steps(specs, task, task.load(data))  # its errors belong before anything is written
+        rehearse_steps(specs, task, task.load(data))  # report its errors before writing files
     report.check_writable(page)
     with Store(database) as store:
         if not is_new and (missing := store.missing(specs)):
@@ -64,7 +64,7 @@ def carry_out(
         return summarize(study, task, FinishedRuns(store), page, failures)
 
 
-def carry_out_trials(
+def execute_trials(
     study: Study,
     what: TrialFunction | TrialCommand,
     scoring: Scoring,
@@ -75,22 +75,22 @@ def carry_out_trials(
     console: Console,
     tensorboard: Path | None = None,
 ) -> Outcome:
-    """The same for a function or a command that trains. Each arm is rehearsed first, by one step.
+    """The same for a training function or command. Each arm is first rehearsed with one step.
 
     Args:
-        study: What to compare; see `lossaware.studies.specs.comparison`.
+        study: The comparison; see `lossaware.studies.specs.comparison`.
         what: The function, loaded, or the command.
-        scoring: Which number is the score, and which way is better.
-        data: Folder of the data, which it may ask for.
-        engine: Where its runs execute; None calls a function in this process.
-        out: As for `carry_out`.
-        console: Likewise.
-        tensorboard: Likewise; only with an engine.
+        scoring: The score, and its direction.
+        data: Folder of the data, which the function may read.
+        engine: The engine that executes the runs; None calls a function in this process.
+        out: See `execute_comparison`.
+        console: See `execute_comparison`.
+        tensorboard: See `execute_comparison`; only with an engine.
 
     Raises:
-        UsageError: An arm fails in its rehearsal, or a setting or the folder is not as it must be. All of this is
-            found before the first run. After it: no run has the score.
-        Stopped: Ctrl-C. What is finished is in the store.
+        UsageError: An arm fails in its rehearsal, or a setting or the folder is not valid, all checked before the
+            first run; or, after the runs, none has the score.
+        Stopped: Ctrl-C. Finished epochs are in the store.
     """
     specs = study.specs
     page, database = out / "report.html", out / "results.sqlite"
@@ -105,14 +105,14 @@ def carry_out_trials(
             rehearse_functions(to_do, data, what)
 
     if is_new := not database.exists():
-        rehearse(specs)  # its errors belong before anything is written
+        rehearse(specs)  # report its errors before writing files
     report.check_writable(page)
     with Store(database) as store:
         if not is_new and (missing := store.missing(specs)):
             rehearse(missing)
         if engine is None:
             assert isinstance(what, TrialFunction)
-            failures = carry_out_here(specs, store, what, data=data, console=console)
+            failures = execute_in_process(specs, store, what, data=data, console=console)
         else:
             failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         subject = scoring.subject(what, [store.records(spec) for spec in specs if store.complete(spec)])
