@@ -137,9 +137,9 @@ def test_places_are_filled_and_words_stay_words():
     expected = ["accelerate", "launch", "my train.py", "--lr", "0.0001", "--seed=3", "--config", "{x}", "--arm", "lga"]
     assert words == expected
     assert command.name == "my train"
-    with pytest.raises(UsageError, match=r"a place for \{lr\}: say --lrs"):
+    with pytest.raises(UsageError, match=r"the placeholder \{lr\}: set --lrs"):
         command.words(spec_of("", lr=0.0), "lga")
-    for text, message in (("", "wants a command"), ("python 'train.py", "cannot be split")):
+    for text, message in (("", "needs a command"), ("python 'train.py", "cannot be split")):
         with pytest.raises(UsageError, match=message):
             TrialCommand(text)
     with pytest.raises(UsageError, match="no-such-program cannot be started"):

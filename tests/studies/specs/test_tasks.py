@@ -217,7 +217,7 @@ def test_a_task_may_import_what_lies_beside_it(my_task):
         ("mnist", {"activation": 1}, "activation must be relu or tanh or sigmoid, got 1"),
         ("mnist", {"inputs": "raw"}, "task 'mnist': inputs must be standardized or unit or symmetric, got 'raw'"),
         ("mnist", {"padding": 0}, "has no option 'padding'; did you mean pad"),
-        ("my_task.py", {}, "say which function.*my_task.py:build"),
+        ("my_task.py", {}, "name the function.*my_task.py:build"),
         ("nowhere/my_task.py:build", {}, "there is no file nowhere/my_task.py"),
         ("no_such_package.tasks:build", {}, "there is no module 'no_such_package'"),
         ("lossaware.studies.specs.tasks:bild", {}, "has no 'bild'"),
@@ -243,8 +243,8 @@ def test_mistakes_in_a_name_or_an_option(name, chosen, message):
         ("def build():\n    return [][1]", "build", {}, r"cannot be built: IndexError: .* \(.*my_task\.py, line 2\)"),
         ("def build():\n    raise ValueError('no\\ngood')", "build", {}, r"ValueError: no \(.*my_task\.py, line 2\)"),
         (GOOD, "build", {"widht": 3}, r"has no option 'widht'; did you mean width\?"),
-        (GOOD.replace(" = 2", ""), "build", {}, r"is a function that trains \(its argument is a trial\)"),
-        (GOOD, "task", {"width": 3}, "is a Task, not a function: it takes no options, got width"),
+        (GOOD.replace(" = 2", ""), "build", {}, r"is a training function \(its argument is a trial\)"),
+        (GOOD, "task", {"width": 3}, "is a Task, not a function: it does not take options, got width"),
     ],
 )
 def test_mistakes_in_a_task_file(my_task, text, attribute, chosen, message):

@@ -1,1 +1,1 @@
-"""Run specifications and studies: what a run is, and where its parts are found by name."""
+"""Run specifications and studies, and the registries of their parts."""

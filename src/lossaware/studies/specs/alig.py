@@ -1,7 +1,7 @@
-"""ALI-G, a peer that looks at the loss too: Polyak's step for a minimum of 0, with a cap.
+"""ALI-G, a peer that also uses the loss: Polyak's step size for a minimum of 0, with a maximum.
 
-Packages have it with a closure for the loss and without a learning rate that a scheduler could change; this one takes
-both as all the other optimizers do, and is tested against pytorch_optimizer's.
+Existing packages take the loss from a closure and have no learning rate for a scheduler. This one has the interface of
+the other optimizers, and is tested against pytorch_optimizer's.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,15 +15,15 @@ from torch.optim import Optimizer
 class AliG(Optimizer):
     """Adaptive learning rates for interpolation with gradients.
 
-    With the step size s = min(lr, f / (|g|^2 + delta)), f being the loss and |g| the norm of all gradients together,
+    With the step size s = min(lr, f / (|g|^2 + delta)), where f is the loss and |g| the norm of all gradients together,
     v <- momentum * v - s * g and x <- x - s * g + momentum * v. Source: Berrada, Zisserman and Kumar, "Training Neural
-    Networks for and by Interpolation", ICML 2020; the momentum is the standard one of its authors' code.
+    Networks for and by Interpolation", ICML 2020, with the default momentum of the authors' code.
 
     Args:
-        params: What it steps.
-        lr: The largest step size, above 0.
-        momentum: Of Nesterov's kind, in [0, 1).
-        delta: Keeps the step finite where the gradient vanishes, above 0.
+        params: The parameters.
+        lr: Maximum step size, above 0.
+        momentum: Nesterov momentum, in [0, 1).
+        delta: Keeps the step size finite if the gradient vanishes, above 0.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -40,17 +40,17 @@ class AliG(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, *, loss: float | Tensor | None = None) -> Any:
-        """One step.
+        """Perform one step.
 
         Args:
             closure: Computes loss and gradients, and returns the loss.
-            loss: That of the gradients at hand, in place of a closure.
+            loss: The loss of the present gradients, instead of a closure.
 
         Returns:
             The loss.
 
         Raises:
-            TypeError: There is neither.
+            TypeError: Neither is given.
         """
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and removing none but our own."""
+"""Atomic writing of files, and removal of our own files only."""
 
 import contextlib
 import os
@@ -12,21 +12,21 @@ from lossaware.errors import UsageError
 
 
 def umask() -> int:
-    """The permissions that new files of this process do not get. Temporary files get fewer than others."""
+    """The umask of this process. Temporary files have fewer permissions than others."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file, or make it, so that whoever reads it sees all of the old content or all of the new.
+    """Create or replace a file atomically: a reader sees either the old or the new content.
 
     Args:
-        path: The file; its folder is made where it is not there. A link is replaced, never written through.
-        content: Text is written as UTF-8, its ends of line as they are.
+        path: The file; its folder is created if missing. A link is replaced, not followed.
+        content: Text is written as UTF-8, with unchanged line endings.
 
     Raises:
-        UsageError: The folder cannot be written to, or the disk is full; an old file is as it was.
+        UsageError: The folder cannot be written to, or the disk is full; an old file is unchanged.
     """
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -34,7 +34,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place when all is written; see `write_whole`."""
+    """A temporary file for writing, renamed to ``path`` at the end; see `write_whole`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             with os.fdopen(handle, "w+b") as file:
                 yield file
                 file.flush()
-                # First the content, then the name: a machine that loses its power has one or the other file, whole.
+                # First the content, then the name: after a power failure either the old or the new file is complete.
                 os.fsync(file.fileno())
             os.chmod(partial, 0o666 & ~umask())
             os.replace(partial, path)
@@ -55,7 +55,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, too. Where the system cannot do that, it does so by itself in time."""
+    """Write the folder's entries to disk, if the system supports it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -65,11 +65,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_own(path: Path, start: bytes) -> bool:
-    """Remove a file that this package wrote, or began to write; a link, or a file of anybody else, is left alone.
+    """Remove a file that this package wrote, also a partial one. Links and other files are not removed.
 
     Args:
         path: The file.
-        start: What all files of its kind begin with.
+        start: The bytes with which all files of its kind begin.
 
     Returns:
         Whether it was removed.
@@ -82,7 +82,7 @@ def remove_own(path: Path, start: bytes) -> bool:
         if not start.startswith(head):
             return False
         path.unlink()
-    except OSError:  # a file too many loses nothing
+    except OSError:  # a leftover file does no harm
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""DoG, a peer without a learning rate, together with the average of its iterates that its authors call crucial."""
+"""DoG, a peer without a learning rate, with the average of its iterates, which its authors call crucial."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,23 +8,23 @@ from dog import DoG
 from torch import Tensor
 
 AVERAGE = "average"
-"""Its name in the optimizer's state."""
+"""Its key in the optimizer's state."""
 
 
 class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
-    """DoG that is trained at its iterates, and tested at their average, as schedule-free optimizers are.
+    """DoG, trained at its iterates and tested at their average, like schedule-free optimizers.
 
     The average of step t is a <- a + (1 + gamma) / (t + gamma) (x - a), which weighs late iterates most. Sources: Ivgi,
     Hinder and Carmon, "DoG is SGD's Best Friend", ICML 2023, for the steps, which are those of their package; Shamir
     and Zhang, "Stochastic Gradient Descent for Non-smooth Optimization", ICML 2013, for the average.
 
     Args:
-        params: What it steps.
-        lr: The authors advise to leave it at 1.
-        reps_rel: The first step's length, as a share of 1 plus the norm of the parameters. The authors take 1e-4 for
+        params: The parameters.
+        lr: Factor of the step size. The authors recommend 1.
+        reps_rel: Length of the first step, as a fraction of 1 plus the norm of the parameters. The authors use 1e-4 for
             networks with batch normalization.
-        weight_decay: Added to the gradients.
-        gamma: How much late iterates weigh.
+        weight_decay: Weight decay, added to the gradients.
+        gamma: Weight of late iterates, at least 0.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -46,13 +46,13 @@ class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step, which the average takes in.
+        """Perform one step and update the average.
 
         Args:
             closure: Computes the loss and the gradients again; may be None.
 
         Raises:
-            RuntimeError: The parameters are the average: `train` has not been called.
+            RuntimeError: The parameters hold the average, as `train` was not called.
         """
         if any(group["averaged"] for group in self.param_groups):
             raise RuntimeError("DoG is at its average: call train() before the step")
@@ -68,11 +68,11 @@ class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
         return loss
 
     def train(self) -> None:
-        """Put the iterate into the parameters."""
+        """Set the parameters to the iterate."""
         self._swap(averaged=False)
 
     def eval(self) -> None:
-        """Put the average into the parameters."""
+        """Set the parameters to the average."""
         self._swap(averaged=True)
 
     @torch.no_grad()
@@ -83,6 +83,6 @@ class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
             group["averaged"] = averaged
             for p in group["params"]:
                 other = self.state[p][AVERAGE]
-                kept = p.detach().clone()
+                iterate = p.detach().clone()
                 p.copy_(other)
-                other.copy_(kept)
+                other.copy_(iterate)

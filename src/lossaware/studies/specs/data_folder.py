@@ -1,4 +1,4 @@
-"""The folder that the user names for data, and the files that a task reads from it."""
+"""The user's data folder, and the files that a task reads from it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ class DataFolder:
 
     Attributes:
         path: The folder.
-        verify: Whether files must have the checksums that are known of them.
+        verify: Whether files must match their known checksums.
     """
 
     path: Path
@@ -22,7 +22,7 @@ class DataFolder:
 
 
 DataSource = DataFolder | Path | None
-"""Where data is read from. A path is a folder whose files are verified; None is for tasks that read no files."""
+"""The source of data. A path is a folder whose files are verified; None is for tasks that do not read files."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class FilesRead:
 
     Attributes:
         place: The data set's folder, such as ``MNIST/raw``.
-        verified: Whether all files have the checksums that are known of them.
-        verdict: Whether, and against what, they were verified, in words.
-        content: SHA-256 of what ``sha256sum`` prints of the files, 64 hexadecimal digits.
+        verified: Whether all files match their known checksums.
+        verdict: Description of the verification.
+        content: SHA-256 of the output of ``sha256sum`` for the files, 64 hexadecimal digits.
     """
 
     place: str
@@ -46,18 +46,18 @@ class FilesRead:
 
 
 class ReadsFiles(Protocol):
-    """Reads the files of a data set."""
+    """A reader of the files of a data set."""
 
     def summary(self) -> FilesRead:
-        """The files that were read so far."""
+        """The files read so far."""
 
 
 class Reading:
-    """Data sets that are read while a task loads its data.
+    """The data sets that a task reads while it loads its data.
 
     Attributes:
         verify: See `DataFolder`.
-        opened: The data sets so far.
+        opened: The data sets opened so far.
     """
 
     def __init__(self, verify: bool) -> None:
@@ -66,7 +66,7 @@ class Reading:
 
     @property
     def files(self) -> tuple[FilesRead, ...]:
-        """The files that were read so far."""
+        """The files read so far."""
         return tuple(opened.summary() for opened in self.opened)
 
 
@@ -74,13 +74,13 @@ _current: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 
 def current_reading() -> Reading:
-    """The innermost `reading`; outside of all, one that verifies."""
+    """The innermost `reading`; outside of any, one that verifies."""
     return _current.get() or Reading(verify=True)
 
 
 @contextmanager
 def reading(source: DataSource = None) -> Iterator[Reading]:
-    """While it lasts, data sets that are opened are verified as ``source`` says, and are listed."""
+    """A context that lists the opened data sets and verifies them, if ``source`` says so."""
     token = _current.set(Reading(source.verify if isinstance(source, DataFolder) else True))
     try:
         yield current_reading()
@@ -89,5 +89,5 @@ def reading(source: DataSource = None) -> Iterator[Reading]:
 
 
 def path_of(source: DataSource) -> Path | None:
-    """The folder itself."""
+    """The path of the folder."""
     return source.path if isinstance(source, DataFolder) else source

@@ -1,4 +1,4 @@
-"""Mechanic, a peer that tunes the learning rate of a base, with a state that checkpoints can hold."""
+"""Mechanic, a peer that tunes the learning rate of a base, with a state that can be saved in checkpoints."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ import torch
 from mechanic_pytorch import mechanize
 
 _STATE = "_mechanic"
-"""Where the package keeps its state: numbers by name, and the start of each parameter by the parameter itself."""
+"""The package's key of its state: numbers by name, and the start of each parameter with the parameter as key."""
 
 
-class _Kept:
-    """Writes the starts of the parameters in their order, as a checkpoint must not hold parameters as keys."""
+class _SavedState:
+    """Saves the starts of the parameters in their order, since a checkpoint cannot have parameters as keys."""
 
     param_groups: list[dict[str, Any]]
     state: dict[Any, Any]
 
     def step(self, closure: Any = None) -> Any:
-        """One step; the package leaves gradients switched off where its step fails."""
+        """Perform one step. The package leaves gradients disabled if its step fails."""
         with torch.set_grad_enabled(torch.is_grad_enabled()):
             return super().step(closure)  # type: ignore[misc]
 
@@ -34,7 +34,7 @@ class _Kept:
         return written
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore a result of `state_dict`."""
         rest = dict(state_dict)
         own = rest.pop("mechanic", None)
         self.state.pop(_STATE, None)
@@ -51,9 +51,9 @@ class _Kept:
         return [p for group in self.param_groups for p in group["params"]]
 
 
-class MechanicSGD(_Kept, mechanize(torch.optim.SGD)):  # type: ignore[misc]
+class MechanicSGD(_SavedState, mechanize(torch.optim.SGD)):  # type: ignore[misc]
     """Mechanic on SGD. Source: Cutkosky, Defazio and Mehta, "Mechanic: A Learning Rate Tuner", NeurIPS 2023."""
 
 
-class MechanicAdamW(_Kept, mechanize(torch.optim.AdamW)):  # type: ignore[misc]
+class MechanicAdamW(_SavedState, mechanize(torch.optim.AdamW)):  # type: ignore[misc]
     """Mechanic on AdamW."""

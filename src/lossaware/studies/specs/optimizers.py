@@ -1,8 +1,8 @@
-"""The base optimizers by name. A new one is one entry of the table, or ``file.py:Class`` of a user's own.
+"""The base optimizers by name. A new one is one entry of the table, or a user's ``file.py:Class``.
 
-Two things that a base may ask for besides gradients every run serves: one whose ``step`` has a ``loss`` gets it there,
-and one that has ``train()`` and ``eval()``, as schedule-free ones do, is switched with the model. (Where such a base
-meets batch normalisation, the running statistics are those of the weights that are trained, not of those tested.)
+Runs support two extensions of the interface. A base whose ``step`` has an argument ``loss`` gets the loss. A base with
+``train()`` and ``eval()``, as schedule-free ones, is switched with the model. (With batch normalisation, its running
+statistics are those of the trained weights, not of the tested ones.)
 """
 
 import inspect
@@ -26,9 +26,9 @@ class _Entry:
 
     Attributes:
         summary: One line for lists.
-        place: ``module:Class``; it takes parameters and learning rate first.
-        preset: Keyword arguments that come with the name.
-        package: What has to be installed for it; None where torch is enough.
+        place: ``module:Class``; its first arguments are parameters and learning rate.
+        preset: Keyword arguments that belong to the name.
+        package: The required package; None if torch suffices.
     """
 
     summary: str
@@ -49,7 +49,7 @@ _TABLE: Mapping[str, _Entry] = {
     "nadam": _Entry("Adam with Nesterov momentum", "torch.optim:NAdam"),
     "radam": _Entry("Rectified Adam", "torch.optim:RAdam"),
     "adagrad": _Entry("Adagrad", "torch.optim:Adagrad"),
-    # Peers: what else promises to need less tuning, or looks at the loss.
+    # Peers: other methods that promise less tuning, or use the loss.
     "momo": _Entry("MoMo: momentum whose step follows the loss; lr is its cap", "momo:Momo", package="momo-opt"),
     "momo-adam": _Entry("MoMo-Adam: Adam whose step follows the loss", "momo:MomoAdam", package="momo-opt"),
     "alig": _Entry(
@@ -93,7 +93,7 @@ _TABLE: Mapping[str, _Entry] = {
 
 
 def optimizers() -> dict[str, str]:
-    """The names of the built-in base optimizers, with one line on each and the package that it needs."""
+    """The names of the built-in base optimizers, with a summary and the required package."""
     return {
         name: f"{entry.summary} ({entry.package})" if entry.package else entry.summary for name, entry in _TABLE.items()
     }
@@ -107,13 +107,13 @@ def make_optimizer(
     Args:
         name: One of `optimizers`, or ``file.py:Class`` or ``package.module:Class`` of any other
             `torch.optim.Optimizer`.
-        params: What it steps.
+        params: The parameters.
         lr: Learning rate, above 0.
-        options: Its other keyword arguments.
+        options: Other keyword arguments of the optimizer.
 
     Raises:
-        UsageError: Unknown name or option, a package that is not installed, a value the optimizer refuses, or an
-            optimizer that fails as it is made, or that needs a closure.
+        UsageError: The name or an option is unknown, a package is not installed, a value is not allowed, the
+            optimizer cannot be made, or it needs a closure.
     """
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"the learning rate must be a number above 0, got {lr}")
@@ -121,8 +121,8 @@ def make_optimizer(
     factory, preset = _find(name)
     chosen = dict(options)
     if "lr" in chosen:
-        raise UsageError(f"{what}: the learning rate is no option of the optimizer; give it as the learning rate")
-    if name in _TABLE:  # some take any keyword, so that a slip would go unnoticed
+        raise UsageError(f"{what}: lr is not an option of the optimizer; set the learning rate of the run")
+    if name in _TABLE:  # some accept any keyword and would ignore a misspelt one
         known = list(inspect.signature(factory).parameters)[2:]
         for option in chosen:
             if option not in known:
@@ -134,29 +134,31 @@ def make_optimizer(
     except Exception as error:
         raise UsageError(f"{what} cannot be made: {where(error)}") from error
     if not isinstance(optimizer, Optimizer):
-        raise UsageError(f"{what} makes no torch.optim.Optimizer but {type(optimizer).__name__}")
+        raise UsageError(f"{what} must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
-        raise UsageError(f"{what} needs a closure that it may call several times a step; studies do not run those")
+        raise UsageError(
+            f"{what} needs a closure that it may call several times per step, which studies do not support"
+        )
     return optimizer
 
 
 def takes_loss(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's own step has an argument ``loss``, as those of loss-aware optimizers do."""
+    """Whether the optimizer's own ``step`` has an argument ``loss``, as loss-aware optimizers do."""
     return "loss" in inspect.signature(type(optimizer).step).parameters
 
 
 def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
-    """Switch an optimizer that trains at other weights than are to be tested; any other has no such mode."""
+    """Switch an optimizer that tests other weights than it trains, if it has modes."""
     switch = getattr(optimizer, mode, None)
     if callable(switch):
         switch()
 
 
 def make_capturable(optimizer: Optimizer) -> None:
-    """Have an optimizer that can count its steps on the GPU do so, so that its step can be captured in a CUDA graph.
+    """Make an optimizer count its steps on the GPU, if it can, so that a CUDA graph can capture its step.
 
-    To be called before its first step. It is done whether or not a graph is captured, as last bits differ.
+    Call it before the first step, also without a graph, since the last bits differ.
     """
     for group in optimizer.param_groups:
         if "capturable" in group:
@@ -164,15 +166,15 @@ def make_capturable(optimizer: Optimizer) -> None:
 
 
 def attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """What an optimizer remembers beside state and parameter groups, as MoMo does: numbers, texts and tensors.
+    """State of an optimizer that is not in its ``state_dict()``, as MoMo has: numbers, texts and tensors.
 
-    Its ``state_dict()`` has none of it. To be put back into ``vars(optimizer)``.
+    Restore it into ``vars(optimizer)``.
     """
-    kept_elsewhere = {"state", "param_groups", "defaults"}
+    in_state_dict = {"state", "param_groups", "defaults"}
     return {
         name: value
         for name, value in vars(optimizer).items()
-        if name not in kept_elsewhere and not name.endswith("_hooks") and _is_plain(value)
+        if name not in in_state_dict and not name.endswith("_hooks") and _is_plain(value)
     }
 
 
@@ -181,7 +183,7 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(part) for item in value.items() for part in item)
     if isinstance(value, (list, tuple, set)):
         return all(map(_is_plain, value))
-    # A parameter is the model's; a copy in its place would be another one.
+    # Parameters belong to the model and must not be replaced by copies.
     is_tensor = isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
     return value is None or is_tensor or isinstance(value, (bool, int, float, complex, str))
 
@@ -192,11 +194,11 @@ def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
     if entry is None and not own_code.is_own(name):
         raise UsageError(f"unknown {what}{did_you_mean(name, _TABLE)} (or file.py:Class of your own)")
     try:
-        found = own_code.load(what, entry.place if entry else name)
+        factory = own_code.load(what, entry.place if entry else name)
     except UsageError as error:
         if entry is None or entry.package is None or not isinstance(error.__cause__, ModuleNotFoundError):
             raise
         raise UsageError(f"{what} needs the package {entry.package}: {how_to_install('peers')}") from None
-    if not callable(found) or (isinstance(found, type) and not issubclass(found, Optimizer)):
-        raise UsageError(f"optimizer {name!r} is no torch.optim.Optimizer")
-    return found, entry.preset if entry else {}
+    if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Optimizer)):
+        raise UsageError(f"optimizer {name!r} is not a torch.optim.Optimizer")
+    return factory, entry.preset if entry else {}

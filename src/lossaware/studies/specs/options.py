@@ -1,4 +1,4 @@
-"""Calling a function with options that a user wrote: every mistake is one line that says what to do."""
+"""Calling a function with a user's options, with one clear line per mistake."""
 
 import difflib
 import inspect
@@ -20,7 +20,7 @@ _LIBRARIES = (
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known ones, or all of them."""
+    """The end of a message about an unknown word: the most similar known words, or all of them."""
     names = {name.lower(): name for name in sorted(known)}
     if close := difflib.get_close_matches(word.lower(), names, n=3, cutoff=0.6):
         return f"; did you mean {' or '.join(names[name] for name in close)}?"
@@ -28,7 +28,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def where(error: BaseException) -> str:
-    """An exception in one line: its type, its first line, and the user's innermost line of code that led to it."""
+    """An exception in one line: its type, its first line, and the innermost line of the user's code."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
@@ -38,35 +38,35 @@ def where(error: BaseException) -> str:
     return f"{text} ({place.filename}, line {place.lineno})"
 
 
-def call(what: str, function: Callable[..., T], *given: Any, options: Mapping[str, Any]) -> T:
-    """Calls ``function(*given, **options)``.
+def call(what: str, function: Callable[..., T], *arguments: Any, options: Mapping[str, Any]) -> T:
+    """Call ``function(*arguments, **options)``.
 
-    A text such as ``"0.9,0.99"`` is a tuple of numbers, as betas and milestones need one, and ``"3,"`` one of a
-    single number.
+    A text such as ``"0.9,0.99"`` becomes a tuple of numbers, as for betas and milestones, and ``"3,"`` a tuple of one
+    number.
 
     Args:
-        what: How messages name the thing, such as ``"optimizer 'adam'"``.
-        function: What to call.
-        given: Arguments that do not come from the user.
-        options: Keyword arguments that do.
+        what: Name for messages, such as ``"optimizer 'adam'"``.
+        function: The function.
+        arguments: Arguments that are not the user's.
+        options: The user's keyword arguments.
 
     Raises:
         UsageError: An option is unknown or missing, or the function refuses a value.
     """
     signature = inspect.signature(function)
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    free = list(signature.parameters)[len(given) :]
+    free = list(signature.parameters)[len(arguments) :]
     for name in options:
         if name not in free and not takes_any:
-            hint = did_you_mean(name, free) if free else "; it has none"
+            hint = did_you_mean(name, free) if free else "; it does not have options"
             raise UsageError(f"{what} has no option {name!r}{hint}")
-    arguments = {name: _numbers(value) for name, value in options.items()}
+    keywords = {name: _numbers(value) for name, value in options.items()}
     try:
-        signature.bind(*given, **arguments)
+        signature.bind(*arguments, **keywords)
     except TypeError as error:
         raise UsageError(f"{what}: {error}") from None
     try:
-        return function(*given, **arguments)
+        return function(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit, command and date."""
+"""Provenance of a run: versions, machine, commit, command and date."""
 
 import os
 import platform
@@ -16,34 +16,34 @@ from lossaware._version import __version__
 
 
 def environment(device: str = "cpu") -> dict[str, str]:
-    """What is worth knowing of the software and the machine, in plain texts.
+    """Description of the software and the machine, in plain texts.
 
     Args:
-        device: Where something is computed, as in `lossaware.studies.specs.run_spec.RunSpec`.
+        device: The device, see `lossaware.studies.specs.run_spec.RunSpec`.
 
     Returns:
-        ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, those installed), ``system``,
-        ``processor``, ``cores``, ``device`` (the GPU, where one computes), ``commit`` (where the package runs from a
-        Git checkout; ``+ changes`` where it has any), ``command`` and ``date`` (UTC). A store adds ``data`` where a run
-        read files: which, and whether they were verified.
+        ``lossaware``, ``python``, ``torch``, ``numpy``, ``scikit-learn`` (versions, if installed), ``system``,
+        ``processor``, ``cores``, ``device`` (the GPU, if used), ``commit`` (in a Git checkout; ``+ changes`` if there
+        are any), ``command`` and ``date`` (UTC). A store adds ``data`` if a run read files: their names, and whether
+        they were verified.
     """
-    found = {"lossaware": __version__, "python": platform.python_version()}
+    result = {"lossaware": __version__, "python": platform.python_version()}
     for package in ("torch", "numpy", "scikit-learn"):
         try:
-            found[package] = version(package)
+            result[package] = version(package)
         except PackageNotFoundError:
             continue
-    found |= {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count() or 1)}
+    result |= {"system": platform.platform(), "processor": processor(), "cores": str(os.cpu_count() or 1)}
     if device != "cpu":
-        found["device"] = processor(device)
+        result["device"] = processor(device)
     if commit := _commit():
-        found["commit"] = commit
-    return found | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        result["commit"] = commit
+    return result | {"command": _command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 @cache
 def processor(device: str = "cpu") -> str:
-    """The name of the processor, or of the GPU where that is the device."""
+    """The name of the processor, or of the GPU if that is the device."""
     if device == "cuda":
         import torch
 
@@ -57,7 +57,7 @@ def processor(device: str = "cpu") -> str:
 
 
 def _commit() -> str | None:
-    """The commit that the package was imported from; None where its files are not under Git."""
+    """The commit of the imported package; None if its files are not in a Git checkout."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -65,7 +65,7 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # A virtual environment may lie inside a foreign checkout; only tracked files have a commit.
+        # A virtual environment may be inside another checkout; only tracked files have a commit.
         git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "--short=12", "HEAD") + (" + changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
@@ -81,7 +81,7 @@ def _command() -> str:
 
 
 def _launcher() -> list[str]:
-    """What runs a module: Python, or torchrun, which sets these variables."""
+    """The program that runs a module: Python, or torchrun, which sets these variables."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ["python"]
     nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
@@ -90,46 +90,46 @@ def _launcher() -> list[str]:
 
 
 COMMANDS = 3
-"""How many commands are shown at most."""
+"""Maximum number of shown commands."""
 
 
 def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
-    """When, where and with what something was made, and by which commands, in lines.
+    """Date, machine, versions and commands, in lines.
 
     Args:
-        environments: See `lossaware.studies.specs.provenance`; at least one is not empty.
+        environments: See `environment`; at least one is not empty.
     """
-    found: dict[str, dict[str, None]] = {}
-    for made_with in environments:
-        for name, value in made_with.items():
-            found.setdefault(name, {})[value] = None
-    dates = sorted({date[:10] for date in found.get("date", {})})
+    values: dict[str, dict[str, None]] = {}
+    for environment in environments:
+        for name, value in environment.items():
+            values.setdefault(name, {})[value] = None
+    dates = sorted({date[:10] for date in values.get("date", {})})
     parts = [" to ".join(dict.fromkeys([dates[0], dates[-1]]))] if dates else []
-    parts += [" / ".join(found[name]) for name in ("processor", "device") if name in found]
-    parts += [f"{name} {' / '.join(found[name])}" for name in ("lossaware", "commit", "torch") if name in found]
-    said = [f"{', '.join(parts)}."]
-    commands = list(dict.fromkeys(map(without_folders, found.get("command", {}))))
-    said += [f"Command: {command}" for command in commands[:COMMANDS]]
+    parts += [" / ".join(values[name]) for name in ("processor", "device") if name in values]
+    parts += [f"{name} {' / '.join(values[name])}" for name in ("lossaware", "commit", "torch") if name in values]
+    lines = [f"{', '.join(parts)}."]
+    commands = list(dict.fromkeys(map(without_folders, values.get("command", {}))))
+    lines += [f"Command: {command}" for command in commands[:COMMANDS]]
     if more := len(commands[COMMANDS:]):
-        said.append(f"... and {more} more command{'s' * (more != 1)}.")
-    said += [f"Data: {files}" for files in found.get("data", {})]
-    return said
+        lines.append(f"... and {more} more command{'s' * (more != 1)}.")
+    lines += [f"Data: {files}" for files in values.get("data", {})]
+    return lines
 
 
 def without_home(text: str) -> str:
-    """A text or page in which home folders are ``~``, so that it can be handed on without a user's name."""
+    """A text or page with home folders replaced by ``~``, so that it does not contain a user's name."""
     try:
         home = Path.home()
     except RuntimeError:
         home = Path("/")
     own = [re.escape(str(home))] if len(home.parts) > 1 else []
     folders = "|".join([*own, r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"'<>:;,&]+"])
-    # The data of an image, in which letters mean something else, is left alone.
-    return re.sub(rf'(data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda found: found[1] or "~", text)
+    # An image's data is not changed.
+    return re.sub(rf'(data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda match: match[1] or "~", text)
 
 
 def without_folders(command: str) -> str:
-    """A command in which absolute paths are reduced to a file's name, or to ``DIR``."""
+    """A command with absolute paths reduced to the file name, or to ``DIR``."""
     try:
         words = shlex.split(command)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reading a whole file that may be anything: a device, a pipe, larger than the memory."""
+"""Safe reading of files that may be devices, pipes or larger than the memory."""
 
 import os
 import stat
@@ -7,11 +7,11 @@ from pathlib import Path
 from lossaware.errors import UsageError
 
 MAX_BYTES = 1 << 30
-"""The largest data file that is read. The largest of the paper's data sets has 148 MB."""
+"""Maximum size of a data file in bytes. The largest of the paper's data sets has 148 MB."""
 MAX_TEXT = 1 << 24
-"""The largest file of settings that is read, in bytes."""
+"""Maximum size of a settings file in bytes."""
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
-"""What may be raised where JSON or CSV is taken apart that was not written by this package."""
+"""Exceptions that may be raised when foreign JSON or CSV is parsed."""
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -22,20 +22,20 @@ _KINDS = (
 
 
 def read_regular(path: Path, size: int | None = None, *, at_most: int = MAX_BYTES) -> bytes:
-    """All bytes of a regular file. A link to one is followed, as data sets are often linked to where there is space.
+    """All bytes of a regular file. Links to one are followed, as data sets are often linked to other disks.
 
     Args:
         path: The file.
-        size: How many bytes it must have; None takes any number up to ``at_most``.
-        at_most: The largest size.
+        size: Required size in bytes; None allows any size up to ``at_most``.
+        at_most: Maximum size in bytes.
 
     Raises:
-        UsageError: It is missing, of another kind, of another size, too large, or cannot be read.
+        UsageError: It is missing, not a regular file, of another size, too large, or cannot be read.
     """
     try:
-        # Looked at before it is opened: opening a pipe may wait, and opening a device may do something.
+        # Check before opening: opening a pipe may block, and opening a device may have effects.
         check_regular(path, path.stat().st_mode)
-        # Should it have changed since, opening still does not wait.
+        # Do not block even if the file has changed since then.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             status = os.fstat(file.fileno())
             check_regular(path, status.st_mode)
@@ -59,7 +59,7 @@ def read_text(path: Path, *, at_most: int = MAX_BYTES) -> str:
     """All text of a regular file in UTF-8; see `read_regular`.
 
     Raises:
-        UsageError: See `read_regular`; or its bytes are not text.
+        UsageError: See `read_regular`; or the bytes are not UTF-8.
     """
     try:
         return read_regular(path, at_most=at_most).decode()
@@ -68,11 +68,11 @@ def read_text(path: Path, *, at_most: int = MAX_BYTES) -> str:
 
 
 def check_regular(path: Path, mode: int) -> None:
-    """Refuse whatever is not a regular file.
+    """Check that a file is a regular file.
 
     Args:
         path: The file, for the message.
-        mode: Its mode, as `os.stat` gives it.
+        mode: Its mode from `os.stat`.
 
     Raises:
         UsageError: It is a folder, a pipe, a socket or a device.

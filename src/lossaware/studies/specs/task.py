@@ -1,4 +1,4 @@
-"""What a task is: a model, its data, and what is measured of a batch."""
+"""A task: its model, its data, and the measures of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from lossaware.studies.specs.data_folder import DataSource, FilesRead, path_of, 
 from lossaware.studies.specs.options import where
 
 Batch = tuple[Tensor, ...]
-"""The tensors of one batch; each has the examples along its first dimension."""
+"""The tensors of one batch, with the examples along the first dimension."""
 
 
 class Examples(Protocol):
-    """A set of examples that can be walked through in batches, in memory or not.
+    """A set of examples, iterated in batches, in memory or not.
 
-    One that has a method ``to(device)`` is asked for itself on the run's device; the batches of others are moved there.
+    If it has a method ``to(device)``, it is moved to the run's device; otherwise its batches are moved.
     """
 
     def __len__(self) -> int:
@@ -29,27 +29,27 @@ class Examples(Protocol):
         """All examples once, ``size`` at a time; the last batch may be smaller.
 
         Args:
-            size: Examples a batch, at least 1.
+            size: Examples per batch, at least 1.
             generator: The source of the random order; None keeps the stored order.
         """
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """Examples held as tensors, ``tensors[k][i]`` being part k of example i."""
+    """Examples in memory: ``tensors[k][i]`` is part k of example i."""
 
     tensors: Batch
 
     def __post_init__(self) -> None:
         lengths = {len(tensor) for tensor in self.tensors}
         if len(lengths) != 1:
-            raise ValueError(f"all tensors of a set must have as many examples: got {sorted(lengths)}")
+            raise ValueError(f"all tensors of a set must have the same number of examples: got {sorted(lengths)}")
 
     def __len__(self) -> int:
         return len(self.tensors[0])
 
     def to(self, device: torch.device) -> Self:
-        """The same examples, held on that device."""
+        """The same examples on that device."""
         return replace(self, tensors=tuple(tensor.to(device) for tensor in self.tensors))
 
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
@@ -57,7 +57,7 @@ class InMemory:
         if generator is None:
             yield from zip(*(torch.split(tensor, size) for tensor in self.tensors), strict=True)
             return
-        # The order is drawn on the CPU, so that every device sees the same one.
+        # The order is drawn on the CPU, so that it is the same on each device.
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device, non_blocking=True)
         for chosen in torch.split(order, size):
             yield tuple(tensor[chosen] for tensor in self.tensors)
@@ -68,10 +68,10 @@ class Data:
     """The two sets of a task.
 
     Attributes:
-        train: What is trained on, in random order.
-        test: What is measured after each epoch, never trained on.
-        augment: Changes a training batch at random; gets the batch and the run's generator. None: no augmentation.
-        files: The data files that were read and whether they were verified, filled in when a task's data is loaded.
+        train: Training set, used in random order.
+        test: Test set, measured after each epoch.
+        augment: Changes a training batch at random, given the batch and the run's generator. None: no augmentation.
+        files: The data files that were read, and whether they were verified; set by `Task.load`.
     """
 
     train: Examples
@@ -81,7 +81,7 @@ class Data:
 
 
 class Subject(Protocol):
-    """What a report says of that which is trained; the fields are those of `Task`."""
+    """Description of a task or training function for reports; the fields are those of `Task`."""
 
     @property
     def name(self) -> str:
@@ -106,23 +106,23 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """Something to train: how to make its model, get its data and measure a batch.
+    """A training task: how to make its model, load its data and measure a batch.
 
     Attributes:
         name: Short name, as on the command line.
         summary: One line for lists.
         model: Makes the model, randomly initialised from torch's global generator.
-        data: Loads the data; gets the folder that the user named, or None. Raises `UsageError` where the
-            folder is needed or what lies there is not what it should be.
-        measure: Gets the model and a batch; returns scalar tensors by name, each a mean over the batch.
-            ``"loss"`` is required and is what is trained on. In training mode the graph is kept.
-        score: Name of the measure that says how good the model is.
+        data: Loads the data, given the user's folder or None. Raises `UsageError` if the folder is required, or
+            if its content is not valid.
+        measure: Given the model and a batch, returns scalar tensors by name, each a mean over the batch.
+            ``"loss"`` is required; training minimises it. In training mode the graph is kept.
+        score: Name of the measure that rates the model.
         higher_is_better: Whether a larger score is better.
         percent: Whether the score is a share, shown as a percentage.
-        epochs: Passes over the training set, unless said otherwise.
-        batch_size: Examples a step, unless said otherwise.
-        test_batch_size: Examples at a time in tests; less than a thousand where those need much memory.
-        gamma2: LGA's gamma2, unless said otherwise. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+        epochs: Default number of passes over the training set.
+        batch_size: Default number of examples per step.
+        test_batch_size: Examples per batch in tests; below a thousand if those need much memory.
+        gamma2: Default of LGA's gamma2. The paper uses 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
     """
 
     name: str
@@ -139,10 +139,10 @@ class Task:
     gamma2: float = 1e-8
 
     def load(self, folder: DataSource) -> Data:
-        """Its data, with the files that they were read from.
+        """The task's data, with the files that were read.
 
         Raises:
-            UsageError: See `data`; or it fails otherwise; or a set has no example.
+            UsageError: `data` fails, or a set is empty.
         """
         try:
             with reading(folder) as current:
@@ -155,14 +155,14 @@ class Task:
             raise UsageError(f"task {self.name!r}: its data cannot be loaded: {where(error)}") from error
         for name, size in sizes.items():
             if not size:
-                raise UsageError(f"task {self.name!r}: its {name} set has no example")
+                raise UsageError(f"task {self.name!r}: its {name} set is empty")
         return data
 
     def make_model(self) -> nn.Module:
-        """Its model.
+        """The task's model.
 
         Raises:
-            UsageError: `model` fails, or returns something else.
+            UsageError: `model` fails, or does not return a module.
         """
         if isinstance(self.model, nn.Module):
             raise UsageError(

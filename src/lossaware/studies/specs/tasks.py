@@ -1,7 +1,7 @@
-"""Finding tasks: the built-in ones by name, a user's own by ``file.py:attribute`` or ``package.module:attribute``.
+"""Tasks: built-in ones by name, a user's own by ``file.py:attribute`` or ``package.module:attribute``.
 
-A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``; its name is
-the file's, with hyphens for underscores. A task with equally frequent classes says how many (``CLASSES``).
+A new built-in task is one new file in ``tasks/``, with a ``SUMMARY`` and a ``build(**options) -> Task``. Its name is
+the file's, with hyphens for underscores. A task with equally frequent classes has their number in ``CLASSES``.
 """
 
 import ast
@@ -24,7 +24,7 @@ _BUILT_IN = Path(__file__).parents[1] / "tasks"
 
 
 def tasks() -> dict[str, str]:
-    """The names of the built-in tasks, with one line on each. Imports none of them."""
+    """The names of the built-in tasks, with a summary. Does not import them."""
     paths = sorted(path for path in _BUILT_IN.glob("*.py") if path.stem != "__init__")
     return {path.stem.replace("_", "-"): _summary(path) for path in paths}
 
@@ -38,59 +38,59 @@ def load_task(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] 
 
     Args:
         name: One of `tasks`, or ``path/to/file.py:attribute``, or ``package.module:attribute``. The attribute is a
-            function that returns a `Task` (it gets the options), or a `Task` (there are none).
+            function that returns a `Task`, or a `Task` (without options).
         options: Keyword arguments of that function.
 
     Raises:
-        UsageError: The task is not there, its file is broken, or an option is wrong.
+        UsageError: The task does not exist, its file has an error, or an option is wrong.
     """
-    found = load_subject(name, options)
-    if isinstance(found, TrialFunction):
-        raise UsageError(f"task {name!r} is a function that trains (its argument is a trial), which compare alone runs")
-    return found
+    subject = load_subject(name, options)
+    if isinstance(subject, TrialFunction):
+        raise UsageError(f"task {name!r} is a training function (its argument is a trial), which only compare supports")
+    return subject
 
 
 def load_subject(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> "Task | TrialFunction":
-    """The task ``name``, as `load_task`; or the user's own function that trains, where the attribute is one.
+    """The task ``name``, see `load_task`; or the user's training function, if the attribute is one.
 
     Raises:
-        UsageError: See `load_task`; or the function lacks an option, or returns nothing.
+        UsageError: See `load_task`; or the function does not have an option, or returns nothing.
     """
     chosen = dict(options)
-    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
-    if own_code.is_own(name) and takes_a_trial(found, tuple(chosen.items())):
-        return make_trial_function(name, found, tuple(sorted(chosen.items())))
-    return _build(name, found, chosen)
+    attribute = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
+    if own_code.is_own(name) and takes_a_trial(attribute, tuple(chosen.items())):
+        return make_trial_function(name, attribute, tuple(sorted(chosen.items())))
+    return _build(name, attribute, chosen)
 
 
-def _build(name: str, found: Any, chosen: dict[str, Any]) -> "Task":
+def _build(name: str, attribute: Any, chosen: dict[str, Any]) -> "Task":
     from lossaware.studies.specs.task import Task
 
-    if not isinstance(found, Task):
-        if not callable(found):
-            raise UsageError(f"task {name!r} is neither a Task nor a function that returns one, but {_kind(found)}")
+    if not isinstance(attribute, Task):
+        if not callable(attribute):
+            raise UsageError(f"task {name!r} is neither a Task nor a function that returns one, but {_kind(attribute)}")
         try:
-            found = call(f"task {name!r}", found, options=chosen)
+            attribute = call(f"task {name!r}", attribute, options=chosen)
         except UsageError as error:
-            # A mistake inside a user's function deserves its place; `call` keeps the cause for that.
+            # A mistake inside a user's function is reported with its place, from the cause that `call` keeps.
             raise error if error.__cause__ is None else UsageError(f"task {name!r}: {where(error.__cause__)}") from None
         except Exception as error:
             raise UsageError(f"task {name!r} cannot be built: {where(error)}") from error
     elif chosen:
-        raise UsageError(f"task {name!r} is a Task, not a function: it takes no options, got {', '.join(chosen)}")
-    if not isinstance(found, Task):
-        raise UsageError(f"task {name!r} must return a lossaware.studies.task.Task, got {_kind(found)}")
-    return found
+        raise UsageError(f"task {name!r} is a Task, not a function: it does not take options, got {', '.join(chosen)}")
+    if not isinstance(attribute, Task):
+        raise UsageError(f"task {name!r} must return a lossaware.studies.task.Task, got {_kind(attribute)}")
+    return attribute
 
 
 def built_in_module(name: str) -> str | None:
-    """The module of a built-in task, for those who import it beforehand; None for a user's own."""
+    """The module of a built-in task, for importing it beforehand; None for a user's own."""
     return f"lossaware.studies.tasks.{name.replace('-', '_')}" if name in tasks() else None
 
 
 def _built_in(name: str) -> Any:
     if name.endswith(".py"):
-        raise UsageError(f"task {name!r}: say which function of the file makes the task, such as {name}:build")
+        raise UsageError(f"task {name!r}: name the function of the file that makes the task, such as {name}:build")
     if (module := built_in_module(name)) is None:
         raise UsageError(f"unknown task {name!r}{did_you_mean(name, tasks())} (or file.py:function of your own)")
     try:
@@ -101,7 +101,7 @@ def _built_in(name: str) -> Any:
 
 @cache
 def classes(name: str) -> int | None:
-    """Number of equally frequent classes of a built-in task; None for all others. Imports no task."""
+    """Number of equally frequent classes of a built-in task; None for all others. Does not import tasks."""
     value = _constant(_file(name), "CLASSES") if name in tasks() else None
     assert value is None or isinstance(value, int)
     return value
@@ -114,10 +114,10 @@ def _summary(path: Path) -> str:
 
 
 def _constant(path: Path, name: str) -> object:
-    """The value that a module gives to a name at its top level, read without importing it; None without one."""
+    """The value of a module-level constant, read without importing the module; None if it does not exist."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=found)], value=ast.Constant(value=value)) if found == name:
+            case ast.Assign(targets=[ast.Name(id=target)], value=ast.Constant(value=value)) if target == name:
                 return value
     return None
 

@@ -1,4 +1,4 @@
-"""A command that trains: a script that calls `lossaware.trial`, started as its user starts it."""
+"""A training command: a script that calls `lossaware.trial`, started by the user's command line."""
 
 import shlex
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from lossaware.studies.specs.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class TrialCommand:
-    """A command line with places for what differs from run to run.
+    """A command line with placeholders for the settings of a run.
 
     Attributes:
-        template: The command: ``accelerate launch train.py --lr {lr} --seed {seed}``. No shell reads it.
+        template: The command: ``accelerate launch train.py --lr {lr} --seed {seed}``. It is not run by a shell.
     """
 
     template: str
 
     def __post_init__(self) -> None:
         if not self._words:
-            raise UsageError('--command wants a command, such as "python train.py --lr {lr}"')
+            raise UsageError('--command needs a command, such as "python train.py --lr {lr}"')
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class TrialCommand:
 
     @property
     def summary(self) -> str:
-        """The command as it is given."""
+        """The command line."""
         return self.template
 
     @property
@@ -48,19 +48,19 @@ class TrialCommand:
             arm: The name of its arm.
 
         Raises:
-            UsageError: The command has a place for what the comparison has not.
+            UsageError: The comparison does not have the value of a placeholder.
         """
         for name, value, option in (("lr", spec.lr, "--lrs 1e-4,1e-3"), ("epochs", spec.epochs, "--epochs 10")):
             if f"{{{name}}}" in self.template and not value:
-                raise UsageError(f"the command has a place for {{{name}}}: say {option}")
+                raise UsageError(f"the command has the placeholder {{{name}}}: set {option}")
         values = {"lr": f"{spec.lr!r}", "seed": spec.seed, "arm": arm, "epochs": spec.epochs, "device": spec.device}
         return [_filled(word, {f"{{{name}}}": str(value) for name, value in values.items()}) for word in self._words]
 
 
 def end_of(output: str, *, longest: int = 300) -> str:
-    """The line of a program's output that says best why it ended; empty where there is none.
+    """The line of a program's output that explains its failure; empty if there is no output.
 
-    That is the last line of an exception, launchers' own excluded; else the last line.
+    This is the last line that has an exception, except launchers' ones; otherwise the last line.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     named = [line for line in map(_without_rank, lines) if _is_exception(line)]

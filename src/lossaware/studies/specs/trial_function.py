@@ -1,4 +1,4 @@
-"""A user's function that trains: how it is told from one that builds a task, and what is said of it."""
+"""A user's training function, and how it is distinguished from a function that builds a task."""
 
 import ast
 import inspect
@@ -12,16 +12,16 @@ from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import Options
 
 SCORE = "score"
-"""The name under which a run keeps what its function returned."""
+"""The name of the function's returned value in the results of a run."""
 
 
 @dataclass(frozen=True)
 class TrialFunction:
-    """A function that trains, ``train(trial)``, and returns a score.
+    """A training function, ``train(trial)``, which returns a score.
 
     Attributes:
-        name: What tables and reports call it.
-        summary: One line: the first of its docstring.
+        name: Its name in tables and reports.
+        summary: The first line of its docstring.
         function: The function.
         options: Its keyword arguments besides the trial.
     """
@@ -36,19 +36,19 @@ class TrialFunction:
         return self.function(trial, **dict(self.options))
 
 
-def takes_a_trial(found: object, options: Options = ()) -> bool:
-    """Whether it is a function that trains, whose first argument is a trial, and not one that builds a task.
+def takes_a_trial(candidate: object, options: Options = ()) -> bool:
+    """Whether this is a training function, whose first argument is a trial, and not one that builds a task.
 
-    That is so if the argument is called ``trial``, or is annotated as one, or is the only one and has no default.
+    This is so if the argument is called ``trial``, or is annotated as one, or is the only one and has no default.
 
     Args:
-        found: What a user's name leads to.
-        options: Keyword arguments that are given; the trial is not among them.
+        candidate: The attribute that the user named.
+        options: Keyword arguments, without the trial.
     """
-    if not callable(found) or isinstance(found, type):
+    if not callable(candidate) or isinstance(candidate, type):
         return False
     try:
-        parameters = list(inspect.signature(found).parameters.values())
+        parameters = list(inspect.signature(candidate).parameters.values())
     except (TypeError, ValueError):
         return False
     if not parameters:
@@ -62,27 +62,27 @@ def takes_a_trial(found: object, options: Options = ()) -> bool:
 
 
 def make_trial_function(what: str, function: Callable[..., Any], options: Options = ()) -> TrialFunction:
-    """The function with its options, looked at before anything runs.
+    """The function with its options, checked before the first run.
 
     Args:
-        what: How messages name it.
-        function: See `takes_a_trial`.
+        what: Name for messages.
+        function: The function, see `takes_a_trial`.
         options: Its other arguments.
 
     Raises:
-        UsageError: An option does not exist or is missing, or the function returns nothing.
+        UsageError: An option does not exist or is missing, or the function does not return a value.
     """
     parameters = list(inspect.signature(function).parameters.values())
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     names = [each.name for each in parameters[1:] if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     for name, _ in options:
         if name not in names and not takes_any:
-            hint = did_you_mean(name, names) if names else "; it has none besides the trial"
+            hint = did_you_mean(name, names) if names else "; it has only the trial"
             raise UsageError(f"{what} has no option {name!r}{hint}")
     try:
         inspect.signature(function).bind(None, **dict(options))
     except TypeError as error:
-        raise UsageError(f"{what}: {error}; give it by --set NAME=VALUE, or a default") from None
+        raise UsageError(f"{what}: {error}; set it by --set NAME=VALUE, or give it a default") from None
     if _returns_nothing(function):
         raise UsageError(f"{what} returns nothing: end it with the score, such as return accuracy")
     name = getattr(function, "__name__", "function").replace("<lambda>", "function")
@@ -94,7 +94,7 @@ def check_score(what: str, returned: Any) -> float:
     """The score that a function returned, as a number; NaN and infinity are numbers here.
 
     Raises:
-        UsageError: It is no single number.
+        UsageError: The value is not a single number.
     """
     value = as_number(returned)
     if value is None:
@@ -104,7 +104,7 @@ def check_score(what: str, returned: Any) -> float:
 
 
 def as_number(value: Any) -> float | None:
-    """A number, or an array or tensor of one element, as a float; None where it is neither."""
+    """A number, or an array or tensor of one element, as a float; None for anything else."""
     if isinstance(value, bool) or value is None or isinstance(value, str | bytes):
         return None
     try:
@@ -114,7 +114,7 @@ def as_number(value: Any) -> float | None:
 
 
 def _returns_nothing(function: Callable[..., Any]) -> bool:
-    """Whether the function surely returns None; False where its code cannot be read."""
+    """Whether the function certainly returns None; False if its code cannot be read."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError, ValueError):
@@ -126,12 +126,12 @@ def _returns_nothing(function: Callable[..., Any]) -> bool:
 
 
 def _own_nodes(definition: ast.FunctionDef) -> list[ast.AST]:
-    """The nodes of a function's body, but not those of functions within it."""
-    found: list[ast.AST] = []
-    waiting: list[ast.AST] = list(definition.body)
-    while waiting:
-        node = waiting.pop()
-        found.append(node)
+    """The nodes of a function's body, without those of functions inside it."""
+    nodes: list[ast.AST] = []
+    queue: list[ast.AST] = list(definition.body)
+    while queue:
+        node = queue.pop()
+        nodes.append(node)
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
-            waiting.extend(ast.iter_child_nodes(node))
-    return found
+            queue.extend(ast.iter_child_nodes(node))
+    return nodes

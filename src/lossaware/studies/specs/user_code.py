@@ -17,19 +17,19 @@ from lossaware.studies.specs.regular_file import MAX_TEXT, read_regular
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is a place of a user's own code, and not one that this package has."""
+    """Whether a name refers to a user's own code, and not to this package."""
     return ":" in name
 
 
 def load(what: str, name: str) -> Any:
-    """The attribute that the name says.
+    """The attribute of that name.
 
     Args:
-        what: What messages call it, such as ``task 'my_task.py:build'``.
+        what: Name for messages, such as ``task 'my_task.py:build'``.
         name: ``file.py:attribute`` or ``package.module:attribute``.
 
     Raises:
-        UsageError: The place or the attribute is not there, or the file is broken.
+        UsageError: The file, module or attribute does not exist, or the file has an error.
     """
     place, _, attribute = name.rpartition(":")
     module = _module(what, place)
@@ -40,7 +40,7 @@ def load(what: str, name: str) -> Any:
 
 
 def scripts_of(words: Sequence[str]) -> list[str]:
-    """The names of the code that a command runs: its scripts, and what follows ``-m``."""
+    """The names of the code that a command runs: its scripts, and its modules after ``-m``."""
     modules = [f"{after}:main" for word, after in pairwise(words) if word == "-m"]
     return [f"{word}:main" for word in words if word.endswith(".py")] + [
         module for module in modules if not module.startswith(("torch.", "accelerate."))
@@ -48,9 +48,9 @@ def scripts_of(words: Sequence[str]) -> list[str]:
 
 
 def source_digest(names: Sequence[str]) -> str | None:
-    """16 hexadecimal digits that change with the files of what is named; None where there is none that can be read.
+    """Digest of the files of these names, 16 hexadecimal digits; None if no file can be read.
 
-    Results belong to the code as it was when they were measured: a store asks this before it takes a run as done.
+    Results belong to the code with which they were measured. A store compares the digest before it uses a run.
     """
     sources = [source for name in names if (source := _source(name.rpartition(":")[0])) is not None]
     if len(sources) < 2:
@@ -59,16 +59,16 @@ def source_digest(names: Sequence[str]) -> str | None:
 
 
 def has_changed(names: Sequence[str], measured: str | None) -> bool:
-    """Whether the files of what is named are others than those of the digest `measured`; not where none can be read."""
-    today = source_digest(names)
-    return today is not None and today != measured
+    """Whether the files of these names differ from those of the digest `measured`; False if no file can be read."""
+    current = source_digest(names)
+    return current is not None and current != measured
 
 
 def _source(place: str) -> str | None:
-    """The digest of a file; None where there is none.
+    """The digest of a file, or None.
 
-    The name may come from a file of somebody else, which is only shown. So nothing is imported here, and nothing is
-    opened but regular files whose names are those of Python's modules.
+    The name may come from a foreign file that is only shown. So nothing is imported here, and only regular files with
+    the endings of Python modules are opened.
     """
     try:
         path = place if _is_file(place) else _find_module(place)
@@ -80,7 +80,7 @@ def _source(place: str) -> str | None:
 
 
 def _find_module(name: str) -> str | None:
-    """The file of a module, found without importing it or the packages above it; None where there is none."""
+    """The file of a module, without importing it or its parent packages; None if it does not exist."""
     top, *inner = name.split(".")
     try:
         spec = importlib.util.find_spec(top) if top.isidentifier() else None
@@ -108,7 +108,7 @@ def _module(what: str, place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and f"{place}.".startswith(f"{error.name}."):
             raise UsageError(
-                f"{what}: there is no module {error.name!r} on the import path (a file is named with its ending, "
+                f"{what}: there is no module {error.name!r} on the import path (a file needs its ending, "
                 f"as in {error.name}.py:NAME)"
             ) from error
         raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
@@ -123,12 +123,12 @@ def _is_file(place: str) -> bool:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(2, "No such file", str(path))
-    # As for a script: what lies beside the file can be imported.
+    # As for a script: files in the same folder can be imported.
     if (folder := str(path.resolve().parent)) not in sys.path:
         sys.path.insert(0, folder)
     spec = importlib.util.spec_from_file_location(f"lossaware_own_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and pickles look their module up by name while it is executed.
     sys.modules[spec.name] = module
