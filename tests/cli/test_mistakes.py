@@ -51,7 +51,10 @@ def said(capsys, *words: str) -> str:
         ("compare digits --arms sgd(lr=1),adam(lr=1) --lrs 1", "--lrs 1 would do nothing: every arm has its own"),
         ("compare digits else", "unexpected argument 'else'"),
         ("compare digits --gamma2 Auto", "got 'Auto'; did you mean auto?"),
-        ("compare digits --weight-decay 0.1", "option of the task or the function is set by --set weight_decay=VALUE"),
+        (
+            "compare digits --weight-decay 0.1",
+            "option of the task or the function is set with --set weight_decay=VALUE",
+        ),
         ("compare digits --directon maximize", "Did you mean --direction?"),
         ("study run", "study run wants NAME: lossaware study run --help"),
         ("study show", "study show wants NAME"),

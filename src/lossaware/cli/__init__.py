@@ -1,4 +1,4 @@
-"""The command line. Imports what a command needs only when it runs, so that help comes at once."""
+"""The command line. A command's imports are in its function, so that help is fast."""
 
 from lossaware.cli.app import app, main
 

@@ -1,4 +1,4 @@
-"""The command line. Imports what a command needs only when it runs, so that help comes at once."""
+"""The command line. A command's imports are in its function, so that help is fast."""
 
 import errno
 import io
@@ -27,7 +27,7 @@ app = App(
     help="Make any optimizer loss-aware (LGA), and find out whether it really helps.",
     version=__version__,
     default_parameter=Parameter(negative=""),
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
+    suppress_keyboard_interrupt=False,  # `main` prints how to continue
 )
 
 
@@ -36,52 +36,52 @@ app.command(compare)
 
 @app.command(name="tasks")
 def list_tasks() -> int:
-    """List the tasks that compare knows."""
+    """List the built-in tasks of compare."""
     from lossaware.studies.specs.tasks import tasks
 
-    return listing(tasks(), "Your own: my_task.py:build or package.module:build.")
+    return listing(tasks(), "Your own: my_task.py:build, or package.module:build.")
 
 
 @app.command(name="optimizers")
 def list_optimizers() -> int:
-    """List the base optimizers that compare knows."""
+    """List the built-in base optimizers of compare."""
     from lossaware.studies.specs.optimizers import optimizers
 
     return listing(optimizers(), "Any other torch.optim.Optimizer: file.py:Class, or package.module:Class.")
 
 
-app.command("lossaware.cli.study:app", name="study", help="Run the paper's experiments, or a grid of your own.")
+app.command("lossaware.cli.study:app", name="study", help="Run the paper's experiments, or your own grid of runs.")
 app.command("lossaware.cli.data:app", name="data", help="Download the public data sets, or make stand-ins.")
 app.command(
     "lossaware.cli.plot:plot", name="plot", help="Draw the paper's figures, or a study over its learning rates."
 )
 app.command("lossaware.cli.plot:figure", name="figure", show=False)
-app.command("lossaware.cli.theory:app", name="theory", help="Hold the paper's theorems against runs.")
+app.command("lossaware.cli.theory:app", name="theory", help="Compare the paper's theorems with runs.")
 app.command(
     "lossaware.cli.lengths:lengths", name="lengths", help="Test whether the paper's runs without LGA were shorter."
 )
-app.command("lossaware.cli.report:report", name="report", help="Show everything measured, as one page.")
+app.command("lossaware.cli.report:report", name="report", help="Show all measured results in one page.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     _open_streams()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    say = _of_one_rank(given)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    say = _say_of_first_rank(words)
     with _notes_by(say):
-        raise SystemExit(_run(given, say))
+        raise SystemExit(_run(words, say))
 
 
-def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
-    """Run a command; gives the code with which to exit."""
+def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
+    """Run a command and return the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shall not cost the table
+        sys.stdout.reconfigure(errors="replace")  # print the table even if the terminal does not support a character
     try:
-        for argument in given:
+        for argument in arguments:
             if not _is_text(argument):
-                raise UsageError(f"argument {argument!r} is not valid UTF-8, so no result could name it")
+                raise UsageError(f"argument {argument!r} is not valid UTF-8, so results could not contain it")
         code = app(
-            given,
+            arguments,
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -97,11 +97,11 @@ def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
         say(str(stop) or "stopped")
         code = 130
     except BrokenPipeError:
-        # Whoever read our output has left.
+        # The reader of the output has closed it.
         _drop_output()
         code = 1
     except OSError as error:
-        # A folder that may not be read, or an output on a full disk: what no command can foresee everywhere.
+        # A folder without permissions, or an output on a full disk: commands cannot check this everywhere.
         if error.errno in (errno.EMFILE, errno.ENFILE):
             say(f"{error.strerror}: raise the limit (ulimit -n), or lower --jobs")
         elif error.filename is None and error.errno != errno.ENOSPC:
@@ -117,30 +117,30 @@ def _run(given: Sequence[str], say: Callable[[str], None]) -> int:
 
 @contextmanager
 def _notes_by(say: Callable[[str], None]) -> Iterator[None]:
-    """While it lasts, a `Note` is one line; other warnings are shown as ever."""
-    shown = warnings.showwarning
+    """A context in which a `Note` is printed as one line; other warnings are shown as usual."""
+    show_warning = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, Note):
             say(str(message))
         else:
-            shown(message, category, *where, **more)
+            show_warning(message, category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
 
 
-def _of_one_rank(arguments: Sequence[str]) -> Callable[[str], None]:
-    """`say`; but where processes share the runs, all find the same mistake, and only the first rank says it."""
+def _say_of_first_rank(arguments: Sequence[str]) -> Callable[[str], None]:
+    """`say`; if several processes share the runs, only the first rank prints, as all find the same mistake."""
     if not any(argument.partition("=")[0] == "--distributed" for argument in arguments):
         return say
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else torch tells each rank of what may be slow
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise torch prints performance warnings on each rank
     return say if os.environ.get("RANK", "0") == "0" else lambda message: None
 
 
 def _is_text(argument: str) -> bool:
-    """Whether it can be written; bytes that are no UTF-8, as in a file's name, cannot."""
+    """Whether it can be encoded; bytes that are not UTF-8, as in a file name, cannot."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -149,20 +149,20 @@ def _is_text(argument: str) -> bool:
 
 
 def _open_streams() -> None:
-    """Where a standard stream is closed, whatever is written there is dropped.
+    """Replace closed standard streams by the null device.
 
-    Python then has None in its place; and the next file that is opened, a database say, would get its number, and with
-    it whatever libraries print there.
+    Otherwise Python has None for them, and the next opened file, such as a database, would get their number and the
+    output that libraries print there.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 def _drop_output() -> None:
-    """What cannot be written is not written; without this Python complains when it flushes at exit."""
+    """Discard output that cannot be written. Without this, Python reports an error when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``lossaware data``: which data the tasks of the paper read, and how one comes by it."""
+"""``lossaware data``: the data of the paper's tasks, and how to get it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,25 +14,25 @@ from lossaware.errors import UsageError
 if TYPE_CHECKING:
     from lossaware.studies.data.sets import DataSet
 
-app = App(name="data", help="Download the public data sets, or make stand-ins for features that cannot be had.")
+app = App(name="data", help="Download the public data sets, or make stand-ins for features that are not available.")
 
 
 @app.command(name="get")
 def get(name: str, *, data: Path) -> int:
     """Download a public data set into a folder, in its official layout.
 
-    What is there already is left as it is. A broken download leaves nothing behind; the same command starts it again.
+    Existing files are not changed. A failed download leaves no files; run the same command again to repeat it.
 
     Args:
         name: mnist, cifar10, cifar100 or tinyimagenet.
-        data: The folder; the one that tasks then get as --data.
+        data: The folder, which tasks then read as --data.
     """
     from lossaware.cli.output import console
     from lossaware.studies.data import download
 
     data_set = _data_set(name)
     if not data_set.files:
-        raise UsageError(f"{name} cannot be downloaded: {data_set.source}; it belongs into {data / data_set.place}")
+        raise UsageError(f"{name} cannot be downloaded: {data_set.source}; put it into {data / data_set.place}")
     screen = console(sys.stderr)
     with _bars(screen) as bar:
         download.get(data_set, data, report=lambda line: _say(screen, line), bar=bar)
@@ -44,32 +44,32 @@ def list_all(*, data: Path | None = None) -> int:
     """List the data that the paper's tasks read.
 
     Args:
-        data: A folder; says what of it is there.
+        data: A folder, to list which data it has.
     """
     from lossaware.cli.output import tell
     from lossaware.studies.data.sets import DATA_SETS
 
     rows = [
-        (name, found.place, f"{found.summary}; {f'{found.megabytes} MB' if found.files else found.source}")
-        for name, found in DATA_SETS.items()
+        (name, entry.place, f"{entry.summary}; {f'{entry.megabytes} MB' if entry.files else entry.source}")
+        for name, entry in DATA_SETS.items()
     ]
     wide = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, place, summary in rows:
-        there = "" if data is None else ("there    " if (data / place).is_dir() else "missing  ")
-        tell(f"{name:<{wide[0]}}  {there}{place:<{wide[1]}}  {summary}")
+        state = "" if data is None else ("present  " if (data / place).is_dir() else "missing  ")
+        tell(f"{name:<{wide[0]}}  {state}{place:<{wide[1]}}  {summary}")
     tell("\nDownload the first four: lossaware data get NAME --data DIR")
     return 0
 
 
 @app.command(name="record")
 def record(name: str, *, data: Path) -> int:
-    """Record the checksums of a data set as it is; from then on its files must stay so.
+    """Record the checksums of a data set's present files, with which later readings are compared.
 
-    For data sets that no checksums are known of, and for files that were changed on purpose.
+    For data sets without known checksums, and for files that were changed on purpose.
 
     Args:
         name: mnist, cifar10, cifar100, tinyimagenet, segmentation or tacos.
-        data: The folder; the one that tasks get as --data.
+        data: The folder that tasks read as --data.
     """
     from lossaware.cli.output import tell
     from lossaware.studies.data.checksums import MANIFEST, record_files
@@ -81,14 +81,14 @@ def record(name: str, *, data: Path) -> int:
 
 @app.command(name="stand-in")
 def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
-    """Make stand-in features for TACoS: noise that carries the annotated spans. No result from them is one on videos.
+    """Make stand-in features for TACoS: noise that encodes the annotated spans. Their results say nothing on videos.
 
-    They are read with --set features=stand-in of the task grounding, and every result from them says so.
+    The task grounding reads them with --set features=stand-in, and each result with them states it.
 
     Args:
         name: tacos.
         data: The folder, with the annotations in tacos/.
-        seed: Decides all values.
+        seed: Determines all values.
     """
     from lossaware.cli.output import console
     from lossaware.studies.data.folder import require
@@ -119,7 +119,7 @@ def _say(console: Any, line: str) -> None:
 
 @contextmanager
 def _bars(console: Any) -> Iterator[Callable[[str], "_Bar"]]:
-    """Makes a progress bar a file, shown where standard error is a terminal."""
+    """Makes one progress bar per file, shown if standard error is a terminal."""
     from rich import progress as bars
 
     columns = (
@@ -133,7 +133,7 @@ def _bars(console: Any) -> Iterator[Callable[[str], "_Bar"]]:
         tasks: dict[str, Any] = {}
 
         def bar(name: str) -> _Bar:
-            # A second attempt gets the bar of the first.
+            # A second attempt uses the bar of the first.
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=None)
             return _Bar(progress, tasks[name])
@@ -142,7 +142,7 @@ def _bars(console: Any) -> Iterator[Callable[[str], "_Bar"]]:
 
 
 class _Bar:
-    """A bar of rich in the form that pooch wants."""
+    """A progress bar of rich with pooch's interface."""
 
     def __init__(self, progress: Any, task: Any) -> None:
         self._progress, self._task = progress, task

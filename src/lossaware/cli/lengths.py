@@ -1,4 +1,4 @@
-"""`lossaware lengths`: which epoch of our curves fits each published column best."""
+"""`lossaware lengths`: the epoch of our curves that fits each published column best."""
 
 import sys
 from pathlib import Path
@@ -9,8 +9,8 @@ from lossaware.errors import UsageError
 def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"), to: Path = Path("results")) -> int:
     """Test the hypothesis that the paper's runs without LGA were shorter than those with LGA.
 
-    For each column of the paper's tables that was measured: the epoch at which our curves come nearest to the
-    published figures, with an interval by bootstrap over the cells of the column.
+    For each measured column of the paper's tables: the epoch at which our curves are nearest to the published figures,
+    with a bootstrap interval over the cells of the column.
 
     Args:
         out: Folder of the runs.
@@ -19,7 +19,7 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     """
     from lossaware.cli.output import console, tell
     from lossaware.studies.analysis.collect import measurements
-    from lossaware.studies.paper import lengths as found
+    from lossaware.studies.paper import lengths as fits
     from lossaware.studies.paper.lengths_plot import plot_lengths
     from lossaware.studies.report import results_markdown as results_page
     from lossaware.studies.report.artifacts import check_writable, save
@@ -28,13 +28,13 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     from lossaware.studies.report.writers import text
 
     check_writable(to)
-    with measurements(out, results) as there:
-        tables = [table for table in all_tables(there) if of_the_paper(table.study)]
-        columns = found.columns(tables, there.sources)
-    if not (pairs := found.pairs(columns)):
+    with measurements(out, results) as measured:
+        tables = [table for table in all_tables(measured) if of_the_paper(table.study)]
+        columns = fits.columns(tables, measured.sources)
+    if not (pairs := fits.pairs(columns)):
         raise UsageError("no column was measured without and with LGA; run one: lossaware study run table02 --data DIR")
-    numbers = {"lengths": found.rows(columns), "lengths-pairs": found.pair_rows(pairs)}
-    settings = {"resamples": found.RESAMPLES, "fewest_cells": found.MIN_CELLS}
+    numbers = {"lengths": fits.rows(columns), "lengths-pairs": fits.pair_rows(pairs)}
+    settings = {"resamples": fits.RESAMPLES, "fewest_cells": fits.MIN_CELLS}
     save(to, "lengths", tables=numbers, plot=plot_lengths(pairs), settings=settings)
     results_page.refresh(to)
     rows = [

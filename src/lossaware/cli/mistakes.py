@@ -1,4 +1,4 @@
-"""What a command line that cannot be read is told: what is wrong, and how to write it."""
+"""Messages for wrong command lines: the mistake and its remedy."""
 
 import re
 
@@ -6,7 +6,7 @@ from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError, Un
 
 
 def explain(error: CycloptsError) -> str:
-    """The mistake in one line, with its remedy where one is known."""
+    """The mistake in one line, with its remedy if one is known."""
     if isinstance(error, UnusedCliTokensError):
         unused = list(error.unused_tokens or [])
         if unused and all(re.fullmatch(r"auto|[-+]?[\d.]+(e[-+]?\d+)?", word, re.IGNORECASE) for word in unused):
@@ -16,9 +16,9 @@ def explain(error: CycloptsError) -> str:
         name = error.argument.name
         if name.startswith("--") and error.argument.field_info.is_positional:
             command = " ".join(error.command_chain or ())
-            return f"{command} wants {name.removeprefix('--').upper()}: lossaware {command} --help says what that is"
+            return f"{command} needs {name.removeprefix('--').upper()}: see lossaware {command} --help"
     if isinstance(error, UnknownOptionError) and "Did you mean" not in (text := str(error)):
         option = (error.token.keyword or error.token.value).removeprefix("--").replace("-", "_")
         if "compare" in (error.command_chain or ()):
-            return f"{text.rstrip('.')}; an option of the task or the function is set by --set {option}=VALUE"
+            return f"{text.rstrip('.')}; an option of the task or the function is set with --set {option}=VALUE"
     return str(error)

@@ -1,4 +1,4 @@
-"""Lines and consoles. What a command writes for people goes through here, which replaces control characters."""
+"""Output of commands to terminals, with control characters replaced."""
 
 import sys
 from collections.abc import Iterable
@@ -9,27 +9,27 @@ from rich.segment import Segment
 
 
 def say(message: str) -> None:
-    """One line on standard error."""
+    """Print one line to standard error."""
     from lossaware.studies.specs.escape import one_line
 
     print(f"lossaware: {one_line(message)}", file=sys.stderr)
 
 
 def tell(line: object) -> None:
-    """A line on standard output."""
+    """Print a line to standard output."""
     from lossaware.studies.specs.escape import terminal
 
     print(terminal(str(line)))
 
 
 def console(file: Any) -> Console:
-    """A console that is wide enough for a table where no terminal says how wide it is."""
-    # Brackets and colons in a text are not commands for rich.
+    """A console with the terminal's width, or wide enough for a table if there is no terminal."""
+    # Brackets and colons in a text are not markup.
     return _Console(file=file, width=None if file.isatty() else 120, markup=False, emoji=False)
 
 
 class _Console(Console):
-    """A console that knows what is text and what it writes itself to move the cursor or to change colours."""
+    """A console that escapes texts, but not its own control sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         from lossaware.studies.specs.escape import terminal
@@ -39,7 +39,7 @@ class _Console(Console):
 
 
 def listing(entries: "dict[str, str]", more: str) -> int:
-    """Names and one line on each."""
+    """Print names with one line each."""
     width = max(map(len, entries))
     for name, summary in entries.items():
         tell(f"{name:<{width}}  {summary}")

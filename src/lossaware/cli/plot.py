@@ -19,17 +19,17 @@ RESULTS = Path("results")
 
 
 def plot(name: str, /, *, relative: bool = False, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS) -> int:
-    """Draw one of the paper's figures, or a study over its learning rates: SVG, PNG and the numbers as CSV.
+    """Plot one of the paper's figures, or a study over its learning rates: SVG, PNG and the numbers as CSV.
 
-    figure01 is descent among local optima, without and with LGA; it is measured for the plot, in seconds. figure02 is
+    figure01 is descent among local optima, without and with LGA; it is computed for the plot, in seconds. figure02 is
     the training loss of all optimizers, from the runs of Table 1. overview is the picture of the README: accuracy on
-    MNIST by learning rate, without, with LGA, with "auto", and a peer. A study is drawn by optimizer and learning
-    rate; its tables say how much the learning rate matters, and how soon each optimizer has the bases' best score. A
-    base is what the study has without and with LGA.
+    MNIST by learning rate, without, with LGA, with "auto", and a peer. A study is plotted by optimizer and learning
+    rate; its tables show how much the learning rate matters, and how soon each optimizer reaches the bases' best
+    score. A base is an optimizer that the study has without and with LGA.
 
     Args:
-        name: figure01, figure02, overview, one of `lossaware study list`, or a FILE.toml of your own.
-        relative: Draw instead what each method of a study loses against the tuned base, at its worst, best and own
+        name: figure01, figure02, overview, one of `lossaware study list`, or your own FILE.toml.
+        relative: Plot instead the loss of each method against the tuned base, at its worst, best and default
             learning rate and in the mean, by task: NAME-relative.svg, .png, .csv and .json.
         out: Folder of the runs.
         results: Folder of exported studies.
@@ -49,14 +49,14 @@ def plot(name: str, /, *, relative: bool = False, out: Path = OUT, results: Path
 
 
 def figure(name: str, /, *, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS) -> int:
-    """The former name of `lossaware plot` for figure01, figure02 and overview; to be removed in the next version."""
+    """Former name of `lossaware plot` for figure01, figure02 and overview, removed in the next version."""
     return _renamed("lossaware figure", name, False, out, results, to)
 
 
 def study_figure(
     name: str, /, *, relative: bool = False, out: Path = OUT, results: Path = RESULTS, to: Path = RESULTS
 ) -> int:
-    """The former name of `lossaware plot` for studies; to be removed in the next version."""
+    """Former name of `lossaware plot` for studies, removed in the next version."""
     return _renamed("lossaware study figure", name, relative, out, results, to)
 
 
@@ -67,11 +67,11 @@ def _renamed(former: str, name: str, relative: bool, out: Path, results: Path, t
     return plot(name, relative=relative, out=out, results=results, to=to)
 
 
-def _save(to: Path, name: str, tables: Mapping[str, Any], drawn: "Plot", settings: Mapping[str, Any]) -> None:
+def _save(to: Path, name: str, tables: Mapping[str, Any], plot: "Plot", settings: Mapping[str, Any]) -> None:
     from lossaware.studies.report import results_markdown
     from lossaware.studies.report.artifacts import save
 
-    save(to, name, tables=tables, plot=drawn, settings=settings)
+    save(to, name, tables=tables, plot=plot, settings=settings)
     results_markdown.refresh(to)
 
 
@@ -117,15 +117,15 @@ def _figure02(out: Path, results: Path, to: Path) -> int:
     from lossaware.studies.specs.study import load_study
 
     study = load_study("table01")
-    with measurements(out, results) as there:
-        table = there.table(study)
-        curves = loss_curves(table, there.sources)
+    with measurements(out, results) as measured:
+        table = measured.table(study)
+        curves = loss_curves(table, measured.sources)
     if not (rows := curve_rows(curves)):
-        raise UsageError("no run of Table 1 is there to draw; run some first: lossaware study run table01")
+        raise UsageError("there are no runs of Table 1 yet; run some first: lossaware study run table01")
     check_writable(to)
     _save(to, "figure02", {"figure02": rows}, plot_figure2(curves), _settings(study, table.provenance))
     drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
-    tell(f"{len(drawn)} of {len(curves)} curves are drawn; the others were not run.")
+    tell(f"{len(drawn)} of {len(curves)} curves are plotted; the others were not run.")
     tell(to / "figure02.svg")
     return 0
 
@@ -139,8 +139,8 @@ def _overview(out: Path, results: Path, to: Path) -> int:
     from lossaware.studies.specs.study import load_study
 
     names = ("auto", "auto-peers")
-    with measurements(out, results) as there:
-        tables = [there.table(load_study(name)) for name in names]
+    with measurements(out, results) as measured:
+        tables = [measured.table(load_study(name)) for name in names]
     try:
         rows = overview_rows(*(all_series(table) for table in tables))
     except (KeyError, ValueError):
@@ -163,18 +163,16 @@ def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int
     from lossaware.studies.specs.study import load_study
 
     study = load_study(name)
-    with measurements(out, results) as there:
-        table = there.table(study)
+    with measurements(out, results) as measured:
+        table = measured.table(study)
         series = sensitivity.all_series(table)
-        times = sensitivity.times(series, there.sources)
-    whole, series = series, [one for one in series if one.means]
+        times = sensitivity.times(series, measured.sources)
+    all_series, series = series, [one for one in series if one.means]
     if not series:
-        raise UsageError(
-            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
-        )
+        raise UsageError(f"{study.what} has no results yet; run it first: lossaware study run {study.source}")
     settings = _settings(study, table.provenance)
     if relative:
-        return _relative(whole, study, settings, to)
+        return _relative(all_series, study, settings, to)
     tables = {
         f"{study.name}-lr": sensitivity.score_rows(series),
         f"{study.name}-overall": sensitivity.overall_rows(series),
@@ -190,8 +188,8 @@ def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int
         for panel in panels:
             _print(lr_plot.time_overview(series, times, panel))
         tell("\nA base's best score is that of its best epoch.")
-        tell("Epochs and seconds of training until then: the median seed, at the rate that takes the fewest epochs.")
-        tell("Seconds are only as good as the machine was free of other work.")
+        tell("Epochs and seconds of training until then: the median seed, at the rate that needs the fewest epochs.")
+        tell("Seconds are only reliable if the machine had no other load.")
     tell("")
     for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
         tell(path)
@@ -203,18 +201,16 @@ def _relative(series: "Sequence[Series]", study: "Study", settings: Mapping[str,
     from lossaware.studies.analysis.relative import MEASURES, by_place, relative_rows, relatives
     from lossaware.studies.report import relative_plot
 
-    found = relatives(series)
-    if not found:
-        raise UsageError(f"{study.what}: no base of it is measured at all of its learning rates, so none can be tuned")
+    losses = relatives(series)
+    if not losses:
+        raise UsageError(f"{study.what}: no base has results at all of its learning rates, so none can be tuned")
     name = f"{study.name}-relative"
-    _save(to, name, {name: relative_rows(found)}, relative_plot.plot_relative(found), settings)
-    for measure in filter(lambda measure: by_place(found, measure), MEASURES):
-        _print(relative_plot.overview(found, measure))
+    _save(to, name, {name: relative_rows(losses)}, relative_plot.plot_relative(losses), settings)
+    for measure in filter(lambda measure: by_place(losses, measure), MEASURES):
+        _print(relative_plot.overview(losses, measure))
     tell("\nIn percent of the base's score, or in points where the measure is in percent; below 0 it is better.")
-    tell(
-        "The tuned base is at its best of the study's learning rates: a base and its LGA against itself, others against"
-    )
-    tell("the best base.\n")
+    tell("The tuned base has the best of the study's learning rates. A base and its LGA are compared with this base,")
+    tell("others with the best base.\n")
     for kind in ("svg", "csv"):
         tell(to / f"{name}.{kind}")
     return 0

@@ -1,4 +1,4 @@
-"""`lossaware report`: everything that was measured, as one page."""
+"""`lossaware report`: all measured results in one page."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ def report(
     results: Path = Path("results"),
     store: Path = Path("lossaware-out"),
 ) -> int:
-    """Show everything that was measured: one HTML page that needs no network.
+    """Show all measured results in one HTML page that works offline.
 
-    All studies in the paper's layout with measured beside published, in how many cells they agree, in how many LGA
-    helps or hurts, both figures, the theory, and how each was made.
+    It has all studies in the paper's layout with measured and published figures, the number of cells that agree, the
+    number in which LGA helps or hurts, both figures, the theory, and the provenance of each.
 
     Args:
-        out: The page. A name that ends in .md gets the short page of --results alone: counts, and a list of files.
-        results: Folder of exported studies and of pictures.
+        out: The page. With the ending .md it is a short page of --results only: counts, and a list of files.
+        results: Folder of exported studies and plots.
         store: Folder of the runs.
     """
     from lossaware.cli.output import tell
@@ -35,10 +35,10 @@ def report(
         results_page.write(results, out)
     else:
         if not (results.is_dir() or store.is_dir()):
-            raise UsageError(f"there is neither a folder {results} nor a folder {store}: nothing was measured")
+            raise UsageError(f"neither the folder {results} nor the folder {store} exists: there are no results")
         report.check_writable(out)
-        with measurements(store, results) as there:
-            page = results_report.render(there, results, figure2)
+        with measurements(store, results) as measured:
+            page = results_report.render(measured, results, figure2)
         write_whole(out, page)
     tell(out)
     return 0

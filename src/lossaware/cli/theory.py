@@ -1,4 +1,4 @@
-"""`lossaware theory`: the paper's theorems, held against runs."""
+"""`lossaware theory`: the paper's theorems, compared with runs."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 app = App(
     name="theory",
-    help="Hold the paper's theorems against runs: where they hold, and runs that break them.",
+    help="Compare the paper's theorems with runs: where they hold, and runs that break them.",
     default_parameter=Parameter(negative=""),
 )
 
 
 @app.default
 def theory(*, to: Path = Path("results")) -> int:
-    """Hold Theorem 3.1 (A.1) and the analysis under Adam (A.2) against runs; see docs/theory.md.
+    """Compare Theorem 3.1 (A.1) and the analysis under Adam (A.2) with runs; see docs/theory.md.
 
     Two quadratics and a regularised logistic regression on digits, in float64, with step sizes inside and outside
-    lambda <= 1/L; and runs that break each statement. Takes seconds, and gives the same numbers each time.
+    lambda <= 1/L; and runs that break each statement. Deterministic; takes seconds.
 
     Args:
         to: Folder to write theory.svg, .png and .json, theory-convergence.csv, theory-counterexamples.csv and
@@ -39,7 +39,7 @@ def theory(*, to: Path = Path("results")) -> int:
     from lossaware.studies.report.writers import text
 
     check_writable(to)
-    torch.set_num_threads(1)  # small problems; and sums in one order are the same everywhere
+    torch.set_num_threads(1)  # small problems; and sums in one order are reproducible
     runs = convergence.study()
     broken = [(example, example.make()) for example in convergence.COUNTEREXAMPLES]
     flat = adam.counterexample()

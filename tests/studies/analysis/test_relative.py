@@ -165,7 +165,7 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     store("prodigy")
     assert run() == 2
-    assert "no base of it is measured at all of its learning rates" in capsys.readouterr().err
+    assert "no base has results at all of its learning rates" in capsys.readouterr().err
     store("sgd")
     assert run() == 0
     assert "SGD-LGA" in capsys.readouterr().out

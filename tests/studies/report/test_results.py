@@ -434,7 +434,7 @@ def test_pages_of_others_are_left_alone(
 def test_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = tmp_path / "nowhere"
     assert lossaware("report", "--out", tmp_path / "a.html", "--results", nowhere, "--store", nowhere) == 2
-    assert "nothing was measured" in capsys.readouterr().err
+    assert "there are no results" in capsys.readouterr().err
     assert lossaware("report", "--out", tmp_path / "a.md", "--results", nowhere) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

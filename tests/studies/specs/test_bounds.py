@@ -14,7 +14,7 @@ from support.small_grid import TEXT
 POINTS = "\n".join(f"p{i} = {{}}" for i in range(101))
 HUGE = {
     "seeds": (("seeds = 2", "seeds = 1_000_000_000"), "must be at most 10000 seeds"),
-    "a seed": (("seeds = 2", f"seeds = [{2**63}]"), "must be how many"),
+    "a seed": (("seeds = 2", f"seeds = [{2**63}]"), "must be a number of seeds"),
     "epochs": (("epochs = 4", "epochs = 1_000_000_000"), "less than or equal to 1000000"),
     "batch_size": (("batch_size = 200", f"batch_size = {10**30}"), "batch_size: "),
     "digits": (("batch_size = 200", f"batch_size = {'9' * 5000}"), "not valid TOML"),

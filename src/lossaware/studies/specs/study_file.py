@@ -1,4 +1,4 @@
-"""The file of a study: what its keys may hold, and one line for each mistake in it."""
+"""The file of a study: its keys and their values, and one line per mistake."""
 
 import contextlib
 import math
@@ -14,33 +14,33 @@ from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import LARGEST, MAX_SEEDS
 
 MAX_EPOCHS = 1_000_000
-"""How many epochs a run may have."""
+"""Maximum number of epochs of a run."""
 MAX_CELLS = 10_000
-"""How many cells a table may have."""
+"""Maximum number of cells of a table."""
 MAX_RUNS = 100_000
-"""How many runs a study may have."""
+"""Maximum number of runs of a study."""
 Scalar = bool | Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | float | str
 Option = Scalar | None
-"""A value of an option; None only where a study is made in memory, as TOML has no null."""
+"""A value of an option; None only in studies made in memory, as TOML does not have null."""
 
 
 class _Table(BaseModel):
-    """A table of the file: unknown keys are errors, and values are taken as TOML has them."""
+    """A table of the file: unknown keys are errors, and values are not converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Shown(_Table):
-    """What a cell shows of its runs.
+    """The metric that a cell shows of its runs.
 
     Attributes:
         set: ``"train"`` (the running mean while training) or ``"test"``.
         name: The measure: ``accuracy``, ``loss`` or another of the task's.
-        at: Which epoch's value: ``"final"``; ``"best"`` of all epochs; ``"reached"``, where a run with LGA first has
-            the base's final value (its own final one where it never does); or ``"ratio"``, not the value but the
-            number of that epoch by the base's epochs, 1 where it never does (Tables 3, 4, 9 and 10).
-        percent: Whether the value is a share that is shown in percent; by default accuracies are.
-        higher_is_better: By default all but losses.
+        at: The epoch of the value: ``"final"``; ``"best"`` of all epochs; ``"reached"``, at which a run with LGA first
+            has the base's final value (its own final one if it never does); or ``"ratio"``, the number of that epoch
+            divided by the base's epochs instead of the value, 1 if it never does (Tables 3, 4, 9 and 10).
+        percent: Whether the value is a share that is shown in percent; by default for accuracies.
+        higher_is_better: By default for all measures except losses.
     """
 
     set: Literal["train", "test"] | None = None
@@ -50,12 +50,12 @@ class Shown(_Table):
     higher_is_better: bool | None = None
 
     def over(self, other: Self) -> Self:
-        """These settings, and the other's where these say nothing."""
+        """These settings, with the other's for those that are not set."""
         return other.model_copy(update=self.model_dump(exclude_none=True))
 
 
 class Settings(_Table):
-    """Settings of runs; None or empty where nothing is said. Options are merged key by key, the rest is replaced."""
+    """Settings of runs; None or empty if not set. Options are merged by key, other settings are replaced."""
 
     task: str | None = None
     task_options: dict[str, Option] = {}
@@ -78,7 +78,7 @@ class Settings(_Table):
         listed = seeds if isinstance(seeds, list) else [seeds]
         least = 0 if isinstance(seeds, list) else 1
         if not (listed and all(type(number) is int and least <= number <= LARGEST for number in listed)):
-            raise ValueError("must be how many, at least 1, or a list of seeds from 0 to 2^63 - 1")
+            raise ValueError("must be a number of seeds, at least 1, or a list of seeds from 0 to 2^63 - 1")
         if (len(seeds) if isinstance(seeds, list) else seeds) > MAX_SEEDS:
             raise ValueError(f"must be at most {MAX_SEEDS} seeds")
         if len(set(listed)) < len(listed):
@@ -94,14 +94,14 @@ class Settings(_Table):
 
     @property
     def all_seeds(self) -> Sequence[int]:
-        """The seeds by number: ``3`` is 0, 1, 2."""
+        """The list of seeds: ``3`` is 0, 1, 2."""
         return range(self.seeds) if isinstance(self.seeds, int) else self.seeds or ()
 
     def over(self, other: "Settings") -> "Settings":
         """These settings over the other's.
 
-        ``lga = false`` stays false whatever the other says, so that the point "without" of one axis is without LGA at
-        every point of another axis that says how large gamma2 is there.
+        If the other has ``lga = false``, so has the result. So the point "without" of one axis is without LGA at all
+        points of another axis that sets gamma2.
         """
         changes = {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
         for name in ("task_options", "optimizer_options", "scheduler_options"):
@@ -114,18 +114,18 @@ class Settings(_Table):
 
 
 class Point(Settings):
-    """A point of an axis: what its cells have of their own."""
+    """A point of an axis: the settings of its cells."""
 
     measure: Shown = Shown()
 
 
 class Derived(_Table):
-    """Further rows or columns, computed over all points of an axis from what their cells show.
+    """Derived rows or columns, computed from the cells of all points of an axis.
 
     Attributes:
-        axis: Its name.
-        points: What is computed by its name in the table: the mean, or the standard deviation of the population (which
-            is what Table 5 has).
+        axis: Name of the axis.
+        points: The statistic by its name in the table: the mean, or the population standard deviation (as in
+            Table 5).
     """
 
     axis: str
@@ -133,11 +133,11 @@ class Derived(_Table):
 
 
 class StudyFile(_Table):
-    """A study as its file says it.
+    """The content of a study's file.
 
     Attributes:
-        published_seeds: Experiments over which each published figure is the mean: five in the paper (section 4.1),
-            one in Table 4.
+        published_seeds: Number of experiments per published figure, which is their mean: five in the paper
+            (section 4.1), one in Table 4.
     """
 
     title: str
@@ -153,16 +153,16 @@ class StudyFile(_Table):
     published_seeds: Annotated[int, Field(ge=1)] = 5
 
 
-def parse_settings(given: Mapping[str, Any]) -> Settings:
-    """Settings as a command line gives them: ``{"epochs": 3, "batch_size": "32", "lga.gamma2": "1e-7", "pad": "0"}``.
+def parse_settings(assignments: Mapping[str, Any]) -> Settings:
+    """Settings from a command line: ``{"epochs": 3, "batch_size": "32", "lga.gamma2": "1e-7", "pad": "0"}``.
 
-    What is no setting is an option of the task, as for ``compare --set``.
+    Names that are not settings are options of the task, as for ``compare --set``.
 
     Raises:
-        UsageError: A key is unknown, or a value is not what it must be.
+        UsageError: A key is unknown, or a value is not valid.
     """
     nested: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in assignments.items():
         name, dot, inner = key.partition(".")
         if isinstance(value, str):
             with contextlib.suppress(ValueError, RecursionError):  # a bare word stays a text
@@ -174,7 +174,7 @@ def parse_settings(given: Mapping[str, Any]) -> Settings:
         elif isinstance(nested.setdefault(name, {}), dict):
             nested[name][inner] = value
         else:
-            raise UsageError(f"--set {key}: {name} has no parts")
+            raise UsageError(f"--set {key}: {name} does not have parts")
     try:
         return Settings.model_validate(nested)
     except ValidationError as error:
@@ -182,54 +182,54 @@ def parse_settings(given: Mapping[str, Any]) -> Settings:
 
 
 def check_axes(what: str, file: StudyFile) -> None:
-    """Raise `UsageError` where the axes of a file do not fit together; ``what`` names the study."""
+    """Raise `UsageError` if the axes of a file are not consistent; ``what`` names the study."""
     placed = [*file.rows, *file.columns]
     for axis in placed:
         if axis not in file.axes:
-            raise UsageError(f"{what}: there is no axis {axis!r}{did_you_mean(axis, file.axes)}")
+            raise UsageError(f"{what}: unknown axis {axis!r}{did_you_mean(axis, file.axes)}")
     if missing := [axis for axis in file.axes if placed.count(axis) != 1]:
-        raise UsageError(f"{what}: axis {missing[0]!r} must be once among rows and columns")
+        raise UsageError(f"{what}: axis {missing[0]!r} must appear once in rows and columns")
     if empty := [axis for axis, points in file.axes.items() if not points]:
         raise UsageError(f"{what}: axis {empty[0]!r} has no points")
     if (cells := math.prod(map(len, file.axes.values()))) > MAX_CELLS:
         raise UsageError(f"{what}: its axes make {cells} cells; at most {MAX_CELLS} are allowed")
     if file.base.lga is False:
         for axis, points in file.axes.items():
-            if vain := [name for name, point in points.items() if isinstance(point.lga, dict)]:
-                place = f"axes.{axis}.{vain[0]}.lga"
-                raise UsageError(f"{what}: {place} is without effect under base.lga = false, which goes before all")
+            if unused := [name for name, point in points.items() if isinstance(point.lga, dict)]:
+                place = f"axes.{axis}.{unused[0]}.lga"
+                raise UsageError(f"{what}: {place} has no effect, as base.lga = false takes precedence")
     if file.derived:
         if file.derived.axis not in file.axes:
-            raise UsageError(f"{what}: there is no axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")
+            raise UsageError(f"{what}: unknown axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")
         if both := set(file.derived.points) & set(file.axes[file.derived.axis]):
-            raise UsageError(f"{what}: {min(both)!r} is a point and derived as well")
+            raise UsageError(f"{what}: {min(both)!r} is both a point and derived")
 
 
 def explain(error: ValidationError) -> str:
-    """The first mistake in a file, and how many more there are."""
+    """The first mistake in a file, and the number of others."""
     problems = {_place(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
-    # A union complains at its own place and further inside, where the mistake is.
+    # A union reports its own place and the inner one, where the mistake is.
     places = [place for place in problems if not any(other[: len(place)] == place != other for other in problems)]
     place = places[-1]
     problem = problems[place]
     name = ".".join(place)
     if problem["type"] == "extra_forbidden":
-        said = f"unknown key {name!r}{did_you_mean(place[-1], _fields(place))}"
+        message = f"unknown key {name!r}{did_you_mean(place[-1], _fields(place))}"
     elif problem["type"] == "missing":
-        said = f"{name!r} is missing"
+        message = f"{name!r} is missing"
     else:
         text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
-        said = f"{name}: {text[0].lower()}{text[1:]}, got {_shown(problem['input'])}" if name else text
+        message = f"{name}: {text[0].lower()}{text[1:]}, got {_short_repr(problem['input'])}" if name else text
     more = len(places) - 1
-    return said + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
+    return message + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
 
 
 _MEMBERS = ("bool", "int", "constrained-int", "float", "str")
 _EXPECTED = dict.fromkeys(_MEMBERS, "must be a number, a text, true or false")
 
 
-def _shown(value: Any) -> str:
-    """A value in a message."""
+def _short_repr(value: Any) -> str:
+    """A value for a message."""
     try:
         text = repr(value)
     except ValueError:  # a number of thousands of digits
@@ -238,12 +238,12 @@ def _shown(value: Any) -> str:
 
 
 def _place(location: Iterable[int | str]) -> tuple[str, ...]:
-    """Where in the file: without the marks pydantic adds for the members of a union."""
+    """The place in the file, without pydantic's marks for the members of a union."""
     return tuple(str(part) for part in location if not re.search(r"[\[\]]", str(part)) and part not in _MEMBERS)
 
 
 def _fields(place: Sequence[str]) -> Iterable[str]:
-    """The keys that are allowed beside the last one of a place."""
+    """The allowed keys next to the last one of a place."""
     if place[-2:-1] == ("measure",):
         return Shown.model_fields
     match place[0], len(place):
