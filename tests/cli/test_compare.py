@@ -345,7 +345,7 @@ def test_foreign_results_are_left_alone(engine, tmp_path, make):
 
 def test_foreign_report_is_left_alone(engine, tmp_path):
     (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(UsageError, match="left alone"):
+    with pytest.raises(UsageError, match="not overwritten"):
         carried_out(SMALL, tmp_path, engine=engine)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "mine"

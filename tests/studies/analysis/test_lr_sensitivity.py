@@ -293,14 +293,14 @@ def test_no_two_lines_look_alike(name):
 
 def test_a_study_without_learning_rates_is_refused():
     text = TEXT.replace('columns = ["lr"]', "columns = []").split("[axes.lr]")[0]
-    with pytest.raises(UsageError, match="study small: none of its axes has learning rates alone"):
+    with pytest.raises(UsageError, match="study small: it does not have an axis with only learning rates"):
         sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
 
 
 def test_a_learning_rate_that_goes_with_a_task_is_none_to_draw_over():
     study = load_study("auto-parts")
     assert not sensitivity.has_rates(study)
-    with pytest.raises(UsageError, match="study auto-parts: none of its axes has learning rates alone"):
+    with pytest.raises(UsageError, match="study auto-parts: it does not have an axis with only learning rates"):
         sensitivity.all_series(tabulate(study, Known()))
 
 

@@ -377,7 +377,7 @@ def test_a_damaged_description_of_a_picture_is_one_line(results: Path, tmp_path:
     folder = tmp_path / "results"
     shutil.copytree(results, folder)
     (folder / "mine.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"mine\.json: does not say how it was made"):
+    with pytest.raises(UsageError, match=r"mine\.json: its provenance cannot be read"):
         artifacts.load(folder)
 
 
@@ -426,7 +426,7 @@ def test_pages_of_others_are_left_alone(
     for name in ("README.md", "page.html"):
         (tmp_path / name).write_text("# Mine\n")
         assert lossaware("report", "--out", tmp_path / name, "--results", results, "--store", out) == 2
-        assert "is left alone: choose another --out" in capsys.readouterr().err
+        assert "is not overwritten: choose another --out" in capsys.readouterr().err
     assert lossaware("study", "export", "table01", "--out", out, "--to", tmp_path) == 0
     assert {(tmp_path / name).read_text() for name in ("README.md", "page.html")} == {"# Mine\n"}
 

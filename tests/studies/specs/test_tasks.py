@@ -287,7 +287,7 @@ def test_a_set_without_examples_is_told(my_task, empty, message):
         "Data(train=examples, test=examples)", f"replace(Data(examples, examples), {empty}=InMemory((x[:0],)))"
     )
     path = my_task("from dataclasses import replace\n" + text)
-    with pytest.raises(UsageError, match=f"task 'mine': {message} has no example"):
+    with pytest.raises(UsageError, match=f"task 'mine': {message} is empty"):
         load_task(f"{path}:build").load(None)
 
 

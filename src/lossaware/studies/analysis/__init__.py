@@ -1,1 +1,1 @@
-"""From records to numbers, intervals and verdicts. Nothing here is laid out or drawn."""
+"""From records to numbers, intervals and verdicts, without layout and plots."""

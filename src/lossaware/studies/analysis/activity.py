@@ -1,4 +1,4 @@
-"""What the scores of a comparison do not show: runs that are missing or diverged, and whether LGA did anything."""
+"""Notes on a comparison besides its scores: missing and diverged runs, and whether LGA had any effect."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,33 +12,33 @@ from lossaware.studies.store.results import Results
 Records = Sequence[EpochRecord]
 
 SMALL_REACH = 0.005
-"""A push over a whole run (`largest_push`) that is small beside the weights of any usual network."""
+"""A push over a whole run (`largest_push`) that is small compared with the weights of usual networks."""
 
 
 def notes(comparison: Comparison, results: Results, labels: tuple[str, str] = ("without", "with LGA")) -> list[str]:
-    """Notes on a comparison, a sentence each.
+    """Notes on a comparison, one sentence each.
 
     Args:
         comparison: Two cells.
-        results: Where their runs are.
+        results: The store of their runs.
         labels: Names of the runs without LGA and of those with it.
     """
     sides = [
         (label, [results.records(spec) for spec in cell.specs])
         for label, cell in zip(labels, (comparison.without.cell, comparison.with_lga.cell), strict=True)
     ]
-    found = []
+    sentences = []
     total = len(comparison.without.cell.specs)
     if failed := total - len(comparison.seeds):
-        found.append(f"{failed} of {total} seeds left out: a run failed or is not finished.")
+        sentences.append(f"{failed} of {total} seeds left out: a run failed or is not finished.")
     for label, runs in sides:
         if diverged := sum(map(has_diverged, runs)):
-            found.append(f"{diverged} of {total} runs {label} diverged: their loss is not finite.")
-    return found + activity(sides[1][1], lga_of(comparison.with_lga.cell.specs))
+            sentences.append(f"{diverged} of {total} runs {label} diverged: their loss is not finite.")
+    return sentences + activity(sides[1][1], lga_of(comparison.with_lga.cell.specs))
 
 
 def lga_of(specs: Sequence[RunSpec]) -> Mapping[str, Value]:
-    """LGA's arguments in these runs, which differ by the seed alone; empty without LGA."""
+    """LGA's arguments in these runs, which differ only in the seed; empty without LGA."""
     return dict(specs[0].lga or ()) if specs else {}
 
 
@@ -48,7 +48,7 @@ def has_diverged(run: Records) -> bool:
 
 
 def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
-    """Says where LGA was attached, but could do little or nothing.
+    """Notes on runs in which LGA was attached, but had little or no effect.
 
     Args:
         runs: Runs of several seeds.
@@ -65,22 +65,24 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
         return ["The gate never opened: LGA did nothing here."]
     if not isinstance(gamma2, (int, float)):
         return []
-    found = []
+    sentences = []
     left = median(status.get("gamma2", gamma2) for status in last)
     if left <= gamma2 * 1e-2:
-        found.append(f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end).")
+        sentences.append(
+            f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end)."
+        )
     xi = lga.get("xi")
     reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
     if reach < SMALL_REACH:
-        found.append(
+        sentences.append(
             f"LGA alone could move no weight by as much as {SMALL_REACH:g} in the whole run; its effect grows "
             "with gamma2 and with the number of steps."
         )
-    return found
+    return sentences
 
 
 def largest_push(records: Records, gamma2: float, xi: float) -> float:
-    """Bound on how far LGA alone can have moved a parameter: the sum of gamma2 * U / xi over steps with an open gate.
+    """Bound of the distance that LGA alone moved a parameter: the sum of gamma2 * U / xi over steps with an open gate.
 
     Args:
         records: A run with LGA.
@@ -97,5 +99,5 @@ def largest_push(records: Records, gamma2: float, xi: float) -> float:
 
 
 def _about(value: float) -> str:
-    """The figure to one digit."""
+    """The number to one digit."""
     return number(float(f"{value:.0e}"))

@@ -1,4 +1,4 @@
-"""Everything measured that is at hand: the runs of a store and those that were exported, as tables of studies."""
+"""All available results, those of a store and exported ones, as tables of studies."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -15,38 +15,38 @@ from lossaware.studies.store.results import Results, Sources
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured, wherever it lies.
+    """Results from several places.
 
     Attributes:
         sources: The runs.
-        places: The folders that know how studies were run.
+        places: The folders that record the launches of studies.
     """
 
     sources: Sources
     places: Sequence[Folder | Exported]
 
     def launches(self, study: Study) -> list[Launch]:
-        """How the study was run, each time once, latest last."""
-        found: list[Launch] = []
+        """The launches of the study, without duplicates, latest last."""
+        result: list[Launch] = []
         for place in self.places:
-            found += [launch for launch in place.launches(study) if launch not in found]
-        return sorted(found, key=lambda launch: launch.environment.get("date", ""))
+            result += [launch for launch in place.launches(study) if launch not in result]
+        return sorted(result, key=lambda launch: launch.environment.get("date", ""))
 
     def table(self, study: Study, prefer: Overrides | None = None) -> StudyTable:
-        """The study as it was measured; ``prefer`` as for `tabulate`."""
+        """The table of the study; for ``prefer`` see `tabulate`."""
         return show(study, self.sources, self.launches(study), prefer=prefer)
 
 
 @contextlib.contextmanager
 def measurements(out: Path | None, results: Path | None) -> Iterator[Measurements]:
-    """What is in a folder of runs, and in one of exported studies.
+    """The results in a folder of runs and in a folder of exported studies.
 
     Args:
-        out: Folder of the runs, which need not exist; None for none.
-        results: Folder of exported studies, which need not exist; None for none.
+        out: Folder of the runs, which may not exist; None for no folder.
+        results: Folder of exported studies, which may not exist; None for no folder.
 
     Raises:
-        UsageError: A file is there but cannot be read.
+        UsageError: A file exists but cannot be read.
     """
     folders = [] if out is None else [Folder(out)]
     exported = [] if results is None else [Exported(results)]
@@ -56,7 +56,7 @@ def measurements(out: Path | None, results: Path | None) -> Iterator[Measurement
 
 
 def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: Overrides | None = None) -> StudyTable:
-    """The table of a study as it was run; ``prefer`` as for `tabulate`."""
+    """The table of a study with its launches; for ``prefer`` see `tabulate`."""
     remarks = []
     if launches and launches[-1].digest != study.digest:
         remarks.append(
@@ -68,10 +68,10 @@ def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: 
 
 
 def _provenance(table: StudyTable, results: Results) -> list[str]:
-    """When, where and by what commands the runs of a table were made."""
+    """Date, machine, versions and commands of a table's runs."""
     shown = {spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values}
-    made_with = [results.environment(spec) for spec in sorted(shown, key=lambda spec: spec.key)]
-    if not any(made_with):
+    environments = [results.environment(spec) for spec in sorted(shown, key=lambda spec: spec.key)]
+    if not any(environments):
         return []
-    said, *commands = format_provenance(made_with)
-    return [f"{len(shown)} run{'s' * (len(shown) != 1)}: {said}", *commands]
+    first, *commands = format_provenance(environments)
+    return [f"{len(shown)} run{'s' * (len(shown) != 1)}: {first}", *commands]

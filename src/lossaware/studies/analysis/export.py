@@ -11,26 +11,26 @@ from lossaware.studies.store.results import Results
 
 
 def export(table: StudyTable, results: Results, launches: Sequence[Launch], folder: Path) -> list[Path]:
-    """Write what is measured of a study; see `lossaware.studies.store.export.write_study`.
+    """Write the results of a study; see `lossaware.studies.store.export.write_study`.
 
     Args:
-        table: The study, measured.
-        results: Where its runs are.
-        launches: How it was run.
-        folder: Where to write; made if need be.
+        table: The table of the study.
+        results: The store of its runs.
+        launches: Its launches.
+        folder: Target folder; created if missing.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: Nothing is measured, or the folder cannot be written to.
+        UsageError: There are no results, or the folder cannot be written to.
     """
     specs = [spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values]
     return write_study(table.study, specs, _final_csv(table), results, launches, folder)
 
 
 def _final_csv(table: StudyTable) -> str:
-    """A line a cell and seed, in the units of the table."""
+    """One line per cell and seed, in the units of the table."""
     study = table.study
     heads = [*study.file.rows, *study.file.columns, "shows", "seed", "value", "published", "overridden", "run"]
     rows: list[Sequence[object]] = [heads]
@@ -38,6 +38,6 @@ def _final_csv(table: StudyTable) -> str:
         keys = {spec.seed: spec.key for spec in measured.cell.specs}
         published = "" if measured.cell.published is None else measured.cell.published
         for seed, value in sorted(measured.values.items()):
-            said = measured.cell.quantity.title, seed, repr(float(value)), published, measured.said
-            rows.append([*row, *column, *said, keys[seed]])
+            values = measured.cell.quantity.title, seed, repr(float(value)), published, measured.said
+            rows.append([*row, *column, *values, keys[seed]])
     return csv_text(rows)

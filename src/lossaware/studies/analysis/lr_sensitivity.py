@@ -1,10 +1,10 @@
-"""What the learning rate is to each optimizer of a study: the score over it, and the time to the bases' best score.
+"""Sensitivity of a study's optimizers to the learning rate: scores over it, and times to the bases' best score.
 
-One number each says how much the learning rate matters: the worst and the mean score over those that the study names,
-for every optimizer the same ones. The score at the learning rate that comes with the optimizer stands beside them.
+Two numbers summarise how much the learning rate matters: the worst and the mean score over the study's learning rates,
+which are the same for all optimizers. The score at the optimizer's own default learning rate is shown too.
 
-A base is what the study has without and with LGA. How fast another optimizer is, is asked against the best score that a
-base reaches in any epoch at its best learning rate.
+A base is an optimizer that the study has without and with LGA. The speed of the other optimizers is measured by the
+time to the best score that a base reaches in any epoch at its best learning rate.
 """
 
 import math
@@ -26,12 +26,12 @@ class Series:
     """One optimizer on one task, at all its learning rates.
 
     Attributes:
-        panel: The task, as the study names it.
-        name: The optimizer, as the study names it.
-        quantity: What its scores are.
-        at: Its cell of the study by learning rate, in ascending order; finished runs or none.
-        rates: Those of these learning rates that the study names for every optimizer.
-        own: The one that comes with the optimizer, where the study asks for it; it may be one of the others.
+        panel: The study's name of the task.
+        name: The study's name of the optimizer.
+        quantity: The metric of its scores.
+        at: Its cells by learning rate, in ascending order, with or without finished runs.
+        rates: The learning rates that the study has for all optimizers.
+        own: The optimizer's default learning rate, if the study has it; it may be one of the others.
     """
 
     panel: str
@@ -61,12 +61,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Overall:
-    """A series in one number, or two; see `overall`. All are in the units of the table.
+    """Summary of a series; see `overall`. Scores are in the units of the table.
 
     Attributes:
-        worst: The smallest of its mean scores over the rates that the study names, or the largest where lower is
-            better.
-        worst_lr: Where that is.
+        worst: The worst of its mean scores over the study's rates.
+        worst_lr: The learning rate of this score.
         mean: The mean of these scores.
     """
 
@@ -76,12 +75,12 @@ class Overall:
 
 
 def overall(series: Series) -> Overall | None:
-    """How good an optimizer is whatever the learning rate.
+    """Summary of an optimizer over all learning rates.
 
-    A score that is not finite, of any seed, is the worst there is: worst and mean are then infinitely bad.
+    If a score of any seed is not finite, worst and mean are infinitely bad.
 
     Returns:
-        None as long as nothing is measured at some of the rates, for over others it would be held against nothing.
+        None if there are no results at some of the rates, as others would not be comparable.
     """
     measured = {lr: series.at[lr] for lr in sorted(series.rates)}
     if not measured or not all(one.there for one in measured.values()):
@@ -94,18 +93,18 @@ def overall(series: Series) -> Overall | None:
 
 @dataclass(frozen=True)
 class Time:
-    """How long an optimizer takes, at one learning rate, to the best score of a base.
+    """Time of an optimizer, at one learning rate, to the best score of a base.
 
     Attributes:
         series: The optimizer.
         lr: Its learning rate.
         base: The base.
         base_lr: The base's best learning rate.
-        target: The base's best score there, in the units of the table: the mean over the seeds. What each run has to
-            reach is the base's best score from the same seed.
-        seeds: How many seeds both have finished.
-        reached: How many of these runs reach it.
-        epochs: Epochs until then: the median over the seeds, infinite where the run of that seed does not reach it.
+        target: The base's best score there, in the units of the table: the mean over the seeds. The target of each run
+            is the base's best score with the same seed.
+        seeds: Number of seeds that both have finished.
+        reached: Number of these runs that reach the target.
+        epochs: Epochs to the target: the median over the seeds, infinite if that run does not reach it.
         seconds: The same in seconds of training.
     """
 
@@ -124,13 +123,13 @@ def all_series(table: StudyTable) -> list[Series]:
     """The series of a study, in its order.
 
     Raises:
-        UsageError: No axis of the study has learning rates.
+        UsageError: The study does not have an axis of learning rates.
     """
     study = table.study
     panels, rates, names = _roles(study.file)
     if not rates:
-        raise UsageError(f"{study.what}: none of its axes has learning rates alone to draw over")
-    found: dict[tuple[str, str, Quantity], Series] = {}
+        raise UsageError(f"{study.what}: it does not have an axis with only learning rates")
+    result: dict[tuple[str, str, Quantity], Series] = {}
     for (row, column), measured in table.cells.items():
         cell = measured.cell
         if not cell.specs or cell.compares:
@@ -139,24 +138,24 @@ def all_series(table: StudyTable) -> list[Series]:
         panel, name = (", ".join(place[axis] for axis in axes) for axes in (panels, names))
         panel = ", ".join(filter(None, [panel or cell.specs[0].task, measured.caution]))
         lr = cell.specs[0].lr
-        before = found.get(key := (panel, name, cell.quantity), Series(*key))
-        named = any(study.file.axes[axis][place[axis]].lr for axis in rates)
-        found[key] = replace(
+        before = result.get(key := (panel, name, cell.quantity), Series(*key))
+        shared = any(study.file.axes[axis][place[axis]].lr for axis in rates)
+        result[key] = replace(
             before,
             at=dict(sorted({lr: measured, **before.at}.items())),
-            rates=before.rates | {lr} if named else before.rates,
-            own=before.own if named else lr,
+            rates=before.rates | {lr} if shared else before.rates,
+            own=before.own if shared else lr,
         )
-    return list(found.values())
+    return list(result.values())
 
 
 def has_rates(study: Study) -> bool:
-    """Whether an axis of the study has learning rates alone, so that it can be drawn over them."""
+    """Whether the study has an axis with only learning rates, so that it can be plotted over them."""
     return bool(_roles(study.file)[1])
 
 
 def _roles(file: StudyFile) -> tuple[list[str], list[str], list[str]]:
-    """The axes of tasks, those of learning rates, and the others, which say what a line is."""
+    """The axes of tasks, those of learning rates, and the others, which name the lines."""
     panels = [axis for axis, points in file.axes.items() if any(point.task for point in points.values())]
     rates = [
         axis
@@ -168,15 +167,15 @@ def _roles(file: StudyFile) -> tuple[list[str], list[str], list[str]]:
 
 
 def bases(series: Sequence[Series]) -> list[Series]:
-    """Those without LGA that the study has with LGA too."""
-    wanted = {without_lga(spec) for one in series if one.with_lga for spec in one.specs}
-    return [one for one in series if not one.with_lga and any(spec in wanted for spec in one.specs)]
+    """The series without LGA that the study also has with LGA."""
+    without = {without_lga(spec) for one in series if one.with_lga for spec in one.specs}
+    return [one for one in series if not one.with_lga and any(spec in without for spec in one.specs)]
 
 
 def times(series: Sequence[Series], results: Results) -> list[Time]:
-    """The time of every series, at each learning rate, to the best of every base of its task."""
+    """The times of all series, at each learning rate, to the best score of each base of their task."""
     curves = {spec: _curve(one.quantity, spec, results) for one in series for spec in one.specs}
-    found = []
+    result = []
     for base in bases(series):
         better = max if base.quantity.higher_is_better else min
         best = {
@@ -203,12 +202,12 @@ def times(series: Sequence[Series], results: Results) -> list[Time]:
                         target = scores[base_lr] * (100 if base.quantity.percent else 1)
                         reached = sum(math.isfinite(epochs) for epochs, _ in runs)
                         epochs, seconds = (median_high(values) for values in zip(*runs, strict=True))
-                        found.append(Time(one, lr, base, base_lr, target, len(runs), reached, epochs, seconds))
-    return found
+                        result.append(Time(one, lr, base, base_lr, target, len(runs), reached, epochs, seconds))
+    return result
 
 
 def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[tuple[float, float]]:
-    """Score and seconds so far after each epoch; empty unless the run is finished."""
+    """Score and total seconds after each epoch; empty unless the run is finished."""
     records = results.records(spec)
     if len(records) < spec.epochs:
         return []
@@ -221,7 +220,7 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[tuple[fl
 
 
 def _reaches(quantity: Quantity, curve: Sequence[tuple[float, float]], target: float) -> tuple[float, float]:
-    """Epochs and seconds until the target is reached; infinite where it is not."""
+    """Epochs and seconds to the target; infinite if it is not reached."""
     for epoch, (score, seconds) in enumerate(curve, start=1):
         if score >= target if quantity.higher_is_better else score <= target:
             return epoch, seconds
@@ -229,15 +228,15 @@ def _reaches(quantity: Quantity, curve: Sequence[tuple[float, float]], target: f
 
 
 def finite_values(values: Iterable[float]) -> list[float]:
-    """Those that are finite."""
+    """The finite ones of these values."""
     return [value for value in values if math.isfinite(value)]
 
 
-# --- as tables ------------------------------------------------------------------------------------------------------
+# --- Tables ---------------------------------------------------------------------------------------------------------
 
 
 def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """A row a series and learning rate: mean, lowest and highest score of its seeds, in the units of the table."""
+    """One row per series and learning rate: mean, lowest and highest score of the seeds, in the units of the table."""
     return [
         {
             "task": one.panel,
@@ -256,9 +255,9 @@ def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 
 def overall_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """A row a series: how many of the study's rates are measured, and `overall`, empty where it is none or not finite.
+    """One row per series: the number of the study's rates with results, and `overall`, empty if None or not finite.
 
-    Those at which a score is not finite are counted as ``not_finite``.
+    ``not_finite`` is the number of rates with a score that is not finite.
     """
     rows = []
     for one in series:
@@ -282,8 +281,8 @@ def overall_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     return rows
 
 
-def time_rows(found: Sequence[Time]) -> list[dict[str, Any]]:
-    """A row a `Time`; epochs and seconds are empty where the median run does not get there."""
+def time_rows(times: Sequence[Time]) -> list[dict[str, Any]]:
+    """One row per `Time`; epochs and seconds are empty if the median run does not reach the target."""
     return [
         {
             "task": time.series.panel,
@@ -297,5 +296,5 @@ def time_rows(found: Sequence[Time]) -> list[dict[str, Any]]:
             "epochs": time.epochs if math.isfinite(time.epochs) else "",
             "seconds": time.seconds if math.isfinite(time.seconds) else "",
         }
-        for time in found
+        for time in times
     ]

@@ -1,1 +1,1 @@
-"""Everything a person reads: text, Markdown, LaTeX, CSV, HTML and pictures."""
+"""Output for readers: text, Markdown, LaTeX, CSV, HTML and plots."""

@@ -1,4 +1,4 @@
-"""Files that a command leaves in ``results/``: tables, pictures, and with what they were made."""
+"""Files that a command writes to ``results/``: tables, plots, and their provenance."""
 
 import csv
 import hashlib
@@ -22,16 +22,16 @@ from lossaware.studies.specs.regular_file import MALFORMED, read_regular, read_t
 from lossaware.studies.store.digests import SEAL, is_sealed, sealed
 
 Rows = Sequence[Mapping[str, Any]]
-"""A table: the same names in each row; numbers are written so that reading them gives the same numbers."""
+"""A table with the same names in each row. Numbers are written with all digits."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What `save` wrote.
+    """The files of one call of `save`.
 
     Attributes:
-        name: What its files are called.
-        image: The picture.
+        name: Name of its files.
+        image: The plot.
         tables: The numbers, by the file's name without its ending.
         made_with: Command, commit, machine and date; see `lossaware.studies.specs.provenance`.
     """
@@ -43,10 +43,10 @@ class Saved:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure, before anything is computed, that files can be written to the folder; it is made if need be.
+    """Check before any computation that the folder can be written to; it is created if missing.
 
     Raises:
-        UsageError: They cannot.
+        UsageError: It cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,14 +61,14 @@ def check_writable(folder: Path) -> None:
 def save(folder: Path, name: str, *, tables: Mapping[str, Rows], plot: Plot, settings: Mapping[str, Any]) -> None:
     """Write ``NAME.svg``, ``NAME-dark.svg``, ``NAME.png``, a CSV file per table, and ``NAME.json``.
 
-    The last has settings, command, commit and date, and the digests of all files.
+    The last one has settings, command, commit and date, and the digests of all files.
 
     Args:
-        folder: Where to; made if need be. Files of these names are replaced.
-        name: What the files are called.
+        folder: Target folder; created if missing. Files of these names are replaced.
+        name: Name of the files.
         tables: Rows, by the file's name without its ending.
-        plot: The picture.
-        settings: What decided the numbers.
+        plot: The plot.
+        settings: The settings of the computation.
 
     Raises:
         UsageError: The folder cannot be written to.
@@ -91,71 +91,71 @@ def _to_json(content: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path) -> list[Saved]:
-    """All that `save` wrote to a folder.
+    """All files that `save` wrote to a folder.
 
     Raises:
-        UsageError: A file cannot be read or is not what was written.
+        UsageError: A file cannot be read or has changed.
     """
-    found = []
+    result = []
     for path in _descriptions(folder):
         made_with = verify(path)
         tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
-        found.append(Saved(path.stem, _read_image(path), tables, made_with))
+        result.append(Saved(path.stem, _read_image(path), tables, made_with))
     if without := without_digests(folder):
         warnings.warn(
-            f"{folder}: {', '.join(without)}: written by an earlier version, without digests: nothing tells a changed "
-            f"number; `lossaware study verify {folder} --add-digests` adds them",
+            f"{folder}: {', '.join(without)}: written by an earlier version without digests, so that "
+            f"changes are not detected; `lossaware study verify {folder} --add-digests` adds them",
             Note,
             stacklevel=2,
         )
-    return found
+    return result
 
 
 def verify(path: Path) -> dict[str, str]:
-    """Make sure that the files of a picture are what was written.
+    """Check that the files of a plot are unchanged.
 
     Args:
         path: Its description, ``NAME.json``.
 
     Returns:
-        What it was made with.
+        Its provenance.
 
     Raises:
-        UsageError: They are not, or one cannot be read.
+        UsageError: A file has changed or cannot be read.
     """
     content = _content(path)
     files = {str(name): str(digest) for name, digest in content.get("files", {}).items()}
     for name, digest in files.items():
         if Path(name).name != name:
             raise UsageError(f"{path}: {name!r} is not the name of a file in its folder")
-        if (now := hashlib.sha256(read_regular(path.with_name(name))).hexdigest()) != digest:
+        if (actual := hashlib.sha256(read_regular(path.with_name(name))).hexdigest()) != digest:
             raise UsageError(
-                f"{path.with_name(name)}: this is not what was written with {path.name}: its SHA-256 is {now}"
+                f"{path.with_name(name)}: this is not what was written with {path.name}: its SHA-256 is {actual}"
             )
     return {str(name): str(value) for name, value in content["made_with"].items()}
 
 
 def damage(folder: Path) -> list[str]:
-    """What is not as it was written in the files of pictures, a line each."""
-    found = []
+    """Changes in the files of plots, one line each."""
+    errors = []
     for path in _descriptions(folder):
         try:
             verify(path)
         except UsageError as error:
-            found.append(str(error))
-    return found
+            errors.append(str(error))
+    return errors
 
 
 def without_digests(folder: Path) -> list[str]:
-    """The names of pictures whose files have no digests, as earlier versions wrote them."""
+    """The names of plots without digests, from earlier versions."""
     return [path.stem for path in _descriptions(folder) if SEAL not in _content(path)]
 
 
 def add_digests(folder: Path) -> list[Path]:
-    """Add digests to the files of pictures of earlier versions, as they are now; see `save`.
+    """Add digests of the present files to plots of earlier versions; see `save`.
 
     Returns:
-        The files that were written. Each says when, and by which command.
+        The written files. Each has the date and the command.
     """
     added = environment()
     added["command"] = without_folders(added["command"])
@@ -163,7 +163,7 @@ def add_digests(folder: Path) -> list[Path]:
     for name in without_digests(folder):
         path = folder / f"{name}.json"
         study = name.removesuffix("-lr")
-        # A study's picture over its learning rates has tables of other names, too.
+        # A study's plot over its learning rates also has tables with other names.
         more = ("overall", "times") if name != study else ()
         files = {*folder.glob(f"{name}*.csv"), *(folder / f"{study}-{table}.csv" for table in more)}
         files |= {path.with_suffix(ending) for ending in (".svg", ".png")}
@@ -181,14 +181,14 @@ def _content(path: Path) -> dict[str, Any]:
         content["made_with"].items()
         unchanged = is_sealed(content) if SEAL in content or "files" in content else True
     except MALFORMED as error:
-        raise UsageError(f"{path}: does not say how it was made ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{path}: its provenance cannot be read ({type(error).__name__}: {error})") from None
     if not unchanged:
         raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
     return content
 
 
 def _descriptions(folder: Path) -> list[Path]:
-    """``NAME.json`` of each picture in a folder."""
+    """``NAME.json`` of each plot in a folder."""
     return [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".svg").exists()]
 
 
@@ -204,7 +204,7 @@ _SVG = "{http://www.w3.org/2000/svg}svg"
 
 
 def _read_image(path: Path) -> Image:
-    """The picture with the description ``NAME.json``. Earlier versions wrote one SVG for light and dark ground."""
+    """The plot with the description ``NAME.json``. Earlier versions wrote one SVG for light and dark mode."""
     light, root = _read_svg(path.with_suffix(".svg"))
     on_dark = path.with_name(f"{path.stem}-dark.svg")
     dark, _ = _read_svg(on_dark) if on_dark.exists() else (light, root)
@@ -217,14 +217,14 @@ def _read_image(path: Path) -> Image:
 
 
 def _read_svg(path: Path) -> tuple[str, ElementTree.Element]:
-    """The text of a picture, and its outermost element.
+    """The text of an SVG, and its root element.
 
-    A page shows it as an image, in which nothing runs and nothing is fetched, whatever it holds.
+    Pages show it as an image, in which scripts do not run and nothing is fetched.
     """
     try:
         text = read_text(path)
         if "<!DOCTYPE" in text:
-            raise ValueError("it has a DOCTYPE, which may define entities without end")
+            raise ValueError("it has a DOCTYPE, which may define recursive entities")
         root = ElementTree.fromstring(text)
     except (ValueError, ElementTree.ParseError) as error:
         raise UsageError(f"{path}: not a picture ({error})") from None

@@ -29,12 +29,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curves:
-    """Learning curves to be drawn in one figure.
+    """Learning curves of one figure.
 
     Attributes:
-        heading: What all have in common.
-        quantity: What is measured; its epoch is of no account.
-        lines: By label, a curve per seed; the first label is the base.
+        heading: Common settings.
+        quantity: The metric; its epoch is ignored.
+        lines: By label, one curve per seed; the first label is the base.
     """
 
     heading: str
@@ -44,12 +44,12 @@ class Curves:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores to be drawn over the learning rate in one figure.
+    """Scores over the learning rate of one figure.
 
     Attributes:
-        heading: What all have in common.
-        quantity: What is measured.
-        lines: By label and learning rate, a score per seed; the first label is the base.
+        heading: Common settings.
+        quantity: The metric.
+        lines: By label and learning rate, one score per seed; the first label is the base.
     """
 
     heading: str
@@ -58,7 +58,7 @@ class Scores:
 
 
 def plot_curves(groups: Sequence[Curves]) -> list[Figure]:
-    """One figure for each group: mean over seeds, and their range as a band."""
+    """One figure per group: mean over seeds, and their range as a band."""
     return [
         Figure(
             group.heading or group.quantity.measure,
@@ -69,7 +69,7 @@ def plot_curves(groups: Sequence[Curves]) -> list[Figure]:
 
 
 def plot_scores(groups: Sequence[Scores]) -> list[Figure]:
-    """One figure for each group: the scores over the learning rate, and a line through their means."""
+    """One figure per group: the scores over the learning rate, and a line through their means."""
     return [
         Figure(
             group.heading or group.quantity.measure,
@@ -80,12 +80,12 @@ def plot_scores(groups: Sequence[Scores]) -> list[Figure]:
 
 
 def heading_of(setting: Mapping[str, str]) -> str:
-    """``sgd · lr 1e-4``: names stand alone, numbers with their column."""
+    """``sgd · lr 1e-4``: names alone, numbers with their column."""
     return " · ".join(value if value[:1].isalpha() else f"{key} {value}" for key, value in setting.items())
 
 
 def _plot(draw: Callable[[Axes], None], description: str) -> Plot:
-    """A small plot of one panel."""
+    """A small plot with one panel."""
     return Plot(lambda canvas: draw(canvas.add_subplot()), (4.2, 2.6), description)
 
 
@@ -103,7 +103,7 @@ def _curves(axes: Axes, group: Curves) -> None:
         some = np.isfinite(values).any(axis=0)
         low, high = np.nanmin(values[:, some], axis=0), np.nanmax(values[:, some], axis=0)
         axes.fill_between(epochs[some], low, high, color=color, alpha=0.16, linewidth=0)
-        # The base is broad and below, so that it shows where the curves are the same.
+        # The base is wide and in the background, so that it is visible where curves coincide.
         axes.plot(
             epochs,
             values.mean(axis=0),
@@ -124,7 +124,7 @@ def _scores(axes: Axes, group: Scores) -> None:
     ticks = sorted({at for points in series.values() for at in points})
     for index, points in enumerate(series.values()):
         at = sorted(points)
-        # Side by side, or equal scores would hide each other.
+        # Shifted, so that equal scores do not hide each other.
         shift = 1 + 0.04 * (index - (len(series) - 1) / 2)
         color = SERIES[index % len(SERIES)]
         for x in at:

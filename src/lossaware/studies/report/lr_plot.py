@@ -1,4 +1,4 @@
-"""A study over its learning rates, as tables and as a picture."""
+"""A study over its learning rates, as tables and as a plot."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ from lossaware.studies.specs.study import Quantity, without_lga
 def score_overview(series: Sequence[Series], panel: str) -> Table:
     """The scores on one task.
 
-    Each series has its best score, its worst and its mean one over the rates that the study names, and the one at its
-    own rate, where the study has that.
+    Each series has its best score, its worst and mean score over the study's rates, and the score at its default rate,
+    if the study has it.
     """
     its = [one for one in series if one.panel == panel]
     quantity, count = its[0].quantity, len(its[0].rates)
@@ -42,10 +42,10 @@ def score_overview(series: Sequence[Series], panel: str) -> Table:
     return plain_table(panel, heads, rows)
 
 
-def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -> Table:
+def time_overview(series: Sequence[Series], times: Sequence[Time], panel: str) -> Table:
     """The shortest times of each series to the bases' best scores on one task."""
     its = [one for one in series if one.panel == panel]
-    targets = {time.base.name: time for time in found if time.series.panel == panel}
+    targets = {time.base.name: time for time in times if time.series.panel == panel}
     heads = [
         "optimizer",
         *(f"to {name}'s {_show(time.target, its[0].quantity)} (lr)" for name, time in targets.items()),
@@ -54,15 +54,15 @@ def time_overview(series: Sequence[Series], found: Sequence[Time], panel: str) -
     for one in its:
         cells = []
         for name in targets:
-            there = [time for time in found if time.series is one and time.base.name == name]
-            shortest = min(there, key=lambda time: (time.epochs, -time.reached, time.seconds), default=None)
+            own_times = [time for time in times if time.series is one and time.base.name == name]
+            shortest = min(own_times, key=lambda time: (time.epochs, -time.reached, time.seconds), default=None)
             cells.append(_show_time(shortest))
         rows.append([one.name, *cells])
     return plain_table(panel, heads, rows)
 
 
 def _show(score: float, quantity: Quantity, lr: float | None = None) -> str:
-    """A score, and its learning rate in brackets: two decimals in percent, otherwise four, as in the study's table."""
+    """A score, with two decimals in percent, otherwise four, as in the study's table; its learning rate in brackets."""
     text = "not finite" if math.isinf(score) else f"{score:.2f}%" if quantity.percent else f"{score:.4f}"
     return text if lr is None else f"{text} ({number(lr)})"
 
@@ -76,7 +76,7 @@ def _show_time(time: Time | None) -> str:
     return f"{time.epochs:g} epoch{'s' * (time.epochs != 1)}, {seconds} s ({number(time.lr)})"
 
 
-# --- as a picture ---------------------------------------------------------------------------------------------------
+# --- Plot -----------------------------------------------------------------------------------------------------------
 
 _COLORS = (*SERIES[1:], INK)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -84,9 +84,9 @@ _CROSS: Mapping[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 
 
 
 def plot_series(series: Sequence[Series]) -> Plot:
-    """A panel a task with all optimizers over the learning rate.
+    """One panel per task, with all optimizers over the learning rate.
 
-    A base and what is it with LGA have a colour in common: the base is dashed. All others are thin, with open marks.
+    A base and its variants with LGA have the same colour: the base is dashed. Others are thin, with open markers.
     """
     panels = list(dict.fromkeys(one.panel for one in series))
     styles = _styles(series)
@@ -109,7 +109,7 @@ def plot_series(series: Sequence[Series]) -> Plot:
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
             for one in its:
                 _line(axes, one, styles[one.name])
-            # Where a line breaks off, for a score is not finite, there is a cross at the bad end.
+            # A cross at the bad end of the axis marks scores that are not finite, where a line ends.
             end = 0 if quantity.higher_is_better else 1
             for one in its:
                 for lr in (lr for lr, measured in one.at.items() if measured.summary.lost):
@@ -123,23 +123,25 @@ def plot_series(series: Sequence[Series]) -> Plot:
 
     height = max(2.4 * len(panels) + 0.4, 0.19 * len(styles) + 0.6)
     places = " and ".join(filter(None, [", ".join(panels[:-1]), panels[-1]]))
-    said = f"Score of each optimizer over the learning rate, on {places}: mean, and range of the seeds as a thin line"
-    return Plot(draw, (7.2, height), said)
+    description = (
+        f"Score of each optimizer over the learning rate, on {places}: mean, and range of the seeds as a thin line"
+    )
+    return Plot(draw, (7.2, height), description)
 
 
 def _spread(series: Sequence[Series]) -> float:
-    """The highest of the scores by the lowest, where all are above 0."""
+    """The ratio of the highest and the lowest score, if all are above 0."""
     scores = [mean for one in series for mean in one.means.values()]
     return max(scores) / min(scores) if min(scores, default=0) > 0 else 1.0
 
 
 def _styles(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
-    """How each optimizer is drawn: bases and theirs first."""
+    """Line styles of the optimizers: first bases with their variants."""
     families = {base: _with_lga_of(base, series) for base in dict.fromkeys(one.name for one in bases(series))}
     styles: dict[str, dict[str, Any]] = {}
     for index, (base, variants) in enumerate(families.items()):
         color = _COLORS[index % len(_COLORS)]
-        # Above the others: what is the same shows between the dashes.
+        # In the foreground: equal lines are visible between the dashes.
         styles[base] = {"color": color, "linewidth": 1.6, "linestyle": (0, (2.5, 1.5)), "zorder": 3}
         for marker, variant in zip(cycle(_MARKERS), variants, strict=False):
             styles.setdefault(variant, {"color": color, "linewidth": 1.6, "marker": marker, "markersize": 3.5})
@@ -157,7 +159,7 @@ def _with_lga_of(name: str, series: Sequence[Series]) -> list[str]:
 
 
 def _line(axes: Axes, one: Series, style: Mapping[str, Any]) -> None:
-    """The means as a line, the range of the seeds as bars."""
+    """Draw the means as a line, and the ranges of the seeds as bars."""
     means = one.means
     for lr in means:
         values = finite_values(one.at[lr].values.values())

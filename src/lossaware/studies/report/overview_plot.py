@@ -1,4 +1,4 @@
-"""The first picture of the README: test accuracy on MNIST over the learning rate, without, with LGA, and a peer."""
+"""The plot of the README: test accuracy on MNIST over the learning rate, without LGA, with LGA, and a peer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,27 +13,27 @@ from lossaware.studies.report.plot import INK, SERIES, Plot, label
 PANEL = "MNIST"
 RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 LINES = {"SGD, without": "SGD", "SGD, 1e-8": "SGD with LGA, gamma2 1e-8", "SGD, auto": 'SGD with LGA, gamma2 "auto"'}
-"""The series of the study ``auto`` that are drawn, and what the picture calls them."""
+"""The plotted series of the study ``auto``, and their names in the plot."""
 
 
 def strongest_peer(peers: Sequence[Series]) -> Series:
-    """The optimizer of another package with the highest mean score over `RATES`; all of them must be measured.
+    """The optimizer of another package with the highest mean score over `RATES`, of those with results at all rates.
 
     Raises:
-        ValueError: No peer is measured at all rates.
+        ValueError: No peer has results at all rates.
     """
     known = [one for one in peers if one.panel == PANEL and _is_peer(one, peers) and set(RATES) <= set(one.means)]
     return max(known, key=lambda one: sum(one.means[lr] for lr in RATES))
 
 
 def overview_rows(auto: Sequence[Series], peers: Sequence[Series]) -> list[dict[str, object]]:
-    """What is drawn: a row for each line and learning rate, scores in percent."""
+    """The plotted numbers: one row per line and learning rate, scores in percent."""
     by_name = {one.name: one for one in auto if one.panel == PANEL}
     peer = strongest_peer(peers)
-    drawn = [(title, by_name[name]) for name, title in LINES.items()] + [(peer.name, peer)]
+    lines = [(title, by_name[name]) for name, title in LINES.items()] + [(peer.name, peer)]
     return [
         {"line": title, "lr": lr, "accuracy": one.means[lr], "seeds": len(one.at[lr].values)}
-        for title, one in drawn
+        for title, one in lines
         for lr in RATES
     ]
 
@@ -53,7 +53,7 @@ def plot_overview(rows: Sequence[dict[str, object]]) -> Plot:
 
 
 def _is_peer(one: Series, peers: Sequence[Series]) -> bool:
-    """Whether it is another package's: not with LGA, and no base of what is."""
+    """Whether it is an optimizer of another package: without LGA, and not a base of a series with LGA."""
     variants = {other.name.partition(",")[0] for other in peers if other.with_lga}
     return not one.with_lga and one.name not in variants
 

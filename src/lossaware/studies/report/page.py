@@ -1,4 +1,4 @@
-"""One self-contained HTML page: tables with verdicts, figures, and what was run."""
+"""A self-contained HTML page: tables with verdicts, figures, and facts of the runs."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ _GENERATOR = '<meta name="generator" content="lossaware'
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then whatever it has of text, a table and figures."""
+    """A section of the page: a heading, and optionally text, a table and figures."""
 
     heading: str
     text: str = ""
@@ -27,15 +27,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a page says.
+    """The content of a page.
 
     Attributes:
-        title: Of the page.
-        subtitle: One line below it.
+        title: Title of the page.
+        subtitle: One line below the title.
         lead: The outcome, in a sentence or two.
         sections: The body.
         legend: Labels of the series in the figures, in the order of their colours.
-        facts: Groups of what was run and where: heading, then names and values.
+        facts: Groups of facts on the runs: heading, then names and values.
         command: The exact command.
     """
 
@@ -54,10 +54,10 @@ def render(report: Report) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that a report may be written to ``path``, creating its folder.
+    """Check that a report can be written to ``path``, and create its folder.
 
     Raises:
-        UsageError: The folder cannot be written to, or a file of that name is not a report of ours.
+        UsageError: The folder cannot be written to, or an existing file is not a report of this package.
     """
     if path.parent.exists() and not path.parent.is_dir():
         raise UsageError(f"cannot write to {path.parent}: it is a file, not a folder")
@@ -67,7 +67,9 @@ def check_writable(path: Path) -> None:
             check_regular(path, path.stat().st_mode)
             with path.open(encoding="utf-8", errors="replace") as file:
                 if _GENERATOR not in file.read(2000):
-                    raise UsageError(f"{path} is not a report of lossaware and is left alone: choose another --out")
+                    raise UsageError(
+                        f"{path} is not a report of lossaware and is not overwritten: choose another --out"
+                    )
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -75,7 +77,7 @@ def check_writable(path: Path) -> None:
 
 
 def write(report: Report, path: Path) -> None:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Raises:
         UsageError: See `check_writable`; or the disk is full.

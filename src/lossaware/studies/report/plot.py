@@ -1,7 +1,7 @@
-"""Plots: drawn by Matplotlib on light and on dark ground, and embedded in pages as images.
+"""Plots by Matplotlib for light and dark mode, embedded in pages as images.
 
-A plot names its colours by the constants of this module. They are places in Matplotlib's cycle of colours, so the same
-function draws both versions.
+A plot uses the colours of this module. These are positions in Matplotlib's colour cycle, so that the same function
+draws both versions.
 """
 
 from collections.abc import Callable
@@ -30,24 +30,24 @@ PALETTE = {
     "series-5": ("#b0305f", "#f087b0"),
     "series-6": ("#8f7a12", "#d9c257"),
 }
-"""Name, colour on light and colour on dark ground."""
+"""Colour names, with the colours in light and in dark mode."""
 
 
 Ground = Literal["light", "dark"]
 
 SERIES = [f"C{index}" for index, name in enumerate(PALETTE) if name.startswith("series")]
-"""Colours to draw in; the first is for the base that others are compared with."""
+"""Colours of series; the first is for the base that others are compared with."""
 INK, MUTED, LINE, CARD = (f"C{list(PALETTE).index(name)}" for name in ("ink", "muted", "line", "card"))
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing that is made when it is asked for; the same drawing gives the same bytes.
+    """A plot, drawn on demand; the same plot gives the same bytes.
 
     Attributes:
         draw: Draws on an empty canvas, in colours of this module.
         size: Width and height in inches.
-        description: What the plot shows, for those who do not see it.
+        description: Alternative text.
     """
 
     draw: Callable[[Canvas], None]
@@ -55,17 +55,17 @@ class Plot:
     description: str
 
     def svg(self, ground: Ground = "light") -> str:
-        """The plot as an SVG element; its text stays text."""
-        drawn = StringIO()
-        self._save(drawn, ground, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-        svg = drawn.getvalue()
+        """The plot as an SVG element; its text remains text."""
+        buffer = StringIO()
+        self._save(buffer, ground, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        svg = buffer.getvalue()
         return svg[svg.index("<svg") :]
 
     def png(self) -> bytes:
-        """The plot on light ground as a PNG."""
-        drawn = BytesIO()
-        self._save(drawn, "light", format="png", dpi=160, metadata={"Software": None})
-        return drawn.getvalue()
+        """The plot in light mode as a PNG."""
+        buffer = BytesIO()
+        self._save(buffer, "light", format="png", dpi=160, metadata={"Software": None})
+        return buffer.getvalue()
 
     def _save(self, file: Any, ground: Ground, **how: Any) -> None:
         with matplotlib.rc_context({**_style(ground), "svg.hashsalt": self.description}):
@@ -75,12 +75,12 @@ class Plot:
 
 
 def label(axes: Axes, text: str, *, pad: float = 5) -> None:
-    """Name a panel, above it on the left, with so many points between."""
+    """Set the title of a panel, above it on the left, at a distance of ``pad`` points."""
     axes.set_title(plain(text), loc="left", fontweight="bold", pad=pad)
 
 
 def _style(ground: Ground) -> dict[Any, Any]:
-    """Matplotlib's settings on this ground."""
+    """Matplotlib's settings in this mode."""
     palette = {name: dark if ground == "dark" else light for name, (light, dark) in PALETTE.items()}
     return {
         "axes.prop_cycle": cycler(color=list(palette.values())),

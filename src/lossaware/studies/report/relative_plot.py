@@ -1,4 +1,4 @@
-"""What every method of a study loses against the tuned base, as a table and as a picture."""
+"""Losses of the methods of a study against the tuned base, as a table and as a plot."""
 
 import math
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ _STEPS = (
     (10.0, 3.0, "within 10 % or 3 points"),
     (math.inf, math.inf, "worse"),
 )
-"""Up to how much is lost, in percent and in points, and what that is called."""
+"""Upper limits of losses, in percent and in points, and their labels."""
 _SHADES = (0.45, 0.2, 0.25, 0.7)
 
 
-def overview(found: Sequence[Relative], measure: str) -> Table:
-    """A row per task, a column per method; what is not measured is empty."""
-    tasks, methods, lost = _axes(found, measure)
+def overview(relatives: Sequence[Relative], measure: str) -> Table:
+    """One row per task, one column per method; missing values are empty."""
+    tasks, methods, lost = _axes(relatives, measure)
     rows = [[task, *(_text(lost.get((task, name))) for name in methods)] for task in tasks]
     return plain_table(f"Lost against the tuned base {TITLES[measure]}", ["task", *methods], rows)
 
 
-def plot_relative(found: Sequence[Relative]) -> Plot:
-    """A block for the worst rate, for the mean, for the best rate and for the methods' own, tasks by methods."""
-    measures = [measure for measure in MEASURES if by_place(found, measure)]
-    tasks, methods, _ = _axes(found, measures[0])
-    points = {one.panel: one.points for one in found}
+def plot_relative(relatives: Sequence[Relative]) -> Plot:
+    """Blocks of tasks by methods: for the worst rate, the mean, the best rate and the methods' own rate."""
+    measures = [measure for measure in MEASURES if by_place(relatives, measure)]
+    tasks, methods, _ = _axes(relatives, measures[0])
+    points = {one.panel: one.points for one in relatives}
 
     def draw(canvas: Canvas) -> None:
         blocks = canvas.subplots(len(measures), squeeze=False)[:, 0]
         for measure, axes in zip(measures, blocks, strict=True):
-            lost = by_place(found, measure)
+            lost = by_place(relatives, measure)
             label(axes, f"Lost {TITLES[measure]}")
             axes.set(xlim=(0, len(methods)), ylim=(len(tasks), 0))
             axes.set_yticks([row + 0.5 for row in range(len(tasks))], [_named(task, points[task]) for task in tasks])
@@ -62,7 +62,7 @@ def plot_relative(found: Sequence[Relative]) -> Plot:
                     corner[0] + 0.5, corner[1] + 0.52, _text(value), ha="center", va="center", fontsize=6.5, color=INK
                 )
         handles = [Rectangle((0, 0), 1, 1, facecolor=_color(step)) for step in range(len(_STEPS))]
-        canvas.legend(handles, [said for *_, said in _STEPS], loc="outside lower center", ncols=2)
+        canvas.legend(handles, [text for *_, text in _STEPS], loc="outside lower center", ncols=2)
         blocks[-1].set_xlabel("against the tuned base: %, or points (pt)", color=MUTED)
 
     size = 1.9 + 0.48 * len(methods), 1.5 + len(measures) * (0.35 + 0.19 * len(tasks))
@@ -70,11 +70,11 @@ def plot_relative(found: Sequence[Relative]) -> Plot:
     return Plot(draw, size, f"What each method loses against the tuned base, by task ({places}) and method")
 
 
-def _axes(found: Sequence[Relative], measure: str) -> tuple[list[str], list[str], dict[tuple[str, str], float]]:
+def _axes(relatives: Sequence[Relative], measure: str) -> tuple[list[str], list[str], dict[tuple[str, str], float]]:
     return (
-        list(dict.fromkeys(one.panel for one in found)),
-        list(dict.fromkeys(one.name for one in found)),
-        dict(by_place(found, measure)),
+        list(dict.fromkeys(one.panel for one in relatives)),
+        list(dict.fromkeys(one.name for one in relatives)),
+        dict(by_place(relatives, measure)),
     )
 
 

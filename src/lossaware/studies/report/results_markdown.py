@@ -1,4 +1,4 @@
-"""The short page of a folder of results, as Markdown: what its figures say in counts, and which files there are."""
+"""The short page of a folder of results, as Markdown: counts of its figures, and a list of its files."""
 
 import textwrap
 from pathlib import Path
@@ -13,7 +13,7 @@ from lossaware.studies.specs.escape import markdown, markdown_code
 from lossaware.studies.specs.regular_file import check_regular
 
 NAME = "README.md"
-"""What the page is called in a folder of results."""
+"""File name of the page in a folder of results."""
 _MARK = "<!-- Written by lossaware"
 
 
@@ -22,18 +22,18 @@ def write(folder: Path, path: Path) -> None:
 
     Args:
         folder: The results.
-        path: The file, which may be there if it is such a page.
+        path: The file; an existing file is only replaced if it is such a page.
 
     Raises:
-        UsageError: The file is somebody's own, or the folder cannot be read or written.
+        UsageError: The file is not such a page, or the folder cannot be read or written.
     """
     if path.exists() and not _is_ours(path):
-        raise UsageError(f"{path} is not a page of lossaware and is left alone: choose another --out")
+        raise UsageError(f"{path} is not a page of lossaware and is not overwritten: choose another --out")
     write_whole(path, text(folder))
 
 
 def refresh(folder: Path) -> None:
-    """Write the page of a folder anew, if it has one: its files have changed."""
+    """Update the page of a folder, if it has one, after its files have changed."""
     if _is_ours(folder / NAME):
         write(folder, folder / NAME)
 
@@ -48,9 +48,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def text(folder: Path) -> str:
-    """The page: the same files give the same text."""
-    with measurements(None, folder) as there:
-        tables = summary.all_tables(there)
+    """The page; the same files give the same text."""
+    with measurements(None, folder) as measured:
+        tables = summary.all_tables(measured)
     rows = summary.counted(tables)
     together = rows[-1].found
     parts = [

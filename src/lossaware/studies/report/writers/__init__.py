@@ -14,7 +14,7 @@ def formats() -> list[str]:
 
 
 def check_format(name: str) -> None:
-    """Raise `UsageError` where there is no such format."""
+    """Raise `UsageError` if the format does not exist."""
     if name not in formats():
         raise UsageError(f"unknown format {name!r}{did_you_mean(name, formats())}")
 
@@ -23,7 +23,7 @@ def write(table: Table, name: str) -> str:
     """The table in the format of that name.
 
     Raises:
-        UsageError: There is no such format.
+        UsageError: The format does not exist.
     """
     check_format(name)
     text = importlib.import_module(f"{__name__}.{name}").write(table)

@@ -1,4 +1,4 @@
-"""Tables as CSV: a line per record, with everything that is known of it."""
+"""Tables as CSV: one line per record, with all its values."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ def write(table: Table) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same names as CSV, with a line of names; numbers keep all their digits."""
+    """Rows with the same names as CSV, with a header line; numbers have all their digits."""
     heads = list(rows[0])
     return csv_text([heads, *([row[head] for head in heads] for row in rows)])
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A record without records inside: their names are joined by a dot; lists are JSON."""
+    """A flat record: names of nested records are joined by a dot; lists are JSON."""
     flat: dict[str, Any] = {}
     for name, value in record.items():
         match value:

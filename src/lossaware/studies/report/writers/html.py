@@ -13,12 +13,12 @@ from lossaware.studies.specs.provenance import without_home
 
 
 def write(table: Table) -> str:
-    """The table as a part of a page, with everything around it."""
+    """The table as a fragment of a page, with its notes."""
     return render_template("fragment.html", table=table)
 
 
 def render_template(template: str, **content: Any) -> str:
-    """A page made from a template of this package; all pages have the looks of ``page.html``."""
+    """A page from a template of this package; all pages have the style of ``page.html``."""
     environment = Environment(
         loader=PackageLoader("lossaware.studies.report"),
         autoescape=True,
@@ -32,7 +32,7 @@ def render_template(template: str, **content: Any) -> str:
 
 @dataclass(frozen=True)
 class Head:
-    """A name above columns or before rows, and how many of them it stands for."""
+    """A heading of columns or rows, and the number of those that it spans."""
 
     name: str
     span: int
@@ -40,7 +40,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Line:
-    """A row, and those of its names that begin at it."""
+    """A row, and the headings that begin at it."""
 
     names: list[Head]
     row: Row
@@ -52,9 +52,9 @@ class Layout:
 
     Attributes:
         table: The table.
-        heads: Names above the columns, a list per level.
-        groups: Rows that have all names but the last in common, where rows have several.
-        firsts: Columns with which a group of columns begins.
+        heads: Headings of the columns, one list per level.
+        groups: Rows with the same names except the last, if rows have several names.
+        firsts: The first columns of groups of columns.
     """
 
     table: Table
@@ -81,7 +81,7 @@ def _groups(table: Table) -> list[list[Line]]:
     start = 0
     for _, count in spans([row.names[:-1] for row in table.rows]):
         rows = table.rows[start : start + count]
-        # The names before the last stand once, beside all rows of their group.
+        # Names before the last appear once, and span all rows of their group.
         first = [Head(name, count) for name in rows[0].names[:-1]]
         groups.append([Line([*(first if i == 0 else []), Head(row.names[-1], 1)], row) for i, row in enumerate(rows)])
         start += count

@@ -1,4 +1,4 @@
-"""Tables as JSON: title, records, and what all records have in common."""
+"""Tables as JSON: title, records, and common facts."""
 
 import json
 from decimal import Decimal
@@ -23,7 +23,7 @@ def to_plain(table: Table) -> dict[str, Any]:
 
 
 def _number(value: object) -> float:
-    """A published figure, which keeps its printed digits until here."""
+    """A published figure, a Decimal with its printed digits until here."""
     if isinstance(value, Decimal):
         return float(value)
-    raise TypeError(f"{type(value).__name__} has no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
