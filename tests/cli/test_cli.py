@@ -344,7 +344,7 @@ WRONG = {
     "compare digits --set hiden=3": "did you mean hidden?",
     "compare digits --set hidden": "--set wants key=value, got 'hidden'",
     "compare digits --set hidden=3 --set hidden=4": "--set gives hidden twice",
-    "compare digits --set hidden=0": "hidden must be a whole number of at least 1",
+    "compare digits --set hidden=0": "hidden must be an integer of at least 1",
     "compare mnist": "needs --data DIR",
     "compare mnist --data nowhere": "nowhere",
     "compare mnist --data truncated": "truncated",

@@ -22,7 +22,7 @@ def test_a_measure_that_the_task_has_not_is_told_before_and_after_the_runs(file,
         capsys.readouterr()
         assert lossaware("study", *command) == 2
         err = capsys.readouterr().err
-        assert "task 'digits' measures no 'acuracy'; did you mean accuracy?" in err
+        assert "task 'digits' does not measure 'acuracy'; did you mean accuracy?" in err
         assert len(err.splitlines()) == 1
     assert not (tmp_path / "new").exists()
 

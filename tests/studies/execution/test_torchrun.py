@@ -262,7 +262,7 @@ def test_ranks_are_part_of_what_a_run_is_and_must_be_there():
     assert shared.key != spec.key
     assert "distributed" not in spec.to_json()
     assert RunSpec.from_json(shared.to_json()) == shared
-    with pytest.raises(UsageError, match="needs 2 ranks, there are none: torchrun --nproc_per_node 2"):
+    with pytest.raises(UsageError, match="needs 2 ranks, but there are none: torchrun --nproc_per_node 2"):
         check_spec(shared)
     with pytest.raises(UsageError, match="such as ddp-2, got 'ddp'"):
         ranks_of("ddp")

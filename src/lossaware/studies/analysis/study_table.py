@@ -294,7 +294,7 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
         return []
     known = quantity.of(records[-1])
     if quantity.name not in known and quantity.set != "reported":
-        raise UsageError(f"task {spec.task!r} measures no {quantity.name!r}{did_you_mean(quantity.name, known)}")
+        raise UsageError(f"task {spec.task!r} does not measure {quantity.name!r}{did_you_mean(quantity.name, known)}")
     return quantity.curve(records)
 
 
