@@ -365,7 +365,7 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
     description = folder / "figure01.json"
     content = json.loads(description.read_text())
     description.write_text(json.dumps({name: content[name] for name in ("description", "settings", "made_with")}))
-    with pytest.warns(Note, match="figure01: written by an earlier version, without digests"):
+    with pytest.warns(Note, match="figure01: written by an earlier version without digests"):
         saved = artifacts.load(folder)
     assert artifacts.add_digests(folder) == [description]
     assert artifacts.load(folder) == saved
