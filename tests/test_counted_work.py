@@ -78,15 +78,24 @@ def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any],
 
 
 @needs_library
-def test_a_gamma2_that_sets_itself_moves_the_means_by_one_operator() -> None:
-    plain, _ = made("sgd", lga=False)
-    ours, lga = made("sgd", lga=True, gamma2="auto")
-    base, found = operators(plain), operators(ours, loss=OPEN)
-    expected = {"aten._local_scalar_dense.default": 1, "aten._foreach_lerp_.Scalar": 1}
-    assert found.counts - base.counts == Counter(expected)
-    assert found.made == base.made
-    assert lga is not None
-    assert lga.status.open_share == 1
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_gamma2_that_sets_itself_moves_the_means_in_the_pass_over_the_parameters(
+    dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    """No operator, and no tensor besides the means."""
+    found = []
+    for lga in (False, True):
+        p = torch.nn.Parameter(torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=layout))
+        p.grad = torch.ones_like(p)
+        optimizer: Any = torch.optim.SGD([p], lr=0.01)
+        if lga:
+            LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+        found.append(operators(optimizer, **({"loss": OPEN} if lga else {})))
+        assert lga == (float(p.detach().float().mean()) < 0.97)
+    base, ours = found
+    assert ours.counts - base.counts == Counter({"aten._local_scalar_dense.default": 1})
+    assert ours.made == base.made
 
 
 def test_without_the_library_a_closed_gate_still_costs_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +133,14 @@ def test_a_closed_gate_is_some_fifty_calls_whatever_the_model(tensors: int) -> N
 
 @needs_library
 def test_an_open_gate_is_some_calls_and_a_few_a_tensor() -> None:
-    """Between two convolutions no call is in the cache, and each takes several times as long as in a loop."""
+    """Between two convolutions no call is in the cache, and each takes several times as long as in a loop.
+
+    Ten tensors, as those of LeNet-5, were 182 calls when each was looked at by itself.
+    """
     extra = []
     for tensors in (1, 101):
         plain, _ = made("sgd", lga=False, tensors=tensors)
         ours, _ = made("sgd", lga=True, tensors=tensors)
         extra.append(python_calls(ours, loss=OPEN) - python_calls(plain))
-    assert extra[0] <= 95
-    assert (extra[1] - extra[0]) / 100 <= 12
+    assert extra[0] <= 103
+    assert (extra[1] - extra[0]) / 100 <= 2

@@ -158,7 +158,7 @@ def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype, device: str)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_means_are_the_companions(kernels: Any, dtype: torch.dtype, device: str) -> None:
-    """Those of a step that pushes move as `GradientMean` moves them, to the rounding; others stay."""
+    """Those of a step that pushes have the bits of `GradientMean`, and so have the pushes; others stay."""
     generator = torch.Generator(device).manual_seed(0)
     size = 20_000
     p = torch.randn(size, generator=generator).to(dtype)
@@ -173,12 +173,10 @@ def test_means_are_the_companions(kernels: Any, dtype: torch.dtype, device: str)
         made.step([([(found, g, mean)], 1e-3, False)], scalar(loss), None)
         if math.isfinite(loss):
             correction.reseed(step + 1)
-            correction.apply(means.take_in(optimizer, [(kept, g)], 1.0), 1e-3 * math.sqrt(loss / 2.0))
-        torch.testing.assert_close(mean, optimizer.state[kept][MEAN])
-        if dtype.itemsize > 2:
-            torch.testing.assert_close(found, kept)
-        else:  # a last bit of a mean may be another, and then the noise rounds another way
-            assert (found == kept).float().mean() > 0.99
+            amount = 1e-3 * math.sqrt(loss / 2.0)
+            correction.apply([(kept, g)], amount, means=means.of_pairs(optimizer, [(kept, g)]))
+        assert torch.equal(mean, optimizer.state[kept][MEAN])
+        assert torch.equal(found, kept)
     assert (found != p).float().mean() > 0.1
     assert torch.equal(found[::7], p[::7])
 

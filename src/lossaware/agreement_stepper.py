@@ -124,9 +124,9 @@ class AgreementStepper(Stepper):
     ) -> float:
         """Push each tensor of a group by what the base has left of its share; the largest part that was left."""
         found = [(p, g, s) for p, s in zip(group["params"], scales, strict=True) if (g := gradient_of(p)) is not None]
-        read = self._means.take_in(optimizer, [(p, g) for p, g, _ in found], 1.0)
+        read = self._means.take_in(optimizer, [(p, g) for p, g, _ in found])
         maximize, left = bool(group.get("maximize", False)), 0.0
-        for (p, g, scale), (_, mean) in zip(found, read, strict=True):
+        for (p, g, scale), mean in zip(found, read, strict=True):
             amount = share * scale - moved.get(id(p), 0.0)
             if not amount > 0:
                 continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.correction import WORK, Pair, as_local
+from lossaware.correction import WORK, Means, Pair, as_local, take_in
 
 MEAN = "lossaware_mean"
 """Its name in the optimizer's state."""
@@ -50,37 +50,27 @@ class GradientMean:
             if p.grad is not None:
                 self.of(optimizer, p, p.grad)
 
-    def take_in(self, optimizer: Optimizer, pairs: list[Pair], amount: float | Tensor) -> list[Pair]:
-        """Move the means of a step that pushes.
+    def of_pairs(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> Means:
+        """The means of a step's gradients, for `Correction.apply`, which takes the gradients in."""
+        return Means([self.of(optimizer, p, g) for p, g in pairs], self._weight)
+
+    @torch.no_grad()
+    def take_in(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> list[Tensor]:
+        """Take gradients in without a push.
 
         Args:
             optimizer: The base optimizer.
             pairs: Parameters and their gradients.
-            amount: What the step pushes by; where a tensor of one element is 0, the means stay as they are.
 
         Returns:
-            Parameters, and what phi is to read: the means, or the gradients that have none.
+            The means, or the gradients that have none.
         """
-        read: list[Pair] = []
-        means: list[Tensor] = []
-        gradients: list[Tensor] = []
-        with torch.no_grad():
-            for p, g in pairs:
-                mean = self.of(optimizer, p, g)
-                read.append((p, g if mean is None else mean))
-                if mean is None:
-                    continue
-                mean, g = as_local(mean), as_local(g)
-                if isinstance(amount, Tensor):
-                    moved = torch.lerp(mean, g.to(mean.dtype), self._weight)
-                    mean.copy_(torch.where(amount.to(mean.device) != 0, moved, mean))
-                elif g.dtype is mean.dtype:
-                    means.append(mean)
-                    gradients.append(g)
-                else:  # at once, so that there is one wider gradient at a time
-                    mean.lerp_(g.to(mean.dtype), self._weight)
-            if means:
-                torch._foreach_lerp_(means, gradients, self._weight)
+        read: list[Tensor] = []
+        for p, g in pairs:
+            mean = self.of(optimizer, p, g)
+            read.append(g if mean is None else mean)
+            if mean is not None:
+                take_in(as_local(mean), as_local(g), self._weight)
         return read
 
     # Loading a checkpoint of the optimizer ----------------------------------------------------------------------------

@@ -171,13 +171,14 @@ class Stepper:
         for group, size, pairs in active:
             amount = step_size * size
             maximize = bool(group.get("maximize", False))
-            if self._mean is not None:
-                pairs = self._mean.take_in(optimizer, pairs, amount)
-            correction.apply(pairs, amount, maximize=maximize)
+            means = None if self._mean is None else self._mean.of_pairs(optimizer, pairs)
+            correction.apply(pairs, amount, maximize=maximize, means=means)
             if isinstance(optimizer, ASGD):
                 # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
                 # state holds the next step's already.
-                for p, g in pairs:
+                read = [g for _, g in pairs] if means is None else means.tensors
+                for (p, of_step), mean in zip(pairs, read, strict=True):
+                    g = of_step if mean is None else mean
                     state = optimizer.state[p]
                     mu = 1 / (state["step"] - 1 - group["t0"]).clamp(min=1)
                     share = mu * amount if isinstance(amount, Tensor) or mu.device.type != "cpu" else float(mu) * amount

@@ -9,6 +9,8 @@ the pass in torch's operators, for every device and for torch.compile; `native` 
 """
 
 from lossaware.correction.correction import Correction as Correction
+from lossaware.correction.correction import Means as Means
+from lossaware.correction.correction import take_in as take_in
 from lossaware.correction.memory import WORK as WORK
 from lossaware.correction.memory import Pair as Pair
 from lossaware.correction.memory import as_local as as_local

@@ -1,13 +1,17 @@
 """Applies the pass to the parameters of a step, each in the fastest way that its memory allows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lossaware.correction import native, operators
 from lossaware.correction.memory import (
+    WORK,
     Pair,
+    are_flat,
     as_local,
     check_pair,
     flattened,
@@ -18,10 +22,23 @@ from lossaware.correction.memory import (
 from lossaware.correction.operators import Push
 from lossaware.correction.rounding import MASK, NOISE_BITS, noise_key
 
-Numbered = tuple[Tensor, Tensor, int]
-"""A flat pair, and its number in the step."""
-Batch = dict[tuple[torch.dtype, torch.dtype, torch.device], list[Numbered]]
-"""Flat pairs by the types of parameter and gradient and their device: one call for thousands of small tensors."""
+Numbered = tuple[Tensor, Tensor, Tensor | None, int]
+"""A flat pair, the mean of its gradients where phi reads that, and its number in the step."""
+Batch = dict[tuple[torch.dtype, torch.dtype, torch.device, bool], list[Numbered]]
+"""Flat pairs by the types of parameter and gradient, their device, and whether there are means: one call for each."""
+_ZERO = 2.0**-150
+"""The largest amount that float32 rounds to 0."""
+_TOGETHER = 256
+"""Tensors that are looked at, and pushed, together: what Python knows of so many stays in the cache."""
+
+
+class Means(NamedTuple):
+    """Running means of gradients, which phi reads in place of these."""
+
+    tensors: Sequence[Tensor | None]
+    """One for each pair, in the dtype of the arithmetic and the shape of the parameter; None where there is none."""
+    weight: float
+    """Of a gradient in its mean, above 0 and at most 1."""
 
 
 class Correction:
@@ -61,19 +78,23 @@ class Correction:
         """
         self._seed, self._number = seed, 0
 
-    def apply(self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False) -> None:
-        """Push each parameter along its gradient.
+    def apply(
+        self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False, means: Means | None = None
+    ) -> None:
+        """Push each parameter along its gradient, or along the mean of its gradients.
 
         Args:
             pairs: Parameters and their gradients, of equal shapes. Gradients are only read. Of a sparse gradient only
                 the stored rows are touched; complex tensors are taken as pairs of reals. Memory between the elements of
                 a view is left as it is.
             amount: gamma2 * Omega, rounded to the precision of the arithmetic, which is float64 for parameters of that
-                type and float32 for others. Where that gives 0, everything stays as it is, even where gradients are not
-                finite; an amount beyond the range is infinite. A tensor must have one element; on an accelerator it is
-                never read on the host.
+                type and float32 for others. Where that gives 0, parameters stay as they are, even where gradients are
+                not finite; an amount beyond the range is infinite. A tensor must have one element; on an accelerator it
+                is never read on the host.
             maximize: Whether the base optimizer ascends; phi then reads the negated gradient, so that the push goes
                 the base optimizer's way.
+            means: Means that take the gradients in first, unless the amount is 0: ``mean + weight * (g - mean)``, each
+                operation rounded. phi reads the result.
 
         Raises:
             ValueError: Shapes of a pair differ, or elements of a parameter share memory.
@@ -83,18 +104,34 @@ class Correction:
             amount = float(amount)
         if not isinstance(amount, Tensor) and amount == 0.0:
             return
-        push = Push(amount, self.xi, maximize, self.rest)
+        push = Push(amount, self.xi, maximize, self.rest, 0.0 if means is None else means.weight)
+        pairs, of_pairs = list(pairs), None if means is None else means.tensors
+        for start in range(0, len(pairs), _TOGETHER):
+            some = pairs[start : start + _TOGETHER]
+            found = None if of_pairs is None else of_pairs[start : start + _TOGETHER]
+            if tracing or not self._are_applied_together(some, found or (), push):
+                self._apply_one_by_one(some, found or repeat(None), push, tracing)
+
+    def _apply_one_by_one(
+        self, pairs: Iterable[Pair], means: Iterable[Tensor | None], push: Push, tracing: bool
+    ) -> None:
         batch: Batch = {}
-        for parameter, gradient in pairs:
+        for (parameter, gradient), mean in zip(pairs, means, strict=False):
             self._number += 1
-            if not tracing and is_flat(parameter, gradient):
-                key = (parameter.dtype, gradient.dtype, parameter.device)
+            if (
+                not tracing
+                and is_flat(parameter, gradient)
+                and (mean is None or (is_flat(parameter, mean) and mean.dtype is WORK[parameter.dtype]))
+            ):
+                key = (parameter.dtype, gradient.dtype, parameter.device, mean is not None)
                 if key not in batch:
                     batch[key] = []
-                batch[key].append((parameter, gradient, self._number))
+                batch[key].append((parameter, gradient, mean, self._number))
             else:
                 with torch.no_grad():
                     parameter, gradient = as_local(parameter).detach(), as_local(gradient).detach()
+                    if mean is not None:
+                        gradient = _taken_in(as_local(mean), gradient, push)
                     if tracing or not is_plain(parameter):
                         check_pair(parameter, gradient)
                         self._apply_to_whole(parameter, gradient, push)
@@ -105,17 +142,49 @@ class Correction:
         if batch:
             self._apply_to_flat(batch, push)
 
+    def _are_applied_together(self, pairs: Sequence[Pair], means: Sequence[Tensor | None], push: Push) -> bool:
+        """Apply to all pairs without a look at each, if they are that much alike."""
+        if not pairs[0][0].is_cpu or (library := native.library()) is None:
+            return False
+        parameters, gradients = zip(*pairs, strict=True)
+        if (
+            not are_flat(parameters, gradients, means)
+            or (parameters[0].dtype, gradients[0].dtype) not in library.dtypes
+        ):
+            return False
+        numbers = range(self._number + 1, self._number + len(pairs) + 1)
+        self._number += len(pairs)
+        self._push_by(library, parameters, gradients, means, numbers, push)  # type: ignore[arg-type]
+        return True
+
+    def _push_by(
+        self,
+        library: native.Library,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        means: Sequence[Tensor],
+        numbers: Iterable[int],
+        push: Push,
+    ) -> None:
+        dtype = parameters[0].dtype
+        if WORK[dtype] is torch.float32 and abs(push.amount) <= _ZERO:  # 0 / NaN is none
+            for mean, g in zip(means, gradients, strict=False):
+                _taken_in(mean, g.detach(), push)
+            return
+        seed = int(self._seed) & MASK if dtype in NOISE_BITS else 0
+        library.push(parameters, gradients, numbers, seed, push, means)
+
     def _apply_to_flat(self, batch: Batch, push: Push) -> None:
-        for (dtype, of_gradient, device), numbered in batch.items():
+        for (dtype, of_gradient, device, _), numbered in batch.items():
             library = native.library() if device.type == "cpu" else None
             if library is not None and (dtype, of_gradient) in library.dtypes:
-                parameters, gradients, numbers = zip(*numbered, strict=True)
-                seed = int(self._seed) & MASK if dtype in NOISE_BITS else 0
-                library.push(parameters, gradients, numbers, seed, push)
+                parameters, gradients, means, numbers = zip(*numbered, strict=True)
+                self._push_by(library, parameters, gradients, [m for m in means if m is not None], numbers, push)
                 continue
             with torch.no_grad():
-                for p, g, number in numbered:
-                    flat = flattened(p.detach(), g.detach())
+                for p, g, mean, number in numbered:
+                    read = g if mean is None else _taken_in(mean, g.detach(), push)
+                    flat = flattened(p.detach(), read.detach())
                     operators.push_flat(flat.parameter, flat.gradient, push, self._key(dtype, number))
 
     def _apply_to_strided(self, parameter: Tensor, gradient: Tensor, push: Push, batch: Batch) -> None:
@@ -123,9 +192,9 @@ class Correction:
         flat = flattened(parameter, gradient)
         p, g = flat.parameter, flat.gradient
         if flat.copied is None:
-            batch.setdefault((p.dtype, g.dtype, p.device), []).append((p, g, self._number))
+            batch.setdefault((p.dtype, g.dtype, p.device, False), []).append((p, g, None, self._number))
         else:  # at once, since another parameter of the step may lie in the same memory
-            self._apply_to_flat({(p.dtype, g.dtype, p.device): [(p, g, self._number)]}, push)
+            self._apply_to_flat({(p.dtype, g.dtype, p.device, False): [(p, g, None, self._number)]}, push)
             flat.copy_back()
 
     def _apply_to_rows(self, parameter: Tensor, gradient: Tensor, push: Push) -> None:
@@ -145,3 +214,25 @@ class Correction:
 
     def _key(self, dtype: torch.dtype, number: int) -> int | Tensor | None:
         return noise_key(self._seed, number) if dtype in NOISE_BITS or dtype is torch.complex32 else None
+
+
+def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
+    """``mean <- mean + weight * (gradient - mean)``, each operation rounded.
+
+    Args:
+        mean: A plain tensor of any layout, real or complex; moved in place.
+        gradient: Of its shape.
+        weight: Above 0, at most 1.
+    """
+    flat = flattened(mean, gradient)
+    operators.take_in_flat(flat.parameter, flat.gradient, weight)
+    flat.copy_back()
+
+
+def _taken_in(mean: Tensor, gradient: Tensor, push: Push) -> Tensor:
+    """The mean, with the gradient taken in unless the amount is 0."""
+    if is_plain(mean) and not isinstance(push.amount, Tensor):
+        take_in(mean, gradient, push.weight)
+    else:
+        operators.take_in_where(mean, gradient, push.weight, push.amount)
+    return mean

@@ -1,7 +1,8 @@
-/* The correction in one pass over parameters and gradients on a CPU; see native.py, and operators.py for the meaning.
+/* The correction in one pass over parameters, gradients and their means on a CPU; see native.py, and operators.py for
+ * the meaning.
  *
- * Plain loops that compilers turn into vector code. The arithmetic is that of the torch form, operation for operation,
- * so that both give the same bits.
+ * Plain loops that compilers turn into vector code. The arithmetic is that of the torch form, operation for operation
+ * and each rounded, so that both give the same bits.
  */
 
 #include <stdint.h>
@@ -20,9 +21,11 @@ typedef struct {
     const int64_t *gradients;
     const int64_t *sizes;      /* elements of each */
     const int64_t *numbers;    /* of each in the step; for 16 bits only */
+    const int64_t *means;      /* where that of the gradients of each lies; NULL where phi reads the gradients */
     int64_t total;             /* elements of all */
     int64_t shares, next;      /* pieces of work, and the first that nobody has taken */
     double amount, xi;
+    double weight; /* of a gradient in its mean */
     uint32_t seed;
     int kind, maximize, rest;
 } Work;
@@ -39,21 +42,30 @@ static inline uint32_t key_of(const Work *w, int64_t tensor) {
     return mixed(mixed(w->seed) + (uint32_t)w->numbers[tensor] * 0x9e3779b9u);
 }
 
-#define OVER_PHI(REAL)                                                                                                \
+/* What phi reads of an element: its gradient, or the mean, which takes the gradient in first; and the push by that. */
+#define REAL_ARITHMETIC(REAL)                                                                                         \
+    static inline REAL read_##REAL(REAL g, REAL *restrict mean, int64_t i, REAL weight, int means) {                  \
+        return means ? (mean[i] = mean[i] + weight * (g - mean[i])) : g;                                              \
+    }                                                                                                                 \
     static inline REAL over_phi_##REAL(REAL g, REAL amount, REAL xi, int maximize, int rest) {                        \
         REAL d = maximize ? -g : g;                                                                                   \
         REAL push = amount / (d + (d >= 0 ? xi : -xi));                                                               \
         return rest && d == 0 ? 0 : push;                                                                             \
     }
-OVER_PHI(float)
-OVER_PHI(double)
+REAL_ARITHMETIC(float)
+REAL_ARITHMETIC(double)
+
+#define MEMORY_OF(TENSORS) (void *)(intptr_t)(TENSORS)[tensor]
+#define MEANS_OF(w) ((w)->means ? MEMORY_OF((w)->means) : NULL)
+#define PART const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest, int means
 
 #define WIDE(REAL)                                                                                                    \
-    static inline void push_##REAL(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest) { \
-        REAL *restrict p = (void *)(intptr_t)w->parameters[tensor];                                                                     \
-        const REAL *restrict g = (const void *)(intptr_t)w->gradients[tensor];                                                                \
-        const REAL amount = (REAL)w->amount, xi = (REAL)w->xi;                                                        \
-        for (int64_t i = from; i < to; i++) p[i] -= over_phi_##REAL(g[i], amount, xi, maximize, rest);                \
+    static inline void push_##REAL(PART) {                                                                            \
+        REAL *restrict p = MEMORY_OF(w->parameters), *restrict mean = MEANS_OF(w);                                    \
+        const REAL *restrict g = MEMORY_OF(w->gradients);                                                             \
+        const REAL amount = (REAL)w->amount, xi = (REAL)w->xi, weight = (REAL)w->weight;                              \
+        for (int64_t i = from; i < to; i++)                                                                           \
+            p[i] -= over_phi_##REAL(read_##REAL(g[i], mean, i, weight, means), amount, xi, maximize, rest);           \
     }
 WIDE(float)
 WIDE(double)
@@ -80,15 +92,15 @@ static inline float from_float(float value) { return value; }
 static inline float from_bfloat16(uint16_t bits) { return as_float((uint32_t)bits << 16); }
 
 #define BFLOAT16_BY(GRADIENT, STORED)                                                                                 \
-    static inline void push_bfloat16_by_##GRADIENT(const Work *w, int64_t tensor, int64_t from, int64_t to,           \
-                                                   int maximize, int rest) {                                          \
-        uint16_t *restrict p = (void *)(intptr_t)w->parameters[tensor];                                                                 \
-        const STORED *restrict g = (const void *)(intptr_t)w->gradients[tensor];                                                              \
-        const float amount = (float)w->amount, xi = (float)w->xi;                                                     \
+    static inline void push_bfloat16_by_##GRADIENT(PART) {                                                            \
+        uint16_t *restrict p = MEMORY_OF(w->parameters);                                                              \
+        float *restrict mean = MEANS_OF(w);                                                                           \
+        const STORED *restrict g = MEMORY_OF(w->gradients);                                                           \
+        const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;                          \
         const uint32_t key = key_of(w, tensor);                                                                       \
         for (int64_t i = from; i < to; i++) {                                                                         \
-            float value = from_bfloat16(p[i]);                                                                        \
-            value -= over_phi_float(from_##GRADIENT(g[i]), amount, xi, maximize, rest);                               \
+            float value = from_bfloat16(p[i]), read = read_float(from_##GRADIENT(g[i]), mean, i, weight, means);      \
+            value -= over_phi_float(read, amount, xi, maximize, rest);                                                \
             p[i] = rounded_bits(value, mixed(key + (uint32_t)i), 16) >> 16;                                           \
         }                                                                                                             \
     }
@@ -116,20 +128,22 @@ static inline void narrow(const float *from, _Float16 *to, int64_t n) {
     for (; i < n; i++) to[i] = (_Float16)from[i];
 }
 
-static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int by_float, int maximize,
-                                int rest) {
-    _Float16 *p = (void *)(intptr_t)w->parameters[tensor];
-    const float amount = (float)w->amount, xi = (float)w->xi;
+static inline void push_float16(PART, int by_float) {
+    _Float16 *p = MEMORY_OF(w->parameters);
+    float *mean = MEANS_OF(w);
+    const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;
     const uint32_t key = key_of(w, tensor);
     float values[BLOCK], widened[BLOCK];
     for (; from < to; from += BLOCK) {
         const int64_t n = to - from < BLOCK ? to - from : BLOCK;
         const float *gradients = widened;
+        float *means_here = means ? mean + from : widened;
         widen(p + from, values, n);
-        if (by_float) gradients = (const float *)(intptr_t)w->gradients[tensor] + from;
-        else widen((const _Float16 *)(intptr_t)w->gradients[tensor] + from, widened, n);
+        if (by_float) gradients = (const float *)MEMORY_OF(w->gradients) + from;
+        else widen((const _Float16 *)MEMORY_OF(w->gradients) + from, widened, n);
         for (int64_t i = 0; i < n; i++) {
-            float value = values[i] - over_phi_float(gradients[i], amount, xi, maximize, rest);
+            float read = read_float(gradients[i], means_here, i, weight, means);
+            float value = values[i] - over_phi_float(read, amount, xi, maximize, rest);
             /* Below 2^-14 the spacing of float16 stays that of 2^-14; lifted there, all values round alike. */
             float lift = __builtin_fabsf(value) < 0x1p-14f ? __builtin_copysignf(0x1p-14f, value) : 0;
             float rounded = as_float(rounded_bits(value + lift, mixed(key + (uint32_t)(from + i)), 13)) - lift;
@@ -140,27 +154,24 @@ static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int
 }
 #else
 #define HAS_FLOAT16 0
-static inline void push_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int by_float, int maximize,
-                                int rest) {}
+static inline void push_float16(PART, int by_float) {}
 #endif
 
-static inline void push_float16_by_float16(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize,
-                                           int rest) {
-    push_float16(w, tensor, from, to, 0, maximize, rest);
-}
-
-static inline void push_float16_by_float(const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize,
-                                         int rest) {
-    push_float16(w, tensor, from, to, 1, maximize, rest);
-}
+static inline void push_float16_by_float16(PART) { push_float16(w, tensor, from, to, maximize, rest, means, 0); }
+static inline void push_float16_by_float(PART) { push_float16(w, tensor, from, to, maximize, rest, means, 1); }
 
 /* The switches are constants in each copy of the loop, so that none is tested within it. */
+#define SWITCHED_BY_REST(PUSH, MAXIMIZE, MEANS)                                                                       \
+    do {                                                                                                              \
+        if (w->rest) PUSH(w, tensor, from, to, MAXIMIZE, 1, MEANS);                                                   \
+        else PUSH(w, tensor, from, to, MAXIMIZE, 0, MEANS);                                                           \
+    } while (0)
 #define SWITCHED(PUSH)                                                                                                \
     do {                                                                                                              \
-        if (w->maximize && w->rest) PUSH(w, tensor, from, to, 1, 1);                                                  \
-        else if (w->maximize) PUSH(w, tensor, from, to, 1, 0);                                                        \
-        else if (w->rest) PUSH(w, tensor, from, to, 0, 1);                                                            \
-        else PUSH(w, tensor, from, to, 0, 0);                                                                         \
+        if (w->means && w->maximize) SWITCHED_BY_REST(PUSH, 1, 1);                                                    \
+        else if (w->means) SWITCHED_BY_REST(PUSH, 0, 1);                                                              \
+        else if (w->maximize) SWITCHED_BY_REST(PUSH, 1, 0);                                                           \
+        else SWITCHED_BY_REST(PUSH, 0, 0);                                                                            \
     } while (0)
 
 static void push_part(const Work *w, int64_t tensor, int64_t from, int64_t to) {
@@ -222,17 +233,18 @@ static int are_apart(const Work *w) {
 
 int lossaware_has_float16(void) { return HAS_FLOAT16; }
 
-/* `table` has four rows of `count` numbers: where the parameters lie, where the gradients, the elements of each, and the
- * number of each in the step. `parallel` is GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads
- * are used and no others are made; NULL where there is none. */
+/* `table` has rows of `count` numbers: where the parameters lie, where the gradients, the elements of each, and the
+ * number of each in the step; and, if `weight` is above 0, where the means of the gradients lie. `parallel` is
+ * GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads are used and no others are made; NULL where
+ * there is none. */
 void lossaware_push(int kind, int64_t count, const int64_t *table, uint32_t seed, double amount, double xi,
-                    int maximize, int rest, int threads,
+                    double weight, int maximize, int rest, int threads,
                     void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
     const int64_t worthwhile = 1 << 15; /* elements below which waking a thread costs more than it saves */
     Work work = {.count = count, .parameters = table, .gradients = table + count, .sizes = table + 2 * count,
-                 .numbers = table + 3 * count, .shares = 1, .amount = amount, .xi = xi, .seed = seed, .kind = kind,
-                 .maximize = maximize, .rest = rest};
-    if (kind == FLOAT64 ? amount == 0 : (float)amount == 0) return; /* 0 / NaN is none */
+                 .numbers = table + 3 * count, .means = weight > 0 ? table + 4 * count : NULL, .shares = 1,
+                 .amount = amount, .xi = xi, .weight = weight, .seed = seed, .kind = kind, .maximize = maximize,
+                 .rest = rest};
     for (int64_t tensor = 0; tensor < count; tensor++) work.total += work.sizes[tensor];
     if (parallel && threads > 1 && work.total >= 2 * worthwhile && are_apart(&work)) {
         work.shares = 4 * threads < work.total / worthwhile ? 4 * threads : work.total / worthwhile;

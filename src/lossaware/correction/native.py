@@ -15,7 +15,7 @@ import logging
 import os
 import platform
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -47,8 +47,9 @@ class Library:
         self._push = loaded.lossaware_push
         self._push.restype = None
         self._push.argtypes = [
-            *(ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_double, ctypes.c_double),
-            *(ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p),
+            *(ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint32),
+            *(ctypes.c_double, ctypes.c_double, ctypes.c_double, ctypes.c_int, ctypes.c_int, ctypes.c_int),
+            ctypes.c_void_p,
         ]
         self.dtypes = frozenset(
             kind for kind in KINDS if kind[0] != torch.float16 or loaded.lossaware_has_float16() == 1
@@ -59,7 +60,13 @@ class Library:
         self._parallel = None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
     def push(
-        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], numbers: Sequence[int], seed: int, push: Push
+        self,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        numbers: Iterable[int],
+        seed: int,
+        push: Push,
+        means: Sequence[Tensor] = (),
     ) -> None:
         """``p <- p - amount / phi(g)`` for all pairs, by one call.
 
@@ -69,10 +76,15 @@ class Library:
                 each pair.
             numbers: Their numbers in the step, which with the seed decide the rounding of types of 16 bits.
             seed: From 0 to 2^32 - 1.
-            push: What to push by; its amount counts as a number.
+            push: What to push by; its amount counts as a number, and must not be 0 in the precision of the arithmetic.
+            means: Running means of the gradients, which phi reads in their place; in the type of the arithmetic, and
+                `memory.is_flat` must hold for each with its parameter. Moved in place. Empty where phi reads gradients.
         """
-        pointers = [tensor.data_ptr() for tensor in (*parameters, *gradients)]
-        table = array("q", [*pointers, *[p.numel() for p in parameters], *numbers])
+        table = array("q", map(Tensor.data_ptr, parameters))
+        table.extend(map(Tensor.data_ptr, gradients))
+        table.extend(map(Tensor.numel, parameters))
+        table.extend(numbers)
+        table.extend(map(Tensor.data_ptr, means))
         self._push(
             KINDS[parameters[0].dtype, gradients[0].dtype],
             len(parameters),
@@ -80,12 +92,13 @@ class Library:
             seed,
             float(push.amount),
             push.xi,
+            push.weight if means else 0.0,
             push.maximize,
             push.rest,
             torch.get_num_threads(),
             self._parallel,
         )
-        torch.autograd.graph.increment_version(parameters)  # as torch's own operators do, so that autograd notices
+        torch.autograd.graph.increment_version([*parameters, *means])  # as torch's own operators do, for autograd
 
 
 @functools.cache

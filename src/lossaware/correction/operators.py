@@ -22,6 +22,31 @@ class Push(NamedTuple):
     maximize: bool
     rest: bool
     """Whether elements whose gradient is exactly 0 stay."""
+    weight: float = 0.0
+    """Of a gradient in its running mean, above 0 and at most 1, where phi reads means."""
+
+
+def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
+    """``mean <- mean + weight * (g - mean)``, block by block.
+
+    Each operation is rounded by itself. torch's own ``lerp_`` would fuse two of them on some processors and not on
+    others.
+
+    Args:
+        mean: One-dimensional and contiguous; moved in place.
+        g: The same, with as many elements.
+        weight: Above 0, at most 1.
+    """
+    size = _BLOCK_BYTES.get(mean.device.type, _OTHER_BLOCK_BYTES) // mean.dtype.itemsize
+    for start in range(0, mean.numel(), size):
+        block = mean[start : start + size]
+        block.add_(g[start : start + size].to(block.dtype).sub(block).mul_(weight))
+
+
+def take_in_where(mean: Tensor, g: Tensor, weight: float, amount: float | Tensor) -> None:
+    """The same for tensors of any layout and class, all at once, where an amount is not 0."""
+    moved = mean + (g.to(mean.dtype) - mean) * weight
+    mean.copy_(torch.where(amount.to(mean.device) != 0, moved, mean) if isinstance(amount, Tensor) else moved)
 
 
 def push_flat(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> None:

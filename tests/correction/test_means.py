@@ -1,0 +1,189 @@
+"""Running means of gradients in the pass: one result to the bit, however it is computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pairs import AMOUNT, DTYPES, GRADIENTS, SIZE, VIEWS, XI, laid_out, needs_library, problem, same_bits
+from torch import Tensor
+
+from lossaware.correction import WORK, Correction, Means, native
+from lossaware.correction import correction as of_correction
+
+WEIGHT = 1 - 0.9
+
+
+def pushed(
+    pairs: list[tuple[Tensor, Tensor]],
+    means: list[Tensor | None],
+    amount: float | Tensor = AMOUNT,
+    *,
+    rest: bool = True,
+) -> None:
+    correction = Correction(XI, "rest" if rest else "push")
+    correction.reseed(3)
+    correction.apply(pairs, amount, means=Means(means, WEIGHT))
+
+
+def mean_of(p: Tensor) -> Tensor:
+    """A mean of gradients before this step, as `GradientMean` makes it."""
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(p.shape, generator=generator) * 10.0 ** torch.randint(-6, 1, p.shape, generator=generator)
+    return torch.zeros_like(p, dtype=WORK[p.dtype]).copy_(values)
+
+
+def expected_mean(mean: Tensor, g: Tensor) -> Tensor:
+    """Of three operations, each rounded, by NumPy."""
+    m, values = mean.numpy().copy(), g.to(mean.dtype).numpy()
+    difference = values - m
+    scaled = difference * m.dtype.type(WEIGHT)
+    return torch.from_numpy(m + scaled)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("way")
+def test_means_are_rounded_after_each_operation_and_phi_reads_them(dtype: torch.dtype, threads: int) -> None:
+    """Unguarded, a fused multiply-add of compiler or processor gives other bits."""
+    p, g = problem(dtype)
+    mean, before = mean_of(p), p.clone()
+    expected, number = expected_mean(mean, g), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        pushed([(p, g)], [mean])
+    finally:
+        torch.set_num_threads(number)
+    assert same_bits(mean, expected)
+    by_mean = before.clone()
+    correction = Correction(XI, "rest")
+    correction.reseed(3)
+    correction.apply([(by_mean, mean)], AMOUNT)
+    assert same_bits(p, by_mean)
+    assert (p != before).sum() > 0.4 * SIZE
+
+
+numbers = st.one_of(st.floats(-1e3, 1e3, width=32), st.floats(width=32), st.sampled_from([0.0, -0.0, 1e-8, 6e-8, 3e38]))
+
+
+@needs_library
+@settings(max_examples=100)
+@given(
+    data=st.data(),
+    dtype=st.sampled_from(DTYPES),
+    of_gradient=st.sampled_from(DTYPES),
+    view=st.sampled_from(sorted(VIEWS)),
+    layout=st.sampled_from(GRADIENTS),
+    of_mean=st.sampled_from(GRADIENTS),
+    amount=st.sampled_from([1e-3, 1.0, 1e-300, 2.0**-150, 2.0**-149, float("inf")]),
+)
+def test_any_layout_has_the_same_bits_by_both(
+    data: st.DataObject,
+    dtype: torch.dtype,
+    of_gradient: torch.dtype,
+    view: str,
+    layout: str,
+    of_mean: str,
+    amount: float,
+) -> None:
+    values, slopes, earlier = (torch.tensor(data.draw(st.lists(numbers, min_size=60, max_size=60))) for _ in range(3))
+    gradient = VIEWS[view](slopes.to(of_gradient))
+    found = []
+    for library in (native.library, lambda: None):
+        p = VIEWS[view](values.to(dtype, copy=True))
+        mean = laid_out(VIEWS[view](earlier.to(WORK[dtype])), of_mean, p)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "library", library)
+            pushed([(p, laid_out(gradient, layout, p))], [mean], amount)
+        found.append((p, mean))
+    (p, mean), (other, mean_of_other) = found
+    assert same_bits(mean, mean_of_other)
+    assert same_bits(p, other)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_amount_of_zero_in_the_arithmetic_moves_means_alone() -> None:
+    for dtype in DTYPES:
+        p, g = problem(dtype, 60)
+        mean, before = mean_of(p), p.clone()
+        expected = expected_mean(mean, g)
+        pushed([(p, g)], [mean], 1e-300 if dtype != torch.float64 else 5e-324, rest=False)
+        assert same_bits(mean, expected)
+        assert same_bits(p, before) or dtype == torch.float64
+
+
+@pytest.mark.usefixtures("way")
+def test_an_amount_of_zero_moves_nothing() -> None:
+    p, g = problem(torch.float32, 60)
+    mean, before = mean_of(p), p.clone()
+    old = mean.clone()
+    pushed([(p, g)], [mean], torch.zeros(()))
+    assert same_bits(mean, old)
+    assert same_bits(p, before)
+
+
+@needs_library
+def test_pairs_of_all_kinds_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contiguous and not, with a mean and without one, of several dtypes: as each by itself."""
+
+    def made() -> tuple[list[tuple[Tensor, Tensor]], list[Tensor | None]]:
+        pairs, means = [], []
+        for number, (dtype, view) in enumerate((d, v) for d in DTYPES for v in ("transposed", "a part in the middle")):
+            p, g = (VIEWS[view](values) for values in problem(dtype, 60))
+            pairs.append((p, g))
+            means.append(mean_of(p) if number % 3 else None)
+        return pairs, means
+
+    (pairs, means), (others, other_means) = made(), made()
+    pushed(pairs, means)
+    monkeypatch.setattr(native, "library", lambda: None)
+    pushed(others, other_means)
+    for (p, _), (other, _), mean, other_mean in zip(pairs, others, means, other_means, strict=True):
+        assert same_bits(p, other)
+        assert (mean is None) == (other_mean is None)
+        assert mean is None or other_mean is None or same_bits(mean, other_mean)
+
+
+# One look at all of them ----------------------------------------------------------------------------------------------
+
+
+def a_batch(count: int = 4) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+    ps = [torch.full((2, 3), 1.0 + i) for i in range(count)]
+    return ps, [torch.ones(2, 3) for _ in ps], [torch.ones(2, 3) for _ in ps]
+
+
+ODD = {
+    "a gradient of another shape": lambda p, g, m: (p, torch.ones(3, 2), m),
+    "a mean of another shape": lambda p, g, m: (p, g, torch.ones(3, 2)),
+    "a transposed parameter": lambda p, g, m: (torch.ones(3, 2).t(), g, m),
+    "a gradient with gaps": lambda p, g, m: (p, torch.ones(2, 6)[:, ::2], m),
+    "a mean with gaps": lambda p, g, m: (p, g, torch.ones(2, 6)[:, ::2]),
+    "a gradient of another dtype": lambda p, g, m: (p, g.double(), m),
+    "a mean of another dtype": lambda p, g, m: (p, g, m.double()),
+    "another dtype": lambda p, g, m: (p.double(), g.double(), m.double()),
+    "negated by a bit": lambda p, g, m: (p, torch._neg_view(g), m),
+    "no mean": lambda p, g, m: (p, g, None),
+    "a sparse gradient": lambda p, g, m: (p, g.to_sparse(), None),
+    "on another device": lambda p, g, m: (p, g.to("meta"), m),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_one_that_is_not_like_the_others_is_seen(odd: str) -> None:
+    """Unguarded, the library reads and writes memory that is not there, or takes it for numbers of another kind."""
+    parameters, gradients, means = a_batch()
+    assert of_correction.are_flat(parameters, gradients, means)
+    parameters[2], gradients[2], means[2] = ODD[odd](parameters[2], gradients[2], means[2])
+    assert not of_correction.are_flat(parameters, gradients, means)
+
+
+@needs_library
+@pytest.mark.parametrize("means", [False, True])
+def test_thousands_of_small_tensors_are_looked_at_together(means: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not each by itself, which takes several times as long as their arithmetic."""
+    monkeypatch.setattr(of_correction, "is_flat", lambda *_: pytest.fail("looked at one by one"))
+    parameters, gradients, kept = a_batch(300)
+    correction = Correction(XI, "push")
+    correction.apply(zip(parameters, gradients, strict=True), AMOUNT, means=Means(kept, WEIGHT) if means else None)
+    assert all(bool((p < 1 + i).all()) for i, p in enumerate(parameters))
