@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ class Correction:
         if batch:
             self._apply_to_flat(batch, push)
 
-    def _are_applied_together(self, pairs: Sequence[Pair], means: Sequence[Tensor | None], push: Push) -> bool:
+    def _are_applied_together(self, pairs: Sequence[Pair], means: Sequence[Any], push: Push) -> bool:
         """Apply to all pairs without a look at each, if they are that much alike."""
         if not pairs[0][0].is_cpu or (library := native.library()) is None:
             return False
@@ -154,7 +154,7 @@ class Correction:
             return False
         numbers = range(self._number + 1, self._number + len(pairs) + 1)
         self._number += len(pairs)
-        self._push_by(library, parameters, gradients, means, numbers, push)  # type: ignore[arg-type]
+        self._push_by(library, parameters, gradients, means, numbers, push)
         return True
 
     def _push_by(
@@ -167,7 +167,7 @@ class Correction:
         push: Push,
     ) -> None:
         dtype = parameters[0].dtype
-        if WORK[dtype] is torch.float32 and abs(push.amount) <= _ZERO:  # 0 / NaN is none
+        if WORK[dtype] is torch.float32 and abs(float(push.amount)) <= _ZERO:  # 0 / NaN is none
             for mean, g in zip(means, gradients, strict=False):
                 _taken_in(mean, g.detach(), push)
             return
