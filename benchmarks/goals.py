@@ -1,4 +1,4 @@
-"""What a measurement is held to, and the table of all of them."""
+"""Goals of measurements, and the table of all of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ class Goal:
     """One measured value and its limit.
 
     Attributes:
-        item: Of the list in the documentation: what it is about.
-        what: What was measured.
+        item: The subject, which is a row of the table of goals.
+        what: The quantity that was measured.
         value: The value.
         limit: Where it should be.
         at_most: Whether the value should be at most the limit; else at least.
         unit: "x" for ratios.
+        floor: The value that the bytes allow, which no implementation can pass; None where it is not known.
     """
 
     item: str
@@ -23,6 +24,7 @@ class Goal:
     limit: float
     at_most: bool = True
     unit: str = "x"
+    floor: float | None = None
 
     @property
     def met(self) -> bool:
@@ -32,10 +34,13 @@ class Goal:
 
 def as_markdown(goals: Iterable[Goal]) -> str:
     """The table, a line a goal."""
-    lines = ["| item | what | goal | measured | |", "|---|---|---|---|---|"]
+    lines = ["| item | what | measured | goal | floor | |", "|---|---|---|---|---|---|"]
     for goal in goals:
         sign = "≤" if goal.at_most else "≥"
         met = "met" if goal.met else "**missed**"
         unit = "" if goal.unit == "x" else f" {goal.unit}"
-        lines.append(f"| {goal.item} | {goal.what} | {sign} {goal.limit:g}{unit} | {goal.value:.3g}{unit} | {met} |")
+        floor = "" if goal.floor is None else f"{goal.floor:.3g}{unit}"
+        lines.append(
+            f"| {goal.item} | {goal.what} | {goal.value:.3g}{unit} | {sign} {goal.limit:g}{unit} | {floor} | {met} |"
+        )
     return "\n".join(lines)

@@ -11,6 +11,8 @@ from lossaware.lower_bounds import Zero
 XI = 0.01
 GAMMA2 = 1e-8
 LOSS = 2.0
+AMOUNT_OF_STEP = GAMMA2 * LOSS
+"""Of a step with LGA as `attach` makes it."""
 
 
 def make_parameters(total: int, tensors: int = 1) -> list[nn.Parameter]:

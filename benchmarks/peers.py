@@ -56,6 +56,18 @@ def _prodigy(params: list[torch.nn.Parameter]) -> Callable[[], object]:
     return step
 
 
+def _named(name: str) -> Make:
+    """One of the optimizers that studies know by name."""
+
+    def build(params: list[torch.nn.Parameter]) -> Callable[[], object]:
+        from lossaware.studies.specs.optimizers import make_optimizer
+
+        step: Callable[[], object] = make_optimizer(name, params, TINY, {}).step
+        return step
+
+    return build
+
+
 def _lookahead(params: list[torch.nn.Parameter]) -> Callable[[], object]:
     from pytorch_optimizer import Lookahead
 
@@ -77,12 +89,15 @@ PEERS: dict[str, Make] = {
     "MoMo-Adam": _momo("MomoAdam"),
     "Schedule-Free AdamW": _schedule_free("AdamWScheduleFree"),
     "Prodigy": _prodigy,
+    "D-Adapted Adam": _named("dadapt-adam"),
+    "Mechanic on AdamW": _named("mechanic-adamw"),
     "Lookahead on Adam": _lookahead,
     "SGD": _torch(torch.optim.SGD),
     "LGA on SGD": _lga(torch.optim.SGD),
     "LGA on SGD, compiled": _lga(torch.optim.SGD, compiled=True),
     "MoMo": _momo("Momo"),
     "Schedule-Free SGD": _schedule_free("SGDScheduleFree"),
+    "Mechanic on SGD": _named("mechanic-sgd"),
 }
 
 
@@ -105,7 +120,7 @@ def peers(seconds: float, totals: tuple[int, ...] = (10**6, 10**7, 10**8)) -> tu
             rows.append({"parameters": total, "optimizer": name, "ms": times[name], "extra_mib": extra / 2**20})
         for ours in ("LGA on Adam, fused", "LGA on Adam, compiled"):
             value = times[ours] / times["MoMo-Adam"]
-            goals.append(Goal("6 peers", f"{ours} / MoMo-Adam, {total // 10**6} M", value, 0.5))
+            goals.append(Goal("peers", f"{ours} / MoMo-Adam, {total // 10**6} M", value, 0.5))
     return rows, goals
 
 

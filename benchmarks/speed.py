@@ -1,11 +1,13 @@
 """What LGA costs: the whole table of goals by one command.
 
-    python -m benchmarks.speed                  # everything, about eight minutes
+    python -m benchmarks.speed                  # everything, below ten minutes on two cores
     python -m benchmarks.speed eager closed     # some parts
     python -m benchmarks.speed --seconds 0.2    # shorter; noisier
+    python -m benchmarks.speed --large          # peers with 100 million parameters too, ten minutes more
 
-Writes ``goals.md``, ``speed.json``, a CSV a table and the figures to ``results/speed``; a run of some parts
-replaces those alone. Every part asserts that what it timed moved the parameters as `tests/reference.py` says.
+Prints the table, and writes ``goals.md``, ``speed.json``, a CSV for each table and the figures to ``results/speed``; a
+run of some parts replaces those alone. Every part asserts that what it timed moved the parameters as
+`tests/reference.py` says. A part that fails does not stop the others; the exit code is then 1.
 """
 
 import argparse
@@ -13,16 +15,20 @@ import csv
 import json
 import sys
 import time
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, steps, training
+from benchmarks import auto, first_use, jax_steps, memory, peers, ranks, steps, training
 from benchmarks.goals import Goal, as_markdown
 from benchmarks.timing import circumstances
 
-PARTS = ("eager", "closed", "auto", "compiled", "whole", "peers", "studies", "scaling")
+PARTS = (
+    *("auto", "auto-compiled", "compiled", "jax", "eager", "closed", "whole", "studies", "ranks", "memory"),
+    *("first-use", "peers", "scaling"),
+)
 FOLDER = Path(__file__).parents[1] / "results" / "speed"
 
 
@@ -30,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one or several of {', '.join(PARTS)}; default: all")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each comparison (default: 2)")
+    parser.add_argument("--large", action="store_true", help="peers with 100 million parameters too")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write to (default: results/speed)")
     arguments = parser.parse_args()
     if unknown := [part for part in arguments.parts if part not in PARTS]:
@@ -38,41 +45,60 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     stored = arguments.output / "speed.json"
     parts: dict[str, Any] = json.loads(stored.read_text())["parts"] if stored.exists() else {}
+    failed = []
     for part in arguments.parts or PARTS:
         began = time.perf_counter()
         print(f"{part} ...", file=sys.stderr, flush=True)
-        goals, tables = measure(part, arguments.seconds)
+        try:
+            goals, tables = measure(part, arguments.seconds, large=arguments.large)
+        except Exception:
+            traceback.print_exc()
+            failed.append(part)
+            continue
         where = circumstances(" ".join(["python -m benchmarks.speed", *sys.argv[1:]]))
         seconds = round(time.perf_counter() - began)
         parts[part] = {**where, "seconds": seconds, "goals": [asdict(goal) for goal in goals], "tables": tables}
-        print(as_markdown(goals), flush=True)
         for name, rows in tables.items():
             write_csv(arguments.output / f"{name}.csv", rows)
         write(arguments.output, {part: parts[part] for part in PARTS if part in parts})
+    measured = [part for part in arguments.parts or PARTS if part not in failed]
+    print(as_markdown(Goal(**goal) for part in measured for goal in parts[part]["goals"]), flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
-def measure(part: str, seconds: float) -> tuple[list[Goal], dict[str, list[dict[str, Any]]]]:
+def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict[str, list[dict[str, Any]]]]:
     """The goals of a part, and its tables by name."""
     match part:
+        case "auto":
+            return list(auto.eager(2 * seconds)), {}
+        case "auto-compiled":
+            return list(auto.compiled(seconds)), {}
+        case "compiled":
+            goals, rows = steps.compiled(seconds)
+            return goals, {"compiled": rows}
+        case "jax":
+            return jax_steps.goals(2 * seconds), {}
         case "eager":
             return list(steps.eager(seconds)), {}
         case "closed":
             return list(steps.closed_gate(seconds)), {}
-        case "auto":
-            return list(steps.self_set(seconds)), {}
-        case "compiled":
-            goals, rows = steps.compiled(seconds)
-            return goals, {"compiled": rows}
         case "whole":
             return list(training.whole_step(2 * seconds)), {}
-        case "peers":
-            rows, goals = peers.peers(seconds / 2)
-            return goals, {"peers": rows}
         case "studies":
             goals, hourly = training.study_loop(2 * seconds)
             return goals, {"runs_an_hour": [{"loop": name, "runs_an_hour": value} for name, value in hourly.items()]}
+        case "ranks":
+            return ranks.goals(round(50 * seconds)), {}
+        case "memory":
+            return list(memory.memory()), {}
+        case "first-use":
+            return first_use.goals(), {}
+        case "peers":
+            rows, goals = peers.peers(seconds / 2, (10**6, 10**7, *([10**8] if large else [])))
+            return goals, {"peers": rows}
         case _:
-            return [], {"scaling": list(steps.scaling(seconds))}
+            return [], {"scaling": list(steps.scaling(seconds / 2))}
 
 
 def write(folder: Path, parts: dict[str, Any]) -> None:

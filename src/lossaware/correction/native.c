@@ -42,34 +42,6 @@ static inline uint32_t key_of(const Work *w, int64_t tensor) {
     return mixed(mixed(w->seed) + (uint32_t)w->numbers[tensor] * 0x9e3779b9u);
 }
 
-/* What phi reads of an element: its gradient, or the mean, which takes the gradient in first; and the push by that. */
-#define REAL_ARITHMETIC(REAL)                                                                                         \
-    static inline REAL read_##REAL(REAL g, REAL *restrict mean, int64_t i, REAL weight, int means) {                  \
-        return means ? (mean[i] = mean[i] + weight * (g - mean[i])) : g;                                              \
-    }                                                                                                                 \
-    static inline REAL over_phi_##REAL(REAL g, REAL amount, REAL xi, int maximize, int rest) {                        \
-        REAL d = maximize ? -g : g;                                                                                   \
-        REAL push = amount / (d + (d >= 0 ? xi : -xi));                                                               \
-        return rest && d == 0 ? 0 : push;                                                                             \
-    }
-REAL_ARITHMETIC(float)
-REAL_ARITHMETIC(double)
-
-#define MEMORY_OF(TENSORS) (void *)(intptr_t)(TENSORS)[tensor]
-#define MEANS_OF(w) ((w)->means ? MEMORY_OF((w)->means) : NULL)
-#define PART const Work *w, int64_t tensor, int64_t from, int64_t to, int maximize, int rest, int means
-
-#define WIDE(REAL)                                                                                                    \
-    static inline void push_##REAL(PART) {                                                                            \
-        REAL *restrict p = MEMORY_OF(w->parameters), *restrict mean = MEANS_OF(w);                                    \
-        const REAL *restrict g = MEMORY_OF(w->gradients);                                                             \
-        const REAL amount = (REAL)w->amount, xi = (REAL)w->xi, weight = (REAL)w->weight;                              \
-        for (int64_t i = from; i < to; i++)                                                                           \
-            p[i] -= over_phi_##REAL(read_##REAL(g[i], mean, i, weight, means), amount, xi, maximize, rest);           \
-    }
-WIDE(float)
-WIDE(double)
-
 static inline float as_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, 4);
@@ -81,6 +53,47 @@ static inline uint32_t as_bits(float value) {
     memcpy(&bits, &value, 4);
     return bits;
 }
+
+/* The number, or the number negated, for a mask of 0 or of the bit of the sign. */
+static inline float signed_float(float value, uint32_t mask) { return as_float(as_bits(value) ^ mask); }
+
+static inline double signed_double(double value, uint64_t mask) {
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    bits ^= mask;
+    memcpy(&value, &bits, 8);
+    return value;
+}
+
+/* What phi reads of an element: its gradient, or the mean, which takes the gradient in first; and the push by that. */
+#define REAL_ARITHMETIC(REAL, BITS)                                                                                   \
+    static inline REAL read_##REAL(REAL g, REAL *restrict mean, int64_t i, REAL weight, int means) {                  \
+        return means ? (mean[i] = mean[i] + weight * (g - mean[i])) : g;                                              \
+    }                                                                                                                 \
+    static inline REAL over_phi_##REAL(REAL g, REAL amount, REAL xi, BITS negated, int rest) {                        \
+        REAL d = signed_##REAL(g, negated);                                                                           \
+        REAL push = amount / (d + (d >= 0 ? xi : -xi));                                                               \
+        return rest && d == 0 ? 0 : push;                                                                             \
+    }
+REAL_ARITHMETIC(float, uint32_t)
+REAL_ARITHMETIC(double, uint64_t)
+
+#define MEMORY_OF(TENSORS) (void *)(intptr_t)(TENSORS)[tensor]
+#define MEANS_OF(w) ((w)->means ? MEMORY_OF((w)->means) : NULL)
+#define PART const Work *w, int64_t tensor, int64_t from, int64_t to, int rest, int means
+#define SIGN(w, BITS) ((w)->maximize ? (BITS)1 << (8 * sizeof(BITS) - 1) : 0)
+
+#define WIDE(REAL, BITS)                                                                                              \
+    static inline void push_##REAL(PART) {                                                                            \
+        REAL *restrict p = MEMORY_OF(w->parameters), *restrict mean = MEANS_OF(w);                                    \
+        const REAL *restrict g = MEMORY_OF(w->gradients);                                                             \
+        const REAL amount = (REAL)w->amount, xi = (REAL)w->xi, weight = (REAL)w->weight;                              \
+        const BITS negated = SIGN(w, BITS);                                                                           \
+        for (int64_t i = from; i < to; i++)                                                                           \
+            p[i] -= over_phi_##REAL(read_##REAL(g[i], mean, i, weight, means), amount, xi, negated, rest);            \
+    }
+WIDE(float, uint32_t)
+WIDE(double, uint64_t)
 
 /* Up or down at random to a multiple of 2^dropped units in the last place; NaN, whose bits would run over, stays. */
 static inline uint32_t rounded_bits(float value, uint32_t noise, int dropped) {
@@ -97,10 +110,10 @@ static inline float from_bfloat16(uint16_t bits) { return as_float((uint32_t)bit
         float *restrict mean = MEANS_OF(w);                                                                           \
         const STORED *restrict g = MEMORY_OF(w->gradients);                                                           \
         const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;                          \
-        const uint32_t key = key_of(w, tensor);                                                                       \
+        const uint32_t key = key_of(w, tensor), negated = SIGN(w, uint32_t);                                          \
         for (int64_t i = from; i < to; i++) {                                                                         \
             float value = from_bfloat16(p[i]), read = read_float(from_##GRADIENT(g[i]), mean, i, weight, means);      \
-            value -= over_phi_float(read, amount, xi, maximize, rest);                                                \
+            value -= over_phi_float(read, amount, xi, negated, rest);                                                 \
             p[i] = rounded_bits(value, mixed(key + (uint32_t)i), 16) >> 16;                                           \
         }                                                                                                             \
     }
@@ -132,7 +145,7 @@ static inline void push_float16(PART, int by_float) {
     _Float16 *p = MEMORY_OF(w->parameters);
     float *mean = MEANS_OF(w);
     const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;
-    const uint32_t key = key_of(w, tensor);
+    const uint32_t key = key_of(w, tensor), negated = SIGN(w, uint32_t);
     float values[BLOCK], widened[BLOCK];
     for (; from < to; from += BLOCK) {
         const int64_t n = to - from < BLOCK ? to - from : BLOCK;
@@ -143,7 +156,7 @@ static inline void push_float16(PART, int by_float) {
         else widen((const _Float16 *)MEMORY_OF(w->gradients) + from, widened, n);
         for (int64_t i = 0; i < n; i++) {
             float read = read_float(gradients[i], means_here, i, weight, means);
-            float value = values[i] - over_phi_float(read, amount, xi, maximize, rest);
+            float value = values[i] - over_phi_float(read, amount, xi, negated, rest);
             /* Below 2^-14 the spacing of float16 stays that of 2^-14; lifted there, all values round alike. */
             float lift = __builtin_fabsf(value) < 0x1p-14f ? __builtin_copysignf(0x1p-14f, value) : 0;
             float rounded = as_float(rounded_bits(value + lift, mixed(key + (uint32_t)(from + i)), 13)) - lift;
@@ -157,21 +170,16 @@ static inline void push_float16(PART, int by_float) {
 static inline void push_float16(PART, int by_float) {}
 #endif
 
-static inline void push_float16_by_float16(PART) { push_float16(w, tensor, from, to, maximize, rest, means, 0); }
-static inline void push_float16_by_float(PART) { push_float16(w, tensor, from, to, maximize, rest, means, 1); }
+static inline void push_float16_by_float16(PART) { push_float16(w, tensor, from, to, rest, means, 0); }
+static inline void push_float16_by_float(PART) { push_float16(w, tensor, from, to, rest, means, 1); }
 
 /* The switches are constants in each copy of the loop, so that none is tested within it. */
-#define SWITCHED_BY_REST(PUSH, MAXIMIZE, MEANS)                                                                       \
-    do {                                                                                                              \
-        if (w->rest) PUSH(w, tensor, from, to, MAXIMIZE, 1, MEANS);                                                   \
-        else PUSH(w, tensor, from, to, MAXIMIZE, 0, MEANS);                                                           \
-    } while (0)
 #define SWITCHED(PUSH)                                                                                                \
     do {                                                                                                              \
-        if (w->means && w->maximize) SWITCHED_BY_REST(PUSH, 1, 1);                                                    \
-        else if (w->means) SWITCHED_BY_REST(PUSH, 0, 1);                                                              \
-        else if (w->maximize) SWITCHED_BY_REST(PUSH, 1, 0);                                                           \
-        else SWITCHED_BY_REST(PUSH, 0, 0);                                                                            \
+        if (w->means && w->rest) PUSH(w, tensor, from, to, 1, 1);                                                     \
+        else if (w->means) PUSH(w, tensor, from, to, 0, 1);                                                           \
+        else if (w->rest) PUSH(w, tensor, from, to, 1, 0);                                                            \
+        else PUSH(w, tensor, from, to, 0, 0);                                                                         \
     } while (0)
 
 static void push_part(const Work *w, int64_t tensor, int64_t from, int64_t to) {
@@ -235,8 +243,8 @@ int lossaware_has_float16(void) { return HAS_FLOAT16; }
 
 /* `table` has rows of `count` numbers: where the parameters lie, where the gradients, the elements of each, and the
  * number of each in the step; and, if `weight` is above 0, where the means of the gradients lie. `parallel` is
- * GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads are used and no others are made; NULL where
- * there is none. */
+ * GOMP_parallel of the OpenMP runtime that torch runs on, so that its threads are used and no others are made; NULL
+ * where there is none. */
 void lossaware_push(int kind, int64_t count, const int64_t *table, uint32_t seed, double amount, double xi,
                     double weight, int maximize, int rest, int threads,
                     void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {

@@ -1,0 +1,161 @@
+"""Training steps of two ranks on this machine, by gloo, with LGA and without: ``python -m benchmarks.ranks``.
+
+Prints the findings as JSON. `benchmarks.speed` runs it in a process of its own.
+"""
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from benchmarks.goals import Goal
+from benchmarks.parameters import GAMMA2, attach, check_correction
+from benchmarks.timing import take_turns
+from lossaware.correction import as_local
+
+WORLD = 2
+WIDTH, DEPTH, BATCH = 512, 4, 256
+WRAPPERS = ("DDP", "FSDP2")
+
+
+def network() -> nn.Module:
+    """About a million parameters; the same on each rank."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(DEPTH):
+        layers += [nn.Linear(WIDTH, WIDTH), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
+
+
+def wrapped(name: str) -> nn.Module:
+    """The network, replicated or sharded over the ranks."""
+    if name == "DDP":
+        return nn.parallel.DistributedDataParallel(network())
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    fully_shard(model, mesh=init_device_mesh("cpu", (WORLD,)))
+    return model
+
+
+def measure(name: str, rounds: int) -> dict[str, float]:
+    """The ratio of a step with LGA to one without, and the collectives that LGA adds to a step with their bytes."""
+    rank = dist.get_rank()
+    model = wrapped(name)
+    plain, ours = (torch.optim.SGD(model.parameters(), lr=1e-9) for _ in range(2))
+    lga = attach(ours)
+    generator = torch.Generator().manual_seed(rank)
+    x, y = torch.randn(BATCH, WIDTH, generator=generator), torch.randint(10, (BATCH,), generator=generator)
+
+    def step(optimizer: torch.optim.Optimizer, with_loss: bool) -> float:
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        own: Any = optimizer.step
+        value = loss.detach()
+        own(loss=value) if with_loss else own()
+        return float(value)
+
+    (p, *_) = model.parameters()
+    before = as_local(p).detach().clone().flatten()
+    losses: list[Any] = [None] * WORLD
+    dist.all_gather_object(losses, step(ours, True))
+    assert p.grad is not None
+    amount = GAMMA2 * sum(losses) / WORLD
+    check_correction(before, as_local(p).detach().flatten(), as_local(p.grad).flatten(), amount)
+
+    steps = {"base": partial(step, plain, False), "LGA": partial(step, ours, True)}
+    counted = {variant: collectives(call) for variant, call in steps.items()}
+    times = take_turns(steps, 0.0, least=rounds, most=rounds)
+    assert lga.status.open_share == 1
+    return {
+        "ratio": times.ratio("LGA", "base"),
+        "collectives": len(counted["LGA"]) - len(counted["base"]),
+        "bytes": sum(counted["LGA"]) - sum(counted["base"]),
+    }
+
+
+def collectives(call: Callable[[], object]) -> list[int]:
+    """The bytes that this rank hands to each collective of a call that Python code starts."""
+    names = [
+        n
+        for n in ("all_gather_single", "all_gather_into_tensor", "all_reduce", "reduce_scatter_tensor")
+        if hasattr(dist, n)
+    ]
+    found: list[int] = []
+    kept = {name: getattr(dist, name) for name in names}
+
+    def counting(name: str) -> Callable[..., Any]:
+        def collective(*args: Any, **kwargs: Any) -> Any:
+            given = args[0] if name == "all_reduce" else args[1] if len(args) > 1 else kwargs["input_tensor"]
+            found.append(given.numel() * given.element_size())
+            return kept[name](*args, **kwargs)
+
+        return collective
+
+    for name in names:
+        setattr(dist, name, counting(name))
+    try:
+        call()
+    finally:
+        for name in names:
+            setattr(dist, name, kept[name])
+    return found
+
+
+def work(rank: int, folder: Path, rounds: int) -> None:
+    """One rank; the first writes what it found."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    found = {name: measure(name, rounds) for name in WRAPPERS}
+    if rank == 0:
+        (folder / "found.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def goals(rounds: int) -> list[Goal]:
+    """The goals, measured by two ranks in processes of their own."""
+    command = [sys.executable, "-m", "benchmarks.ranks", "--rounds", str(rounds)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    rows = []
+    for name, of_wrapper in found.items():
+        what = f"{name}, gloo, 2 ranks, a million parameters"
+        rows.append(Goal("ranks", f"{what}, training step / without LGA", of_wrapper["ratio"], 1.05, floor=1.0))
+        rows.append(
+            Goal("ranks", f"{what}, collectives that LGA adds to a step", of_wrapper["collectives"], 1, unit="in all")
+        )
+        rows.append(Goal("ranks", f"{what}, what a rank gives to them", of_wrapper["bytes"], 8, unit="bytes"))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=100, help="steps of each variant (default: 100)")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        made = [context.Process(target=work, args=(rank, Path(folder), arguments.rounds)) for rank in range(WORLD)]
+        for process in made:
+            process.start()
+        for process in made:
+            process.join()
+        if any(process.exitcode for process in made):
+            sys.exit(f"exit codes of the ranks: {[process.exitcode for process in made]}")
+        print((Path(folder) / "found.json").read_text())
+
+
+if __name__ == "__main__":
+    main()
