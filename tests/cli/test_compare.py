@@ -225,7 +225,7 @@ def test_best_learning_rates_are_compared(engine, tmp_path):
     remarks = carried_out(SMALL, tmp_path, engine=engine).remarks
     assert len(remarks) == 2
     assert remarks[0].startswith(
-        "At its best learning rate tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
+        "At the learning rate that is the best tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
     )
     assert carried_out(small(lrs=[1e-3]), tmp_path, engine=engine).remarks == []
 

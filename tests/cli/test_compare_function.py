@@ -54,7 +54,7 @@ def test_from_start_to_report(file, capsys):
     assert "Norm after the last epoch" in shown.out  # the returned number, by the name under which it was reported
     assert re.search(r"^1e-2 +[\d.]+ ± ", shown.out, re.MULTILINE)
     assert "8 runs to do" in shown.err
-    assert "At its best learning rate tried, it reaches" in shown.out
+    assert "At the learning rate that is the best tried, it reaches" in shown.out
     page = (file.parent / "lossaware-out" / "report.html").read_text()
     assert "Does LGA help on train?" in page
     assert page.count("<table") == 1

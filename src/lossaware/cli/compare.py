@@ -11,7 +11,9 @@ from lossaware.cli.values import MAX_SEEDS, Whole, assignments, data_source, nam
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
-    from lossaware.studies.specs.run_spec import Value
+    from collections.abc import Sequence
+
+    from lossaware.studies.specs.run_spec import Options, Value
 
 
 def compare(
@@ -34,6 +36,9 @@ def compare(
     ray_address: str | None = None,
     out: Path = Path("lossaware-out"),
     scheduler: str | None = None,
+    scheduler_interval: Literal["epoch", "step"] | None = None,
+    accumulate: Whole | None = None,
+    clip: float | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
     steps_per_epoch: Whole | None = None,
     eps: float | None = None,
@@ -76,8 +81,12 @@ def compare(
         engine: Where runs execute: local, or ray.
         ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
         out: Folder for results and report.
-        scheduler: Of torch.optim.lr_scheduler, stepped once an epoch: StepLR,step_size=5,gamma=0.5.
-        settings: An option of the task or the function, key=value; may be given several times.
+        scheduler: Of torch.optim.lr_scheduler: StepLR,step_size=5,gamma=0.5.
+        scheduler_interval: When it steps: after each epoch, or each step. Default: epoch.
+        accumulate: Batches whose gradients make one step. Default: 1.
+        clip: Largest norm of the gradients of a step; longer ones are scaled to it. Default: no clipping.
+        settings: An option of the task, of its optimizers or of the function, key=value; may be given several times:
+            --set hidden=32 --set weight_decay=0.1.
         steps_per_epoch: Steps that make one loss status for LGA; 1 is the letter of Algorithm 1. Default: an epoch.
         eps: Gap between loss and lower bound from which LGA acts. Default: 0.1, and 0 for gamma2 auto.
         xi: Stability constant of LGA's correction. Default: 0.01, and 1 for gamma2 auto.
@@ -103,6 +112,7 @@ def compare(
         ("--epochs", epochs),
         ("--batch-size", batch_size),
         ("--jobs", jobs),
+        ("--accumulate", accumulate),
         ("--steps-per-epoch", steps_per_epoch),
     ):
         if count is not None and count < 1:
@@ -129,7 +139,9 @@ def compare(
 
     if (task is None) == (command is None):
         raise UsageError("say what to train: a task, train.py:train, or --command, and one of them alone")
-    found = TrialCommand(command) if command is not None else load_subject(str(task), task_options)
+    bases = [*(names or ["sgd", "adam"])] if command is None else []
+    own, optimizer_options = _split(str(task), task_options, bases) if command is None else ((), {})
+    found = TrialCommand(command) if command is not None else load_subject(str(task), own)
     is_command = isinstance(found, TrialCommand)
     is_task = isinstance(found, Task)
     for option, value, allowed in (
@@ -139,6 +151,9 @@ def compare(
         ("--optimizers", optimizers, is_task),
         ("--batch-size", batch_size, is_task),
         ("--scheduler", scheduler, is_task),
+        ("--scheduler-interval", scheduler_interval, is_task),
+        ("--accumulate", accumulate, is_task),
+        ("--clip", clip, is_task),
         ("--precision", None if precision == "fp32" else precision, is_task),
         ("--distributed", distributed, is_task),
         ("--set", settings, not is_command),
@@ -147,6 +162,11 @@ def compare(
         if value is not None and not allowed:
             whose = "a task says it itself" if is_task else "what trains there has its own"
             raise UsageError(f"{option} does not go with {command or task}: {whose}")
+    training: dict[str, Value] = {
+        "accumulate": None if accumulate == 1 else accumulate,
+        "clip": clip,
+        "interval": None if scheduler_interval == "epoch" else scheduler_interval,
+    }
     given: dict[str, Value] = {
         "eps": eps,
         "xi": xi,
@@ -174,7 +194,7 @@ def compare(
     with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
         settings_of_all: dict[str, Any] = {
             "task": command or str(task),
-            "task_options": dict(task_options),
+            "task_options": dict(own),
             "seeds": seeds,
             "epochs": epochs or 0,
             "batch_size": batch_size or 0,
@@ -183,6 +203,7 @@ def compare(
             "precision": precision,
             "device": device,
             "distributed": named_here(distributed),
+            "training": {name: value for name, value in training.items() if value is not None},
         }
         if isinstance(found, TrialCommand):
             place = CommandEngine(found, jobs)
@@ -196,6 +217,7 @@ def compare(
                 lrs=lr_values,
                 arms=sides,
                 gamma2=found.gamma2,
+                optimizer_options=optimizer_options,
                 lga=lga,
             )
             outcome = execute_comparison(study, found, **how)
@@ -217,3 +239,15 @@ def compare(
         say(f"{failed} run{'s' * (failed != 1)} failed, see above; the same command tries again")
         return 1
     return 0
+
+
+def _split(task: str, given: "Options", bases: "Sequence[str]") -> "tuple[Options, dict[str, Value]]":
+    """Options of the task, and those that are its optimizers', as one of them has it and the task has not."""
+    from lossaware.studies.specs import optimizers, tasks
+
+    theirs = {
+        name: value
+        for name, value in given
+        if not tasks.takes_option(task, name) and any(optimizers.takes_option(base, name) for base in bases)
+    }
+    return tuple((name, value) for name, value in given if name not in theirs), theirs

@@ -20,5 +20,6 @@ def explain(error: CycloptsError) -> str:
     if isinstance(error, UnknownOptionError) and "Did you mean" not in (text := str(error)):
         option = (error.token.keyword or error.token.value).removeprefix("--").replace("-", "_")
         if "compare" in (error.command_chain or ()):
-            return f"{text.rstrip('.')}; an option of the task or the function is set with --set {option}=VALUE"
+            whose = "an option of the task, the optimizer or the function"
+            return f"{text.rstrip('.')}; {whose} is set with --set {option}=VALUE"
     return str(error)

@@ -20,6 +20,7 @@ from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.store.database import Store
 from lossaware.studies.training import run as run_module
+from lossaware.studies.training.batches import Resident
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import WARM_UP, RecordedStep, can_record
 from lossaware.studies.training.run import run
@@ -110,7 +111,7 @@ def test_larger_tasks_read_nothing_from_the_device(task, data_folder):
 
 def test_examples_in_memory_are_moved_once_and_others_batch_by_batch():
     meta = torch.device("meta")
-    moved = run_module._Resident(InMemory((torch.ones(5, 2), torch.ones(5))), meta)
+    moved = Resident(InMemory((torch.ones(5, 2), torch.ones(5))), meta)
     assert all(tensor.device == meta for tensor in moved._examples.tensors)
 
     class Stream:
@@ -121,10 +122,10 @@ def test_examples_in_memory_are_moved_once_and_others_batch_by_batch():
             yield from ((torch.ones(1, 2),), (torch.ones(1, 2),))
 
     stream = Stream()
-    moved = run_module._Resident(stream, meta)
+    moved = Resident(stream, meta)
     assert moved._examples is stream
     assert [batch[0].device for batch in moved.batches(1, None)] == [meta, meta]
-    on_cpu = run_module._Resident(stream, torch.device("cpu"))
+    on_cpu = Resident(stream, torch.device("cpu"))
     assert on_cpu._examples is stream
 
 
@@ -171,14 +172,14 @@ class Recorder:
 def recorder(monkeypatch):
     """Has all runs record their steps."""
     recorder = Recorder()
-    plain = run_module._Step
+    plain = run_module.PlainStep
 
     def make(measure, optimizer, give_loss, device, ranks):
         step = plain(measure, optimizer, give_loss, device, ranks)
         step._fresh_gradients = False
         return RecordedStep(step, optimizer, recorder.size, lambda function: recorder(optimizer, function))
 
-    monkeypatch.setattr(run_module, "_Step", make)
+    monkeypatch.setattr(run_module, "PlainStep", make)
     return recorder
 
 

@@ -18,6 +18,7 @@ from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training import run as run_module
+from lossaware.studies.training.reproducible import derived
 from lossaware.studies.training.run import run
 from support import AT_ONE
 
@@ -98,7 +99,7 @@ def test_a_run_is_what_a_loop_written_by_hand_gives():
     model = task.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     lga = LGA(optimizer, gamma2=1e-4, steps_per_epoch=15)
-    order = torch.Generator().manual_seed(run_module._derived(3, "order"))
+    order = torch.Generator().manual_seed(derived(3, "order"))
     for record in records:
         losses, right = [], 0
         for chosen in torch.randperm(len(x), generator=order).split(100):

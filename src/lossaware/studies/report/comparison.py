@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
@@ -25,7 +25,7 @@ from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.json import to_plain
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.provenance import environment
-from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.run_spec import VALIDATION, RunSpec
 from lossaware.studies.specs.study import Quantity, Study
 from lossaware.studies.specs.task import Subject
 from lossaware.studies.store.results import Results
@@ -97,7 +97,7 @@ def summarize(
     ]
     compared = comparisons(tabulate(study, results))
     facts = _facts(study, task, results)
-    remarks = _remarks(study, compared)
+    remarks = _remarks(study, compared, results)
     outcome = Outcome(
         tables,
         lead(study, compared),
@@ -226,27 +226,43 @@ def _scores(study: Study, compared: Sequence[Comparison]) -> list[Scores]:
     return [Scores(name, compared[0].quantity, lines) for name, lines in groups.items()]
 
 
-def _remarks(study: Study, compared: Sequence[Comparison]) -> list[str]:
-    """The best learning rate without and with LGA: LGA at a poor one can lose to the base at a good one."""
+def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
+    """Each arm at its best learning rate: LGA at a poor one can lose to the base at a good one.
+
+    Where there is a validation set, the best is chosen on it; else on what is shown.
+    """
     if len(study.file.axes["lr"]) < 2:
         return []
     remarks = []
+    quantity = compared[0].quantity
+    better = max if quantity.higher_is_better else min
     for optimizer in study.file.axes["optimizer"]:
-        means: dict[str, dict[str, float]] = {}
+        means: dict[str, dict[str, tuple[float, float]]] = {}
+        chosen_on_validation = []
         for it in compared:
-            (name, lr), _ = it.variant
-            for label, summed in zip(labels_of(study, it), (it.base_scores, it.lga_scores), strict=True):
+            (name, _), _ = it.variant
+            sides = zip(labels_of(study, it), (it.without, it.with_lga), (it.base_scores, it.lga_scores), strict=True)
+            for label, side, summed in sides:
                 if name == optimizer and math.isfinite(summed.mean):
-                    means.setdefault(label, {})[lr] = summed.mean
-        quantity = compared[0].quantity
+                    validated = _validated(side.cell.specs, it.seeds, quantity, results)
+                    chosen_on_validation.append(math.isfinite(validated))
+                    choice = validated if chosen_on_validation[-1] else summed.mean
+                    means.setdefault(label, {})[number(side.cell.specs[0].lr)] = choice, summed.mean
         best = []
         for label, by_lr in means.items():
-            lr = (max if quantity.higher_is_better else min)(by_lr, key=by_lr.__getitem__)
+            lr = better(by_lr, key=lambda lr: by_lr[lr][0])
             unit = " %" if quantity.percent else ""
-            best.append(f"{show_score(quantity, by_lr[lr])}{unit} {label} (lr {lr})")
+            best.append(f"{show_score(quantity, by_lr[lr][1])}{unit} {label} (lr {lr})")
         if best:
-            remarks.append(f"At its best learning rate tried, {optimizer or 'it'} reaches {', '.join(best)}.")
+            tried = "the best on the validation set" if all(chosen_on_validation) else "the best tried"
+            remarks.append(f"At the learning rate that is {tried}, {optimizer or 'it'} reaches {', '.join(best)}.")
     return remarks
+
+
+def _validated(specs: Sequence[RunSpec], seeds: Sequence[int], quantity: Quantity, results: Results) -> float:
+    """The mean score on the validation set at the end of these runs; NaN where there is none."""
+    last = [results.records(spec)[-1].test.get(VALIDATION + quantity.name) for spec in specs if spec.seed in seeds]
+    return fmean(value for value in last if value is not None) if last and None not in last else math.nan
 
 
 def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str, str]]:
@@ -254,6 +270,7 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
     base, axes, specs = study.file.base, study.file.axes, study.specs
     attached = [dict(point.lga) for point in axes["arm"].values() if isinstance(point.lga, dict)]
     arguments = attached[0] if attached else {}
+    shared = next((point.optimizer_options for point in axes["arm"].values() if point.optimizer is None), {})
     plain = specs[0]
     settings = {
         "task": f"{plain.task}: {task.summary}",
@@ -268,6 +285,8 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
         "batch size": str(plain.batch_size or ""),
         "scheduler": (plain.scheduler or "none") if plain.batch_size else "",
         **{f"scheduler's {name}": str(value) for name, value in plain.scheduler_options},
+        **{f"training {name}": str(value) for name, value in plain.training},
+        **{f"optimizer's {name}": str(value) for name, value in shared.items()},
         "precision": plain.precision,
         "device": plain.device,
         **({"distributed": plain.distributed} if plain.distributed else {}),

@@ -143,6 +143,15 @@ def make_optimizer(
     return optimizer
 
 
+def takes_option(name: str, option: str) -> bool:
+    """Whether the base optimizer ``name`` has an option of that name.
+
+    Raises:
+        UsageError: There is no such optimizer, or its package is not installed.
+    """
+    return option in list(inspect.signature(_find(name)[0]).parameters)[2:]
+
+
 def takes_loss(optimizer: Optimizer) -> bool:
     """Whether the optimizer's own ``step`` has an argument ``loss``, as loss-aware optimizers do."""
     return "loss" in inspect.signature(type(optimizer).step).parameters

@@ -91,6 +91,8 @@ def lga_options(given: Mapping[str, Any]) -> Options:
     )
 
 
+VALIDATION = "validation_"
+"""What is measured on a validation set has the name that it has on the test set, after this."""
 AS_CODED = "as coded"
 """In place of a gamma2: LGA has the settings that the code of a user's function gives it."""
 
@@ -132,6 +134,8 @@ class RunSpec:
             None where it is one process.
         kind: ``"task"``, or ``"function"`` where a function of the user's own trains, or ``"command"`` where a command
             does, which is the task then.
+        training: Options of a task's training loop: ``accumulate``, ``clip``, ``interval``; see
+            `lossaware.studies.training.loop_options`.
     """
 
     task: str
@@ -149,11 +153,12 @@ class RunSpec:
     device: str = "cpu"
     distributed: str | None = None
     kind: str = "task"
+    training: Options = ()
 
     def to_json(self) -> str:
         """One canonical line; equal specifications give equal lines."""
         fields = asdict(self)
-        for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task")):
+        for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task"), ("training", ())):
             if fields[name] == usual:
                 del fields[name]  # so that runs from before there was a choice keep their keys
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -166,8 +171,8 @@ class RunSpec:
             ValueError: It did not; likewise TypeError, KeyError and AttributeError.
         """
         fields: dict[str, Any] = json.loads(line)
-        for name in ("task_options", "optimizer_options", "scheduler_options", "lga"):
-            if fields[name] is not None:
+        for name in ("task_options", "optimizer_options", "scheduler_options", "lga", "training"):
+            if fields.get(name) is not None:
                 fields[name] = tuple((key, value) for key, value in fields[name])
         _check_types(fields)
         spec = cls(**fields)

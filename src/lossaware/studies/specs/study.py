@@ -373,7 +373,8 @@ def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
         if getattr(settings, name) is None:
             raise UsageError(f"{what}: {name} is said neither in [base] nor at a point")
     schedule = dict(settings.scheduler_options)
-    if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task":
+    per_step = settings.training.get("interval") == "step"  # its length is known when the data is
+    if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task" and not per_step:
         schedule.setdefault("T_max", settings.epochs)  # it ends with the run
     given: dict[str, Any] = {
         "task": settings.task,
@@ -390,6 +391,7 @@ def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
         "device": settings.device or "cpu",
         "distributed": settings.distributed,
         "kind": kind,
+        "training": options(**settings.training),
     }
     return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
 

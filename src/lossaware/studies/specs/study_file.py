@@ -64,6 +64,7 @@ class Settings(_Table):
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     scheduler: str | None = None
     scheduler_options: dict[str, Option] = {}
+    training: dict[str, Scalar] = {}
     lga: Literal[False] | dict[str, Option] | None = None
     epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
@@ -104,7 +105,7 @@ class Settings(_Table):
         points of another axis that sets gamma2.
         """
         changes = {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
-        for name in ("task_options", "optimizer_options", "scheduler_options"):
+        for name in ("task_options", "optimizer_options", "scheduler_options", "training"):
             changes[name] = {**getattr(other, name), **getattr(self, name)}
         if other.lga is False:
             changes["lga"] = False

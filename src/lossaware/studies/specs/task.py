@@ -1,83 +1,63 @@
 """A task: its model, its data, and the measures of a batch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.data_folder import DataSource, FilesRead, path_of, reading
+from lossaware.studies.specs.examples import Batch, Examples, FromDataset, FromLoader, InMemory, Limited, as_examples
 from lossaware.studies.specs.options import where
 
-Batch = tuple[Tensor, ...]
-"""The tensors of one batch, with the examples along the first dimension."""
+__all__ = ["Batch", "Data", "Examples", "InMemory", "Source", "Subject", "Task"]
 
-
-class Examples(Protocol):
-    """A set of examples, iterated in batches, in memory or not.
-
-    If it has a method ``to(device)``, it is moved to the run's device; otherwise its batches are moved.
-    """
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """All examples once, ``size`` at a time; the last batch may be smaller.
-
-        Args:
-            size: Examples per batch, at least 1.
-            generator: The source of the random order; None keeps the stored order.
-        """
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """Examples in memory: ``tensors[k][i]`` is part k of example i."""
-
-    tensors: Batch
-
-    def __post_init__(self) -> None:
-        lengths = {len(tensor) for tensor in self.tensors}
-        if len(lengths) != 1:
-            raise ValueError(f"all tensors of a set must have the same number of examples: got {sorted(lengths)}")
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def to(self, device: torch.device) -> Self:
-        """The same examples on that device."""
-        return replace(self, tensors=tuple(tensor.to(device) for tensor in self.tensors))
-
-    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """See `Examples.batches`."""
-        if generator is None:
-            yield from zip(*(torch.split(tensor, size) for tensor in self.tensors), strict=True)
-            return
-        # The order is drawn on the CPU, so that it is the same on each device.
-        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device, non_blocking=True)
-        for chosen in torch.split(order, size):
-            yield tuple(tensor[chosen] for tensor in self.tensors)
+Source = Any
+"""A set of examples as a user gives it: `Examples`, a ``DataLoader``, or a dataset of torch's."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The two sets of a task.
+    """The sets of a task.
+
+    Each is given as `InMemory` tensors, as a dataset, whose examples ``collate`` makes batches of, as a ``DataLoader``,
+    which keeps its own batches, or as `Examples` of your own. The run's seed decides the order of training. Batches may
+    be tuples, lists or dicts of tensors, nested as you like; the first tensor's length is the number of examples.
 
     Attributes:
-        train: Training set, used in random order.
+        train: Training set, used in random order. An iterable dataset keeps its own order.
         test: Test set, measured after each epoch.
         augment: Changes a training batch at random, given the batch and the run's generator. None: no augmentation.
         files: The data files that were read, and whether they were verified; set by `Task.load`.
+        validation: Validation set, measured after each epoch, too: the best learning rate is then chosen on it, and the
+            score of that learning rate on the test set is shown.
+        collate: Makes a batch of a list of examples of a dataset; None is torch's ``default_collate``.
+        batches_per_epoch: How many batches of the training set make an epoch; None is all. An iterable set without
+            length needs it.
     """
 
-    train: Examples
-    test: Examples
-    augment: Callable[[Batch, torch.Generator], Batch] | None = None
+    train: Source
+    test: Source
+    augment: Callable[[Any, torch.Generator], Any] | None = None
     files: tuple[FilesRead, ...] = ()
+    validation: Source = None
+    collate: Callable[[list[Any]], Any] | None = None
+    batches_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        limit = self.batches_per_epoch
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise UsageError(f"Data: batches_per_epoch must be a whole number of at least 1, got {limit!r}")
+        for name, most in (("train", limit), ("test", None), ("validation", None)):
+            if (given := getattr(self, name)) is not None and not isinstance(given, _WRAPPED):
+                object.__setattr__(self, name, as_examples(given, self.collate, most))
+
+
+_WRAPPED = (FromDataset, FromLoader, Limited)
+"""What is not wrapped again where data are replaced."""
 
 
 class Subject(Protocol):
@@ -129,7 +109,7 @@ class Task:
     summary: str
     model: Callable[[], nn.Module]
     data: Callable[[Path | None], Data]
-    measure: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+    measure: Callable[[nn.Module, Any], Mapping[str, Tensor]]
     score: str = "accuracy"
     higher_is_better: bool = True
     percent: bool = True
@@ -147,14 +127,18 @@ class Task:
         try:
             with reading(folder) as current:
                 data = self.data(path_of(folder))
-            sizes = {"training": len(data.train), "test": len(data.test)}
+            sizes = {
+                name: _length(examples)
+                for name, examples in (("training", data.train), ("test", data.test), ("validation", data.validation))
+                if examples is not None
+            }
             data = replace(data, files=current.files)
         except UsageError:
             raise
         except Exception as error:
             raise UsageError(f"task {self.name!r}: its data cannot be loaded: {where(error)}") from error
         for name, size in sizes.items():
-            if not size:
+            if size == 0:
                 raise UsageError(f"task {self.name!r}: its {name} set is empty")
         return data
 
@@ -178,3 +162,20 @@ class Task:
         if not isinstance(model, nn.Module):
             raise UsageError(f"task {self.name!r}: its model must be a torch.nn.Module, got {type(model).__name__}")
         return model
+
+
+def _length(examples: Any) -> int | None:
+    """The number of examples; None where nobody knows.
+
+    Raises:
+        UsageError: It is no set of examples.
+    """
+    if not hasattr(examples, "batches"):
+        raise UsageError(
+            f"a set of examples must be InMemory tensors, a dataset, a DataLoader, or have batches(size, generator), "
+            f"got {type(examples).__name__}"
+        )
+    try:
+        return len(examples)
+    except TypeError:
+        return None

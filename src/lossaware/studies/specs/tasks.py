@@ -6,6 +6,7 @@ the file's, with hyphens for underscores. A task with equally frequent classes h
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,20 @@ def load_subject(name: str, options: Mapping[str, Any] | Iterable[tuple[str, Any
     if own_code.is_own(name) and takes_a_trial(attribute, tuple(chosen.items())):
         return make_trial_function(name, attribute, tuple(sorted(chosen.items())))
     return _build(name, attribute, chosen)
+
+
+def takes_option(name: str, option: str) -> bool:
+    """Whether the function that builds the task, or that trains, has an argument of that name, or takes any.
+
+    Raises:
+        UsageError: The task is not there.
+    """
+    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # a Task has none
+        return False
+    return any(each.name == option or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _build(name: str, attribute: Any, chosen: dict[str, Any]) -> "Task":

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.examples import Batch, is_plain
 from lossaware.studies.specs.options import where
-from lossaware.studies.specs.task import Batch
 
 Step = Callable[[Batch], Mapping[str, Tensor]]
 """Trains on a batch and returns its measures."""
@@ -57,7 +57,7 @@ class RecordedStep:
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """See `Step`."""
-        if len(batch[0]) != self._size:
+        if not is_plain(batch) or len(batch[0]) != self._size:
             return self._step(batch)
         if self._warm < WARM_UP:
             self._warm += 1

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.examples import is_plain
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.task import Batch
 from lossaware.studies.training.checkpoint import Checkpoint
@@ -185,6 +186,8 @@ class _Share(nn.Module):
         self._rank, self._count = rank, count
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        if not is_plain(batch):
+            raise UsageError("runs that several ranks share need batches that are tuples of tensors")
         share = tuple(tensor.tensor_split(self._count)[self._rank] for tensor in batch)
         examples = len(share[0])
         if not examples:

@@ -1,5 +1,6 @@
 """Reproducible computation: the same run gives the same bits."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,8 @@ def reproducible(device: str, threads: int | None = 1) -> Iterator[None]:
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.allow_tf32 = tf32
+
+
+def derived(seed: int, purpose: str) -> int:
+    """A separate seed for each purpose, so that the random streams differ."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])

@@ -3,7 +3,6 @@
 The same run gives the same numbers, bit for bit, also if it was interrupted and continued.
 """
 
-import hashlib
 import math
 import time
 import warnings
@@ -15,21 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lossaware.errors import GateWarning, UsageError
 from lossaware.studies.specs.data_folder import DataSource
-from lossaware.studies.specs.optimizers import attributes, make_capturable, make_optimizer, set_mode, takes_loss
+from lossaware.studies.specs.examples import size_of, steps_of
+from lossaware.studies.specs.optimizers import attributes, make_optimizer, set_mode
 from lossaware.studies.specs.options import did_you_mean, where
-from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
-from lossaware.studies.specs.task import Batch, Data, Examples, Task
+from lossaware.studies.specs.run_spec import VALIDATION, EpochRecord, RunSpec
+from lossaware.studies.specs.task import Data, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training.attach import attach_lga
+from lossaware.studies.training.batches import Batches, Resident
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import RecordedStep, Step, can_record
+from lossaware.studies.training.loop_options import loop_options
 from lossaware.studies.training.ranks import SharedCheckpoint, SingleProcess, check_ranks, ranks_of
-from lossaware.studies.training.reproducible import reproducible
+from lossaware.studies.training.reproducible import derived, reproducible
 from lossaware.studies.training.scheduler import advance, make_scheduler
+from lossaware.studies.training.step import Accumulated, PlainStep
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
 """Receives the epoch (from 1), the step (from 1), the number of steps per epoch, and the loss of that step."""
@@ -142,9 +144,12 @@ class _Training:
         self._task = task
         self._ranks = ranks_of(spec.distributed)
         self._device = torch.device(spec.device)
-        self._batches = _Batches(spec, data, self._device)
-        self._test = _Resident(data.test, self._device)
-        self._steps = math.ceil(len(data.train) / spec.batch_size)
+        self._loop = loop_options(spec)
+        self._batches = Batches(spec, data, self._device)
+        self._test = Resident(data.test, self._device)
+        self._validation = None if data.validation is None else Resident(data.validation, self._device)
+        self._count = steps_of(data.train, spec.batch_size)
+        self._steps = math.ceil(self._count / self._loop.accumulate)
         torch.manual_seed(spec.seed)
         # Made on the CPU, so that its initialisation is the same on each device.
         self._model = task.make_model().to(self._device)
@@ -152,30 +157,37 @@ class _Training:
         self._measure = self._ranks.spread(self._model, measure)
         self._optimizer = make_optimizer(spec.optimizer, self._model.parameters(), spec.lr, spec.optimizer_options)
         self._ranks.check(self._optimizer, spec.optimizer)
-        self._scheduler = make_scheduler(spec, self._optimizer)
+        self._scheduler = make_scheduler(spec, self._optimizer, self._steps)
         self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
         # Dropout and similar layers draw the same numbers without and with LGA, no matter what was drawn before.
-        torch.manual_seed(_derived(spec.seed, self._ranks.purpose("training")))
-        self._step: Step = _Step(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
-        if graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
-            self._step = RecordedStep(self._step, self._optimizer, spec.batch_size)
+        torch.manual_seed(derived(spec.seed, self._ranks.purpose("training")))
+        self._plain = PlainStep(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
+        self._plain.clip = self._loop.clip
+        self._step: Step = self._plain
+        if self._loop.accumulate > 1:
+            self._step = Accumulated(self._plain, self._loop.accumulate, self._count)
+        elif graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
+            self._step = RecordedStep(self._plain, self._optimizer, spec.batch_size)
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
         """Train for one epoch, number ``epoch``, and test."""
-        report = _occasionally(on_progress, epoch, self._steps)
+        report = _occasionally(on_progress, epoch, self._count)
         began = time.perf_counter()
         set_mode(self._optimizer, "train")
         self._model.train()
         means = _Means(self._task, self._ranks)
         for number, batch in enumerate(self._batches, 1):
             measures = self._step(batch)
-            means.add(measures, len(batch[0]))
+            means.add(measures, size_of(batch))
             report(number, measures["loss"])
+            if self._loop.interval == "step" and (number % self._loop.accumulate == 0 or number == self._count):
+                advance(self._scheduler, math.nan)
         train = means.result()
         self._ranks.settle(self._model)
         set_mode(self._optimizer, "eval")
         seconds = time.perf_counter() - began
-        advance(self._scheduler, train["loss"])
+        if self._loop.interval == "epoch":
+            advance(self._scheduler, train["loss"])
         return EpochRecord(
             epoch=epoch,
             train=train,
@@ -188,19 +200,25 @@ class _Training:
         """Train on one batch and test one."""
         self._model.train()
         set_mode(self._optimizer, "train")
-        self._step(next(iter(self._batches)))
+        self._plain(next(iter(self._batches)))
         self._model.eval()
         set_mode(self._optimizer, "eval")
         with torch.no_grad():
-            self._measure(next(iter(self._test.batches(self._task.test_batch_size, None))))
+            for examples in filter(None, (self._test, self._validation)):
+                self._measure(next(iter(examples.batches(self._task.test_batch_size, None))))
 
     @torch.no_grad()
     def _tested(self) -> dict[str, float]:
+        """What is measured on the test set, and, by the names of `VALIDATION`, on the validation set."""
         self._model.eval()
-        means = _Means(self._task, self._ranks)
-        for batch in self._test.batches(self._task.test_batch_size, None):
-            means.add(self._measure(batch), len(batch[0]))
-        return means.result()
+        found: dict[str, float] = {}
+        for prefix, examples in (("", self._test), (VALIDATION, self._validation)):
+            if examples is not None:
+                means = _Means(self._task, self._ranks)
+                for batch in examples.batches(self._task.test_batch_size, None):
+                    means.add(self._measure(batch), size_of(batch))
+                found |= {prefix + name: value for name, value in means.result().items()}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The state on which the next epochs depend."""
@@ -230,46 +248,6 @@ class _Training:
         yield from self._batches.generators.items()
 
 
-class _Resident:
-    """Examples on a device: moved there once if they are in memory, otherwise batch by batch."""
-
-    def __init__(self, examples: Examples, device: torch.device) -> None:
-        self._device = device
-        self._examples: Examples = examples.to(device) if self._moves and hasattr(examples, "to") else examples
-
-    @property
-    def _moves(self) -> bool:
-        return self._device.type != "cpu"
-
-    def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Batch]:
-        """See `Examples.batches`."""
-        batches = self._examples.batches(size, generator)
-        return map(self._moved, batches) if self._moves else batches
-
-    def _moved(self, batch: Batch) -> Batch:
-        return tuple(tensor.to(self._device, non_blocking=True) for tensor in batch)
-
-
-class _Batches:
-    """The training batches of each epoch. Their order and augmentation depend on the seed only."""
-
-    def __init__(self, spec: RunSpec, data: Data, device: torch.device) -> None:
-        self._size = spec.batch_size
-        self._examples = _Resident(data.train, device)
-        self._augment = data.augment
-        self.generators = {
-            purpose: torch.Generator().manual_seed(_derived(spec.seed, purpose))
-            for purpose in ("order", "augmentation")
-        }
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = self._examples.batches(self._size, self.generators["order"])
-        augment, generator = self._augment, self.generators["augmentation"]
-        if augment is None:
-            return batches
-        return (augment(batch, generator) for batch in batches)
-
-
 class _Measure:
     """The task's measures of a batch, checked at the first call in training and in testing."""
 
@@ -279,46 +257,13 @@ class _Measure:
         self._autocast = autocast
         self._checked: set[bool] = set()
 
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, batch: Any) -> Mapping[str, Tensor]:
         with self._autocast():
             measures = self._task.measure(self._model, batch)
         if (training := torch.is_grad_enabled()) not in self._checked:
             _check_measures(self._task, measures)
             self._checked.add(training)
         return measures
-
-
-class _Step:
-    """A training step on one batch. It does not read values of the device, so it does not wait for it."""
-
-    def __init__(
-        self,
-        measure: Callable[[Batch], Mapping[str, Tensor]],
-        optimizer: Optimizer,
-        give_loss: bool,
-        device: torch.device,
-        ranks: SingleProcess,
-    ) -> None:
-        self._measure = measure
-        self._ranks = ranks
-        self._optimizer: Any = optimizer
-        self._give_loss = give_loss or takes_loss(optimizer)
-        # On other devices gradients keep their memory: a captured step needs them at the same addresses.
-        self._fresh_gradients = device.type == "cpu"
-        if device.type == "cuda":
-            make_capturable(optimizer)
-
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The measures of the batch, before the step."""
-        measures = self._measure(batch)
-        loss = measures["loss"]
-        self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._give_loss:
-            self._optimizer.step(loss=self._ranks.mean(loss.detach()))
-        else:
-            self._optimizer.step()
-        return {name: value.detach() for name, value in measures.items()}
 
 
 class _Means:
@@ -401,12 +346,8 @@ def check_spec(spec: RunSpec) -> None:
         raise UsageError(f"device 'cuda': torch {torch.__version__} does not find a usable GPU")
     if not spec.is_open_ended:
         check_ranks(spec)
+        loop_options(spec)
 
 
 def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     return nullcontext if precision == "fp32" else partial(torch.autocast, device.type, dtype=torch.bfloat16)
-
-
-def _derived(seed: int, purpose: str) -> int:
-    """A separate seed for each purpose, so that the random streams differ."""
-    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:7])

@@ -1,5 +1,6 @@
-"""torch's learning-rate schedulers by name, stepped once per epoch."""
+"""torch's learning-rate schedulers by name, stepped once per epoch or after each step."""
 
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -8,11 +9,18 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs.options import call, did_you_mean
-from lossaware.studies.specs.run_spec import RunSpec, format_options
+from lossaware.studies.specs.run_spec import RunSpec, format_options, options
+from lossaware.studies.training.loop_options import loop_options
 
 
-def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler of ``spec`` for the optimizer; None if it has none."""
+def make_scheduler(spec: RunSpec, optimizer: Optimizer, steps: int = 1) -> LRScheduler | None:
+    """The scheduler of ``spec`` for the optimizer; None if it has none.
+
+    Args:
+        spec: The run.
+        optimizer: Its optimizer.
+        steps: Steps of an epoch, where the scheduler steps after each.
+    """
     if spec.scheduler is None:
         if spec.scheduler_options:
             raise UsageError(f"scheduler_options need a scheduler, got only {format_options(spec.scheduler_options)}")
@@ -32,7 +40,12 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer) -> LRScheduler | None:
         )
     if any("lr" not in group for group in optimizer.param_groups):
         raise UsageError(f"scheduler {spec.scheduler!r}: optimizer {spec.optimizer!r} has no learning rate to change")
-    scheduler = _with_example(spec, known[spec.scheduler], optimizer)
+    chosen_kind = known[spec.scheduler]
+    if loop_options(spec).interval == "step" and (length := _LENGTHS.get(spec.scheduler)):
+        highest = {"max_lr": spec.lr} if spec.scheduler == "OneCycleLR" else {}
+        chosen = {length: spec.epochs * steps, **highest, **dict(spec.scheduler_options)}  # it ends with the run
+        spec = replace(spec, scheduler_options=options(**chosen))
+    scheduler = _with_example(spec, chosen_kind, optimizer)
     assert isinstance(scheduler, LRScheduler)
     return scheduler
 
@@ -58,8 +71,12 @@ _EXAMPLES = {"step_size": 5, "gamma": 0.5, "milestones": "5,10", "max_lr": 0.1, 
 """Example values for a message; for any other argument it is the number of epochs."""
 
 
+_LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
+"""The argument of a scheduler that says after how many of its steps it is at its end."""
+
+
 def advance(scheduler: LRScheduler | None, loss: float) -> None:
-    """Step the scheduler after an epoch with this mean training loss."""
+    """Step the scheduler, after an epoch with this mean training loss or after a step."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(loss)
     elif scheduler is not None:

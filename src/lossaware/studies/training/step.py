@@ -1,0 +1,92 @@
+"""A step of training: of one batch, or of several whose gradients it has the mean of."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from lossaware.studies.specs.optimizers import make_capturable, takes_loss
+from lossaware.studies.training.ranks import SingleProcess
+
+
+class PlainStep:
+    """A training step on one batch. It does not read values of the device, so it does not wait for it."""
+
+    def __init__(
+        self,
+        measure: Callable[[Any], Mapping[str, Tensor]],
+        optimizer: Optimizer,
+        give_loss: bool,
+        device: torch.device,
+        ranks: SingleProcess,
+    ) -> None:
+        self._measure = measure
+        self._ranks = ranks
+        self._optimizer: Any = optimizer
+        self._give_loss = give_loss or takes_loss(optimizer)
+        # On other devices gradients keep their memory: a captured step needs them at the same addresses.
+        self._fresh_gradients = device.type == "cpu"
+        self.clip: float | None = None
+        """The largest norm of the gradients of a step."""
+        self._total: Tensor | None = None  # the loss of the batches of a step so far
+        if device.type == "cuda":
+            make_capturable(optimizer)
+
+    def __call__(self, batch: Any) -> Mapping[str, Tensor]:
+        """The measures of the batch, before the step."""
+        return self.part(batch)
+
+    def part(self, batch: Any, *, of: int = 1, begins: bool = True, ends: bool = True) -> Mapping[str, Tensor]:
+        """The measures of a batch that is one of several of a step.
+
+        Args:
+            batch: The batch.
+            of: How many they are; the step has the mean of their gradients and losses.
+            begins: Whether it is the first of them.
+            ends: Whether it is the last.
+        """
+        measures = self._measure(batch)
+        loss = measures["loss"]
+        if begins:
+            self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
+            self._total = None
+        (loss if of == 1 else loss / of).backward()  # type: ignore[no-untyped-call]
+        total = loss.detach() if of == 1 else loss.detach() / of
+        self._total = total if self._total is None else self._total + total
+        if ends:
+            self._make(self._total)
+        return {name: value.detach() for name, value in measures.items()}
+
+    def _make(self, loss: Tensor) -> None:
+        if self.clip is not None:
+            clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], self.clip)
+        if self._give_loss:
+            self._optimizer.step(loss=self._ranks.mean(loss))
+        else:
+            self._optimizer.step()
+
+
+class Accumulated:
+    """Steps of several batches each; the last one of an epoch may have fewer.
+
+    Args:
+        step: The step.
+        group: How many batches make one.
+        count: How many batches an epoch has.
+    """
+
+    def __init__(self, step: PlainStep, group: int, count: int) -> None:
+        self._step = step
+        self._group = group
+        self._count = count
+        self._next = 0
+
+    def __call__(self, batch: Any) -> Mapping[str, Tensor]:
+        """See `Step`."""
+        place = self._next % self._group
+        size = min(self._group, self._count - self._next + place)
+        self._next = (self._next + 1) % self._count
+        return self._step.part(batch, of=size, begins=place == 0, ends=place == size - 1)

@@ -1,0 +1,136 @@
+"""Tasks with the data that people have: datasets, loaders, dict and nested batches, iterable and validation sets."""
+
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from lossaware.errors import UsageError
+from lossaware.studies.specs.examples import moved, size_of
+from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.task import Data, InMemory, Task
+from lossaware.studies.training import run as run_module
+from lossaware.studies.training.run import run
+
+SPEC = RunSpec(task="own", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_size=5)
+X = torch.arange(12.0)[:, None]
+
+
+class Dicts(Dataset):
+    """Examples as dicts, the input nested."""
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, index):
+        return {"inputs": {"x": X[index]}, "y": X[index] * 2}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return ({"inputs": {"x": x}, "y": x * 2} for x in X)
+
+
+@pytest.fixture
+def records(monkeypatch):
+    """Runs a task of this data; gives its records, and the inputs of each training batch."""
+
+    def measured(data, **changes):
+        seen = []
+
+        def measure(model, batch):
+            x, y = (batch["inputs"]["x"], batch["y"]) if isinstance(batch, dict) else batch
+            if torch.is_grad_enabled():
+                seen.append(x.flatten().tolist())
+            return {"loss": (model(x / 12) - y).square().mean(), "largest": x.max()}
+
+        task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: data, measure, "largest")
+        monkeypatch.setattr(run_module, "load_task", lambda name, options: task)
+        return list(run(dataclasses.replace(SPEC, **changes), None)), seen
+
+    return measured
+
+
+def loader(**more):
+    return DataLoader(Dicts(), **{"batch_size": 5, "shuffle": True, **more})
+
+
+@pytest.mark.parametrize("train", [Dicts(), TensorDataset(X, X), loader(), loader(generator=torch.Generator())])
+def test_each_example_once_in_an_order_of_the_seed(records, train):
+    data = Data(train=train, test=InMemory((X, X)))
+    first, seen = records(data)
+    epochs = [list(itertools.chain(*seen[:3])), list(itertools.chain(*seen[3:]))]
+    assert [len(batch) for batch in seen] == [5, 5, 2] * 2
+    assert sorted(epochs[0]) == sorted(epochs[1]) == X.flatten().tolist()
+    assert epochs[0] != epochs[1] != sorted(epochs[1])
+    again, seen_again = records(data)
+    assert seen_again == seen  # also where the first run has used the loader up to some state of its own
+    assert [r.test for r in again] == [r.test for r in first]
+    assert records(data, lga=options())[1] == seen
+    assert records(data, seed=4)[1] != seen
+
+
+def test_a_loader_keeps_its_batches_and_its_sampler(records):
+    dropping = Data(train=loader(drop_last=True), test=loader(batch_size=7, shuffle=False))
+    found, seen = records(dropping, lga=options())
+    assert [len(batch) for batch in seen] == [5, 5] * 2
+    assert found[-1].lga is not None
+    assert found[-1].lga["steps"] == 4
+    weighted = WeightedRandomSampler([0.0] * 11 + [1.0], 10)
+    assert records(Data(train=loader(sampler=weighted, shuffle=None), test=Dicts()))[1][0] == [11.0] * 5
+    with pytest.raises(UsageError, match=r"batches of 5 examples, and the run batches of 4: say Task\(batch_size=5\)"):
+        records(Data(train=loader(), test=Dicts()), batch_size=4)
+    with pytest.raises(UsageError, match="a DataLoader has its own: DataLoader"):
+        Data(train=loader(), test=Dicts(), collate=list)
+
+
+def test_collate_makes_the_batches(records):
+    def reversed_(examples):
+        return {"inputs": {"x": torch.stack([e["inputs"]["x"] for e in examples])}, "y": torch.zeros(len(examples), 1)}
+
+    found, _ = records(Data(train=Dicts(), test=Dicts(), collate=reversed_), lr=1e-9)
+    assert found[0].test["loss"] < 5  # with torch's own, y reaches 22
+
+
+def test_an_iterable_set(records):
+    with pytest.raises(UsageError, match=r"has no length.*Data\(..., batches_per_epoch=100\)"):
+        records(Data(train=Stream(), test=Stream()))
+    found, seen = records(Data(train=Stream(), test=Stream(), batches_per_epoch=2), lga=options())
+    assert seen == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2
+    assert found[0].test["largest"] == 11
+    assert found[-1].lga is not None
+    assert found[-1].lga["steps"] == 4
+    with pytest.raises(UsageError, match="batches_per_epoch must be a whole number of at least 1, got 0"):
+        Data(train=Stream(), test=Stream(), batches_per_epoch=0)
+
+
+def test_a_validation_set_is_measured_beside_the_test_set(records):
+    data = Data(train=Dicts(), test=InMemory((X[:6], X[:6])), validation=TensorDataset(X[:3], X[:3]))
+    found, _ = records(data)
+    assert [(r.test["largest"], r.test["validation_largest"]) for r in found] == [(5, 2), (5, 2)]
+    assert "validation_loss" in found[0].test
+
+
+@pytest.mark.parametrize("given", [3, "train", object()])
+def test_what_is_no_set_is_one_line(given):
+    task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: Data(train=given, test=Dicts()), lambda m, b: {})
+    with pytest.raises(UsageError, match="a set of examples must be InMemory tensors, a dataset, a DataLoader"):
+        task.load(None)
+
+
+def test_a_batch_of_any_form_has_a_size_and_moves_to_a_device():
+    class Pair(NamedTuple):
+        x: torch.Tensor
+        label: str
+
+    batch = {"ids": [torch.ones(3, 2), (torch.tensor(1.0), "text")], "pair": Pair(torch.ones(4), "a")}
+    assert size_of(batch) == 3
+    there = moved(batch, torch.device("meta"))
+    assert there["ids"][0].device.type == there["ids"][1][0].device.type == there["pair"].x.device.type == "meta"
+    assert (there["ids"][1][1], there["pair"].label) == ("text", "a")
+    with pytest.raises(UsageError, match="holds no tensor whose length is its number of examples"):
+        size_of({"loss": torch.tensor(1.0)})
