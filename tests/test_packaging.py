@@ -1,9 +1,12 @@
 """What is built and installed: the files in the wheel, what an import costs, and the types that users see."""
 
+import csv
+import itertools
 import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -141,6 +144,37 @@ def test_no_two_files_of_tests_have_one_name() -> None:
     """Pytest would stop before the first test, but only where it is given both of them."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(set(names)) == sorted(names)
+
+
+VERSIONED = "torch numpy jax optax lightning accelerate transformers momo-opt schedulefree prodigyopt".split()
+
+
+@pytest.mark.parametrize("package", VERSIONED)
+def test_the_minimum_version_is_one_that_was_tried(package: str) -> None:
+    """Or one of which the table says that it was not run."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [it for it in [*project["dependencies"], *itertools.chain(*extras)] if it.startswith(f"{package}>=")]
+    minima = {release(it.removeprefix(f"{package}>=")) for it in wanted}
+    assert len(minima) == 1, wanted
+    with (ROOT / "results" / "versions.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if re.search(rf"(^|, ){re.escape(package)} ", row["versions"])]
+    tried = {}
+    for row in rows:
+        version = dict(one.split(" ") for one in row["versions"].split(", "))[package]
+        tried.setdefault(release(version), []).append(row)
+    [minimum] = minima
+    assert min(tried) == minimum, f"{package}: the lowest version of the table is {min(tried)}"
+    for row in tried[minimum]:
+        assert row["passed"] == "not run" or (int(row["passed"]) > 0 and row["failed"] == "0"), row
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without zeros at the end, so that 2.5 is 2.5.0."""
+    numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
 
 
 def test_the_version_is_the_same_everywhere() -> None:

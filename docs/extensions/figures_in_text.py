@@ -28,6 +28,7 @@ from lossaware.studies.analysis.study_table import Key, StudyTable
 from lossaware.studies.report.numbers import without_interval
 from lossaware.studies.report.study_table import digits_of, show_mean
 from lossaware.studies.specs.study import Overrides, load_study
+from lossaware.studies.specs.study_file import split_points
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.results import Sources
 
@@ -78,7 +79,8 @@ class _StudyRole(_FigureRole):
         """The study, and the cells that the points choose, as ``--only`` of ``study run`` does."""
         name, points = self.words()
         study = load_study(name)
-        only = {axis: tuple(names.split(",")) for axis, _, names in (word.partition("=") for word in points)}
+        split = (word.partition("=") for word in points)
+        only = {axis: split_points(names, study.file.axes.get(axis, ())) for axis, _, names in split}
         chosen = study.overridden(Overrides(only))
         self.env.note_dependency(str(self.folder / f"{name}.study.json"))
         exported = Exported(self.folder)

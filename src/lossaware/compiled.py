@@ -37,9 +37,9 @@ class CompiledStep:
         options: Keyword arguments of ``torch.compile``; what they leave open is set by ``compiler_arguments``.
 
     Raises:
-        UsageError: The optimizer has step hooks besides LGA's, which a graph of the step alone would not run, its own
-            step reads the loss, the rule for gamma2 bounds it, or it has float64 parameters of shape () on the CPU and
-            the backend is the default one.
+        UsageError: Torch is older than 2.7, the optimizer has step hooks besides LGA's, which a graph of the step alone
+            would not run, its own step reads the loss, the rule for gamma2 bounds it, or it has float64 parameters of
+            shape () on the CPU and the backend is the default one.
             What comes later is refused at the next step.
     """
 
@@ -55,6 +55,11 @@ class CompiledStep:
         self._input = hooks.input
         self._hooks = hooks
         self._optimizer: Any = attachment.optimizer
+        if torch.__version__ < _FIRST_TORCH:
+            raise UsageError(
+                f"lga.compile() needs torch {_FIRST_TORCH} or newer, and this is {torch.__version__}, whose compiler "
+                f"cannot trace LGA's state: {_INSTEAD}"
+            )
         if stepper.rule.moves_base:
             rule = type(stepper.rule).__name__
             raise UsageError(f"{rule} has no compiled step so far: use optimizer.step(loss=loss)")
@@ -177,6 +182,9 @@ class CompiledStep:
         return self._numbers
 
 
+_FIRST_TORCH = "2.7"
+"""The compiler of torch 2.6 skips the methods of named tuples. From where on it works is not known: see the versions
+that were tried, in ``docs/frameworks/versions.md``."""
 _INSTEAD = "use optimizer.step(loss=loss), whose correction is a pass of its own but a fast one"
 
 

@@ -101,6 +101,7 @@ def test_list_and_show_need_no_data(capsys):
         (["run", "tabel02"], "unknown study 'tabel02'; did you mean table02"),
         (["run", "grid.toml", "--only", "sgd"], "--only wants axis=point, got 'sgd'; axes: algorithm, strategy, lr"),
         (["run", "grid.toml", "--only", "algorithm=sdg"], "did you mean SGD"),
+        (["run", "readings", "--only", "reading=a status an epoch, natural lag"], "point of axis 'reading'"),
         (["run", "grid.toml", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["run", "grid.toml", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["run", "grid.toml", "--jobs", "0"], "jobs must be at least 1"),

@@ -61,7 +61,7 @@ def run(
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
-        only: Points of an axis to run, axis=point,point; may be given several times.
+        only: Points of an axis to run, axis=point,point; may be given several times. A point may have commas.
         seeds: How many seeds instead of those of the study.
         epochs: Passes over the training set instead of those of the study.
         settings: Any other setting of all runs, such as batch_size=32, lga.gamma2=1e-7, optimizer_options.momentum=0.9,
@@ -257,12 +257,12 @@ def _overrides(
     study: "Study", only: Sequence[str], seeds: int | None, epochs: int | None, settings: Sequence[str]
 ) -> "Overrides":
     from lossaware.studies.specs.study import Overrides
-    from lossaware.studies.specs.study_file import parse_settings
+    from lossaware.studies.specs.study_file import parse_settings, split_points
 
     chosen: dict[str, tuple[str, ...]] = {}
     for text in only:
         axis, equals, points = text.partition("=")
-        names = [point.strip() for point in points.split(",")]
+        names = split_points(points, study.file.axes.get(axis.strip(), ()))
         if not (axis.strip() and equals and all(names)):
             raise UsageError(f"--only wants axis=point, got {text!r}; axes: {', '.join(study.file.axes)}")
         chosen[axis.strip()] = (*chosen.get(axis.strip(), ()), *names)

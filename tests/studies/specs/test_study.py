@@ -10,7 +10,7 @@ from lossaware.studies.specs.arms import arms_of_gamma2
 from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import LGA_DEFAULTS, RunSpec
 from lossaware.studies.specs.study import Overrides, load_study, parse_study, without_lga
-from lossaware.studies.specs.study_file import Settings, parse_settings
+from lossaware.studies.specs.study_file import Settings, parse_settings, split_points
 from lossaware.studies.specs.tasks import load_task
 from support.small_grid import TEXT, at
 
@@ -188,6 +188,19 @@ def test_overrides_survive_being_written_down(grid):
     overrides = Overrides({"lr": ("1e-3",)}, parse_settings({"epochs": 2, "lga.gamma2": "1e-7", "hidden": "4"}))
     assert Overrides.from_plain(json.loads(json.dumps(overrides.to_plain()))) == overrides
     assert Overrides().to_plain() == {}
+
+
+def test_a_comma_within_the_name_of_a_point_does_not_separate():
+    points = ["to the letter", "per epoch", "per epoch, natural log", "SGD, auto"]
+    assert split_points("to the letter,per epoch", points) == ("to the letter", "per epoch")
+    assert split_points(" per epoch,natural log , SGD, auto", points) == ("per epoch, natural log", "SGD, auto")
+    assert split_points("per epoch,to the letter", points) == ("per epoch", "to the letter")
+    assert split_points("SGD, outo", points) == ("SGD", "outo")  # which have no point, and are refused
+    for name in ("readings", "auto-peers"):
+        study = load_study(name)
+        for axis, names in study.file.axes.items():
+            assert split_points(",".join(names), names) == tuple(names)
+            study.overridden(Overrides({axis: split_points(",".join(names), names)}))
 
 
 def test_settings_as_on_a_command_line():

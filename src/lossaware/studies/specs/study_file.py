@@ -256,3 +256,15 @@ def _fields(place: Sequence[str]) -> Iterable[str]:
             return Derived.model_fields
         case _:
             return Settings.model_fields
+
+
+def split_points(text: str, points: Iterable[str]) -> tuple[str, ...]:
+    """The names of ``a,b``. A name of the axis that has a comma itself counts as one."""
+    parts = [part.strip() for part in text.split(",")]
+    known = {tuple(part.strip() for part in point.split(",")): point for point in points}
+    names = []
+    while parts:
+        count = max((len(of) for of in known if of == tuple(parts[: len(of)])), default=1)
+        names.append(known.get(tuple(parts[:count]), parts[0]))
+        del parts[:count]
+    return tuple(names)
