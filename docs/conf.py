@@ -1,12 +1,16 @@
 """How the site is built: ``sphinx-build -W -n docs OUT``. Nothing is fetched, not here nor by a reader's browser."""
 
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from lossaware import __version__
 
-sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "extensions"))
+with suppress(FileExistsError):  # Sphinx reads only what is below this folder
+    (HERE / "examples").symlink_to("../examples", target_is_directory=True)
 
 project = "lossaware"
 author = "the lossaware authors"

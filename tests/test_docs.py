@@ -108,6 +108,7 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
         "study} readings",
         "study-curves} readings",
         "study} table13",
+        "study-page} table12",
         "all-studies}",
         "measured-files} speed",
     ]
@@ -133,13 +134,25 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
     assert len(values) == 2
     # One epoch does not train the base: its cell has a mark.
     assert all(re.search(rf"<p>{re.escape(value)}( \[a\])?</p>", shown) for value in values)
-    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><picture") == 2  # alone, and among all studies
+    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><picture") == 1
     assert "<strong>milliseconds</strong>" in shown
     text = re.sub(r"<[^>]*>", "", shown)
     assert "Overridden: task = digits" in text
     assert "Command: " in text
     assert "lossaware study run table13 --data DIR" in text
-    assert "table02: Table 2: MNIST" in text
+    assert "lossaware study run table12 --data DIR" in text
+    assert (
+        shown.index("<summary>How this was measured</summary>") < shown.index("Command: ") < shown.index("</details>")
+    )
+    overview = [row for row in re.findall(r"<tr.*?</tr>", shown, re.DOTALL) if "Table 2: MNIST" in row]
+    assert re.search(r"<p>0 of 56</p>", overview[0])
+
+
+def test_each_study_has_a_page() -> None:
+    from lossaware.studies.specs.study import studies
+
+    for name in studies():
+        assert (ROOT / "docs" / "results" / f"{name}.md").read_text() == f"```{{study-page}} {name}\n```\n"
 
 
 def test_inline_code_breaks_after_separators_and_not_within_a_word(monkeypatch: pytest.MonkeyPatch) -> None:

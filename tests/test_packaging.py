@@ -121,6 +121,10 @@ def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) ->
     assert re.fullmatch(rf"lossaware-{re.escape(lossaware.__version__)}\.tar\.gz", archive.name)
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
+    source = tmp_path / archive.name.removesuffix(".tar.gz")
+    assert {path.name for path in (ROOT / "examples").glob("*.*")} <= {
+        path.name for path in (source / "examples").iterdir()
+    }
     again = build("wheel", tmp_path, tmp_path / archive.name.removesuffix(".tar.gz"))
     assert again.name == wheel.name
     with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(again) as theirs:

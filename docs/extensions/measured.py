@@ -1,7 +1,7 @@
 """Directives that show what was measured, from the files in ``results/``, so that no page states a figure of its own.
 
-``study NAME`` is the table of a study, ``study-curves NAME`` its learning curves, ``all-studies`` a section for each
-study that was measured and a list of those that were not, and ``measured-files FOLDER`` what benchmarks wrote there.
+``study NAME`` is the table of a study, ``study-curves NAME`` its learning curves, ``study-page NAME`` a page of both,
+``all-studies`` an overview with links to these pages, and ``measured-files FOLDER`` what benchmarks wrote there.
 Where there is nothing, the page says by which command it comes about.
 """
 
@@ -19,9 +19,10 @@ from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.study_table import StudyTable
 from lossaware.studies.report.curves import Curves, heading_of, plot_curves
 from lossaware.studies.report.image import Image
+from lossaware.studies.report.other_settings import split_by_settings
 from lossaware.studies.report.plot import SERIES
-from lossaware.studies.report.study_table import study_table
 from lossaware.studies.report.writers.markdown import write
+from lossaware.studies.specs.escape import markdown
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Quantity, Study, load_study, studies, without_lga
@@ -37,6 +38,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_config_value("results_folder", str(RESULTS), "env")
     app.add_directive("study", StudyDirective)
+    app.add_directive("study-page", StudyPageDirective)
     app.add_directive("study-curves", StudyCurvesDirective)
     app.add_directive("all-studies", AllStudiesDirective)
     app.add_directive("measured-files", MeasuredFilesDirective)
@@ -62,6 +64,19 @@ class _Measured(SphinxDirective):
         """Markdown as a part of the page."""
         return self.parse_text_to_nodes(text)
 
+    def tables(self, table: StudyTable, *, with_title: bool = True) -> list[nodes.Node]:
+        """The table, cells under other settings in a second one, and how it was measured in a fold."""
+        own, *other = split_by_settings(table)
+        text = write(replace(own, provenance=()))
+        text = text if with_title else text.split("\n", 1)[1]
+        fold = self.markdown("\n\n".join(map(markdown, own.provenance)))
+        return [
+            nodes.container("", *self.markdown("\n".join([text, *map(write, other)])), classes=["measured"]),
+            nodes.raw("", "<details class='provenance'><summary>How this was measured</summary>", format="html"),
+            *fold,
+            nodes.raw("", "</details>", format="html"),
+        ]
+
     def missing(self, name: str) -> list[nodes.Node]:
         """What is shown in place of a study that was not measured."""
         study = load_study(name)
@@ -81,9 +96,26 @@ class StudyDirective(_Measured):
     def run(self) -> list[nodes.Node]:
         """See the module."""
         table = self.table(self.arguments[0])
+        return self.missing(self.arguments[0]) if table is None else self.tables(table)
+
+
+class StudyPageDirective(_Measured):
+    """A page: the title of a study, its table and its curves."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """See the module."""
+        name = self.arguments[0]
+        table = self.table(name)
+        section = nodes.section(ids=[f"study-{name}"], names=[f"study-{name}"])
+        section += nodes.title("", load_study(name).title)
         if table is None:
-            return self.missing(self.arguments[0])
-        return [nodes.container("", *self.markdown(write(study_table(table))), classes=["measured"])]
+            section += self.missing(name)
+        else:
+            section += self.tables(table, with_title=False)
+            section += curves(table, Exported(self.folder))
+        return [section]
 
 
 class StudyCurvesDirective(_Measured):
@@ -98,30 +130,23 @@ class StudyCurvesDirective(_Measured):
 
 
 class AllStudiesDirective(_Measured):
-    """All studies, those that were measured with table and curves."""
+    """An overview: each study with a link to its page, and how much of it was measured."""
 
     def run(self) -> list[nodes.Node]:
         """See the module."""
-        found: list[nodes.Node] = []
-        missing = []
+        lines = ["| Study | Cells measured | Under other settings | Seeds |", "|---|---:|---:|---:|"]
         for name in studies():
             table = self.table(name)
-            if table is None:
-                missing.append(name)
-                continue
-            section = nodes.section(ids=[f"study-{name}"], names=[f"study-{name}"])
-            section += nodes.title("", table.study.title)
-            _, text = write(study_table(table)).split("\n", 1)  # the title is the section's
-            section += nodes.container("", *self.markdown(text), classes=["measured"])
-            section += curves(table, Exported(self.folder))
-            found.append(section)
-        if missing:
-            section = nodes.section(ids=["not-measured-yet"], names=["not measured yet"])
-            section += nodes.title("", "Not measured yet")
-            lines = [f"- `{name}`: {load_study(name).title}" for name in missing]
-            section += self.markdown("\n".join(lines))
-            found.append(section)
-        return found
+            title = markdown(load_study(name).title)
+            if f"results/{name}" in self.env.found_docs:
+                title = f"{{doc}}`{title} </results/{name}>`"
+            cells = [] if table is None else [measured for measured in table.cells.values() if measured.there]
+            changed = sum(bool(measured.changed) for measured in cells)
+            seeds = sorted({len(measured.values) for measured in cells if measured.values})
+            spread = "" if not seeds else str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+            total = len((table.study if table else load_study(name)).cells)
+            lines.append(f"| {title} | {len(cells) - changed} of {total} | {changed or ''} | {spread} |")
+        return [nodes.container("", *self.markdown("\n".join(lines)), classes=["overview"])]
 
 
 class MeasuredFilesDirective(_Measured):
