@@ -9,8 +9,10 @@ from lossaware import __version__
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "extensions"))
-with suppress(FileExistsError):  # Sphinx reads only what is below this folder
-    (HERE / "examples").symlink_to("../examples", target_is_directory=True)
+(HERE / "examples").mkdir(exist_ok=True)
+for notebook in HERE.parent.glob("examples/*.ipynb"):  # Sphinx reads only what is below this folder
+    with suppress(FileExistsError):
+        (HERE / "examples" / notebook.name).symlink_to(f"../../examples/{notebook.name}")
 
 project = "lossaware"
 author = "the lossaware authors"

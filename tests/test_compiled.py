@@ -433,6 +433,7 @@ def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) ->
 
 def test_a_torch_whose_compiler_cannot_trace_the_state_is_refused(monkeypatch):
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.6.0+cpu"))
-    lga = LGA(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1), steps_per_epoch=1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    lga = LGA(optimizer, steps_per_epoch=1)
     with pytest.raises(UsageError, match=r"needs torch 2\.7 or newer, and this is 2\.6\.0\+cpu.*: use optimizer\.step"):
         lga.compile()

@@ -260,7 +260,7 @@ def test_commands_exist() -> None:
             check_extras(place, words)
             continue
         if program != "lossaware":
-            assert program in ("python3", "python", ".ci/run", "run", "sphinx-build", "tensorboard"), (
+            assert program in ("python3", "python", ".ci/run", "run", "sphinx-build", "tensorboard", "nox"), (
                 f"{place}: what is {program}?"
             )
             continue
