@@ -52,7 +52,7 @@ def test_from_start_to_report(file, capsys):
     assert run(*command) == 0
     shown = capsys.readouterr()
     assert "Norm after the last epoch" in shown.out  # the returned number, by the name under which it was reported
-    assert re.search(r"^1e-2 +[\d.]+ ± ", shown.out, re.MULTILINE)
+    assert re.search(r"^1e-2 +too few seeds to tell +\d", shown.out, re.MULTILINE)
     assert "8 runs to do" in shown.err
     assert "At the learning rate that is the best tried, it reaches" in shown.out
     page = (file.parent / "lossaware-out" / "report.html").read_text()
@@ -100,7 +100,7 @@ def test_options_epochs_arms_and_other_scores(file, capsys):
 def test_without_learning_rates_the_function_has_its_own(file, capsys):
     file.write_text(QUADRATIC.replace("trial.lr", "0.01"))
     assert run(*COMMAND) == 0
-    assert re.search(r"^train +[\d.]+ ± ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^train +too few seeds to tell +\d", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):

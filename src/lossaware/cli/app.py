@@ -1,5 +1,6 @@
 """The command line. A command's imports are in its function, so that help is fast."""
 
+import codecs
 import errno
 import io
 import os
@@ -19,6 +20,7 @@ try:
     from lossaware.cli.compare import compare
     from lossaware.cli.mistakes import explain
     from lossaware.cli.output import listing, say
+    from lossaware.studies.specs.escape import write_plainly
 except ImportError as error:
     raise SystemExit(f"lossaware: the command line needs {error.name}: {how_to_install('studies')}") from None
 
@@ -63,6 +65,10 @@ app.command(
 app.command("lossaware.cli.report:report", name="report", help="Show all measured results in one page.")
 
 
+_PLAINLY = "lossaware.plainly"
+codecs.register_error(_PLAINLY, write_plainly)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     _open_streams()
@@ -74,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     """Run a command and return the exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # print the table even if the terminal does not support a character
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_PLAINLY)  # print the table even if the terminal does not support a character
     try:
         for argument in arguments:
             if not _is_text(argument):

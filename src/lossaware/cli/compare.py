@@ -227,8 +227,8 @@ def compare(
             outcome = execute_trials(study, found, scoring, **how)
     shown = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
-        shown.print(text.body(table, shown.width))
-    shown.print(text.below(outcome.tables[0]))
+        shown.print(text.body(table, shown.width, shown.encoding))
+    shown.print(text.below(outcome.tables[0], shown.width, shown.encoding))
     shown.print()
     for line in (outcome.lead, *outcome.remarks, f"Report: {outcome.report}"):
         shown.print(line, markup=False, highlight=False, soft_wrap=True)

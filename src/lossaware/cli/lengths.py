@@ -48,7 +48,8 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     ]
     heads = ("column", "without", "with", "later (95 %)")
     screen = console(sys.stdout)
-    screen.print(text.render(plain_table("Epoch that fits the published column best", heads, rows), screen.width))
+    table = plain_table("Epoch that fits the published column best", heads, rows)
+    screen.print(text.render(table, screen.width, screen.encoding))
     tell("")
     tell(to / "lengths.svg")
     return 0

@@ -80,7 +80,7 @@ def _print(table: "Table") -> None:
     from lossaware.studies.report.writers import text
 
     screen = console(sys.stdout)
-    screen.print(text.render(table, screen.width))
+    screen.print(text.render(table, screen.width, screen.encoding))
 
 
 def _figure01(to: Path) -> int:

@@ -250,7 +250,7 @@ def _print(table: "StudyTable") -> None:
     from lossaware.studies.report.writers import text
 
     screen = console(sys.stdout)
-    screen.print(text.render(study_table(table), screen.width))
+    screen.print(text.render(study_table(table), screen.width, screen.encoding))
 
 
 def _overrides(

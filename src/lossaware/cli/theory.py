@@ -63,7 +63,7 @@ def theory(*, to: Path = Path("results")) -> int:
         _broken(tables["theory-counterexamples"]),
         _adam(tables["theory-adam"]),
     ):
-        screen.print(text.render(table, screen.width))
+        screen.print(text.render(table, screen.width, screen.encoding))
     tell("")
     tell(to / "theory.svg")
     return 0

@@ -88,23 +88,11 @@ def test_notes_are_gathered():
 def test_table_on_a_terminal():
     lines = text_of(comparison_table(*four_pairs())).splitlines()
     assert "Test accuracy after the last epoch, %" in lines[1]
-    [helps] = [line for line in lines if line.rstrip().endswith("helps")]
-    assert helps.split()[:2] == ["sgd", "1e-4"]
+    [helps] = [line for line in lines if "helps " in line]
+    assert helps.split()[:3] == ["sgd", "1e-4", "helps"]
     assert "90.17 ± 0.27" in helps
     assert "+2.25 ± 0.20" in helps
     assert sum("no difference shown" in line and ":" not in line for line in lines) == 2
-
-
-@pytest.mark.parametrize(("width", "blocks"), [(100, 1), (88, 1), (80, 2)])
-def test_verdicts_are_wrapped_beside_their_rows_or_follow_below(width, blocks):
-    from rich.console import Console
-
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(text.body(comparison_table(*four_pairs()), width))
-    lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= width
-    assert sum(line.startswith("optimizer") for line in lines) == blocks
-    assert sum(line.split()[:1] in (["sgd"], ["adam"]) for line in lines) == 4 * blocks
 
 
 def test_one_seed_shows_no_interval():

@@ -32,7 +32,7 @@ def test_how_far_the_interval_reaches_and_how_many_more_seeds_would_tell():
         "sgd 1e-3: no difference shown: the interval reaches from −1.26 to +3.60; about 27 more seeds would tell."
     )
     table = table_of(pair(BASE, better))
-    assert table.rows[0].cells[-1].verdict.reason.startswith("The interval reaches from −1.26 to +3.60; about 27 more")
+    assert table.rows[0].cells[0].verdict.reason.startswith("The interval reaches from −1.26 to +3.60; about 27 more")
     assert table.records[0]["more_seeds"] == 27
     assert "gets a verdict with a probability of 80 %" in table.caption
 

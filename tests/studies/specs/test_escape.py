@@ -78,7 +78,7 @@ def test_nothing_from_a_file_is_a_command_of_latex(table):
     ours = "begin end centering caption toprule midrule bottomrule multicolumn cmidrule pm textbackslash textless"
     assert commands <= {*ours.split(), "textgreater", "textbar", "textasciitilde", "textasciicircum"}
     assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
-    assert re.search(r"(?<!\\)[$#_&~^](?!\\pm\$)", re.sub(r"\$\\pm\$| & ", "", body)) is None
+    assert re.search(r"(?<!\\)[$#_&~^](?!\\pm\$)", re.sub(r"\$(\\pm|-)\$| & ", "", body)) is None
     assert all(line.startswith("% ") for line in comments.strip().splitlines())
 
 

@@ -18,9 +18,6 @@ from lossaware.studies.specs.study import Quantity, Study
 from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.store.results import Results
 
-HEADS = ("without", "with LGA", "difference", "epochs", "verdict")
-"""The columns after those that name a row."""
-
 
 def comparison_table(
     study: Study, results: Results, *, title: str = "", remark: str = "", margin: float | None = None
@@ -45,20 +42,21 @@ def comparison_table(
             explanations.append(f"{' '.join(setting.values())}: {it.verdict.word}: {more}.")
         ratio, own = (mean_ratio(ratios, it, key) for key in (it.variant, it.base))
         cells = [
+            Cell(verdict=explained(it.verdict, more)),
             Cell(show_summary(quantity, it.base_scores)),
             Cell(show_summary(quantity, it.lga_scores)),
             Cell(show_summary(quantity, it.result.difference, is_difference=True)),
-            Cell("—" if math.isnan(ratio) else f"{ratio:.2f} ({own:.2f})"),
-            Cell(verdict=explained(it.verdict, more)),
+            Cell(show_epochs(ratio, own)),
         ]
         rows.append(Row(tuple(setting.values()), cells))
         records.append(_record(it, outlook, setting, ratio, own, notes(it, results, labels_of(study, it))))
     return Table(
         title=(title or quantity.title.capitalize()) + (", %" if quantity.percent else ""),
         axes=tuple(setting_of(study, compared[0])),
-        heads=[(head,) for head in (*sides_of(study), *HEADS[2:])],
+        heads=[(head,) for head in ("verdict", *sides_of(study), "difference", "same score after")],
         rows=rows,
-        text_columns=frozenset({HEADS.index("verdict")}),
+        text_columns=frozenset({0}),
+        optional={4: epochs_read(sides_of(study))},
         remark=remark,
         legend=gathered_notes(study, compared, results),
         explanations=explanations,
@@ -128,15 +126,22 @@ def how_to_read(
     sizes = {gamma2 for it in compared if (gamma2 := lga_of(it.with_lga.cell.specs).get("gamma2")) is not None}
     parts = [
         f"{means}. Difference: {arm} minus {reference}, from the same seeds.",
-        f"Epochs: the share of the epochs after which {arm.replace('with LGA', 'LGA')} reaches the final score of "
-        f"{reference} (1 where it never does); in brackets the same of {reference} itself, which may have passed it "
-        "earlier.",
     ]
     parts += [*tests_behind(compared), *estimate_behind(said)]
     if len(sizes) == 1:
         gamma2 = sizes.pop()
         parts.append(f"LGA has gamma2 {gamma2 if isinstance(gamma2, str) else size(float(gamma2))}.")
     return " ".join(parts)
+
+
+def epochs_read(sides: tuple[str, str]) -> str:
+    """The meaning of the column of epochs."""
+    reference, arm = sides
+    base, arm = reference.replace("without", "the base"), arm.replace("with LGA", "LGA")
+    return (
+        f"Same score after: the share of the epochs after which {arm} reaches the final score of {base}, 100 % where "
+        f"it never does; in brackets the same of {base} itself, which may have passed it earlier."
+    )
 
 
 def _spread(compared: Sequence[Comparison]) -> list[str]:
@@ -234,6 +239,14 @@ def show_summary(quantity: Quantity, values: Summary, *, is_difference: bool = F
     width = number_format(quantity, values)(half) if quantity.percent or 1e-6 <= half < 1e6 else f"{half:.2g}"
     show = number_format(quantity, values, is_difference=is_difference)
     return with_spread(values, show, width, scale=quantity.scale / quantity.factor)
+
+
+def show_epochs(ratio: float, own: float) -> str:
+    """``26 % of the epochs``; in brackets the base's own share where it is not all of them. See `mean_ratio`."""
+    if math.isnan(ratio):
+        return "—"
+    whole, base = (f"{100 * share:.0f} %" for share in (ratio, own))
+    return f"{whole} of the epochs" + (f" ({base})" if base != "100 %" else "")
 
 
 def explained(verdict: Verdict, more: str) -> Verdict:

@@ -72,6 +72,7 @@ class Table:
         heads: Names of each column, from the outermost level to the innermost.
         rows: From top to bottom.
         text_columns: Columns of words, which are aligned on the left.
+        optional: Columns that are left out where there is no room, each with what it means.
         with_lines: Whether each line of a row is named: measured, published, difference.
         total: Whether the last row is the sum of the others.
         remark: A sentence below the title.
@@ -90,6 +91,7 @@ class Table:
     heads: Sequence[Names]
     rows: Sequence[Row]
     text_columns: frozenset[int] = frozenset()
+    optional: Mapping[int, str] = field(default_factory=dict)
     with_lines: bool = False
     total: bool = False
     remark: str = ""
@@ -105,7 +107,8 @@ class Table:
     @property
     def below(self) -> list[str]:
         """The lines below the table, without the legend."""
-        return [*filter(None, [self.caption]), *(f"Note: {note}" for note in self.notes), *self.provenance]
+        caption = " ".join(filter(None, [self.caption, *self.optional.values()]))
+        return [*filter(None, [caption]), *(f"Note: {note}" for note in self.notes), *self.provenance]
 
     @property
     def plain_records(self) -> Sequence[Mapping[str, Any]]:

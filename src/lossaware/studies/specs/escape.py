@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 """Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
@@ -21,6 +21,33 @@ _MARKDOWN = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\[(?!\w\](?![:(\[]))")
 def terminal(text: str) -> str:
     """Text for a terminal: control characters become their pictures, such as ␛ for ESC, which are as wide as one."""
     return _CONTROLS.sub(_picture, text)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text with plain characters in place of those that the encoding lacks: a hyphen for a minus sign."""
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return "".join(map(_plain(encoding), text))
+    return text
+
+
+def _plain(encoding: str) -> Callable[[str], str]:
+    def plain(character: str) -> str:
+        try:
+            character.encode(encoding)
+        except (UnicodeEncodeError, LookupError):
+            return _ASCII.get(character, "?")
+        return character
+
+    return plain
+
+
+def write_plainly(error: UnicodeError) -> tuple[str, int]:
+    """What is written for characters that an output lacks; see `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(it, "?") for it in error.object[error.start : error.end]), error.end
 
 
 def one_line(text: str) -> str:
@@ -83,6 +110,19 @@ def _picture(found: re.Match[str]) -> str:
     code = ord(found[0])
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
+
+_ASCII = {
+    "\u2212": "-",
+    "—": "-",
+    "±": "+-",
+    "≈": "~",
+    "≠": "!=",
+    "·": "-",
+    "\u2500": "-",
+    "\u2007": " ",
+    "\u2008": " ",
+}
+"""Plain characters for outputs that lack these."""
 
 _LATEX = {
     "&": r"\&",

@@ -2,18 +2,20 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from lossaware.studies.report.table import Cell, Names, Row, Table, spans
+from lossaware.studies.report.alignment import aligned
+from lossaware.studies.report.table import Cell, Row, Table, spans
+from lossaware.studies.specs.escape import encodable
 
 GAP = 2
 """Spaces between columns."""
-NARROWEST = 12
-"""A last column of words is wrapped down to so many characters, so that it stays beside the others."""
+NARROWEST = 13
+"""Words are wrapped down to so many characters, so that their column stays beside the others."""
 STYLES = {"helps": "bold green", "hurts": "bold red", "no difference shown": "", "too few seeds to tell": "yellow"}
 
 
@@ -25,56 +27,127 @@ def write(table: Table) -> str:
     return console.file.getvalue()
 
 
-def render(table: Table, width: int) -> RenderableType:
-    """The table with everything around it."""
-    return Group(body(table, width), below(table))
+def render(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
+    """The table with everything around it, in characters of that encoding."""
+    return Group(body(table, width, encoding), below(table, width, encoding))
 
 
-def body(table: Table, width: int) -> RenderableType:
+def body(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
     """The table below its title; columns that do not fit beside the others follow below them."""
-    parts = [Text(), Text(table.title, style="bold")]
-    parts += [Text(table.remark, style="dim")] if table.remark else []
-    parts += [Text(line, style="yellow") for line in table.head]
-    layout = _layout(table, width)
-    for chosen in _blocks(table.heads, layout.widths, width - sum(layout.lead)):
+    layout = _layout(table, width, encoding)
+    parts = [Text(), Text(layout.table.title, style="bold")]
+    parts += [Text(layout.table.remark, style="dim")] if layout.table.remark else []
+    parts += [Text(line, style="yellow") for line in layout.table.head]
+    for chosen in _blocks(layout, width - sum(layout.lead)):
         parts += [Text(), *_block(layout, chosen)]
     return Group(*parts)
 
 
-def below(table: Table) -> RenderableType:
-    """Legend, caption, notes and provenance, after an empty line; nothing where there are none."""
-    lines = [Text(line) for line in table.explanations] + [Text(line, style="yellow") for line in table.legend]
-    lines += [Text(line, style="dim") for line in table.below]
+def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
+    """Explanations, legend, caption, notes and provenance, after an empty line; nothing where there are none."""
+    layout = _layout(table, width, encoding)
+    left_out = [table.heads[i][-1] for i in table.optional if i not in layout.columns]
+    shown = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
+    lines = [Text(line) for line in shown.explanations] + [Text(line, style="yellow") for line in shown.legend]
+    lines += [Text(line, style="dim") for line in shown.below]
+    lines += [Text(f"No room in {width} columns: {', '.join(left_out)}.", style="dim")] if left_out else []
     return Group(Text(), *lines) if lines else Group()
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The table and the widths of its columns: those of names, and those of cells."""
+    """A table for a width.
+
+    Attributes:
+        table: In characters that can be written.
+        lead: Widths of the columns that hold the names of rows and lines.
+        columns: The other columns that are shown, with their widths.
+        texts: Their texts by row, line and column; figures are aligned.
+    """
 
     table: Table
     lead: Sequence[int]
-    widths: Sequence[int]
+    columns: Mapping[int, int]
+    texts: Sequence[Sequence[Mapping[int, str]]]
 
 
-def _layout(table: Table, width: int) -> _Layout:
-    lead = [max([len(axis), *(len(row.names[i]) for row in table.rows)]) + 3 for i, axis in enumerate(table.axes)]
-    if table.with_lines:
-        lead.append(max(len(name) for row in table.rows for name, _ in row.lines))
-    widths = [
-        GAP + max([len(head[-1]), *(len(texts[i]) for row in table.rows for _, texts in row.lines)])
+def _layout(table: Table, width: int, encoding: str) -> _Layout:
+    table = _in_encoding(table, encoding)
+    texts = _texts(table)
+    columns = {
+        i: GAP + max([len(head[-1]), *(len(line[i]) for row in texts for line in row)])
         for i, head in enumerate(table.heads)
-    ]
-    last = len(widths) - 1
-    room = width - sum(lead) - sum(widths[:-1])
-    if last in table.text_columns and widths[last] > room >= GAP + NARROWEST:
-        widths[last] = room
-    return _Layout(table, lead, widths)
+    }
+    words = max((_narrow(table, i, columns[i]) for i in columns if i in table.text_columns), default=0)
+    lead = _lead(table, width - words)
+    room = width - sum(lead)
+    if sum(columns.values()) > room:
+        columns = {i: size for i, size in columns.items() if i not in table.optional}
+    for i in sorted(table.text_columns & set(columns), key=lambda i: -columns[i]):
+        too_wide = sum(columns.values()) - room
+        if 0 < too_wide <= columns[i] - _narrow(table, i, columns[i]):
+            columns[i] -= too_wide
+    return _Layout(table, lead, columns, texts)
+
+
+def _narrow(table: Table, column: int, width: int) -> int:
+    """How narrow a column of words may become."""
+    return min(width, GAP + max(NARROWEST, len(table.heads[column][-1])))
+
+
+def _lead(table: Table, room: int) -> list[int]:
+    """The widths of the columns with names; long names are wrapped, so that there is room for a column of words."""
+    lines = [max(len(name) for row in table.rows for name, _ in row.lines)] * table.with_lines
+    gaps = [GAP] * (len(table.axes) - (not table.with_lines)) + [0] * (not table.with_lines)
+    sizes = [max([len(axis), *(len(row.names[i]) for row in table.rows)]) for i, axis in enumerate(table.axes)]
+    least = [max(len(axis), 8) for axis in table.axes]
+    too_long = sum((*sizes, *gaps, *lines)) - room
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        cut = max(0, min(too_long, sizes[i] - least[i]))
+        sizes[i] -= cut
+        too_long -= cut
+    return [*(size + gap for size, gap in zip(sizes, gaps, strict=True)), *lines]
+
+
+def _texts(table: Table) -> list[list[dict[int, str]]]:
+    lines = [[list(texts) for _, texts in row.lines] for row in table.rows]
+    for i in range(len(table.heads)):
+        if i not in table.text_columns:
+            column = iter(aligned([line[i] for row in lines for line in row]))
+            for line in (line for row in lines for line in row):
+                line[i] = next(column)
+    return [[dict(enumerate(line)) for line in row] for row in lines]
+
+
+def _in_encoding(table: Table, encoding: str) -> Table:
+    """The table with nothing in it that cannot be written."""
+
+    def plain(text: str) -> str:
+        return encodable(text, encoding)
+
+    def cell(it: Cell) -> Cell:
+        return replace(it, text=plain(it.text), published=plain(it.published), difference=plain(it.difference))
+
+    return replace(
+        table,
+        title=plain(table.title),
+        axes=tuple(map(plain, table.axes)),
+        heads=[tuple(map(plain, head)) for head in table.heads],
+        rows=[Row(tuple(map(plain, row.names)), [cell(it) for it in row.cells]) for row in table.rows],
+        remark=plain(table.remark),
+        caption=plain(table.caption),
+        optional={i: plain(it) for i, it in table.optional.items()},
+        head=[*map(plain, table.head)],
+        explanations=[*map(plain, table.explanations)],
+        legend=[*map(plain, table.legend)],
+        notes=[*map(plain, table.notes)],
+        provenance=[*map(plain, table.provenance)],
+    )
 
 
 def _block(layout: _Layout, chosen: Sequence[int]) -> list[Text]:
     """Some columns of the table, a text per line."""
-    table, lead, widths = layout.table, layout.lead, list(layout.widths)
+    table, lead, widths = layout.table, layout.lead, dict(layout.columns)
     heads = [table.heads[i] for i in chosen]
     levels = len(heads[0])
     # A name above several columns may be wider than they are together.
@@ -92,57 +165,63 @@ def _block(layout: _Layout, chosen: Sequence[int]) -> list[Text]:
         start = 0
         for names, count in spans([head[: level + 1] for head in heads]):
             if last:
-                text += "".join(_aligned(layout, names[-1], i, widths[i]) for i in chosen[start : start + count])
+                text += "".join(_placed(layout, names[-1], i, widths[i]) for i in chosen[start : start + count])
             else:
                 size = sum(widths[i] for i in chosen[start : start + count])
                 text += " " * GAP + f" {names[-1]} ".center(size - GAP, "\u2500")
             start += count
         lines.append(Text(text.rstrip() if last else text, style="bold", no_wrap=True))
-    for row in table.rows:
-        lines += _row(layout, row, chosen, widths)
+    for row, texts in zip(table.rows, layout.texts, strict=True):
+        lines += _row(layout, row, texts, chosen, widths)
     return lines
 
 
-def _row(layout: _Layout, row: Row, chosen: Sequence[int], widths: Sequence[int]) -> list[Text]:
+def _row(
+    layout: _Layout, row: Row, texts: Sequence[Mapping[int, str]], chosen: Sequence[int], widths: Mapping[int, int]
+) -> list[Text]:
     lead = layout.lead
     lines = []
-    for number, (name, texts) in enumerate(row.lines):
-        wrapped = {i: _wrapped(layout, texts[i], i, widths[i]) for i in chosen}
-        for part in range(max(map(len, wrapped.values()), default=1)):
+    for number, ((name, _), shown) in enumerate(zip(row.lines, texts, strict=True)):
+        titles = row.names if number == 0 else [""] * len(row.names)
+        gaps = [GAP] * (len(titles) - (not layout.table.with_lines)) + [0]
+        names = [_wrapped(it, size - gap) for it, size, gap in zip(titles, lead, gaps, strict=False)]
+        cells = {
+            i: _wrapped(shown[i], widths[i] - GAP) if i in layout.table.text_columns else [shown[i]] for i in chosen
+        }
+        for part in range(max(map(len, (*names, *cells.values())), default=1)):
             line = Text(no_wrap=True)
-            for title, size in zip(row.names, lead, strict=False):
-                line.append((title if number == part == 0 else "").ljust(size))
+            for title, size in zip(names, lead, strict=False):
+                line.append((title[part] if part < len(title) else "").ljust(size))
             if layout.table.with_lines:
                 line.append((name if part == 0 else "").ljust(lead[-1]), style="dim")
             for i in chosen:
-                text = wrapped[i][part] if part < len(wrapped[i]) else ""
-                line.append(_aligned(layout, text, i, widths[i]), style=_style(row.cells[i]) if number == 0 else "dim")
+                text = cells[i][part] if part < len(cells[i]) else ""
+                line.append(_placed(layout, text, i, widths[i]), style=_style(row.cells[i]) if number == 0 else "dim")
             line.rstrip()
             lines.append(line)
     return lines
 
 
-def _aligned(layout: _Layout, text: str, column: int, width: int) -> str:
+def _placed(layout: _Layout, text: str, column: int, width: int) -> str:
     left = column in layout.table.text_columns
     return " " * GAP + text.ljust(width - GAP) if left else text.rjust(width)
 
 
-def _wrapped(layout: _Layout, text: str, column: int, width: int) -> list[str]:
-    """The lines of a cell: only words are wrapped."""
-    if column not in layout.table.text_columns or len(text) <= width - GAP:
-        return [text]
-    return textwrap.wrap(text, width - GAP) or [""]
+def _wrapped(text: str, width: int) -> list[str]:
+    """The lines of words."""
+    return [text] if len(text) <= width else textwrap.wrap(text, width)
 
 
 def _style(cell: Cell) -> str:
     return STYLES[cell.verdict.word] if cell.verdict and not cell.text else ""
 
 
-def _blocks(heads: Sequence[Names], widths: Sequence[int], room: int) -> list[list[int]]:
+def _blocks(layout: _Layout, room: int) -> list[list[int]]:
     """Columns that go beside each other: as many groups of one first name as fit, or parts of a group that does not."""
+    heads, widths = layout.table.heads, layout.columns
     groups: list[list[int]] = []
-    for i, head in enumerate(heads):
-        if groups and len(head) > 1 and heads[groups[-1][0]][0] == head[0]:
+    for i in widths:
+        if groups and len(heads[i]) > 1 and heads[groups[-1][0]][0] == heads[i][0]:
             groups[-1].append(i)
         else:
             groups.append([i])
