@@ -161,8 +161,8 @@ class _Training:
         self._lga = None if spec.lga is None else attach_lga(self._optimizer, spec.lga, self._steps)
         # Dropout and similar layers draw the same numbers without and with LGA, no matter what was drawn before.
         torch.manual_seed(derived(spec.seed, self._ranks.purpose("training")))
-        self._plain = PlainStep(self._measure, self._optimizer, self._lga is not None, self._device, self._ranks)
-        self._plain.clip = self._loop.clip
+        with_lga = self._lga is not None
+        self._plain = PlainStep(self._measure, self._optimizer, with_lga, self._device, self._ranks, self._loop)
         self._step: Step = self._plain
         if self._loop.accumulate > 1:
             self._step = Accumulated(self._plain, self._loop.accumulate, self._count)

@@ -9,6 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from lossaware.studies.specs.optimizers import make_capturable, takes_loss
+from lossaware.studies.training.loop_options import LoopOptions
 from lossaware.studies.training.ranks import SingleProcess
 
 
@@ -22,6 +23,7 @@ class PlainStep:
         give_loss: bool,
         device: torch.device,
         ranks: SingleProcess,
+        options: LoopOptions,
     ) -> None:
         self._measure = measure
         self._ranks = ranks
@@ -29,8 +31,7 @@ class PlainStep:
         self._give_loss = give_loss or takes_loss(optimizer)
         # On other devices gradients keep their memory: a captured step needs them at the same addresses.
         self._fresh_gradients = device.type == "cpu"
-        self.clip: float | None = None
-        """The largest norm of the gradients of a step."""
+        self._options = options
         self._total: Tensor | None = None  # the loss of the batches of a step so far
         if device.type == "cuda":
             make_capturable(optimizer)
@@ -61,8 +62,8 @@ class PlainStep:
         return {name: value.detach() for name, value in measures.items()}
 
     def _make(self, loss: Tensor) -> None:
-        if self.clip is not None:
-            clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], self.clip)
+        if (largest := self._options.clip) is not None:
+            clip_grad_norm_([p for group in self._optimizer.param_groups for p in group["params"]], largest)
         if self._give_loss:
             self._optimizer.step(loss=self._ranks.mean(loss))
         else:
