@@ -230,6 +230,13 @@ def test_what_auto_reports_as_gamma2(upper: float, origin: float, factor: float,
     assert AutoGamma2().gamma2(state, 3.0, HOST) == gamma2
 
 
+@pytest.mark.parametrize(("upper", "origin", "omega", "share"), [(4.0, 0.0, 1.0, 0.5), (1.0, -3.0, 1.0, 0.5)])
+def test_the_push_of_auto_goes_by_omega_over_u_counted_from_where_l_starts(
+    upper: float, origin: float, omega: float, share: float
+) -> None:
+    assert AutoGamma2().step_size(LawState(upper=upper, origin=origin, omega=omega), HOST) == share
+
+
 @pytest.mark.parametrize("certainty", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("origin", [0.0, -4.0])
 def test_auto_takes_a_change_for_one_from_so_many_standard_errors(certainty: float, origin: float) -> None:
