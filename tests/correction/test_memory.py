@@ -226,6 +226,15 @@ def test_elements_that_share_memory_are_refused(make: Any, sparse: bool) -> None
     assert not p.any()
 
 
+def test_elements_are_counted_whatever_the_default_device_is() -> None:
+    """Unguarded: the numbers of places would be on a device without values."""
+    apart, sharing = VIEWS["dimensions within each other"](torch.zeros(60)), SHARING["dimensions within each other"]()
+    with torch.device("meta"):
+        refuse_shared_elements([apart])
+        with pytest.raises(ValueError, match="must not share memory"):
+            refuse_shared_elements([sharing])
+
+
 def test_elements_that_share_memory_are_refused_before_anything_moves() -> None:
     """Where LGA is attached; frozen parameters and groups without LGA may be what they are."""
     p = torch.nn.Parameter(torch.zeros(3, 1).expand(3, 4))
