@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -148,42 +150,92 @@ def test_pairs_of_all_kinds_go_together(monkeypatch: pytest.MonkeyPatch) -> None
 # One look at all of them ----------------------------------------------------------------------------------------------
 
 
-def a_batch(count: int = 4) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
-    ps = [torch.full((2, 3), 1.0 + i) for i in range(count)]
-    return ps, [torch.ones(2, 3) for _ in ps], [torch.ones(2, 3) for _ in ps]
+Row = tuple[Tensor, Tensor, "Tensor | None"]
 
 
-ODD = {
+def a_batch() -> list[Row]:
+    return [(torch.full((2, 3), 1.0 + i), torch.ones(2, 3), torch.ones(2, 3)) for i in range(4)]
+
+
+def table_of(batch: list[Row], *, means: bool = True) -> object:
+    library = native.library()
+    assert library is not None
+    parameters, gradients, kept = zip(*batch, strict=True)
+    return library.table(parameters, gradients, kept if means else (), 1)
+
+
+class Other(Tensor):
+    pass
+
+
+def channels_last(t: Tensor) -> Tensor:
+    return t.reshape(1, 2, 1, 3).contiguous(memory_format=torch.channels_last)
+
+
+ODD: dict[str, Callable[[Tensor, Tensor, Tensor], Row]] = {
     "a gradient of another shape": lambda p, g, m: (p, torch.ones(3, 2), m),
+    "a gradient of other dimensions": lambda p, g, m: (p, torch.ones(6), m),
     "a mean of another shape": lambda p, g, m: (p, g, torch.ones(3, 2)),
     "a transposed parameter": lambda p, g, m: (torch.ones(3, 2).t(), g, m),
+    "a transposed mean": lambda p, g, m: (p, g, torch.ones(3, 2).t()),
+    "gaps in all of them": lambda p, g, m: tuple(torch.ones(2, 6)[:, ::2] for _ in range(3)),  # type: ignore[return-value]
+    "shared elements": lambda p, g, m: tuple(torch.ones(1, 3).expand(2, 3) for _ in range(3)),  # type: ignore[return-value]
     "a gradient with gaps": lambda p, g, m: (p, torch.ones(2, 6)[:, ::2], m),
-    "a mean with gaps": lambda p, g, m: (p, g, torch.ones(2, 6)[:, ::2]),
     "a gradient of another dtype": lambda p, g, m: (p, g.double(), m),
     "a mean of another dtype": lambda p, g, m: (p, g, m.double()),
     "another dtype": lambda p, g, m: (p.double(), g.double(), m.double()),
     "negated by a bit": lambda p, g, m: (p, torch._neg_view(g), m),
     "no mean": lambda p, g, m: (p, g, None),
-    "a sparse gradient": lambda p, g, m: (p, g.to_sparse(), None),
+    "a sparse gradient": lambda p, g, m: (p, g.to_sparse(), m),
     "on another device": lambda p, g, m: (p, g.to("meta"), m),
+    "another class": lambda p, g, m: (p, g.as_subclass(Other), m),
 }
 
 
+@needs_library
+@pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("odd", ODD)
-def test_one_that_is_not_like_the_others_is_seen(odd: str) -> None:
+def test_one_that_is_not_like_the_others_is_seen(odd: str, place: int) -> None:
     """Unguarded, the library reads and writes memory that is not there, or takes it for numbers of another kind."""
-    parameters, gradients, means = a_batch()
-    assert of_correction.are_flat(parameters, gradients, means)
-    parameters[2], gradients[2], means[2] = ODD[odd](parameters[2], gradients[2], means[2])
-    assert not of_correction.are_flat(parameters, gradients, means)
+    batch = a_batch()
+    assert table_of(batch) is not None
+    p, g, m = batch[place]
+    assert m is not None
+    batch[place] = ODD[odd](p, g, m)
+    assert table_of(batch) is None
 
 
 @needs_library
+def test_one_layout_of_dense_memory_is_taken_as_it_lies() -> None:
+    batch = a_batch()
+    batch[1] = tuple(torch.ones(3, 2).t() for _ in range(3))  # type: ignore[assignment]
+    batch[2] = tuple(channels_last(t) for t in batch[2] if t is not None)  # type: ignore[assignment]
+    batch[3] = tuple(torch.ones(0, 3) for _ in range(3))  # type: ignore[assignment]
+    assert table_of(batch) is not None
+    assert table_of(batch, means=False) is not None
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("means", [False, True])
-def test_thousands_of_small_tensors_are_looked_at_together(means: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not each by itself, which takes several times as long as their arithmetic."""
-    monkeypatch.setattr(of_correction, "is_flat", lambda *_: pytest.fail("looked at one by one"))
-    parameters, gradients, kept = a_batch(300)
-    correction = Correction(XI, "push")
-    correction.apply(zip(parameters, gradients, strict=True), AMOUNT, means=Means(kept, WEIGHT) if means else None)
-    assert all(bool((p < 1 + i).all()) for i, p in enumerate(parameters))
+def test_thousands_of_small_tensors_are_looked_at_together(
+    means: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not each by itself, which takes several times as long as their arithmetic; and to the same bits."""
+    found = []
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr(native.library(), "_torch", None)
+        p, g = problem(dtype, 6000)
+        parameters, gradients = p.clone().split(11), g.split(11)
+        kept = [mean_of(some) for some in parameters]
+        with monkeypatch.context() as patch:
+            if together:
+                patch.setattr(of_correction, "is_flat", lambda *_: pytest.fail("looked at one by one"))
+            pairs = list(zip(parameters, gradients, strict=True))
+            correction = Correction(XI, "push")
+            correction.reseed(3)
+            correction.apply(pairs, AMOUNT, means=Means(kept, WEIGHT) if means else None)
+        assert not same_bits(torch.cat(parameters), p)
+        found.append((torch.cat(parameters), torch.cat(kept)))
+    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))

@@ -11,7 +11,6 @@ from lossaware.correction import native, operators
 from lossaware.correction.memory import (
     WORK,
     Pair,
-    are_flat,
     as_local,
     check_pair,
     flattened,
@@ -147,39 +146,30 @@ class Correction:
         if not pairs[0][0].is_cpu or (library := native.library()) is None:
             return False
         parameters, gradients = zip(*pairs, strict=True)
-        if (
-            not are_flat(parameters, gradients, means)
-            or (parameters[0].dtype, gradients[0].dtype) not in library.dtypes
-        ):
+        table = library.table(parameters, gradients, means, self._number + 1)
+        if table is None:
             return False
-        numbers = range(self._number + 1, self._number + len(pairs) + 1)
         self._number += len(pairs)
-        self._push_by(library, parameters, gradients, means, numbers, push)
+        dtype = parameters[0].dtype
+        if not _moves(dtype, push):
+            _take_all_in(means, gradients, push)
+        else:
+            library.push_table(table, parameters, gradients, self._seed_of(dtype), push, means)
         return True
 
-    def _push_by(
-        self,
-        library: native.Library,
-        parameters: Sequence[Tensor],
-        gradients: Sequence[Tensor],
-        means: Sequence[Tensor],
-        numbers: Iterable[int],
-        push: Push,
-    ) -> None:
-        dtype = parameters[0].dtype
-        if WORK[dtype] is torch.float32 and abs(float(push.amount)) <= _ZERO:  # 0 / NaN is none
-            for mean, g in zip(means, gradients, strict=False):
-                _taken_in(mean, g.detach(), push)
-            return
-        seed = int(self._seed) & MASK if dtype in NOISE_BITS else 0
-        library.push(parameters, gradients, numbers, seed, push, means)
+    def _seed_of(self, dtype: torch.dtype) -> int:
+        return int(self._seed) & MASK if dtype in NOISE_BITS else 0
 
     def _apply_to_flat(self, batch: Batch, push: Push) -> None:
         for (dtype, of_gradient, device, _), numbered in batch.items():
             library = native.library() if device.type == "cpu" else None
             if library is not None and (dtype, of_gradient) in library.dtypes:
-                parameters, gradients, means, numbers = zip(*numbered, strict=True)
-                self._push_by(library, parameters, gradients, [m for m in means if m is not None], numbers, push)
+                parameters, gradients, found, numbers = zip(*numbered, strict=True)
+                means = [mean for mean in found if mean is not None]
+                if _moves(dtype, push):
+                    library.push(parameters, gradients, numbers, self._seed_of(dtype), push, means)
+                else:
+                    _take_all_in(means, gradients, push)
                 continue
             with torch.no_grad():
                 for p, g, mean, number in numbered:
@@ -236,3 +226,13 @@ def _taken_in(mean: Tensor, gradient: Tensor, push: Push) -> Tensor:
     else:
         operators.take_in_where(mean, gradient, push.weight, push.amount)
     return mean
+
+
+def _take_all_in(means: Sequence[Tensor], gradients: Sequence[Tensor], push: Push) -> None:
+    for mean, g in zip(means, gradients, strict=False):
+        _taken_in(mean, g.detach(), push)
+
+
+def _moves(dtype: torch.dtype, push: Push) -> bool:
+    """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN is none."""
+    return WORK[dtype] is not torch.float32 or abs(float(push.amount)) > _ZERO

@@ -5,8 +5,7 @@ usual order where the parameter is contiguous, and the order in which the memory
 channels_last. `is_flat` is the gate. A pair that does not pass it is laid out by `flattened`.
 """
 
-from collections.abc import Iterable, Sequence
-from operator import attrgetter, eq
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,6 @@ Pair = tuple[Tensor, Tensor]
 """A parameter and its gradient, or views of them."""
 
 _NO_DISPATCH = Tensor.__torch_dispatch__
-_CLASSES = {Tensor, torch.nn.Parameter}
-_IS_CPU, _LAYOUT, _DTYPE, _SHAPE = map(attrgetter, ("is_cpu", "layout", "dtype", "shape"))
 
 WORK = {
     torch.float64: torch.float64,
@@ -51,31 +48,6 @@ def is_flat(parameter: Tensor, gradient: Tensor) -> bool:
             (parameter.is_contiguous() and gradient.is_contiguous())
             or (parameter.stride() == gradient.stride() and _fills_memory(parameter))
         )
-    )
-
-
-def are_flat(parameters: Sequence[Tensor], gradients: Sequence[Tensor], means: Sequence[Tensor] = ()) -> bool:
-    """Whether all tensors are plain and contiguous on the CPU, each row of one type that goes with the parameters'.
-
-    Then `is_flat` holds for each parameter with its gradient, and with its mean. One check for each property of all
-    tensors takes a third of the time that a check for each tensor takes.
-    """
-    dtype, tensors = parameters[0].dtype, [*parameters, *gradients, *means]
-    work = WORK.get(dtype)
-    return (
-        _CLASSES.issuperset(map(type, tensors))
-        and all(map(_IS_CPU, tensors))
-        and {torch.strided}.issuperset(map(_LAYOUT, tensors))
-        and all(map(Tensor.is_contiguous, tensors))
-        and not any(map(Tensor.is_neg, tensors))
-        and work is not None
-        and not work.is_complex
-        and {dtype}.issuperset(map(_DTYPE, parameters))
-        and gradients[0].dtype in (dtype, work)
-        and {gradients[0].dtype}.issuperset(map(_DTYPE, gradients))
-        and {work}.issuperset(map(_DTYPE, means))
-        and all(map(eq, map(_SHAPE, parameters), map(_SHAPE, gradients)))
-        and all(map(eq, map(_SHAPE, parameters), map(_SHAPE, means)))
     )
 
 

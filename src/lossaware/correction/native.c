@@ -15,6 +15,8 @@
 /* Types of the parameters, and of their gradients where that is another. */
 enum { FLOAT32, FLOAT64, BFLOAT16, BFLOAT16_FLOAT32, FLOAT16, FLOAT16_FLOAT32 };
 
+enum { AHEAD = 8, FETCHED = 256 }; /* tensors and bytes that are asked for before they are read */
+
 typedef struct {
     int64_t count;             /* tensors */
     const int64_t *parameters; /* where each lies */
@@ -237,6 +239,84 @@ static int are_apart(const Work *w) {
     }
     free(ranges);
     return apart;
+}
+
+/* torch's functions for C, which read a tensor by a pointer to what it points to; each returns 0 unless it fails. */
+typedef struct {
+    int32_t (*device_type)(const int64_t *, int32_t *);
+    int32_t (*layout)(const int64_t *, int32_t *);
+    int32_t (*dtype)(const int64_t *, int32_t *);
+    int32_t (*is_contiguous)(const int64_t *, _Bool *);
+    int32_t (*dim)(const int64_t *, int64_t *);
+    int32_t (*sizes)(const int64_t *, int64_t **);
+    int32_t (*strides)(const int64_t *, int64_t **);
+    int32_t (*numel)(const int64_t *, int64_t *);
+    int32_t (*data_ptr)(const int64_t *, void **);
+} Torch;
+
+typedef struct {
+    int64_t dimensions, elements;
+    int64_t *sizes, *strides;
+    void *memory;
+    int32_t dtype;
+    _Bool contiguous;
+} Tensor;
+
+/* A dense tensor on the CPU; 0 where it is another, or cannot be read. */
+static int read_tensor(const Torch *torch, const int64_t *tensor, Tensor *read) {
+    int32_t device, layout;
+    return !torch->device_type(tensor, &device) && device == 0 && !torch->layout(tensor, &layout) && layout == 0 &&
+           !torch->dtype(tensor, &read->dtype) && !torch->is_contiguous(tensor, &read->contiguous) &&
+           !torch->dim(tensor, &read->dimensions) && !torch->sizes(tensor, &read->sizes) &&
+           !torch->strides(tensor, &read->strides) && !torch->numel(tensor, &read->elements) &&
+           !torch->data_ptr(tensor, &read->memory);
+}
+
+/* Whether the elements fill a piece of memory without gaps and overlaps, in whatever order. */
+static int fills_memory(const Tensor *t) {
+    int64_t filled = 1;
+    while (filled < t->elements) {
+        int64_t i = 0;
+        while (i < t->dimensions && (t->sizes[i] == 1 || t->strides[i] != filled)) i++;
+        if (i == t->dimensions) return 0;
+        filled *= t->sizes[i];
+    }
+    return filled == t->elements;
+}
+
+/* Whether two tensors have one shape and lie in one order. */
+static int are_alike(const Tensor *a, const Tensor *b) {
+    const size_t bytes = (size_t)a->dimensions * sizeof *a->sizes;
+    return a->dimensions == b->dimensions && !memcmp(a->sizes, b->sizes, bytes) &&
+           ((a->contiguous && b->contiguous) || (!memcmp(a->strides, b->strides, bytes) && fills_memory(a)));
+}
+
+/* Ask for what torch knows of a tensor before it is read: of thousands of tensors, little is in the cache. */
+static inline void fetch(int64_t tensor) {
+    for (int offset = 0; offset < FETCHED; offset += 64) __builtin_prefetch((const char *)(intptr_t)tensor + offset);
+}
+
+/* Fill a table for lossaware_push, if all tensors are dense on the CPU, those of a row have one type, and each lies as
+ * its parameter does; else return 0. `tensors` has a row for parameters, one for gradients, and one for means where
+ * there are any; `first` is the number of the first parameter in the step. */
+int lossaware_gather(const Torch *torch, int64_t count, const int64_t *tensors, int rows, int64_t first,
+                     int64_t *table) {
+    static const int row_of_table[] = {0, 1, 4};
+    int32_t dtypes[3];
+    for (int64_t i = 0; i < count; i++) {
+        Tensor read[3];
+        for (int row = 0; row < rows; row++)
+            if (i + AHEAD < count) fetch(tensors[row * count + i + AHEAD]);
+        for (int row = 0; row < rows; row++) {
+            if (!read_tensor(torch, tensors + row * count + i, read + row)) return 0;
+            if (i == 0) dtypes[row] = read[row].dtype;
+            if (read[row].dtype != dtypes[row] || (row > 0 && !are_alike(read, read + row))) return 0;
+            table[row_of_table[row] * count + i] = (int64_t)(intptr_t)read[row].memory;
+        }
+        table[2 * count + i] = read[0].elements;
+        table[3 * count + i] = first + i;
+    }
+    return 1;
 }
 
 int lossaware_has_float16(void) { return HAS_FLOAT16; }

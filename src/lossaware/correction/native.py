@@ -16,12 +16,15 @@ import os
 import platform
 from array import array
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossaware.correction import build
+from lossaware.correction.memory import WORK
 from lossaware.correction.operators import Push
 
 logger = logging.getLogger("lossaware")
@@ -39,6 +42,15 @@ KINDS = {
 """Types of parameters and their gradients that the library knows, with its numbers for them."""
 
 
+_CLASSES = {Tensor, torch.nn.Parameter}
+_HANDLE = attrgetter("_cdata")
+_FUNCTIONS = (
+    *("get_device_type", "get_layout", "get_dtype", "is_contiguous", "get_dim", "get_sizes", "get_strides"),
+    *("get_numel", "get_data_ptr"),
+)
+"""Of torch's interface for C, in the order that `native.c` has them in."""
+
+
 class Library:
     """The compiled library, and the torch threads that it runs on."""
 
@@ -54,6 +66,11 @@ class Library:
         self.dtypes = frozenset(
             kind for kind in KINDS if kind[0] != torch.float16 or loaded.lossaware_has_float16() == 1
         )
+        self._gather = loaded.lossaware_gather
+        self._gather.argtypes = [
+            *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p)
+        ]
+        self._torch = _functions_of_torch()
         # torch has loaded its OpenMP runtime for all to see. Whoever linked another would have two sets of threads,
         # each spinning in the other's way.
         parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -85,6 +102,48 @@ class Library:
         table.extend(map(Tensor.numel, parameters))
         table.extend(numbers)
         table.extend(map(Tensor.data_ptr, means))
+        self.push_table(table, parameters, gradients, seed, push, means)
+
+    def table(
+        self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], means: Sequence[Any], first: int
+    ) -> "array[int] | None":
+        """A table for `push_table`, by one look at all tensors instead of several at each.
+
+        Args:
+            parameters: Any tensors.
+            gradients: As many.
+            means: As many, or none; also None in place of some.
+            first: The number of the first parameter in the step.
+
+        Returns:
+            None where `memory.is_flat` may not hold for a parameter with its gradient and its mean, or tensors of a row
+            differ in their types.
+        """
+        tensors = [*parameters, *gradients, *means]
+        types = (parameters[0].dtype, gradients[0].dtype)
+        if (
+            self._torch is None
+            or types not in self.dtypes
+            or not _CLASSES.issuperset(map(type, tensors))
+            or (means and means[0].dtype is not WORK[types[0]])
+        ):
+            return None
+        count, handles = len(parameters), array("q", map(_HANDLE, tensors))
+        table, rows = array("q", bytes(8 * 5 * count)), len(tensors) // len(parameters)
+        addresses = [numbers.buffer_info()[0] for numbers in (handles, table)]
+        is_full = self._gather(self._torch, count, addresses[0], rows, first, addresses[1])
+        return table if is_full and not any(map(Tensor.is_neg, tensors)) else None
+
+    def push_table(
+        self,
+        table: "array[int]",
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        seed: int,
+        push: Push,
+        means: Sequence[Tensor],
+    ) -> None:
+        """`push`, with a table that says where the tensors lie."""
         self._push(
             KINDS[parameters[0].dtype, gradients[0].dtype],
             len(parameters),
@@ -99,6 +158,17 @@ class Library:
             self._parallel,
         )
         torch.autograd.graph.increment_version([*parameters, *means])  # as torch's own operators do, for autograd
+
+
+def _functions_of_torch() -> Any:
+    """Addresses of the functions for C that `native.c` reads tensors by; None where this torch lacks one."""
+    suffix = "dylib" if platform.system() == "Darwin" else "so"
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
+        found = [ctypes.cast(getattr(library, f"aoti_torch_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS]
+    except (OSError, AttributeError):
+        return None
+    return (ctypes.c_void_p * len(found))(*found)
 
 
 @functools.cache
