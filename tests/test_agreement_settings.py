@@ -77,7 +77,7 @@ def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
         ({"shrink": 0.0}, "shrink must be above 0 and at most 1: got 0.0"),
         ({"fade": 2.0}, "fade must be above 0 and at most 1: got 2.0"),
         ({"certainty": math.nan}, "certainty must be from 0 to 10: got nan"),
-        ({"status_steps": 1}, "status_steps must be a whole number of at least 2: got 1"),
+        ({"status_steps": 1}, "status_steps must be an integer of at least 2: got 1"),
     ],
 )
 def test_values_out_of_range_are_told(given_: dict[str, Any], message: str) -> None:
@@ -95,7 +95,9 @@ def test_compiled_steps_say_that_they_have_it_not() -> None:
 def test_parameters_elsewhere_than_on_the_cpu_are_refused() -> None:
     p = nn.Parameter(torch.empty(2, 2, device="meta"))
     optimizer: Any = torch.optim.SGD([p], lr=1e-3)
-    with pytest.raises(UsageError, match="gamma2 'agreement' takes whole parameters on the CPU so far: one is on meta"):
+    with pytest.raises(
+        UsageError, match="gamma2 'agreement' only supports unsharded parameters on the CPU: one is on meta"
+    ):
         LGA(optimizer, gamma2="agreement")
 
 

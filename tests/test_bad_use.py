@@ -83,7 +83,7 @@ def test_a_scheduler_as_optimizer(name: str) -> None:
 
 
 def test_other_things_as_optimizer() -> None:
-    assert "make one of it, Adam(model.parameters(), ...)" in error_of(
+    assert "create an instance, Adam(model.parameters(), ...)" in error_of(
         lambda: LGA(torch.optim.Adam, steps_per_epoch=10)  # type: ignore[arg-type]
     )
     assert "attach one LGA to each optimizer" in error_of(
@@ -191,7 +191,7 @@ def test_a_package_that_was_imported_again() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=10)
     assert again.LGA is not LGA
-    with pytest.raises(ValueError, match=r"^this SGD has LGA attached already: call detach\(\) on that one first$"):
+    with pytest.raises(ValueError, match=r"^this SGD already has LGA attached: call detach\(\) on that one first$"):
         again.LGA(optimizer, steps_per_epoch=10)
     assert again.LGA.of(optimizer) is lga
     again.LGA.of(optimizer).detach()

@@ -76,7 +76,7 @@ def test_what_lga_refuses_is_refused():
     with pytest.raises(TypeError, match="steps_per_epoch is missing"):
         Baseline(optimizer)  # type: ignore[call-arg]
     Baseline(optimizer, steps_per_epoch=1)
-    with pytest.raises(ValueError, match="attached already"):
+    with pytest.raises(ValueError, match="already has LGA attached"):
         LGA(optimizer, steps_per_epoch=1)
 
 

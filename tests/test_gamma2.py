@@ -489,10 +489,10 @@ def test_optax_pushes_nothing_below_0_whatever_has_grown() -> None:
         ({"shrink": 1.1}, "shrink must be above 0 and at most 1: got 1.1"),
         ({"fade": 0.0}, "fade must be above 0 and at most 1: got 0.0"),
         ({"certainty": -1.0}, "certainty must be from 0 to 10: got -1.0"),
-        ({"statuses_per_epoch": 0}, "statuses_per_epoch must be a whole number of at least 1: got 0"),
-        ({"statuses_per_epoch": 1.5}, "statuses_per_epoch must be a whole number of at least 1: got 1.5"),
-        ({"steps_at_least": True}, "steps_at_least must be a whole number of at least 1: got True"),
-        ({"steps_at_least": 0}, "steps_at_least must be a whole number of at least 1: got 0"),
+        ({"statuses_per_epoch": 0}, "statuses_per_epoch must be an integer of at least 1: got 0"),
+        ({"statuses_per_epoch": 1.5}, "statuses_per_epoch must be an integer of at least 1: got 1.5"),
+        ({"steps_at_least": True}, "steps_at_least must be an integer of at least 1: got True"),
+        ({"steps_at_least": 0}, "steps_at_least must be an integer of at least 1: got 0"),
     ],
 )
 def test_values_out_of_range_are_named(values: dict[str, Any], message: str) -> None:

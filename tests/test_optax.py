@@ -620,9 +620,9 @@ def test_the_loss_left_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps_per_epoch": 0}, "steps_per_epoch must be a whole number of at least 1: got 0"),
-        ({"steps_per_epoch": 2.0}, "steps_per_epoch must be a whole number of at least 1: got 2.0"),
-        ({"steps_per_epoch": True}, "steps_per_epoch must be a whole number of at least 1: got True"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be an integer of at least 1: got 0"),
+        ({"steps_per_epoch": 2.0}, "steps_per_epoch must be an integer of at least 1: got 2.0"),
+        ({"steps_per_epoch": True}, "steps_per_epoch must be an integer of at least 1: got True"),
         ({"gamma2": -1e-8}, "gamma2 must be a finite number of at least 0: got -1e-08"),
         ({"gamma2": math.nan}, "gamma2 must be a finite number of at least 0: got nan"),
         ({"gamma2": abs}, "gamma2 must be a finite number of at least 0: got <built-in function abs>; for a schedule"),

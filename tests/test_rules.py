@@ -357,10 +357,10 @@ class WithBadSteps(Derived):
     ("rule", "message"),
     [
         (Lacking(), "which lacks .*defaults.*group_size"),
-        (Derived, "a class; make an object of it"),
+        (Derived, "a class; create an instance"),
         (Negative(), "group_size of Negative must be .*: got -1.0"),
         (WithBadMomentum(), "momentum of WithBadMomentum must be at least 0 and below 1: got 1.0"),
-        (WithBadSteps(), "steps_per_status of WithBadSteps must be a whole number of at least 1: got 0"),
+        (WithBadSteps(), "steps_per_status of WithBadSteps must be an integer of at least 1: got 0"),
     ],
     ids=["lacking", "class", "negative", "momentum", "steps"],
 )

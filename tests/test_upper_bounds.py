@@ -343,8 +343,8 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: RunningLevel(width=0.5), "width must be a finite number of at least 1: got 0.5"),
     (lambda: RunningLevel(width=math.inf), "width must be a finite number of at least 1: got inf"),
     (lambda: RunningLevel(width=math.nan), "width must be a finite number of at least 1: got nan"),
-    (lambda: RunningLevel(memory=1), "memory must be a whole number of at least 2: got 1"),
-    (lambda: RunningLevel(memory=2.5), "memory must be a whole number of at least 2: got 2.5"),  # type: ignore[arg-type]
+    (lambda: RunningLevel(memory=1), "memory must be an integer of at least 2: got 1"),
+    (lambda: RunningLevel(memory=2.5), "memory must be an integer of at least 2: got 2.5"),  # type: ignore[arg-type]
 ]
 
 

@@ -1,6 +1,6 @@
-"""A rule for gamma2 that goes by whether gradients agree, and bounds the base's own step too.
+"""A rule for gamma2 that follows the agreement of gradients, and bounds the base's own step too.
 
-The scalars are here, for any kind of them; what needs the parameters is in `lossaware.agreement_stepper`.
+This module has the scalar part, for any kind of scalars; `lossaware.agreement_stepper` has the part with parameters.
 """
 
 import math
@@ -11,7 +11,7 @@ from lossaware.gamma2 import Defaults, Gamma2Rule
 from lossaware.law_state import LawState, Ops, Scalar, Status
 
 FEW_MEDIANS = 5.0
-"""A vector has the scale of the matrix before it, unless that is so many times the median of all."""
+"""A vector has the scale of the matrix before it, unless that exceeds the median of all by this factor."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ class Agreement(Gamma2Rule):
             ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
             ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
             ("certainty", 0 <= self.certainty <= 10, "from 0 to 10"),
-            ("status_steps", whole and self.status_steps >= 2, "a whole number of at least 2"),
+            ("status_steps", whole and self.status_steps >= 2, "an integer of at least 2"),
         ):
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
 
     def follow(self, state: LawState, agreement: Scalar, ops: Ops) -> LawState:
-        """The state after a step's gradients, whose agreement with the mean is in [-1, 1], 0 before there is one."""
+        """The state after a step's gradients. Their agreement with the mean is in [-1, 1], 0 before the first mean."""
         steps = state.steps + 1.0
         early = ops.where(steps > self.early, self.early / steps, 1.0)
         speed = ops.where(early > self.rate, early, self.rate)
-        # (1 + x / 64)^64 is e^x but for 1 %, and needs operators only.
+        # (1 + x / 64)^64 is e^x to 1 %, and needs operators only.
         grown = state.gamma2_factor * (1 + speed * agreement / 64) ** 64
         return state._replace(gamma2_factor=self._within(grown, ops))
 
@@ -113,7 +113,7 @@ class Agreement(Gamma2Rule):
         return self._within(ops.where(sure & (change < 0), before, unless_it_fell), ops)
 
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
-        """See `Gamma2Rule.group_size`: what a step moves a tensor of this scale by at the start."""
+        """See `Gamma2Rule.group_size`: the movement of a tensor of this scale per step at the start."""
         return self.initial * scale
 
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
@@ -121,11 +121,11 @@ class Agreement(Gamma2Rule):
         return state.gamma2_factor
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.gamma2`: m, the share of its scale that a step moves a tensor by."""
+        """See `Gamma2Rule.gamma2`: m, the movement of a tensor per step as a share of its scale."""
         return self.initial * state.gamma2_factor
 
     def steps_per_status(self, steps_per_epoch: int) -> int:
-        """See `Gamma2Rule.steps_per_status`: whatever an epoch is."""
+        """See `Gamma2Rule.steps_per_status`; independent of the length of an epoch."""
         return self.status_steps
 
 

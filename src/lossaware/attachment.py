@@ -1,7 +1,7 @@
-"""How LGA hangs on an optimizer: which ones it can, the hooks, and the way out.
+"""Attaching LGA to an optimizer: checks, hooks, and detaching.
 
-The optimizer owns LGA, by an attribute; LGA refers to the optimizer weakly. So there is no cycle, and both are freed as
-soon as the optimizer is.
+The optimizer owns LGA by an attribute; LGA has a weak reference to the optimizer. So there is no reference cycle, and
+both are freed together.
 """
 
 import inspect
@@ -19,9 +19,9 @@ _COMPANION = "_lossaware_companion"
 
 
 def companion_of(optimizer: Any) -> Any:
-    """The LGA that is attached to the optimizer; None where there is none.
+    """The LGA that is attached to the optimizer, or None.
 
-    Its class may be an older one, where a notebook has imported the package again.
+    Its class may be an older one if a notebook has imported the package again.
     """
     return getattr(optimizer, _COMPANION, None)
 
@@ -29,16 +29,16 @@ def companion_of(optimizer: Any) -> Any:
 class Attachment:
     """The hooks of one LGA on one optimizer.
 
-    LGA must read the gradients that the base's step reads. So its pre hook is the last and its post hook the first,
-    whatever is registered before or after: other pre hooks may clip gradients, other post hooks may clear them.
+    LGA must read the same gradients as the base's step. So its pre hook is always the last and its post hook the first:
+    other pre hooks may clip gradients, other post hooks may clear them.
 
     Args:
-        optimizer: Must have passed `check_optimizer`.
-        companion: What the optimizer is to keep alive, and `companion_of` finds.
+        optimizer: An optimizer that has passed `check_optimizer`.
+        companion: The object that the optimizer keeps alive and `companion_of` returns.
         before_step: The step's pre hook.
         after_step: The step's post hook.
         before_save: Called before the optimizer writes a ``state_dict``.
-        before_load: Called before the optimizer reads a ``state_dict``; gives the one to read.
+        before_load: Called before the optimizer reads a ``state_dict``; returns the one to read.
         after_load: Called after it.
         after_zero_grad: Called after the optimizer's ``zero_grad``.
     """
@@ -70,11 +70,11 @@ class Attachment:
                 self.then()
 
         self.then: Callable[[], object] | None = None
-        """Called after each step, where it is set."""
+        """Called after each step, if set."""
         self._pre = optimizer.register_step_pre_hook(pre_hook)
         self._post = optimizer.register_step_post_hook(post_hook)
         _ordered(optimizer._optimizer_step_post_hooks).move_to_end(self._post.id, last=False)
-        self._pre_hooks = 0  # at the last look
+        self._pre_hooks = 0  # at the last check
         optimizer.register_step_pre_hook = self._register_step_pre_hook  # type: ignore[method-assign]
         self._state_hooks = [
             optimizer.register_state_dict_pre_hook(before_save),
@@ -83,7 +83,7 @@ class Attachment:
         ]
         self._after_zero_grad = after_zero_grad
         optimizer.zero_grad = self._zero_grad  # type: ignore[method-assign]
-        # copy, deepcopy and pickle ask the instance for its state; what they make would lack the hooks.
+        # copy, deepcopy and pickle call this; their results would not have the hooks.
         optimizer.__getstate__ = self._refuse_copy  # type: ignore[method-assign]
         self.active = True
 
@@ -92,12 +92,12 @@ class Attachment:
         """The optimizer.
 
         Raises:
-            RuntimeError: It does not exist any more.
+            RuntimeError: It no longer exists.
         """
         optimizer = self._optimizer()
         if optimizer is None:
             raise RuntimeError(
-                f"the optimizer of this LGA, {self.name}, does not exist any more: LGA refers to it weakly, so keep a "
+                f"the optimizer of this LGA, {self.name}, no longer exists: LGA has only a weak reference, so keep a "
                 "reference to it"
             )
         return optimizer
@@ -109,13 +109,13 @@ class Attachment:
         )
 
     def refuse_detached(self) -> None:
-        """Raise RuntimeError where it is detached, or the optimizer does not exist any more."""
+        """Raise RuntimeError if it is detached, or the optimizer no longer exists."""
         if not self.active:
             raise RuntimeError("this LGA is detached from its optimizer: attach a new one with LGA(optimizer, ...)")
         _ = self.optimizer
 
     def _register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
-        """The optimizer's ``register_step_pre_hook``, which keeps LGA's hook the last."""
+        """The optimizer's ``register_step_pre_hook``, which keeps LGA's hook last."""
         optimizer = self.optimizer
         handle = type(optimizer).register_step_pre_hook(optimizer, hook)
         _ordered(optimizer._optimizer_step_pre_hooks).move_to_end(self._pre.id)
@@ -128,9 +128,9 @@ class Attachment:
         self._after_zero_grad(optimizer)
 
     def _check_order(self, optimizer: Optimizer) -> None:
-        """Refuse a pre hook after LGA's, which was put there by other means than ``register_step_pre_hook``.
+        """Refuse a pre hook after LGA's that was not added by ``register_step_pre_hook``.
 
-        Hooks cannot be moved while they are run.
+        Hooks cannot be moved while they run.
         """
         hooks = optimizer._optimizer_step_pre_hooks
         if (last := next(reversed(hooks))) != self._pre.id:
@@ -141,7 +141,7 @@ class Attachment:
         self._pre_hooks = len(hooks)
 
     def other_step_hooks(self) -> list[str]:
-        """The names of all step hooks that a step of the optimizer runs besides these, torch's global ones included."""
+        """The names of all other step hooks of the optimizer, including torch's global ones."""
         own, optimizer = (self._pre.id, self._post.id), self.optimizer
         return [
             _name_of(hook)
@@ -171,7 +171,7 @@ class Attachment:
 
 
 def _ordered(hooks: Any) -> "OrderedDict[int, Any]":
-    """The hooks as the dictionary that torch has them in, which its types do not tell."""
+    """The hooks as an OrderedDict, which torch's type annotation does not state."""
     assert isinstance(hooks, OrderedDict)
     return hooks
 
@@ -186,12 +186,12 @@ def takes_loss(optimizer: Optimizer) -> bool:
 
 
 def check_optimizer(optimizer: Any, *, is_attached: bool) -> None:
-    """Raise TypeError where it is not a torch optimizer, and ValueError where it is one that LGA cannot attach to."""
+    """Raise TypeError if it is not a torch optimizer, and ValueError if LGA does not support it."""
     name = type(optimizer).__name__
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"LGA attaches to a torch.optim.Optimizer: got {_remedy(optimizer)}")
     if isinstance(optimizer, LBFGS):
-        raise ValueError("LGA cannot go with LBFGS, whose one step moves through many losses: use another optimizer")
+        raise ValueError("LGA does not support LBFGS, whose step evaluates many losses: use another optimizer")
     if not hasattr(optimizer, "_optimizer_step_post_hooks") or not getattr(type(optimizer).step, "hooked", False):
         inside = _optimizer_inside(optimizer)
         which = f", its .{inside}" if inside else ""
@@ -199,13 +199,13 @@ def check_optimizer(optimizer: Any, *, is_attached: bool) -> None:
             f"{name} does not run step hooks, so it wraps another optimizer: attach LGA to the one inside{which}"
         )
     if is_attached:
-        raise ValueError(f"this {name} has LGA attached already: call detach() on that one first")
+        raise ValueError(f"this {name} already has LGA attached: call detach() on that one first")
 
 
 def _remedy(thing: Any) -> str:
-    """What was given in place of an optimizer, and what to give instead."""
+    """Description of an argument that is not an optimizer, with the remedy."""
     if isinstance(thing, type):
-        return f"the class {thing.__name__}; make one of it, {thing.__name__}(model.parameters(), ...)"
+        return f"the class {thing.__name__}; create an instance, {thing.__name__}(model.parameters(), ...)"
     if isinstance(thing, (list, tuple, dict)):
         return f"a {type(thing).__name__}; attach one LGA to each optimizer"
     name, inside = type(thing).__name__, _optimizer_inside(thing)
@@ -213,7 +213,7 @@ def _remedy(thing: Any) -> str:
 
 
 def _optimizer_inside(wrapper: Any) -> str | None:
-    """The name under which a wrapper or scheduler holds an optimizer; the public one where there are two."""
-    held = [name for name, value in getattr(wrapper, "__dict__", {}).items() if isinstance(value, Optimizer)]
-    public = [name.lstrip("_") for name in held if isinstance(getattr(wrapper, name.lstrip("_"), None), Optimizer)]
-    return next(iter(public + held), None)
+    """The attribute of a wrapper or scheduler with its optimizer; the public one if there are two."""
+    names = [name for name, value in getattr(wrapper, "__dict__", {}).items() if isinstance(value, Optimizer)]
+    public = [name.lstrip("_") for name in names if isinstance(getattr(wrapper, name.lstrip("_"), None), Optimizer)]
+    return next(iter(public + names), None)

@@ -1,4 +1,4 @@
-"""Bounds the base's own step: its learning rate is made smaller while it steps."""
+"""Bounds the base's own step by a smaller learning rate during the step."""
 
 import math
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from lossaware.correction.memory import as_reals
 from lossaware.groups import Group
 
 Active = list[tuple[Group, list[float]]]
-"""The groups that LGA is not switched off for, with the scale of each of their tensors."""
+"""The groups with LGA switched on, with the scale of each of their tensors."""
 
 SAMPLE = 1000
-"""Elements of a tensor whose movement tells the root mean square of the base's step."""
+"""Elements of a tensor that are sampled to estimate the root mean square of the base's step."""
 
 
 @dataclass
 class GroupMemory:
-    """What is known of a group from the steps before, for its checkpoints.
+    """State of a group from earlier steps, for checkpoints.
 
     Attributes:
-        reach: The most that a tensor moved by in its last step, as a share of its scale, if the rate were 1; None
-            before the first step.
-        rate: The largest learning rate that the group has had.
+        reach: The largest movement of a tensor in the last step, as a share of its scale, divided by the learning
+            rate; None before the first step.
+        rate: The largest learning rate of the group so far.
     """
 
     reach: float | None = None
@@ -33,21 +33,21 @@ class GroupMemory:
 
 
 class Memories:
-    """The `GroupMemory` of each group, which is known by its first parameter."""
+    """The `GroupMemory` of each group, identified by its first parameter."""
 
     def __init__(self) -> None:
         self._of: dict[int, GroupMemory] = {}
 
     def of(self, group: Group) -> GroupMemory:
-        """That of a group, a new one where there is none."""
+        """The memory of a group, a new one if it does not exist."""
         return self._of.setdefault(_key(group), GroupMemory())
 
     def put(self, group: Group, memory: GroupMemory) -> None:
-        """Replace that of a group."""
+        """Replace the memory of a group."""
         self._of[_key(group)] = memory
 
     def forget(self, parameter: Tensor) -> None:
-        """Drop that of a group whose first parameter is gone, and had the ``id`` of this one."""
+        """Drop the memory of a deleted group whose first parameter had the ``id`` of this one."""
         self._of.pop(id(parameter), None)
 
 
@@ -56,11 +56,11 @@ def _key(group: Group) -> int:
 
 
 class BaseBound:
-    """Makes the base's rate smaller while it steps, so that it moves no tensor by more than its share of its scale.
+    """Reduces the base's rate during its step, so that each tensor moves by at most its share of its scale.
 
-    How far the base moves at a rate is known from its last step, by a sample of each tensor. Of the first step alone a
-    copy is kept, and what is too much taken back. The group's ``lr`` is what the user set at all other times. A group
-    without ``lr`` is not bounded.
+    The movement at a rate is estimated from the last step, by a sample of each tensor. In the first step the parameters
+    are copied, and the excess is reverted. Outside the step, ``lr`` is the user's value. A group without ``lr`` is not
+    bounded.
     """
 
     def __init__(self) -> None:
@@ -70,15 +70,15 @@ class BaseBound:
         self._samples: list[_Bounded] = []
 
     def begin(self, active: Active, share: float) -> list[float]:
-        """Before the base's step: hold the rates.
+        """Before the base's step: reduce the rates.
 
         Args:
-            active: The groups that are bounded, with the scale of each tensor.
-            share: Of its scale, what a tensor may move by at the largest rate that its group has had; in proportion to
-                the rate below that.
+            active: The groups to bound, with the scale of each tensor.
+            share: Maximum movement of a tensor, as a share of its scale, at the largest rate of its group so far; at a
+                smaller rate it is smaller in proportion.
 
         Returns:
-            What each group may move by.
+            The maximum movement of each group.
         """
         shares = []
         for group, scales in active:
@@ -98,7 +98,7 @@ class BaseBound:
         return shares
 
     def set_aside(self, active: Active) -> None:
-        """Before the base's step: take its gradients away, so that it leaves the parameters as they are."""
+        """Before the base's step: remove its gradients, so that it does not change the parameters."""
         for group, _ in active:
             for p in group["params"]:
                 if p.grad is not None:
@@ -106,7 +106,7 @@ class BaseBound:
                     p.grad = None
 
     def restore(self) -> None:
-        """Rates and gradients are as the user set them, also after a step that failed."""
+        """Restore the user's rates and gradients, also after a failed step."""
         for group, rate in self._rates:
             group["lr"] = rate
         for p, g in self._gradients:
@@ -114,10 +114,10 @@ class BaseBound:
         self._rates, self._gradients = [], []
 
     def end(self) -> dict[int, float]:
-        """After the base's step: restore, and see how far it went.
+        """After the base's step: restore, and measure the movement.
 
         Returns:
-            The root mean square of what each tensor was moved by, by its id.
+            The root mean square of each tensor's movement, by its id.
         """
         self.restore()
         moved: dict[int, float] = {}
@@ -129,14 +129,14 @@ class BaseBound:
         return moved
 
     def drop(self) -> None:
-        """Restore after a step that failed, of which nothing is to be learnt."""
+        """Restore after a failed step, which is not measured."""
         self.restore()
         self._samples = []
 
 
 @dataclass
 class _Bounded:
-    """A group during the base's step: its rate, its share, its tensors with a gradient, and what they were."""
+    """A group during the base's step: its rate, its share, its tensors with a gradient, and their earlier values."""
 
     group: Group
     rate: float
@@ -146,10 +146,10 @@ class _Bounded:
     copies: list[Tensor]
 
     def measure(self, moved: dict[int, float]) -> float:
-        """Fill in how far each tensor went, taking back what is too much where there are copies.
+        """Measure the movement of each tensor, and revert the excess if there are copies.
 
         Returns:
-            How far the base went, as a share of the scale of the tensor that went furthest.
+            The largest movement of a tensor, as a share of its scale.
         """
         reach = 0.0
         for (p, scale), before in zip(self.moving, self.samples, strict=True):
@@ -168,12 +168,12 @@ class _Bounded:
 
 @torch.no_grad()
 def _take_back(p: Tensor, before: Tensor, kept: float) -> None:
-    """Leave so much of what moved a tensor."""
+    """Keep this share of a tensor's movement."""
     p.copy_(before + (p - before) * kept if kept else before)
 
 
 def _sample(p: Tensor) -> Tensor:
-    """A copy of up to `SAMPLE` elements, evenly spaced, of all rows and columns alike."""
+    """A copy of up to `SAMPLE` elements, evenly spaced over rows and columns."""
     values = as_reals(p.detach()).reshape(-1)
     stride, row = max(1, math.ceil(len(values) / SAMPLE)), max(1, len(values) // max(p.shape[0] if p.dim() else 1, 1))
     while math.gcd(stride, row) > 1:
@@ -183,7 +183,7 @@ def _sample(p: Tensor) -> Tensor:
 
 
 def rms(tensor: Tensor) -> float:
-    """Root mean square of the elements of a tensor; of a complex one, of its real and imaginary parts."""
+    """Root mean square of the elements of a tensor; for complex ones, of real and imaginary parts."""
     values = as_reals(tensor.detach())
     norm = float(torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)))
     return norm / math.sqrt(max(values.numel(), 1))

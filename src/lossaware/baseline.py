@@ -1,4 +1,4 @@
-"""The other side of a comparison: what takes losses as LGA does, and leaves the optimizer as it is."""
+"""The baseline of a comparison: it takes losses like LGA, and does not change the optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +68,7 @@ class Baseline(LGA):
             self._law = self._law._replace(loss=loss, steps=self._law.steps + 1)
 
     def compile(self, **options: Any) -> Callable[..., None]:  # type: ignore[override]
-        """A step that is called as the one of `LGA.compile`; here it is the optimizer's own, which is not compiled."""
+        """A step with the interface of `LGA.compile`; here it is the optimizer's own step, not compiled."""
         optimizer: Any = self.optimizer
 
         def step(loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
@@ -93,14 +93,14 @@ class Baseline(LGA):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps there were."""
+        """The number of steps."""
         return {"steps": int(self._law.steps), "steps_without_loss": self._input.steps_without_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Restore a result of `state_dict`.
 
         Raises:
-            ValueError: It is that of a run with LGA.
+            ValueError: It is the state of a run with LGA.
         """
         if set(state_dict) != {"steps", "steps_without_loss"}:
             raise ValueError(f"this is not the state of a Baseline, which has no {', '.join(sorted(state_dict))}")

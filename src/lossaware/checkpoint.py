@@ -1,4 +1,4 @@
-"""LGA's state_dict: what it must hold, and what older versions wrote."""
+"""LGA's state_dict: its content, and conversion from older versions."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def save(settings: Settings, stepper: Stepper, loss_input: LossInput, attachment
 
 
 def load(state_dict: Any, settings: Settings, stepper: Stepper, loss_input: LossInput, attachment: Attachment) -> None:
-    """See `LGA.load_state_dict`. All is checked before anything is changed."""
+    """See `LGA.load_state_dict`. It is checked before any change."""
     state_dict = _upgraded(state_dict)
     _check(state_dict, save(settings, stepper, loss_input, attachment))
     groups = _measured(settings, attachment)
@@ -35,15 +35,15 @@ def load(state_dict: Any, settings: Settings, stepper: Stepper, loss_input: Loss
 
 
 def _measured(settings: Settings, attachment: Attachment) -> list[Group]:
-    """The groups whose scales are kept; none where the rule uses no scale, so that no optimizer is needed."""
+    """The groups whose scales are saved; none if the rule does not use scales, so that the optimizer is not needed."""
     return attachment.optimizer.param_groups if settings.rule.uses_scale else []
 
 
 def _upgraded(state_dict: Any) -> Any:
-    """A state_dict of an older version in the form of this one; others as they are.
+    """A state_dict of an older version, converted; others are unchanged.
 
-    The first version had the scales of the groups as a list, ``decay`` for ``gamma2_factor``, and no other upper bound
-    than the first loss.
+    The first version had a list of the groups' scales, ``decay`` for ``gamma2_factor``, and only the first loss as
+    upper bound.
     """
     if not isinstance(state_dict, dict) or "scales" not in state_dict or "groups" in state_dict:
         return state_dict
@@ -63,18 +63,18 @@ def _upgraded(state_dict: Any) -> Any:
 
 
 def _check(state_dict: Any, own: dict[str, Any]) -> None:
-    """Compare a state_dict with that of the LGA that is to load it.
+    """Compare a state_dict with that of the LGA that loads it.
 
     Raises:
-        ValueError: A key is unknown or missing, a value is not a number, or a hyperparameter is another.
+        ValueError: A key is unknown or missing, a value is not a number, or a hyperparameter differs.
     """
     _check_keys("LGA's state_dict", state_dict, own)
-    kept, here = state_dict["hyperparameters"], own["hyperparameters"]
-    _check_keys("the hyperparameters in LGA's state_dict", kept, here)
-    for name, value in here.items():
-        if kept[name] != value:
+    saved, current = state_dict["hyperparameters"], own["hyperparameters"]
+    _check_keys("the hyperparameters in LGA's state_dict", saved, current)
+    for name, value in current.items():
+        if saved[name] != value:
             raise ValueError(
-                f"{name} is {kept[name]!r} in the state_dict but {value!r} here: "
+                f"{name} is {saved[name]!r} in the state_dict but {value!r} here: "
                 f"make LGA with the value that the state belongs to"
             )
     _check_keys("the state in LGA's state_dict", state_dict["state"], own["state"])
@@ -84,10 +84,10 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
             raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
 
 
-def _check_keys(what: str, given: Any, expected: dict[str, Any]) -> None:
-    if not isinstance(given, dict):
-        raise ValueError(f"{what} must be a dictionary: got {type(given).__name__}")
-    unknown, missing = sorted(set(given) - set(expected)), sorted(set(expected) - set(given))
+def _check_keys(what: str, content: Any, expected: dict[str, Any]) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} must be a dictionary: got {type(content).__name__}")
+    unknown, missing = sorted(set(content) - set(expected)), sorted(set(expected) - set(content))
     if unknown or missing:
         parts = [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
         parts += [f"missing {', '.join(map(str, missing))}"] * bool(missing)

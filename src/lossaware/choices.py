@@ -1,4 +1,4 @@
-"""A part of the method that is chosen by name or given as an object, such as a lower bound."""
+"""Parts of the method that are chosen by name or given as an object, such as lower bounds."""
 
 import difflib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def choose(argument: str, choice: Any, known: Mapping[str, type], method: str) -
         method: The method that an object must have, with its arguments: ``"update(lower, loss, count)"``.
 
     Raises:
-        ValueError: The name is unknown, or the object lacks the method.
+        ValueError: The name is unknown, or the object does not have the method.
     """
     names = ", ".join(known)
     if isinstance(choice, str):
@@ -30,9 +30,9 @@ def choose(argument: str, choice: Any, known: Mapping[str, type], method: str) -
 
 
 def described(value: Any) -> Any:
-    """A setting as a plain value for checkpoints and messages: numbers and strings as they are, objects by their repr.
+    """A setting as a plain value for checkpoints and messages: numbers and strings unchanged, objects by their repr.
 
-    An object without a repr of its own would show its address; its class is named instead.
+    The default repr has the object's address; for it the class name is used.
     """
     if isinstance(value, (bool, int, float, str)):
         return value

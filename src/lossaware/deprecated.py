@@ -1,4 +1,4 @@
-"""Names of the version before, which go on working for one version and warn."""
+"""Names of the previous version, which still work for one version, with a warning."""
 
 import importlib
 import warnings
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def renamed(module: str, names: Mapping[str, str], stacklevel: int = 2) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that finds old names.
+    """A module's ``__getattr__`` for old names.
 
     Args:
         module: The module's name.
         names: From the old name to the new one, as ``"lossaware.module.Name"``.
-        stacklevel: Of the warning; 3 where the module's own ``__getattr__`` calls this one.
+        stacklevel: Stack level of the warning; 3 if the module's own ``__getattr__`` calls this one.
     """
 
     def find(name: str) -> Any:
@@ -33,7 +33,7 @@ def old_setting(lga: Any, name: str) -> Any:
     """A setting that was an attribute of LGA.
 
     Raises:
-        AttributeError: There was none of that name.
+        AttributeError: There was no setting of that name.
     """
     if name in ("gamma2", "law", "xi", "zero_gradient") and "settings" in vars(lga):
         warnings.warn(f"LGA.{name} is deprecated: use LGA.settings.{name}", DeprecationWarning, stacklevel=3)

@@ -1,16 +1,16 @@
-"""The error that a user causes and can correct, and the warnings that a user should see."""
+"""Errors and warnings for users."""
 
 
 class UsageError(Exception):
-    """Wrong input: one line that names the thing, its value and what is allowed.
+    """Wrong input: one line that names the thing, its value and the allowed values.
 
-    The command line prints the line and exits with code 2; no traceback.
+    The command line prints the line without traceback and exits with code 2.
     """
 
 
 class Note(UserWarning):
-    """Something that a user should know, in one line, which the command line prints as it is."""
+    """Information for the user in one line, which the command line prints unchanged."""
 
 
 class GateWarning(UserWarning):
-    """LGA makes no correction, as no loss opens the gate (Eq. 4)."""
+    """LGA makes no correction, since no loss opens the gate (Eq. 4)."""

@@ -1,7 +1,7 @@
 """Rules for gamma2: the paper's fixed value that backs off (Algorithm 1), and one that adapts by itself.
 
-As the lower bounds, a rule is stateless and runs on any kind of scalar; see `lossaware.law_state`. All that depends on
-the rule is in it: what a group's correction is a multiple of, what is reported, and what is logged.
+Like the lower bounds, a rule is stateless and runs on any kind of scalar; see `lossaware.law_state`. It determines the
+size of a group's correction, and the reported and logged values.
 """
 
 from abc import abstractmethod
@@ -184,8 +184,8 @@ class AutoGamma2(Gamma2Rule):
             ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
             ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
             ("certainty", 0 <= self.certainty <= 10, "from 0 to 10"),
-            ("statuses_per_epoch", _counts(self.statuses_per_epoch), "a whole number of at least 1"),
-            ("steps_at_least", _counts(self.steps_at_least), "a whole number of at least 1"),
+            ("statuses_per_epoch", _counts(self.statuses_per_epoch), "an integer of at least 1"),
+            ("steps_at_least", _counts(self.steps_at_least), "an integer of at least 1"),
         ):
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
@@ -206,10 +206,10 @@ class AutoGamma2(Gamma2Rule):
         sure = change * change > self.certainty**2 * (error + state.error)
         unless_it_fell = ops.where(sure & (change > 0), before * self.shrink, before * self.fade)
         wanted = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
-        # Where the push at the mean loss is the largest that is allowed; 1 where a loss is 0 or below.
-        first, now = state.upper - state.origin, mean - state.origin
-        bounded = (now > 0) & (first > 0)
-        most = (ops.where(bounded, first, 1.0) / ops.where(bounded, now, 1.0)) ** 0.5
+        # The factor at which the push at the mean loss is at its maximum; 1 if a loss is 0 or below.
+        first, current = state.upper - state.origin, mean - state.origin
+        bounded = (current > 0) & (first > 0)
+        most = (ops.where(bounded, first, 1.0) / ops.where(bounded, current, 1.0)) ** 0.5
         return ops.where(wanted > most, most, wanted)
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:

@@ -1,6 +1,6 @@
-"""What belongs to a parameter group: its own gamma2, and the scale of its parameters at the start.
+"""State of parameter groups: their own gamma2, and the scale of their parameters at the start.
 
-Groups are known by their parameters and not by their place, so they may be added, removed and reordered.
+Groups are identified by their parameters, not by their position, so they can be added, removed and reordered.
 """
 
 import math
@@ -23,7 +23,7 @@ Group = dict[str, Any]
 
 
 class GroupSizes:
-    """What the correction of each group is a multiple of.
+    """The size of each group, of which its correction is a multiple.
 
     Args:
         rule: The rule for gamma2.
@@ -35,11 +35,11 @@ class GroupSizes:
         self._xi = xi
         self._usual = None if rule.uses_scale else self._size(1.0)
         self._scales: dict[int, tuple[weakref.ref[Tensor], float]] = {}  # by the parameter's id
-        self._own: list[Any] = []  # of the groups, while the optimizer reads a checkpoint
+        self._own: list[Any] = []  # of the groups, while the optimizer loads a checkpoint
         self.last: list[float] = []
 
     def of(self, groups: Sequence[Group]) -> list[float]:
-        """The size of each group, 0 where LGA is switched off. Groups that are new are measured now.
+        """The size of each group, 0 if LGA is switched off. New groups are measured now.
 
         Raises:
             ValueError: A group's own gamma2 is out of its range, or not allowed; or the group is differentiable.
@@ -77,7 +77,7 @@ class GroupSizes:
     # Scales -----------------------------------------------------------------------------------------------------------
 
     def _scale(self, parameters: Sequence[Tensor]) -> float:
-        """Of the group that one of the parameters was measured in; else of these, from now on."""
+        """The scale of the group in which one of these parameters was measured; otherwise of these, from now on."""
         for p in parameters:
             known = self._scales.get(id(p))
             if known is not None and known[0]() is p:
@@ -92,7 +92,7 @@ class GroupSizes:
             scales[id(p)] = weakref.ref(p, partial(_forget, scales, id(p))), scale
 
     def state(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
-        """What a checkpoint needs, a dictionary for each group, of plain values; empty where nothing is measured."""
+        """State for checkpoints: one dictionary of plain values per group; empty if the rule does not use scales."""
         if not self._rule.uses_scale:
             return []
         return [
@@ -105,13 +105,13 @@ class GroupSizes:
         ]
 
     def match(self, state: Any, groups: Sequence[Group]) -> list[float]:
-        """The scales that a checkpoint has for these groups, for `load`.
+        """The checkpoint's scales of these groups, for `load`.
 
-        Groups are found by the names of their parameters, where the optimizer was made from named parameters, else by
-        their numbers of elements; where these do not tell them apart, by their place.
+        Groups are identified by the names of their parameters if the optimizer has them, otherwise by their numbers of
+        elements; if these are ambiguous, by their position.
 
         Raises:
-            ValueError: The checkpoint does not fit.
+            ValueError: The checkpoint does not match.
         """
         here = self.state(groups)
         what = "groups in LGA's state_dict"
@@ -139,18 +139,18 @@ class GroupSizes:
         return [scales[saved_keys.index(one)] for one in keys]
 
     def load(self, scales: Sequence[float], groups: Sequence[Group]) -> None:
-        """Take over scales from `match`."""
-        for group, scale in zip(groups, scales, strict=False):  # there are none where the rule uses none
+        """Set the scales from `match`."""
+        for group, scale in zip(groups, scales, strict=False):  # empty if the rule does not use scales
             self._remember(group["params"], float(scale))
 
     # A group's own gamma2 ---------------------------------------------------------------------------------------------
 
     def before_load(self, optimizer: Optimizer) -> None:
-        """The optimizer is about to read a checkpoint, which replaces all entries of its groups."""
+        """Call before the optimizer loads a checkpoint, which replaces all entries of its groups."""
         self._own = [group.get("gamma2") for group in optimizer.param_groups]
 
     def after_load(self, optimizer: Optimizer) -> None:
-        """A group's own gamma2 stays where the checkpoint has none, as it was written without LGA."""
+        """Restore a group's own gamma2 if the checkpoint does not have it, as it was written without LGA."""
         for group, own in zip(optimizer.param_groups, self._own, strict=False):
             if own is not None:
                 group.setdefault("gamma2", own)
@@ -162,9 +162,9 @@ def _forget(scales: dict[int, Any], key: int, _: Any) -> None:
 
 
 def scale_of(parameters: Sequence[Tensor]) -> float:
-    """Root mean square of all elements, at least `SMALLEST_SCALE`; of sharded parameters, over all ranks.
+    """Root mean square of all elements, at least `SMALLEST_SCALE`; for sharded parameters, over all ranks.
 
-    Of parameters that `FullyShardedDataParallel` has flattened a rank sees its own part alone, so all ranks must ask.
+    With parameters flattened by `FullyShardedDataParallel`, each rank has only its part, so all ranks must call this.
 
     Raises:
         ValueError: A parameter has no values.
@@ -179,7 +179,7 @@ def scale_of(parameters: Sequence[Tensor]) -> float:
         reals = as_reals(p.detach().resolve_conj())
         norm: Any = reals.norm(dtype=torch.promote_types(reals.dtype, torch.float32))
         total += float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2
-        count += p.numel() - getattr(p, "_shard_numel_padded", 0)  # a flat parameter of FSDP ends in zeros of no use
+        count += p.numel() - getattr(p, "_shard_numel_padded", 0)  # padding of FSDP's flat parameters
     if any(getattr(p, "_fsdp_flattened", False) for p in parameters):
         sums = torch.tensor([total, count], dtype=torch.float64, device=parameters[0].device)
         dist.all_reduce(sums)

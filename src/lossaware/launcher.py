@@ -1,7 +1,7 @@
-"""A step of law and correction on a GPU by two kinds of Triton launches: the law, and a pass for each type.
+"""A step of law and correction on a GPU by Triton kernels: one for the law, and one pass per type.
 
-The host reads nothing, and a captured CUDA graph may replay the launches, which run in order on their stream. This
-module needs Triton, and is imported only where losses come from a GPU.
+The host does not read from the device, and a CUDA graph can capture the launches, which run in order on their stream.
+This module needs Triton, and is only imported for losses on a GPU.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,16 +13,16 @@ from lossaware.correction.push_kernel import Pushed, PushKernel
 from lossaware.law import Law
 
 Group = tuple[Sequence[tuple[Tensor, Tensor, Tensor | None]], float, bool]
-"""Parameters with their gradients and the means of these, where phi reads means; gamma2; whether the base maximizes."""
+"""Parameters with gradients and, if phi reads means, their running means; gamma2; whether the base maximizes."""
 
 
 class Launcher:
-    """Makes the steps of one LGA on one GPU.
+    """Performs the steps of one LGA on one GPU.
 
     Args:
-        law: Its bounds and rule must be some that the kernel knows; see `supports_law`.
+        law: A law whose bounds and rule the kernel supports; see `supports_law`.
         xi: The stability constant of Eq. 5.
-        rest: Whether elements with a gradient of exactly 0 stay where they are.
+        rest: Whether elements with a gradient of exactly 0 are not pushed.
         held: The state, `LawState` as float64 on the device; written in place.
     """
 
@@ -33,16 +33,16 @@ class Launcher:
 
     @staticmethod
     def supports_law(law: Law) -> bool:
-        """Whether the kernel has this law's bounds and rule; any other object runs as torch operators."""
+        """Whether the kernel supports this law's bounds and rule; others run as torch operators."""
         return law_kernel.supports(law)
 
     def step(self, groups: Iterable[Group], loss: Tensor, found_inf: Tensor | None) -> None:
-        """One step of law and correction.
+        """Perform one step of law and correction.
 
         Args:
-            groups: What to push; `takes` must hold for each pair.
+            groups: The groups to push; `takes` must be true for each pair.
             loss: A float64 tensor with one element, on the device.
-            found_inf: Of a gradient scaler: where it is above 0, nothing moves, the state included.
+            found_inf: Of a gradient scaler: if it is above 0, neither parameters nor state change.
         """
         pushed: list[Pushed] = []
         for tensors, gamma2, maximize in groups:

@@ -1,6 +1,6 @@
 """The scalar law of LGA: a loss updates the bounds, the gate (Eq. 4) and gamma2 (Algorithm 1, lines 7-9).
 
-Nothing here knows of parameters or gradients, nor of any array library; see `lossaware.law_state`.
+This module does not depend on parameters, gradients or an array library; see `lossaware.law_state`.
 """
 
 import math
@@ -14,14 +14,14 @@ from lossaware.upper_bounds import FirstLoss, UpperBound
 
 @dataclass(frozen=True)
 class Law:
-    """How a loss updates the state.
+    """The update of the state by a loss.
 
     Args:
-        steps_per_status: Finite losses that make a status, at least 1. 1 is Algorithm 1 to the letter; the number of
-            batches in an epoch is the reading that comes nearest to the paper.
-        lower_bound: How L follows the statuses.
+        steps_per_status: Number of finite losses per status, at least 1. 1 is Algorithm 1 read literally; the number of
+            batches per epoch is the reading nearest to the paper.
+        lower_bound: Update of L by the statuses.
         eps: The gap below which the gate is closed (Eq. 4).
-        rule: How gamma2 changes.
+        rule: The rule for gamma2.
         upper_bound: The loss above which the gate is closed (Eq. 4).
     """
 
@@ -39,7 +39,7 @@ class Law:
         if ops is HOST and not math.isfinite(loss):
             return state._replace(omega=0.0, steps=state.steps + 1, nonfinite=state.nonfinite + 1)
 
-        # Counters tell what is known, so that no NaN is read.
+        # Counters determine which values exist, so that NaNs are not read.
         finite_losses = state.steps - state.nonfinite + 1
         upper, origin, level, spread = self.upper_bound.update(state, loss, finite_losses, ops)
         limits = self.upper_bound.limits_mean
@@ -51,10 +51,10 @@ class Law:
         deviation, pairs = count * counted - total, count * ops.where(count > 1, count - 1, 1.0)
         scatter = state.scatter + deviation * deviation / pairs
         error = scatter / pairs
-        if limits:  # by the range as it is now: the first losses of a status may have been counted under a wider one
+        if limits:  # by the present range: the first losses of a status may have been limited by a wider one
             mean = _limited(mean, origin, upper, ops)
 
-        if ops is HOST and not complete:  # the same without computing what is not used
+        if ops is HOST and not complete:  # the same, without unused computations
             factor, lower = state.gamma2_factor, state.lower
         else:
             # Algorithm 1, lines 7-9.
@@ -93,5 +93,5 @@ class Law:
 
 
 def _limited(value: Scalar, low: Scalar, high: Scalar, ops: Ops) -> Scalar:
-    """The value, or the nearer end of the range."""
+    """The value, clipped to the range."""
     return ops.where(value > high, high, ops.where(value < low, low, value))

@@ -1,7 +1,7 @@
-"""The scalar law on a GPU, as one small Triton kernel in place of some forty launches of torch's operators.
+"""The scalar law on a GPU, as one small Triton kernel instead of about forty launches of torch operators.
 
-Its arithmetic is that of `lossaware.law.Law`, for the bounds and the rules that it knows. This module needs Triton, and
-is imported only where losses come from a GPU.
+It computes the same as `lossaware.law.Law`, for the supported bounds and rules. This module needs Triton, and is only
+imported for losses on a GPU.
 """
 
 import math
@@ -23,20 +23,20 @@ _BOUNDS: dict[type[LowerBound], tuple[int, str]] = {
     Momentum: (2, "beta"),
     Zero: (3, ""),
 }
-"""The kernel's number for each lower bound, and the name of the one number that it has."""
+"""The kernel's code of each lower bound, and the name of its parameter."""
 
 
 def supports(law: Law) -> bool:
-    """Whether the kernel has this law's bounds and rule; any other object runs as torch operators."""
+    """Whether the kernel supports this law's bounds and rule; others run as torch operators."""
     known = type(law.lower_bound) in _BOUNDS and isinstance(law.upper_bound, FirstLoss)
     return known and type(law.rule) in (BackOff, AutoGamma2)
 
 
 class LawKernel:
-    """Moves the state of one law on.
+    """Updates the state of one law.
 
     Args:
-        law: `supports` must hold for it.
+        law: A law for which `supports` is true.
         held: The state, `LawState` as float64 on the device; written in place.
     """
 
@@ -52,11 +52,11 @@ class LawKernel:
         self._step = torch.zeros(2, dtype=torch.float64, device=held.device)
 
     def advance(self, loss: Tensor, found_inf: Tensor | None) -> Tensor:
-        """Make a step of the law.
+        """Perform a step of the law.
 
         Args:
             loss: A float64 tensor with one element, on the device.
-            found_inf: Of a gradient scaler: where it is above 0, the state stays and the step pushes nothing.
+            found_inf: Of a gradient scaler: if it is above 0, the state does not change and there is no push.
 
         Returns:
             The step size and the number of the step, as float64; overwritten by the next call.
@@ -76,7 +76,7 @@ class LawKernel:
 
 
 def _factors(law: Law) -> list[float]:
-    """What gamma2 is multiplied by where the loss rose, fell, or did neither, and when a change is sure."""
+    """Factors on gamma2 if the loss rose, fell, or did neither, and the squared threshold of a certain change."""
     match law.rule:
         case AutoGamma2(growth=growth, shrink=shrink, fade=fade, certainty=certainty):
             return [shrink, growth, fade, certainty**2]
@@ -86,7 +86,7 @@ def _factors(law: Law) -> list[float]:
             raise TypeError(f"the kernel does not know {type(other).__name__}")
 
 
-# Where each field lies in the state. `origin`, `level` and `spread` stay as they are where U is the first loss.
+# The index of each field in the state. `origin`, `level` and `spread` do not change if U is the first loss.
 _LOSS = tl.constexpr(LawState._fields.index("loss"))
 _UPPER = tl.constexpr(LawState._fields.index("upper"))
 _LOWER = tl.constexpr(LawState._fields.index("lower"))

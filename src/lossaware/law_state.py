@@ -1,7 +1,7 @@
-"""The state of the scalar law, the kinds of scalars it is made of, and the `Status` that users read.
+"""The state of the scalar law, its kinds of scalars, and the `Status` that users read.
 
-Nothing here depends on an array library: the same law runs on Python floats, on zero-dimensional torch tensors and on
-JAX scalars. What these do not offer as operators is passed in as `Ops`.
+This module does not depend on an array library: the same law runs on Python floats, on zero-dimensional torch tensors
+and on JAX scalars. Functions that are not operators are passed in as `Ops`.
 """
 
 import math
@@ -15,7 +15,7 @@ Scalar = Any
 Ops = Any
 """The functions ``where(condition, yes, no)`` and ``isfinite(value)`` for one kind of scalars.
 
-``torch`` and ``jax.numpy`` serve as they are; `HOST` serves Python floats.
+``torch`` and ``jax.numpy`` have them; `HOST` has them for Python floats.
 """
 
 
@@ -26,7 +26,7 @@ class HOST:
 
     @staticmethod
     def where(condition: bool, yes: float, no: float) -> float:
-        """``yes`` where the condition holds, else ``no``."""
+        """``yes`` if the condition holds, else ``no``."""
         return yes if condition else no
 
 
@@ -38,7 +38,7 @@ def log(value: Scalar) -> Scalar:
         return value.log()
     import jax.numpy
 
-    return jax.numpy.log(jax.numpy.asarray(value, float))  # the widest type that is on; a count may be int32
+    return jax.numpy.log(jax.numpy.asarray(value, float))  # the widest enabled type; a count may be int32
 
 
 class LawState(NamedTuple):

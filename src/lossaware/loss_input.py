@@ -1,4 +1,4 @@
-"""How the loss of a step arrives: the three channels, and the mean over ranks."""
+"""The loss of a step: its three channels, and the mean over the ranks."""
 
 import math
 import warnings
@@ -25,24 +25,24 @@ def is_shared(group: dist.ProcessGroup | None) -> bool:
 
 
 def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Callable[[], torch.device]) -> LossValue:
-    """The mean of the ranks' losses; the loss itself where there is one rank only.
+    """The mean of the ranks' losses; the loss itself if there is only one rank.
 
-    Every rank sums the same numbers in the same order, so that all get the same bits: replicas that disagree in the
-    last one would drift apart.
+    Every rank sums the same numbers in the same order, so that all get the same bits. Otherwise replicas would drift
+    apart.
 
     Args:
-        loss: This rank's, NaN where it has none.
+        loss: The loss of this rank, NaN if it does not have one.
         group: The ranks.
-        home: Says where the parameters are. A rank may have its loss on the host while others have it there; where the
-            group can talk there, all do.
+        home: Returns the device of the parameters. A rank may have its loss on the host while others have it on the
+            device; if the group supports that device, all use it.
     """
     if not is_shared(group):
         return loss
     device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
     if device.type == "cpu":
-        backend, there = dist.get_backend(group), home()
-        if there.type != "cpu" and there.type in backend:  # as in cpu:gloo,cuda:nccl
-            device = there
+        backend, parameter_device = dist.get_backend(group), home()
+        if parameter_device.type != "cpu" and parameter_device.type in backend:  # as in cpu:gloo,cuda:nccl
+            device = parameter_device
         elif "gloo" not in backend and "cpu" not in backend:
             device = torch.device(torch.accelerator.current_accelerator() or "cpu")
     own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
@@ -61,7 +61,7 @@ class LossInput:
     Args:
         optimizer: The optimizer.
         group: The ranks over which the loss is averaged; None means all of them.
-        ready: Called once a step, when the gradients are there and the base has not stepped yet, with the optimizer and
+        ready: Called once per step, when the gradients are computed and before the base's step, with the optimizer and
             whether the step has a loss.
     """
 
@@ -71,10 +71,10 @@ class LossInput:
         self._group = group
         self._ready = ready
         self._observed = ObservedLosses()
-        self._uneven: UnevenInputs | None = None  # looked for where there are several ranks
+        self._uneven: UnevenInputs | None = None  # made if there are several ranks
         self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
-        self.depth = 0  # of steps within steps: an optimizer may call its parent's step, which runs the hooks too
+        self.depth = 0  # of nested steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         self.base_takes_loss = takes_loss(optimizer)
         self.steps_without_loss = 0
@@ -86,12 +86,12 @@ class LossInput:
         return len(self._observed) > 0
 
     def observe(self, loss: Any, optimizer: Optimizer) -> None:
-        """Take in one loss of the next step; of several the mean counts."""
+        """Record one loss of the next step; with several, their mean counts."""
         self._observed.add(loss, optimizer)
         self._observed_in_closure = True
 
     def forget(self) -> None:
-        """Drop what was observed."""
+        """Drop the observed losses."""
         self._observed.clear()
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
@@ -99,10 +99,10 @@ class LossInput:
         self._observed.after_zero_grad(optimizer)
 
     def close(self) -> None:
-        """Drop what was observed, and watch the gradients no longer."""
+        """Drop the observed losses, and stop watching the gradients."""
         self._observed.close()
 
-    # A step by the optimizer's hooks ----------------------------------------------------------------------------------
+    # A step with the optimizer's hooks -------------------------------------------------------------------------------
 
     def _refuse_uneven(self, optimizer: Optimizer) -> None:
         if self._uneven is None:
@@ -112,49 +112,49 @@ class LossInput:
         self._uneven.refuse(optimizer)
 
     def is_inside_another(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a step that begins is a part of one that has begun already, as where a step calls its parent's."""
+        """Whether a beginning step is part of another one, as when a step calls its parent's."""
         if not self.depth:
             return False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         own_closure = closure is not None and not isinstance(closure, _Watched)
         if kwargs.get("loss") is not None or own_closure or self._observed:
-            return False  # that step has failed, and has not been counted down
+            return False  # the other step has failed without being counted down
         self.depth += 1
         return True
 
     def begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Begin a step: look for its loss.
+        """Begin a step and find its loss.
 
         Returns:
-            The arguments that the base's step is to be called with, or None where they are to stay.
+            The new arguments of the base's step, or None if they do not change.
 
         Raises:
             ValueError: The loss arrives by more than one channel, or is not one real number.
             TypeError: It is not a number.
-            RuntimeError: Ranks may have unequal numbers of steps.
+            RuntimeError: Ranks may have different numbers of steps.
         """
         self._shared = is_shared(self._group)
         if self._shared:
             self._refuse_uneven(optimizer)
-        given = kwargs.get("loss")
+        passed = kwargs.get("loss")
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None and not callable(closure):
             raise TypeError(
                 f"the first argument of step is a closure, a function, and got {type(closure).__name__}: hand over the "
                 "loss by its name, optimizer.step(loss=loss)"
             )
-        if given is None:
+        if passed is None:
             self._loss = None
         else:
-            if self._observed.all:  # no len(): this runs at each step
+            if self._observed.all:  # faster than len(), as this runs at each step
                 self._refuse_two({"step(loss=...)": True, "observe(loss)": True})
-            self._loss = read_loss(given, optimizer)
-            self._observed.clear()  # nothing is there, but it is to know that a step has come
+            self._loss = read_loss(passed, optimizer)
+            self._observed.clear()  # it is empty, but must be notified of the step
         self.depth = 1
         if closure is None:
-            if given is None:
+            if passed is None:
                 self._loss = self._observed.take()
             self._ready(optimizer, self._loss is not None)
             if "loss" not in kwargs or self.base_takes_loss:
@@ -171,13 +171,13 @@ class LossInput:
         return args, kwargs
 
     def _after_closure(self, optimizer: Optimizer, loss: Any) -> None:
-        given, observed = self._loss, self._observed.take()
-        self._loss = given if observed is None else observed
-        # Trainers return from their closures what they show, mostly another multiple of the loss.
-        if loss is not None and not (self._observed_in_closure and given is None):
+        passed, observed = self._loss, self._observed.take()
+        self._loss = passed if observed is None else observed
+        # Trainers' closures return the value for display, mostly another multiple of the loss.
+        if loss is not None and not (self._observed_in_closure and passed is None):
             self._refuse_two(
                 {
-                    "step(loss=...)": given is not None,
+                    "step(loss=...)": passed is not None,
                     "step(closure)": True,
                     "observe(loss)": observed is not None,
                 }
@@ -188,7 +188,7 @@ class LossInput:
     def _refuse_two(self, arrives: dict[str, bool]) -> None:
         channels = [name for name, used in arrives.items() if used]
         if len(channels) > 1:
-            self._observed.clear()  # so that the step can be tried again
+            self._observed.clear()  # so that the step can be repeated
             raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
 
     def end(self) -> bool:
@@ -197,10 +197,10 @@ class LossInput:
         return self.depth <= 0
 
     def take(self, optimizer: Optimizer) -> LossValue | None:
-        """The loss of the step that has ended, averaged over the ranks; None where it has none.
+        """The loss of the finished step, averaged over the ranks; None if it does not have one.
 
-        NaN where other ranks may have one: then all of them count the step as one without a finite loss, so that their
-        states, and the noise that rounds parameters of 16 bits, stay equal.
+        NaN if other ranks may have one: then all count the step as one without a finite loss, so that their states, and
+        the noise that rounds parameters of 16 bits, stay equal.
         """
         loss, self._loss = self._loss, None
         if loss is None:
@@ -222,10 +222,10 @@ class LossInput:
             stacklevel=6,
         )
 
-    # A step that is called with its loss ------------------------------------------------------------------------------
+    # A step without hooks -------------------------------------------------------------------------------------------
 
     def take_directly(self, optimizer: Optimizer, loss: Any) -> LossValue:
-        """The loss of a step without hooks: the one given, or what was observed; averaged over the ranks."""
+        """The loss of a step without hooks: the argument, or the observed losses; averaged over the ranks."""
         if is_shared(self._group):
             self._refuse_uneven(optimizer)
         self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
@@ -236,7 +236,7 @@ class LossInput:
 
 
 class _Watched:
-    """A closure whose first result in a step is noted; later ones belong to other points."""
+    """A closure whose first result in a step is recorded; later results belong to other points."""
 
     def __init__(self, closure: Callable[[], Any], note: Callable[[Any], None]) -> None:
         self._closure = closure
@@ -251,12 +251,12 @@ class _Watched:
 
 
 def _home(optimizer: Optimizer) -> torch.device:
-    """Where the parameters are, of which all ranks have the same."""
+    """The device of the parameters, the same on all ranks."""
     params = (p for group in optimizer.param_groups for p in group["params"])
     return next((p.device for p in params), torch.device("cpu"))
 
 
 def _rests(optimizer: Optimizer) -> bool:
-    """Whether the step changes nothing, as when torch's checkpointing asks for the state, maybe on one rank alone."""
+    """Whether the step has no effect, as when torch's checkpointing initialises the state, maybe on one rank only."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     return all(not (isinstance(lr, Tensor) and lr.device.type != "cpu") and lr == 0 for lr in rates)

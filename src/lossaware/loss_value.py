@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 LossValue = float | Tensor
-"""A Python float where the host has the number, else a zero-dimensional float64 tensor on the accelerator."""
+"""A Python float if the host has the number, otherwise a zero-dimensional float64 tensor on the accelerator."""
 
 
 def read_loss(loss: Any, optimizer: Optimizer | None = None) -> LossValue:
     """The loss as one number, without waiting for an accelerator.
 
     Args:
-        loss: A real number, or a tensor of one element, of any device and dtype but complex.
-        optimizer: Where all its parameters are on the device meta, as in a dry run, the loss may be there too.
+        loss: A real number, or a tensor of one element, of any device and any dtype except complex.
+        optimizer: If all its parameters are on the device meta, as in a dry run, the loss may be there too.
 
     Raises:
         ValueError: A tensor of several elements or none, of complex numbers, or without a value.
@@ -25,7 +25,7 @@ def read_loss(loss: Any, optimizer: Optimizer | None = None) -> LossValue:
     if isinstance(loss, Tensor):
         usual = type(loss) is Tensor and loss.is_cpu and loss.numel() == 1 and loss.is_floating_point()
         if usual and not torch.compiler.is_compiling():
-            return float(loss.item())  # without what the others need; it runs at every step
+            return float(loss.item())  # the fast path, as this runs at each step
         if loss.numel() != 1 or loss.is_complex():
             raise ValueError(
                 f"the loss must be one real number: got a tensor of shape {tuple(loss.shape)} and {loss.dtype}; "
@@ -39,7 +39,7 @@ def read_loss(loss: Any, optimizer: Optimizer | None = None) -> LossValue:
         assert isinstance(loss, Tensor)
         if loss.device.type == "cpu" and not torch.compiler.is_compiling():
             return float(loss)
-        # A copy in any case, so that a loss that is changed in place afterwards does no harm.
+        # Always a copy, since the loss may be changed in place afterwards.
         return loss.reshape(()).to(wide(loss.device), copy=True)
     if isinstance(loss, numbers.Real):
         return float(loss)
@@ -47,7 +47,7 @@ def read_loss(loss: Any, optimizer: Optimizer | None = None) -> LossValue:
 
 
 def wide(device: torch.device) -> torch.dtype:
-    """The floating-point type in which the device keeps losses and what follows from them."""
+    """The device's floating-point type for losses and values derived from them."""
     return torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no float64
 
 

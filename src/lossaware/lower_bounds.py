@@ -91,7 +91,7 @@ LOWER_BOUNDS: dict[str, type[LowerBound]] = {
     "momentum": Momentum,
     "zero": Zero,
 }
-"""The lower bounds that have a name."""
+"""The lower bounds by name."""
 
 
 def make_lower_bound(choice: str | LowerBound) -> LowerBound:

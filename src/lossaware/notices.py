@@ -1,4 +1,4 @@
-"""What LGA says in the log, under the name ``lossaware``; all of it is known on the host, no device is waited for."""
+"""LGA's log messages and warnings. They only use values on the host, without waiting for the device."""
 
 import logging
 import math
@@ -12,25 +12,25 @@ from lossaware.law_state import LawState
 logger = logging.getLogger("lossaware")
 
 ENOUGH_STEPS = 100
-"""A run of fewer steps was a trial, of which nobody expects a complete status."""
+"""Shorter runs are trials, without a warning."""
 
 
 class BackoffNotice:
-    """One line each time gamma2 backs off, on the first rank only.
+    """Logs each back-off of gamma2, on the first rank only.
 
     Args:
-        factor: What gamma2 has been multiplied by so far.
+        factor: The factor on gamma2 so far.
     """
 
     def __init__(self, factor: float = 1.0) -> None:
         self._factor = factor
 
     def look(self, state: LawState, gamma2: float) -> None:
-        """Say so if gamma2 is lower than when last looked at.
+        """Log a message if gamma2 is lower than at the last call.
 
         Args:
             state: The state of the law, as plain numbers.
-            gamma2: gamma2 now.
+            gamma2: The present gamma2.
         """
         if state.gamma2_factor < self._factor and _is_first_rank():
             logger.info(
@@ -41,25 +41,25 @@ class BackoffNotice:
 
 
 class StatusNotice:
-    """One line at the end, if a run of some length never came to a complete status."""
+    """Logs a warning at the end if a run of some length never had a complete status."""
 
     def __init__(self, steps_per_epoch: int) -> None:
         self._steps_per_epoch = steps_per_epoch
         self.steps: float = 0
-        """Steps with a loss; to be raised by 1 at each."""
+        """Number of steps with a loss, incremented by the caller."""
 
     def set_epoch(self, steps_per_epoch: int) -> None:
-        """To be called when the length of an epoch changes."""
+        """Call when the length of an epoch changes."""
         if self.steps >= self._steps_per_epoch:
             self.steps = math.inf  # a status was complete
         self._steps_per_epoch = steps_per_epoch
 
     def load(self, state: LawState) -> None:
-        """Go on from a loaded state, as plain numbers."""
+        """Continue from a loaded state of plain numbers."""
         self.steps = math.inf if state.statuses else int(state.steps)
 
     def close(self) -> None:
-        """To be called when LGA is detached or no longer used."""
+        """Call when LGA is detached or no longer used."""
         if ENOUGH_STEPS <= self.steps < self._steps_per_epoch and _is_first_rank():
             logger.warning(
                 "LGA made %d steps, but steps_per_epoch=%d, so no status was ever complete: the lower bound stayed 0 "
@@ -70,11 +70,11 @@ class StatusNotice:
 
 
 class GateNotice:
-    """A warning, once, where the gate does not open (Eq. 4), since no loss is both above L by eps and at most U.
+    """Warns once if the gate does not open (Eq. 4), because no loss is both above L by eps and at most U.
 
     Args:
         eps: The gap between loss and lower bound from which the gate is open.
-        bounds: The upper bound in use, for the message.
+        upper_bound: The upper bound in use, for the message.
     """
 
     def __init__(self, eps: float, upper_bound: object) -> None:
@@ -84,14 +84,14 @@ class GateNotice:
             if getattr(upper_bound, "limits_mean", False)
             else 'LGA(..., upper_bound="running") follows losses whose first one says little about the rest'
         )
-        self._opened: float = 0.0  # steps with an open gate, at the last look
+        self._opened: float = 0.0  # steps with an open gate, at the last call
         self.done = False
 
     def look(self, state: LawState) -> None:
-        """Warn where it is so; to be called with a state of plain numbers after a complete status, or after some steps.
+        """Warn if needed; call it after a complete status, or after some steps.
 
         Args:
-            state: The state now.
+            state: The present state, as plain numbers.
         """
         opened, self._opened = state.opened - self._opened, state.opened
         if state.steps == state.nonfinite:
@@ -120,17 +120,17 @@ class GateNotice:
 
 
 class PushNotice:
-    """A warning, once, where so many steps in a row push nothing, with the reason."""
+    """Warns once, with the reason, after `ENOUGH_STEPS` steps in a row without a push."""
 
     def __init__(self) -> None:
         self._idle = 0
         self._done = False
 
     def step(self, reason: str) -> None:
-        """To be called at each step with a loss.
+        """Call at each step with a loss.
 
         Args:
-            reason: Why it has pushed nothing; empty where it has.
+            reason: The reason why the step had no push; empty if it had one.
         """
         self._idle = self._idle + 1 if reason else 0
         if self._idle >= ENOUGH_STEPS and not self._done:

@@ -1,4 +1,4 @@
-"""The losses that were observed since the last step, and which of them belong to its gradients."""
+"""The losses observed since the last step, and which of them belong to its gradients."""
 
 import weakref
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from lossaware.loss_value import LossValue, read_loss
 @dataclass
 class _Observed:
     value: LossValue
-    unused: bool  # it has a graph, through which no backward pass has gone since
+    unused: bool  # it has a graph, but no backward pass went through it
     passed_over: bool = False  # one went through others
 
 
 class ObservedLosses:
     """The losses observed since the last step, whose mean counts.
 
-    A loss belongs to the gradients of its backward pass. Where these never came, or were cleared before the step, it
-    does not count: a loop may skip a batch whose loss is too high, and a gradient scaler skips the step where gradients
-    overflow. It is known in three ways:
+    A loss belongs to the gradients of its backward pass. If these were not computed, or were cleared before the step,
+    it does not count: a loop may skip a batch with a high loss, and a gradient scaler skips the step if gradients
+    overflow. This is detected in three ways:
 
-    - It has a graph, and the backward pass went through another one; unless that holds for all losses of the step, as
-      where one is observed and another is trained on.
+    - The loss has a graph, and the backward pass went through another one; except if this is so for all losses of the
+      step, as when one loss is observed and another is trained on.
     - The optimizer's ``zero_grad`` was called after a backward pass.
-    - The gradients are None after a backward pass, as somebody else cleared them (``model.zero_grad()``).
+    - The gradients are None after a backward pass, as they were cleared in another way (``model.zero_grad()``).
     """
 
     def __init__(self) -> None:
         self.all: list[_Observed] = []
-        self._since_backward = 0  # how many of them came after the last backward pass
-        self._backward_ran = False  # since the last step, and its gradients are there
-        self._zeros: tuple[Tensor, int] | None = None  # a gradient that `zero_grad` left, before anything was watched
+        self._since_backward = 0  # number of losses after the last backward pass
+        self._backward_ran = False  # since the last step, and its gradients exist
+        self._zeros: tuple[Tensor, int] | None = None  # a gradient that `zero_grad` left, before watching began
         self._loss_first = True  # whether the first loss came before its backward pass
         self._watched: weakref.ref[Tensor] | None = None  # the parameter holds the hook, which holds this
         self._handle: torch.utils.hooks.RemovableHandle | None = None
@@ -44,10 +44,10 @@ class ObservedLosses:
         return len(self.all)
 
     def add(self, loss: Any, optimizer: Optimizer) -> None:
-        """Take in one loss of the optimizer's next step; see `read_loss`."""
+        """Record one loss of the optimizer's next step; see `read_loss`."""
         value = read_loss(loss, optimizer)
         if self._handle is None:
-            # Not before: what requires gradients may change until training begins.
+            # Not earlier: requires_grad may change until training begins.
             watched = _first_trained(optimizer)
             if watched is not None:
                 self._watched = weakref.ref(watched)
@@ -63,7 +63,7 @@ class ObservedLosses:
         self._since_backward += 1
 
     def take(self) -> LossValue | None:
-        """The mean of what was observed, or None; afterwards nothing is observed."""
+        """The mean of the observed losses, or None; then clear them."""
         observed = self.all
         self.clear()
         some_used = any(not one.unused for one in observed)
@@ -71,7 +71,7 @@ class ObservedLosses:
         return sum(one.value for one in observed) / len(observed) if observed else None
 
     def clear(self) -> None:
-        """Forget what was observed."""
+        """Drop the observed losses."""
         self.all, self._since_backward, self._backward_ran = [], 0, False
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
@@ -88,7 +88,7 @@ class ObservedLosses:
             self._since_backward, self._backward_ran = len(self.all), False
 
     def close(self) -> None:
-        """Watch the gradients no longer."""
+        """Stop watching the gradients."""
         self.clear()
         if self._handle is not None:
             self._handle.remove()
@@ -106,7 +106,7 @@ class ObservedLosses:
         # Called in a backward pass, before the gradient is accumulated.
         self._look_for_cleared()
         self._backward_ran, self._since_backward = True, 0
-        if self._loss_first:  # else the pass before was theirs
+        if self._loss_first:  # otherwise the pass before was theirs
             for one in self.all:
                 one.passed_over = one.unused
 
@@ -117,7 +117,7 @@ def _first_trained(optimizer: Optimizer) -> Tensor | None:
 
 
 def _observed(loss: Any, value: LossValue) -> _Observed:
-    """The loss, with a note of whether a backward pass goes through it from now on."""
+    """The loss, which records whether a backward pass goes through it."""
     if not isinstance(loss, Tensor) or not loss.requires_grad or torch.compiler.is_compiling():
         return _Observed(value, unused=False)
     one = _Observed(value, unused=True)

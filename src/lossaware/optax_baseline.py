@@ -1,4 +1,4 @@
-"""The other side of a comparison in JAX: an optimizer that takes the loss as `lossaware.optax.loss_aware` does."""
+"""The baseline of a comparison in JAX: an optimizer that takes the loss like `lossaware.optax.loss_aware`."""
 
 from typing import Any
 

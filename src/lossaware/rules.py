@@ -1,4 +1,4 @@
-"""The rules for gamma2 by name, and what may be given in place of a name."""
+"""The rules for gamma2 by name, or as objects."""
 
 import importlib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lossaware.gamma2 import BackOff, Gamma2Rule
 
 RULES = {"auto": ("lossaware.gamma2", "AutoGamma2"), "agreement": ("lossaware.agreement", "Agreement")}
-"""Module and class of each; a module is imported when its rule is asked for."""
+"""Module and class of each rule; the module is imported when the rule is used."""
 
 _NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
 
@@ -14,19 +14,19 @@ _NEEDED = [name for name in vars(Gamma2Rule) if not name.startswith("_")]
 def rule_class(name: str) -> type[Gamma2Rule]:
     """The class of a rule in `RULES`."""
     module, class_name = RULES[name]
-    found: type[Gamma2Rule] = getattr(importlib.import_module(module), class_name)
-    return found
+    rule: type[Gamma2Rule] = getattr(importlib.import_module(module), class_name)
+    return rule
 
 
 def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
-    """The rule that ``gamma2`` asks for.
+    """The rule for the argument ``gamma2``.
 
     Args:
-        gamma2: A number, which has been checked, one of `RULES`, or a rule.
-        backoff: Of a number; see `lossaware.gamma2.BackOff`.
+        gamma2: A checked number, one of `RULES`, or a rule.
+        backoff: For a number, see `lossaware.gamma2.BackOff`.
 
     Raises:
-        ValueError: It is another string, or an object that lacks a part of a rule.
+        ValueError: It is another string, or an object that does not have all parts of a rule.
     """
     names = ", ".join(repr(name) for name in RULES)
     allowed = f"gamma2 must be a number of at least 0, {names} or a rule such as AutoGamma2()"
@@ -41,12 +41,12 @@ def make_rule(gamma2: Any, backoff: Any) -> Gamma2Rule:
     if isinstance(gamma2, type) or lacking:
         raise ValueError(
             f"{allowed}: got {gamma2!r}"
-            + (f", which lacks {', '.join(lacking)}" if lacking else ", a class; make an object of it")
+            + (f", which lacks {', '.join(lacking)}" if lacking else ", a class; create an instance")
         )
     rule: Gamma2Rule = gamma2
     return rule
 
 
 def is_rule(gamma2: Any) -> bool:
-    """Whether it is meant as a rule, and not as a number or a name."""
+    """Whether it is a rule, and not a number or a name."""
     return hasattr(gamma2, "step_size") or hasattr(gamma2, "group_size")

@@ -22,11 +22,11 @@ _ZERO_GRADIENT = ("push", "rest")
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that are checked and complete; the fields are the arguments of `lossaware.LGA`.
+    """Checked and complete settings; the fields are the arguments of `lossaware.LGA`.
 
     Attributes:
-        gamma2: The number, or the rule, as it was asked for.
-        rule: The rule that it means.
+        gamma2: The user's number or rule.
+        rule: The resulting rule.
         law: The law with these settings.
     """
 
@@ -42,10 +42,10 @@ class Settings:
     law: Law
 
     def with_steps_per_epoch(self, steps: Any) -> "Settings":
-        """The same settings for an epoch of another length.
+        """The same settings for another length of an epoch.
 
         Raises:
-            ValueError: It is not a whole number of at least 1.
+            ValueError: It is not an integer of at least 1.
         """
         steps = check("steps_per_epoch", steps, low=1, whole=True)
         law = replace(self.law, steps_per_status=self.rule.steps_per_status(steps))
@@ -84,13 +84,13 @@ def make_settings(
         xi: None for the rule's default.
         lower_bound: A name, an object, or None for the rule's default.
         upper_bound: A name or an object.
-        backoff: From 0 to 1.
+        backoff: In [0, 1].
         zero_gradient: None for the rule's default.
-        arrays: Types that are taken for numbers without a check, as their values may not be known yet.
-        remedy_for_schedules: Added to the message where a function is given for a number.
+        arrays: Types that are accepted as numbers without a check, as their values may not be known yet.
+        remedy_for_schedules: Added to the message if a number is a function.
 
     Raises:
-        ValueError: A setting is out of its range; the message names it, its value, and what is allowed.
+        ValueError: A setting is out of its range; the message names it, its value, and the allowed range.
         TypeError: ``steps_per_epoch`` is missing.
     """
 
@@ -138,7 +138,7 @@ def make_settings(
 
 
 def says_what_is_missing(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose ``steps_per_epoch`` has no default; without it, the error is that of `make_settings`."""
+    """Decorator: if the required ``steps_per_epoch`` is missing, the error is that of `make_settings`."""
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -148,9 +148,9 @@ def says_what_is_missing(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _refuse_unread(rule: Gamma2Rule, **given: Any) -> None:
-    """Settings of Eq. 2 and 4 that the rule does not read must not be given, but with the value that holds anyhow."""
-    for name, value in given.items():
+def _refuse_unread(rule: Gamma2Rule, **values: Any) -> None:
+    """Refuse settings of Eq. 2 and 4 that the rule does not use, unless they have its default values."""
+    for name, value in values.items():
         default = getattr(rule.defaults, name)
         if value is not None and value != default:
             raise ValueError(f"{name} must be left out, as {type(rule).__name__} does not read it: got {value!r}")
@@ -174,21 +174,21 @@ def check(
     """The value as a Python number.
 
     Args:
-        name: For the message.
-        value: What is to be a number.
-        low: The least that is allowed.
-        high: The most that is allowed; infinity itself is not.
-        above: Whether it must be above ``low``.
-        whole: Whether it must be a whole number.
-        hint: Added to the message where the value is a function.
+        name: Name for the message.
+        value: The value.
+        low: Minimum.
+        high: Maximum; infinity itself is not allowed.
+        above: Whether the value must be above ``low``.
+        whole: Whether it must be an integer.
+        hint: Added to the message if the value is a function.
 
     Raises:
-        ValueError: It is no number, or out of its range.
+        ValueError: It is not a number, or out of its range.
     """
     kind = numbers.Integral if whole else numbers.Real
     number = float(value) if isinstance(value, kind) and not isinstance(value, bool) else math.nan
     if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
-        allowed = f"a {'whole' if whole else 'finite'} number {'above' if above else 'of at least'} {low:g}"
+        allowed = f"{'an integer' if whole else 'a finite number'} {'above' if above else 'of at least'} {low:g}"
         allowed += f" and at most {high:g}" if high < math.inf else ""
         raise ValueError(f"{name} must be {allowed}: got {value!r}{hint if callable(value) else ''}")
     return int(value) if whole else number

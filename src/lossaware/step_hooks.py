@@ -1,4 +1,4 @@
-"""What LGA does around each step of its optimizer: take the loss in, keep the gradients, make the correction."""
+"""LGA's hooks around each step of its optimizer: read the loss, keep the gradients, apply the correction."""
 
 from functools import partial
 from typing import Any
@@ -17,8 +17,8 @@ class StepHooks:
     """The hooks of one LGA on one optimizer.
 
     Args:
-        optimizer: The base optimizer, which is not kept.
-        stepper: Makes the corrections.
+        optimizer: The base optimizer; no reference is kept.
+        stepper: Applies the corrections.
         group: The ranks over which the loss is averaged; None means all of them.
     """
 
@@ -29,11 +29,11 @@ class StepHooks:
         self.meter = UpdateMeter(None)
 
     def attach(self, optimizer: Optimizer, companion: object) -> Attachment:
-        """Have the optimizer call these hooks.
+        """Register these hooks at the optimizer.
 
         Args:
             optimizer: The base optimizer.
-            companion: What it is to keep alive.
+            companion: The object that it keeps alive.
         """
         return Attachment(
             optimizer,
@@ -52,7 +52,7 @@ class StepHooks:
         """The step's pre hook."""
         if self.input.depth and self.input.is_inside_another(args, kwargs):
             return None
-        self._stepper.sizes.of(optimizer.param_groups)  # refuses what a group may not have, before anything moves
+        self._stepper.sizes.of(optimizer.param_groups)  # checks the groups before any change
         arguments = self.input.begin(optimizer, args, kwargs)
         if self.meter.is_on:
             self.meter.before_step(optimizer)
@@ -71,12 +71,12 @@ class StepHooks:
             self.meter.after_correction()
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
-        """To be called after the optimizer's ``zero_grad``."""
+        """Call after the optimizer's ``zero_grad``."""
         self._stepper.release()
         self.input.after_zero_grad(optimizer)
 
 
 def _gradients_ready(gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool) -> None:
-    """A function and not a method: `LossInput` holds it, and would hold what holds itself."""
+    """A function, not a method, to avoid a reference cycle with `LossInput`."""
     gradients.remember(optimizer)
     stepper.before_base(optimizer, has_loss)

@@ -1,4 +1,4 @@
-"""The scale of each tensor at the start, in which `lossaware.agreement` measures steps, and its checkpoints."""
+"""The scale of each tensor at the start, the unit of steps in `lossaware.agreement`, with its checkpoints."""
 
 import math
 import weakref
@@ -18,14 +18,14 @@ from lossaware.groups import Group, GroupSizes
 class TensorScales(GroupSizes):
     """The scale of each tensor at the start.
 
-    A matrix has the root mean square of its elements, or the median of those of all matrices where that is larger. A
-    vector, which mostly starts at 0 or 1, has the scale of the matrix before it, or the median where that is large, as
-    of embeddings.
+    The scale of a matrix is the root mean square of its elements, or the median of those of all matrices if that is
+    larger. A vector, which usually starts at 0 or 1, has the scale of the matrix before it, or the median if that is
+    large, as for embeddings.
 
     Args:
         rule: The rule for gamma2.
         xi: Not used; see `GroupSizes`.
-        memories: Those of `lossaware.base_bound.BaseBound`, which go into the same checkpoints.
+        memories: The memories of `lossaware.base_bound.BaseBound`, which are saved in the same checkpoints.
     """
 
     def __init__(self, rule: Gamma2Rule, xi: float, memories: Memories) -> None:
@@ -34,7 +34,7 @@ class TensorScales(GroupSizes):
         self._memories = memories
 
     def of_tensors(self, groups: Sequence[Group]) -> list[list[float]]:
-        """The scale of each tensor of each group. Tensors that are new are measured now."""
+        """The scale of each tensor of each group. New tensors are measured now."""
         if not all(self._knows(p) for group in groups for p in group["params"]):
             self._measure([p for group in groups for p in group["params"]])
         return [[self._tensors[id(p)][1] for p in group["params"]] for group in groups]
@@ -49,7 +49,7 @@ class TensorScales(GroupSizes):
             for p in group["params"]:
                 if p.device.type != "cpu" or hasattr(p, "to_local"):
                     what = "sharded" if hasattr(p, "to_local") else f"on {p.device}"
-                    raise UsageError(f"gamma2 'agreement' takes whole parameters on the CPU so far: one is {what}")
+                    raise UsageError(f"gamma2 'agreement' only supports unsharded parameters on the CPU: one is {what}")
         return super().of(groups)
 
     def _knows(self, p: Tensor) -> bool:
@@ -86,9 +86,9 @@ class TensorScales(GroupSizes):
         """See `GroupSizes.match`.
 
         Returns:
-            The entry of the checkpoint for each group.
+            The checkpoint's entry for each group.
         """
-        here = self.state(groups)
+        current = self.state(groups)
         super().match(state, groups)
         for index, entry in enumerate(state):
             if not isinstance(entry, dict):
@@ -97,14 +97,14 @@ class TensorScales(GroupSizes):
                 if not isinstance(values, list) or not all(_fits(name, value) for value in values):
                     raise ValueError(f"{name} of group {index} in LGA's state_dict must be above 0: got {values!r}")
         numbered = [{**entry, "scale": index + 1} for index, entry in enumerate(state)]
-        found = [state[int(place) - 1] for place in super().match(numbered, groups)]
-        for entry, own in zip(found, here, strict=True):
+        entries = [state[int(place) - 1] for place in super().match(numbered, groups)]
+        for entry, own in zip(entries, current, strict=True):
             if len(entry["scales"]) != len(own["scales"]):
                 raise ValueError(
                     f"LGA's state_dict has the scales of {len(entry['scales'])} tensors of a group, here are "
                     f"{len(own['scales'])}"
                 )
-        return found
+        return entries
 
     def load(self, scales: Sequence[Any], groups: Sequence[Group]) -> None:
         """See `GroupSizes.load`."""

@@ -1,4 +1,4 @@
-"""Uneven inputs: `DistributedDataParallel.join`, under which a rank may run out of steps before the others."""
+"""Uneven inputs: `DistributedDataParallel.join`, under which a rank may have fewer steps than others."""
 
 import gc
 import weakref
@@ -8,24 +8,24 @@ from torch.optim import Optimizer
 
 
 class UnevenInputs:
-    """Notices that a model's ranks may have unequal numbers of steps.
+    """Detects that a model's ranks may have different numbers of steps.
 
-    At each step LGA averages the loss over the ranks. ``join`` lets a rank that has ended take part in the collectives
-    of the model alone, so the others would wait for it until they time out.
+    At each step LGA averages the loss over the ranks. With ``join`` a finished rank only takes part in the collectives
+    of the model, so the others would wait for it until they time out.
     """
 
     def __init__(self) -> None:
         self._models: list[weakref.ref[DistributedDataParallel]] | None = None
 
     def refuse(self, optimizer: Optimizer) -> None:
-        """To be called on every rank before each step; the first call looks for the model of the parameters.
+        """Call on every rank before each step; the first call finds the model of the parameters.
 
         Raises:
             RuntimeError: ``join`` is in use.
         """
         if self._models is None:
             ours = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            models = [found for found in gc.get_objects() if issubclass(type(found), DistributedDataParallel)]
+            models = [it for it in gc.get_objects() if issubclass(type(it), DistributedDataParallel)]
             self._models = [weakref.ref(m) for m in models if any(id(p) in ours for p in m.parameters())]
         for reference in self._models:
             model = reference()
@@ -33,6 +33,6 @@ class UnevenInputs:
                 raise RuntimeError(
                     "LGA averages the loss over the ranks at each step, so all ranks need equally many steps, but "
                     "this model is under join(): use a sampler that gives every rank equally many batches "
-                    "(DistributedSampler does) in place of join(), or process_group=dist.new_group([dist.get_rank()]) "
-                    "for one of them alone"
+                    "(DistributedSampler does) instead of join(), or process_group=dist.new_group([dist.get_rank()]) "
+                    "to use only its own loss"
                 )

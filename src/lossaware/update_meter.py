@@ -1,4 +1,4 @@
-"""How large the correction is beside the base optimizer's update, measured on a sample of the parameters."""
+"""Size of the correction relative to the base optimizer's update, measured on a sample of the parameters."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from lossaware.loss_value import wide
 
 SAMPLE = 1 << 16
-"""Elements that are looked at, over all parameters; a model with no more than these is measured exactly."""
+"""Number of sampled elements, over all parameters; smaller models are measured exactly."""
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,43 @@ class Measurement:
 
 
 class UpdateMeter:
-    """Looks at a sample of the parameters before the base step, after it, and after the correction.
+    """Reads a sample of the parameters before the base step, after it, and after the correction.
 
-    No copy of the model is made: from each parameter tensor so many elements are drawn, with replacement and anew each
-    time, as its share of `SAMPLE`. Their squared changes, weighted by how many elements each stands for, estimate the
-    squared norms without bias. Of a sharded parameter this rank's part is measured.
+    The model is not copied: at each measurement, elements of each parameter tensor are drawn with replacement, as many
+    as its share of `SAMPLE`. Their squared changes, weighted by the number of elements that each represents, are
+    unbiased estimates of the squared norms. For a sharded parameter, this rank's part is measured.
 
     Args:
-        every: Measure each ``every``-th step, at least 1; None measures none.
+        every: Measure every ``every``-th step, at least 1; None for no measurements.
 
     Raises:
-        ValueError: It is no whole number of at least 1.
+        ValueError: It is not an integer of at least 1.
     """
 
     def __init__(self, every: int | None) -> None:
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise ValueError(f"steps must be a whole number of at least 1, or None: got {every!r}")
+            raise ValueError(f"steps must be an integer of at least 1, or None: got {every!r}")
         self._every = every
         self.is_on = every is not None
-        """Whether steps are measured; an attribute, as it is read at each step."""
+        """Whether steps are measured; an attribute for speed, as it is read at each step."""
         self._step = 0
         self._before: list[_Sample] | None = None
         self._middle: list[Tensor] = []
         self._squares: tuple[int, float | Tensor, float | Tensor] | None = None
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """To be called before the base step, when gradients may not be there yet."""
+        """Call before the base step, when gradients may not exist yet."""
         if self._every is not None:
             self._step += 1
             self._before = self._draw(optimizer) if self._step % self._every == 0 else None
 
     def after_base(self) -> None:
-        """To be called between the base step and the correction."""
+        """Call between the base step and the correction."""
         if self._before is not None:
             self._middle = [sample.read() for sample in self._before]
 
     def after_correction(self) -> None:
-        """To be called after the correction."""
+        """Call after the correction."""
         if self._before is None:
             return
         samples, self._before = self._before, None
@@ -82,7 +82,7 @@ class UpdateMeter:
         self._middle = []
 
     def read(self) -> Measurement | None:
-        """The last measurement, None before the first. Waits for the device."""
+        """The last measurement; None before the first. Waits for the device."""
         if self._squares is None:
             return None
         step, update, correction = self._squares
@@ -117,7 +117,7 @@ class _Sample:
         self.values = self.read()
 
     def read(self) -> Tensor:
-        """The elements as they are now, as reals in a wide type, which is a copy."""
+        """A copy of the present elements, as reals in a wide type."""
         values = self._parameter if self._where is None else self._parameter[self._where]
         if values.is_complex():
             values = torch.view_as_real(values.resolve_conj())

@@ -1,6 +1,6 @@
 """Upper bounds: the loss above which the gate is closed, U (Eq. 4).
 
-As the lower bounds, each is stateless and runs on any kind of scalar. Unlike them, it is asked at each step.
+Like the lower bounds, each is stateless and runs on any kind of scalar. Unlike them, it is updated at each step.
 """
 
 import math
@@ -79,18 +79,18 @@ class RunningLevel:
         if not 1.0 <= self.width < math.inf:
             raise ValueError(f"width must be a finite number of at least 1: got {self.width!r}")
         if type(self.memory) is not int or self.memory < 2:
-            raise ValueError(f"memory must be a whole number of at least 2: got {self.memory!r}")
+            raise ValueError(f"memory must be an integer of at least 2: got {self.memory!r}")
 
     def update(self, state: LawState, loss: Scalar, count: Scalar, ops: Ops) -> LossRange:
         """See `UpperBound.update`."""
-        # A hundredth of the level at least: losses that were all alike would forbid any change.
+        # At least a hundredth of the level: otherwise equal losses would forbid any change.
         least = 0.01 * abs(state.level)
         usual = self.width * ops.where(state.spread > least, state.spread, least)
         change = loss - state.level
         distance = abs(change)
         limited = ops.where((usual > 0) & (distance > usual), usual, distance)
         weight = ops.where(count < self.memory, 1.0 / count, 1.0 / self.memory)
-        # Among the first losses, one far below tells that those before were outliers.
+        # Among the first losses, one far below means that those before were outliers.
         restarts = (count == 1) | ((count <= self.memory) & (change < -usual))
         level = ops.where(restarts, loss, state.level + weight * ops.where(change < 0, -limited, limited))
         spread = ops.where(restarts, 0.0, state.spread + weight * (limited - state.spread))
@@ -104,7 +104,7 @@ class RunningLevel:
 
 
 UPPER_BOUNDS: dict[str, type[UpperBound]] = {"first": FirstLoss, "running": RunningLevel}
-"""The upper bounds that have a name."""
+"""The upper bounds by name."""
 
 
 def make_upper_bound(choice: str | UpperBound) -> UpperBound:

@@ -290,7 +290,7 @@ def test_a_diverging_run_is_told(tmp_path):
         ({"optimizers": ["sgd", "sdg"]}, "unknown optimizer 'sdg'; did you mean sgd"),
         ({"scheduler": "StepLRR"}, "StepLR"),
         ({"scheduler": "StepLR", "scheduler_options": {"step_sze": 3}}, "step_size"),
-        ({"scheduler_options": {"step_size": 3}}, "scheduler_options need a scheduler, got step_size=3 and none"),
+        ({"scheduler_options": {"step_size": 3}}, "scheduler_options need a scheduler, got only step_size=3"),
         ({"lga": {**LGA, "xi": 0.0}}, "xi must be a finite number above 0"),
         ({"lga": {"lower_bound": "averge"}}, "did you mean average"),
     ],

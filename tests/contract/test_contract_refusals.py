@@ -62,5 +62,5 @@ def test_differentiable_groups_that_come_later() -> None:
 def test_optimizers_that_lga_cannot_go_with(optimizer: str) -> None:
     for options in OPTION_SETS[optimizer].values():
         base = getattr(torch.optim, optimizer)([torch.nn.Parameter(torch.ones(3))], **options)
-        with pytest.raises(ValueError, match=f"^LGA cannot go with {re.escape(optimizer)}, "):
+        with pytest.raises(ValueError, match=f"^LGA does not support {re.escape(optimizer)}, "):
             LGA(base, steps_per_epoch=3)

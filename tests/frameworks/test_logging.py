@@ -168,5 +168,5 @@ def test_with_closures_and_other_kinds_of_parameters() -> None:
 @pytest.mark.parametrize("steps", [0, -1, 2.0, True, "3"])
 def test_measuring_every_other_thing_is_refused(steps: Any) -> None:
     lga = LGA(sgd(net().parameters()), **SETTINGS)
-    with pytest.raises(ValueError, match=r"steps must be a whole number of at least 1, or None: got"):
+    with pytest.raises(ValueError, match=r"steps must be an integer of at least 1, or None: got"):
         lga.measure_every(steps)
