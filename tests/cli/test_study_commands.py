@@ -113,7 +113,7 @@ def test_list_and_show_need_no_data(capsys):
         (["run", "readings"], "task 'mnist' needs --data DIR"),
         (["run", "table01", "--data", "."], "there is no folder"),
         (["show", "grid.toml", "--format", "htm"], "html"),
-        (["export", "grid.toml"], "nothing of it is measured yet; run it first: lossaware study run grid.toml"),
+        (["export", "grid.toml"], "has no results yet; run it first: lossaware study run grid.toml"),
         (["import"], "there are no exported studies in results"),
     ],
 )

@@ -323,7 +323,7 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TEXT)
     assert run("plot", "small.toml") == 2
-    assert "nothing of it is measured yet" in capsys.readouterr().err
+    assert "has no results yet" in capsys.readouterr().err
     with Store(Path("lossaware-out/results.sqlite")) as store:
         for spec in study.specs:
             if records := Known().records(spec):

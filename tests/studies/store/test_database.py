@@ -154,10 +154,10 @@ def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
     path = tmp_path / "results.sqlite"
     if kind == "empty":
         path.touch()
-        message = "holds no results of lossaware; nothing was changed"
+        message = "does not have results of lossaware; nothing was changed"
     elif kind == "text":
         path.write_text("my notes " * 100)
-        message = "holds no results of lossaware; nothing was changed"
+        message = "does not have results of lossaware; nothing was changed"
     elif kind == "foreign":
         make_database(path, 1234, SCHEMA_VERSION)
         message = "database of another program; nothing was changed"

@@ -78,7 +78,7 @@ def test_a_second_export_loses_nothing_of_the_first(grid, tmp_path):
 
 
 def test_nothing_to_export(grid, tmp_path):
-    with pytest.raises(UsageError, match="nothing of it is measured yet; run it first: lossaware study run grid"):
+    with pytest.raises(UsageError, match="has no results yet; run it first: lossaware study run grid"):
         export(show(grid, Known(), []), Sources([]), [], tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -171,8 +171,8 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
             lambda text: text[: text.rindex("\n", 0, -1) + 1],
             "is marked complete, and has 3 of 4 epochs: the file is damaged",
         ),
-        ("grid-epochs.csv", lambda text: text[: text.rindex(",")] + "\n", r"line \d+: another number of fields"),
-        ("grid-epochs.csv", lambda text: text[:-1] + ",1\n", r"line \d+: another number of fields"),
+        ("grid-epochs.csv", lambda text: text[: text.rindex(",")] + "\n", r"line \d+: the number of fields differs"),
+        ("grid-epochs.csv", lambda text: text[:-1] + ",1\n", r"line \d+: the number of fields differs"),
         ("grid-epochs.csv", lambda text: text.replace("0.51", "o.51"), "not a file of epochs"),
         ("grid-epochs.csv", lambda text: text.replace("run,", "ran,"), "not a file of epochs"),
         ("grid-epochs.csv", lambda text: text.replace("0.51", "0.52"), "epoch 4 of run [0-9a-f]{16} is not what was"),
@@ -185,7 +185,7 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
         ("grid.study.json", lambda text: "[" * 100_000, "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"format": 2', '"format": 9'), "another version of lossaware"),
         ("grid.study.json", lambda text: text.replace('"environment": 0', '"environment": 5'), "not an exported study"),
-        ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "is not the run that its"),
+        ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "does not match its"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01, ', ""), "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"launches": []', '"launches": [5]'), "no launch of a study"),
         ("grid.study.json", lambda text: text.replace('"environments": [', '"environments": [3,'), "not an exported"),

@@ -94,7 +94,7 @@ def test_a_file_in_the_place_of_a_new_database_is_left_alone(tmp_path, content):
         new.symlink_to(thesis)
     else:
         new.write_text(content)
-    with pytest.raises(UsageError, match=r"results\.sqlite\.new is in the way"):
+    with pytest.raises(UsageError, match=r"results\.sqlite\.new exists, but is not"):
         Store(tmp_path / "results.sqlite")
     assert thesis.read_text() == "my thesis"
     assert new.is_symlink() or new.read_text() == content
@@ -118,7 +118,7 @@ def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_p
     else:
         place.symlink_to(thesis if kind == "link" else "/dev/zero")
     for read_only in (True, False):
-        expected = "holds no results" if regular else f"results.sqlite{ending}"
+        expected = "does not have results" if regular else f"results.sqlite{ending}"
         with pytest.raises(UsageError, match=expected) as error:
             Store(out / "results.sqlite", read_only=read_only)
         assert "\n" not in str(error.value)

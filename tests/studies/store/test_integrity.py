@@ -136,12 +136,12 @@ def test_a_changed_run_is_missing_and_begins_without_what_it_had(path, what):
     [
         (
             f"UPDATE runs SET key = '0123456789abcdef' WHERE key = '{SPEC.key}'",
-            "run 0123456789abcdef is not the run that",
+            "run 0123456789abcdef does not match",
         ),
-        (f"UPDATE runs SET key = '' WHERE key = '{SPEC.key}'", "run  is not the run that"),
-        ("UPDATE runs SET spec = replace(spec, '0.3', '0.4')", "is not the run that its specification says"),
-        (f"DELETE FROM runs WHERE key = '{SPEC.key}'", f"it has epochs of run {SPEC.key}, and not the run"),
-        (f"UPDATE epochs SET run = 'other' {WHERE}", "it has epochs of run other, and not the run"),
+        (f"UPDATE runs SET key = '' WHERE key = '{SPEC.key}'", "run  does not match"),
+        ("UPDATE runs SET spec = replace(spec, '0.3', '0.4')", "does not match its specification"),
+        (f"DELETE FROM runs WHERE key = '{SPEC.key}'", f"it has epochs of run {SPEC.key}, but not the run"),
+        (f"UPDATE epochs SET run = 'other' {WHERE}", "it has epochs of run other, but not the run"),
         ("UPDATE runs SET state = 'done'", "CHECK constraint failed"),
         ("PRAGMA user_version = 1", "its tables are not those of format 1"),
         ("ALTER TABLE epochs RENAME COLUMN digest TO digesu", "its tables are not those of format 2"),
@@ -223,7 +223,7 @@ def old(path, tmp_path):
 
 def test_a_file_without_digests_is_read_with_one_note(old, path):
     before = old.read_bytes()
-    with pytest.warns(Note, match="of an earlier version and has no digests") as notes:
+    with pytest.warns(Note, match="of an earlier version without digests") as notes:
         store = Store(old, read_only=True)
     assert len(notes) == 1
     with store, Store(path, read_only=True) as new:
@@ -238,7 +238,7 @@ def test_a_file_without_digests_is_read_with_one_note(old, path):
 
 
 def test_a_file_without_digests_gets_them_when_it_is_written_to(old, path):
-    with pytest.warns(Note, match="it now has digests of what it holds"), Store(old) as store:
+    with pytest.warns(Note, match="it now has digests of its content"), Store(old) as store:
         assert store.missing([SPEC, OTHER]) == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -268,7 +268,7 @@ def test_digests_are_added_all_or_none(old, monkeypatch):
     monkeypatch.setattr(sqlite_file, "run_digest", killed)
     with pytest.raises(KeyboardInterrupt):
         Store(old)
-    with pytest.warns(Note, match="has no digests"):
+    with pytest.warns(Note, match="without digests"):
         Store(old, read_only=True).close()
     assert len(before) == len(old.read_bytes())
 
@@ -313,7 +313,7 @@ def test_a_backup_holds_what_the_database_holds_while_another_writes(path, tmp_p
         assert copy.records(spec) == [record(1)]
         assert copy.damage() == []
     assert beside(target) == []
-    with pytest.raises(UsageError, match=r"backup/results\.sqlite exists; name another"):
+    with pytest.raises(UsageError, match=r"backup/results\.sqlite exists; choose another"):
         sqlite_file.back_up(path, target)
 
 

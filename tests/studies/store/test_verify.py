@@ -96,7 +96,7 @@ def test_studies_of_earlier_versions_are_read_with_one_note_and_get_digests(tmp_
     tables = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
     code, said, err = command(capsys, "show", "table11", "--results", tmp_path, "--out", tmp_path / "none")
     assert code == 0
-    note = f"lossaware: {tmp_path}: table11, table12: exported by an earlier version, without digests"
+    note = f"lossaware: {tmp_path}: table11, table12: exported by an earlier version without digests"
     assert err.startswith(note)
     assert len(err.splitlines()) == 1
     code, said, err = command(capsys, "verify", tmp_path, "--add-digests")
@@ -143,7 +143,7 @@ def test_a_backup_has_the_runs_and_how_they_were_launched(out, tmp_path, capsys)
         assert copy.counts() == (1, 20)
     code, _, err = command(capsys, "backup", tmp_path / "copy", "--out", out)
     assert code == 2
-    assert "results.sqlite exists; name another, or remove it" in err
+    assert "results.sqlite exists; choose another, or remove it" in err
     code, _, err = command(capsys, "backup", tmp_path / "third", "--out", tmp_path / "nowhere")
     assert code == 2
     assert "there are no results at" in err

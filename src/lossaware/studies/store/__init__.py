@@ -1,1 +1,1 @@
-"""Results that survive a kill: a database, exported files, and the folder that holds them."""
+"""Crash-safe results: a database, exported files, and the folder of both."""

@@ -1,6 +1,6 @@
-"""Results that survive a kill: one SQLite file, one writer, a transaction an epoch.
+"""Crash-safe results: one SQLite file, one writer, one transaction per epoch.
 
-A run is complete from the very transaction that holds its last epoch, so no moment exists at which it is half written.
+A run is marked complete in the transaction of its last epoch, so that it is never half written.
 """
 
 import json
@@ -25,22 +25,22 @@ from lossaware.studies.store.sqlite_file import EPOCH_COLUMNS, epoch_of_row, one
 class Store:
     """The results in the file ``path``; a context manager.
 
-    A missing file is made, with its folder. While a store is open for writing, ``<path>.lock`` is held, which dies with
-    its process; readers need no lock.
+    A missing file is created, with its folder. A store that is open for writing holds the lock ``<path>.lock``, which
+    ends with its process; readers do not need a lock.
 
     Args:
         path: The database file.
         read_only: Whether to only read, also while another process writes.
 
     Raises:
-        UsageError: The file is foreign, damaged or of another version, cannot be made or written, or another process
-            writes to it. What is there is left as it is.
+        UsageError: The file is foreign, damaged or of another version, cannot be created or written, or another process
+            writes to it. An existing file is not changed.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         self._environments: dict[tuple[str, str], int] = {}  # this process' own, by device and data
-        self._sound: set[str] = set()  # runs whose epochs were found to be what was written; nobody else writes
+        self._sound: set[str] = set()  # runs with verified epochs; there are no other writers
         self._lock: sqlite3.Connection | None = None
         try:
             if read_only:
@@ -60,7 +60,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Closes the file and lets other writers in."""
+        """Close the file and release the lock."""
         for connection in (self._database, self._lock):
             if connection is not None:
                 connection.close()
@@ -68,18 +68,17 @@ class Store:
     @property
     def checkpoints(self) -> Path:
         """The folder for checkpoints of the runs that are not complete: ``<path>.checkpoints``."""
-        return sqlite_file.beside(self.path, ".checkpoints")
+        return sqlite_file.with_suffix(self.path, ".checkpoints")
 
-    # Writing, in the order in which a run goes.
+    # Writing, in the order of a run.
 
     def begin(self, spec: RunSpec) -> str:
-        """A run starts, starts again or goes on. Its earlier epochs stay until they are told again.
+        """Record that a run starts, starts again or continues. Earlier epochs are kept until they are recorded again.
 
-        They do not where they are not what was written, or where the file of a user's task or optimizer has changed
-        since.
+        They are deleted if they are damaged, or if the file of the user's task or optimizer has changed.
 
         Returns:
-            What is wrong with earlier epochs, in a line; empty where nothing is.
+            Description of the damage of earlier epochs, in one line; empty without damage.
         """
         source = source_digest(spec.own_code)
         damage = self._read(spec)[1]
@@ -96,33 +95,33 @@ class Store:
         return damage
 
     def data_read(self, spec: RunSpec, files: Sequence[FilesRead]) -> None:
-        """A run that has begun has read these files."""
+        """Record the files that a run has read."""
         with self._transaction() as database:
-            made_with = self._environment(database, spec.device, "; ".join(map(str, files)))
-            database.execute("UPDATE runs SET environment = ? WHERE key = ?", (made_with, spec.key))
+            row = self._environment(database, spec.device, "; ".join(map(str, files)))
+            database.execute("UPDATE runs SET environment = ? WHERE key = ?", (row, spec.key))
 
     def record(self, spec: RunSpec, record: EpochRecord) -> None:
-        """An epoch of a run that has begun; with its last epoch, and all before, the run is complete."""
+        """Record an epoch of a run. With its last epoch, and all others, the run is complete."""
         with self._transaction() as database:
             self._insert(database, spec, record)
             if record.epoch == spec.epochs and not spec.is_open_ended:
                 self._complete(database, spec, spec.epochs)
 
     def finish(self, spec: RunSpec, epochs: int) -> None:
-        """A run that is open-ended is complete with this many epochs, if all of them are there."""
+        """Mark an open-ended run as complete with this number of epochs, if it has all of them."""
         with self._transaction() as database:
             database.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (spec.key, epochs))
             self._complete(database, spec, epochs)
 
     def fail(self, spec: RunSpec, message: str) -> None:
-        """A run ended without its last epoch; it counts as missing."""
+        """Record that a run failed; it counts as missing."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE runs SET state = 'failed', message = ?, digest = NULL WHERE key = ?", (message, spec.key)
             )
 
     def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], made_with: Mapping[str, str]) -> None:
-        """A complete run that was measured elsewhere takes the place of whatever is here of it.
+        """Store a complete run from another place; it replaces an existing one.
 
         Args:
             spec: The run.
@@ -145,23 +144,23 @@ class Store:
     # Reading.
 
     def missing(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
-        """Those that are not complete, each once, in order.
+        """The runs that are not complete, each once, in order.
 
-        A complete run counts as missing where its epochs are not what was written, and, if it is of a user's own task
-        or optimizer, once its file has changed.
+        A complete run counts as missing if its epochs are damaged, or if the file of the user's task or optimizer has
+        changed.
         """
         done = dict(self._rows("SELECT key, source FROM runs WHERE state = 'complete'"))
         sources: dict[tuple[str, ...], str | None] = {}
-        found: dict[str, RunSpec] = {}
+        result: dict[str, RunSpec] = {}
         for spec in specs:
             if spec.own_code not in sources:
                 sources[spec.own_code] = source_digest(spec.own_code)
             if spec.key not in done or done[spec.key] != sources[spec.own_code] or not self._is_sound(spec):
-                found.setdefault(spec.key, spec)
-        return list(found.values())
+                result.setdefault(spec.key, spec)
+        return list(result.values())
 
     def complete(self, spec: RunSpec) -> bool:
-        """Whether all epochs of the run are there."""
+        """Whether the run is complete."""
         return bool(list(self._rows("SELECT 1 FROM runs WHERE key = ? AND state = 'complete'", spec.key)))
 
     def complete_keys(self) -> set[str]:
@@ -171,7 +170,7 @@ class Store:
     def records(self, spec: RunSpec) -> list[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run.
 
-        So are those of a user's own code that was another then, which would stand beside those of today's.
+        They are empty too if the user's own code has changed, as they would be mixed with runs of the present code.
         """
         if spec.own_code:
             sources = self._rows("SELECT source FROM runs WHERE key = ?", spec.key)
@@ -179,27 +178,27 @@ class Store:
                 return []
         records, damage = self._read(spec)
         if damage:
-            again = "running its study or comparison computes it again"
-            raise UsageError(f"{self.path}: {damage}: the file is damaged; {again}")
+            remedy = "running its study or comparison computes it again"
+            raise UsageError(f"{self.path}: {damage}: the file is damaged; {remedy}")
         return records
 
     def damage(self) -> list[str]:
-        """What is wrong with the runs, a line for each run that is not what was written."""
+        """Descriptions of damaged runs, one line each."""
         return [f"{self.path}: {damage}" for spec in self.specs() if (damage := self._read(spec)[1])]
 
     def specs(self) -> list[RunSpec]:
-        """All runs that ever began."""
+        """All runs that were started."""
         with self._reading("the runs"):
             return [RunSpec.from_json(line) for (line,) in self._rows("SELECT spec FROM runs ORDER BY key")]
 
     def failures(self) -> dict[RunSpec, str]:
-        """The runs that failed, and why."""
+        """The failed runs, with the reasons."""
         rows = self._rows("SELECT spec, message FROM runs WHERE state = 'failed' ORDER BY key")
         with self._reading("the runs"):
             return {RunSpec.from_json(line): message for line, message in rows}
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
-        """What the run was made with (see `lossaware.studies.specs.provenance`); empty for an unknown run."""
+        """The environment of the run (see `lossaware.studies.specs.provenance`); empty for an unknown run."""
         rows = self._rows(
             "SELECT content FROM environments JOIN runs ON environments.id = runs.environment WHERE key = ?", spec.key
         )
@@ -207,7 +206,7 @@ class Store:
             return next((_texts(content) for (content,) in rows), {})
 
     def _read(self, spec: RunSpec) -> tuple[list[EpochRecord], str]:
-        """The epochs of a run that can be read, and what is wrong with the run."""
+        """The readable epochs of a run, and the description of its damage."""
         digests = "runs.digest, epochs.digest" if self._has_digests else "NULL, NULL"
         # One statement, so that another process cannot write in between.
         query = f"SELECT state, {digests}, {EPOCH_COLUMNS} FROM runs LEFT JOIN epochs ON key = run WHERE key = ?"
@@ -226,7 +225,7 @@ class Store:
         return records, find_change(spec, records, kept, rows[0][1], complete=rows[0][0] == "complete")
 
     def _is_sound(self, spec: RunSpec) -> bool:
-        """Whether the epochs of a run are what was written."""
+        """Whether the epochs of a run are undamaged."""
         if spec.key not in self._sound and not self._read(spec)[1]:
             self._sound.add(spec.key)
         return spec.key in self._sound
@@ -235,7 +234,7 @@ class Store:
         return {row[1] for row in self._database.execute("PRAGMA table_info (epochs)")}
 
     def counts(self) -> tuple[int, int]:
-        """How many runs and epochs are stored."""
+        """Numbers of stored runs and epochs."""
         ((runs,),), ((epochs,),) = (list(self._rows(f"SELECT count(*) FROM {table}")) for table in ("runs", "epochs"))
         return runs, epochs
 
@@ -247,14 +246,14 @@ class Store:
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """What is no JSON, or not of our form, was not written by us; SQLite alone does not notice."""
+        """Report values that are not valid JSON of this package as damage, which SQLite does not detect."""
         try:
             yield
         except MALFORMED as error:
             raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({one_line(error)})") from None
 
     def _environment(self, database: sqlite3.Connection, device: str, data: str = "") -> int:
-        """The row of this process' environment."""
+        """The row of this process's environment."""
         if (device, data) not in self._environments:
             content = json.dumps(environment(device) | ({"data": data} if data else {}))
             added = database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid
@@ -264,7 +263,7 @@ class Store:
 
     @staticmethod
     def _complete(database: sqlite3.Connection, spec: RunSpec, epochs: int) -> None:
-        """Mark a run complete if all its epochs are there, and there is one."""
+        """Mark a run as complete if it has all its epochs, at least one."""
         rows = database.execute("SELECT epoch, digest FROM epochs WHERE run = ? ORDER BY epoch", (spec.key,)).fetchall()
         if rows and [epoch for epoch, _ in rows] == list(range(1, epochs + 1)):
             database.execute(

@@ -1,6 +1,6 @@
-"""Digests of what was measured, by which a changed number is found when it is read.
+"""Digests of results, by which changes are detected when results are read.
 
-They are for accidents and mistakes: who changes numbers on purpose can change their digests too.
+They detect accidents and mistakes, not intended changes, which can change the digests too.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ DIGITS = 16
 
 
 def epoch_digest(spec: RunSpec, record: EpochRecord) -> str:
-    """The digest of an epoch: over its run's key, which is a digest of the specification, and all its numbers."""
+    """The digest of an epoch: of its run's key, which is a digest of the specification, and all its numbers."""
     numbers = (
         record.epoch,
         _floats(record.train),
@@ -27,7 +27,7 @@ def epoch_digest(spec: RunSpec, record: EpochRecord) -> str:
 
 
 def run_digest(spec: RunSpec, epochs: Iterable[str]) -> str:
-    """The digest of a run: over its key and the digests of all its epochs, in order."""
+    """The digest of a run: of its key and the digests of all its epochs, in order."""
     return _digest(spec.key, *epochs)
 
 
@@ -40,15 +40,15 @@ def find_change(
     complete: bool,
     digits: int = DIGITS,
 ) -> str:
-    """What is wrong with a run, in words; empty where it is what was written.
+    """Description of a change in a run; empty if it is unchanged.
 
     Args:
         spec: The run.
         records: Its epochs so far.
-        epochs: The digest of each as `epoch_digest` gave it; None where there are none.
-        run: The digest as `run_digest` gave it, which a complete run has; ignored where epochs have none.
-        complete: Whether the run is said to have all its epochs.
-        digits: How many of their digits ``epochs`` have.
+        epochs: Their digests from `epoch_digest`; None without digests.
+        run: The digest of a complete run from `run_digest`; ignored if ``epochs`` is None.
+        complete: Whether the run is marked as complete.
+        digits: Number of digits of the digests in ``epochs``.
     """
     digests = [] if epochs is None else [epoch_digest(spec, record) for record in records]
     for place, record in enumerate(records, 1):
@@ -65,7 +65,7 @@ def find_change(
 
 
 SEAL = "sha256"
-"""The entry of a JSON object that has the digest of all its others."""
+"""The entry of a JSON object with the digest of all its other entries."""
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is what was sealed."""
+    """Whether a JSON object matches its seal."""
     return content.get(SEAL) == _seal(content)
 
 

@@ -1,4 +1,4 @@
-"""Writes results as plain files that can be committed; `lossaware.studies.store.exported` reads them."""
+"""Export of results to plain files that can be committed; `lossaware.studies.store.exported` reads them."""
 
 import csv
 import hashlib
@@ -24,33 +24,31 @@ from lossaware.studies.store.results import Results, Sources
 def write_study(
     study: Study, measured: Iterable[RunSpec], values: str, results: Results, launches: Sequence[Launch], folder: Path
 ) -> list[Path]:
-    """Write the files of a study. What an earlier export had stays in, unless it was of other code.
+    """Write the files of a study. Runs of an earlier export are kept, unless their code has changed.
 
     Args:
         study: The study.
-        measured: Its runs that are to be written.
+        measured: Its runs to write.
         values: The content of ``NAME.csv``.
-        results: Where the runs are.
-        launches: How it was run.
-        folder: Where to write; made if need be.
+        results: The store of the runs.
+        launches: Its launches.
+        folder: Target folder; created if missing.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: Nothing is measured, or the folder cannot be written to.
+        UsageError: There are no results, or the folder cannot be written to.
     """
     earlier = Exported(folder)
-    # The files of a user's own code are looked at where today's study names them, not where only an exported one does.
+    # Files of a user's own code are only read if the present study names them, not if only an exported one does.
     own_code = {name for spec in study.specs for name in spec.own_code}
-    there = {spec.key: spec for spec in earlier.specs(study.name)}
-    kept = {key for key, spec in there.items() if not own_code.issuperset(spec.own_code)}
-    specs = {key: spec for key, spec in there.items() if key in kept or earlier.records(spec)}
+    exported = {spec.key: spec for spec in earlier.specs(study.name)}
+    kept = {key for key, spec in exported.items() if not own_code.issuperset(spec.own_code)}
+    specs = {key: spec for key, spec in exported.items() if key in kept or earlier.records(spec)}
     specs |= {spec.key: spec for spec in measured}
     if not specs:
-        raise UsageError(
-            f"{study.what}: nothing of it is measured yet; run it first: lossaware study run {study.source}"
-        )
+        raise UsageError(f"{study.what} has no results yet; run it first: lossaware study run {study.source}")
     places = Sources([results, earlier])
     records = {
         key: earlier.epochs(study.name)[key] if key in kept else places.records(spec)
@@ -59,16 +57,16 @@ def write_study(
     environments: list[Mapping[str, str]] = []
     runs: dict[str, Any] = {}
     for key, spec in sorted(specs.items()):
-        made_with = _shareable((earlier if key in kept else places).environment(spec))
-        if made_with not in environments:
-            environments.append(made_with)
+        run_environment = _shareable((earlier if key in kept else places).environment(spec))
+        if run_environment not in environments:
+            environments.append(run_environment)
         runs[key] = {
-            "environment": environments.index(made_with),
+            "environment": environments.index(run_environment),
             "spec": json.loads(spec.to_json()),
             **_run_digests(spec, records[key]),
         }
-        today = None if key in kept else source_digest(spec.own_code)
-        if spec.own_code and (source := today or earlier.source(spec)):
+        source_now = None if key in kept else source_digest(spec.own_code)
+        if spec.own_code and (source := source_now or earlier.source(spec)):
             runs[key]["source"] = source
     tables = {f"{study.name}.csv": values, f"{study.name}-epochs.csv": _epochs_csv(records)}
     content = {
@@ -82,7 +80,7 @@ def write_study(
         "files": {file: hashlib.sha256(text.encode()).hexdigest() for file, text in tables.items()},
         "runs": runs,
     }
-    # The last is what the others are found by.
+    # Last, as readers find the others by this file.
     files = {**tables, f"{study.name}{ENDING}": _study_json(content)}
     for file, text in files.items():
         write_whole(folder / file, text)
@@ -90,19 +88,19 @@ def write_study(
 
 
 def add_digests(folder: Path) -> list[Path]:
-    """Add digests to exported studies of an earlier version, as they are now. Their numbers stay as they are.
+    """Add digests of the present numbers to exported studies of an earlier version.
 
     Args:
         folder: The folder of the studies.
 
     Returns:
-        The files that were written. Each says when, and by which command.
+        The written files. Each has the date and the command.
 
     Raises:
         UsageError: A file cannot be read or written.
     """
     exported = Exported(folder)
-    made_with = _shareable(environment())  # before a file changes what the commit is said to be
+    made_with = _shareable(environment())  # before a written file changes the state of the checkout
     written = []
     for name in exported.without_digests:
         path = folder / f"{name}{ENDING}"
@@ -125,7 +123,7 @@ def _run_digests(spec: RunSpec, records: Sequence[EpochRecord]) -> dict[str, Any
 
 
 def _study_json(content: Mapping[str, Any]) -> str:
-    """JSON with a line per run, so that a change of one is a change of one line."""
+    """JSON with one line per run, so that a change of one run is a change of one line."""
     head = sealed(content)
     runs = head.pop("runs")
     text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
@@ -134,7 +132,7 @@ def _study_json(content: Mapping[str, Any]) -> str:
 
 
 def _epochs_csv(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
-    """A line per run and epoch, with all that was measured then."""
+    """One line per run and epoch, with all measures."""
     rows = []
     for key, records in runs.items():
         for record in records:
@@ -153,8 +151,8 @@ def _epochs_csv(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
 
 
 def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
-    """What a run was made with, for others to read: folders of this machine are nobody's business."""
-    found = dict(made_with)
-    if "command" in found:
-        found["command"] = without_folders(found["command"])
-    return found
+    """The environment of a run, without the folders of this machine."""
+    result = dict(made_with)
+    if "command" in result:
+        result["command"] = without_folders(result["command"])
+    return result

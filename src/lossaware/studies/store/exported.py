@@ -1,8 +1,8 @@
-"""Results in plain files that can be committed, so that what one person measured, the next need not.
+"""Results in plain files that can be committed, so that others can use them without repeating the runs.
 
-A study is three files in a folder: ``NAME.csv`` has the value of each cell and seed, ``NAME-epochs.csv`` every epoch of
-every run, ``NAME.study.json`` the specification of each run, what it was made with, and the digests of all of this.
-Numbers are written so that reading them gives the same numbers, bit for bit.
+A study has three files in a folder: ``NAME.csv`` with the value of each cell and seed, ``NAME-epochs.csv`` with each
+epoch of each run, and ``NAME.study.json`` with the specification and environment of each run and all digests. Numbers
+are written with all digits, so that reading gives the same bits.
 """
 
 import csv
@@ -27,11 +27,11 @@ from lossaware.studies.store.folder import Launch
 
 FORMAT = 2
 WITHOUT_DIGESTS = 1
-"""The format before. It is read with a note."""
+"""The previous format, which is read with a note."""
 ENDING = ".study.json"
 GROUPS = ("train", "test", "lga")
 EPOCH_DIGITS = 8
-"""Digits of the digests of epochs, which only tell where a run has changed."""
+"""Digits of the digests of epochs, which only locate a change in a run."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class _Digests:
 
 @dataclass(frozen=True)
 class _Study:
-    """The content of ``NAME.study.json``: the runs by key, what they were made with, how they were launched.
+    """The content of ``NAME.study.json``: runs by key, environments and launches.
 
-    ``sources`` has the digest of the user's own code of a run, as `source_digest` gives it.
+    ``sources`` has the digest of the user's own code of a run, from `source_digest`.
     """
 
     runs: Mapping[str, RunSpec]
@@ -61,10 +61,10 @@ class Exported:
     """The results in a folder of exported studies; see `Results`.
 
     Args:
-        folder: The folder; without any exported study, or not there at all, it is empty.
+        folder: The folder; it may be empty or not exist.
 
     Raises:
-        UsageError: The folder is none, or a file cannot be read, or is not what was written.
+        UsageError: It is not a folder, or a file cannot be read or has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,20 +77,20 @@ class Exported:
         self._epochs: dict[str, Mapping[str, list[EpochRecord]]] = {}
         if without := self.without_digests:
             warnings.warn(
-                f"{folder}: {', '.join(without)}: exported by an earlier version, without digests: nothing tells a "
-                f"changed number; `lossaware study verify {folder} --add-digests` adds them",
+                f"{folder}: {', '.join(without)}: exported by an earlier version without digests, so that "
+                f"changes are not detected; `lossaware study verify {folder} --add-digests` adds them",
                 Note,
                 stacklevel=2,
             )
 
     @cached_property
     def _home(self) -> dict[str, str]:
-        """Which study a run is read from."""
+        """The study from which each run is read."""
         return {key: name for name, study in reversed(self._studies.items()) for key in study.runs}
 
     @property
     def without_digests(self) -> list[str]:
-        """The names of the studies that have none."""
+        """The names of the studies without digests."""
         return [name for name, study in self._studies.items() if study.digests is None]
 
     def names(self) -> list[str]:
@@ -98,10 +98,10 @@ class Exported:
         return list(self._studies)
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-        """See `Results.records`. Runs of a user's own code that was another then are none, as in a store.
+        """See `Results.records`. As in a store, runs of a user's own code are empty if the code has changed.
 
         Raises:
-            UsageError: A file of the run's study is not what was written.
+            UsageError: A file of the run's study has changed.
         """
         name = self._home.get(spec.key)
         if name is None:
@@ -114,7 +114,7 @@ class Exported:
         """All epochs of all runs of a study, by the runs' keys.
 
         Raises:
-            UsageError: A file of the study is not what was written.
+            UsageError: A file of the study has changed.
         """
         if name not in self._epochs:
             self._epochs[name] = self._read(name)
@@ -128,7 +128,7 @@ class Exported:
         return self._studies[name].environments[spec.key]
 
     def source(self, spec: RunSpec) -> str | None:
-        """The digest of the user's own code that the run was made with."""
+        """The digest of the user's own code of the run."""
         name = self._home.get(spec.key)
         return None if name is None else self._studies[name].sources.get(spec.key)
 
@@ -138,16 +138,16 @@ class Exported:
         return list({key: spec for study in studies for key, spec in study.runs.items()}.values())
 
     def launches(self, study: Study) -> list[Launch]:
-        """How the study was run, latest last."""
-        found = self._studies.get(study.name)
-        return list(found.launches) if found else []
+        """The launches of the study, latest last."""
+        exported = self._studies.get(study.name)
+        return list(exported.launches) if exported else []
 
     def _read(self, name: str) -> dict[str, list[EpochRecord]]:
         study, path = self._studies[name], self.folder / f"{name}-epochs.csv"
         content = read_regular(path)
-        found = _read_epochs(path, content)
+        result = _read_epochs(path, content)
         for key, spec in study.runs.items():
-            records = found.setdefault(key, [])
+            records = result.setdefault(key, [])
             if study.digests is None:
                 change = find_change(spec, records, None, None, complete=True)
             else:
@@ -155,43 +155,43 @@ class Exported:
                 change = find_change(spec, records, epochs, run, complete=True, digits=EPOCH_DIGITS)
             if change:
                 raise UsageError(f"{path}: {change}: the file is damaged")
-        # Last, because what comes before names the place.
+        # Last, as the messages above are more precise.
         for file, digest in study.digests.files.items() if study.digests is not None else ():
             whole = content if file == path.name else read_regular(self.folder / file)
-            if (now := hashlib.sha256(whole).hexdigest()) != digest:
+            if (actual := hashlib.sha256(whole).hexdigest()) != digest:
                 raise UsageError(
-                    f"{self.folder / file}: this is not what was written with {name}{ENDING}: its SHA-256 is {now}"
+                    f"{self.folder / file}: this is not what was written with {name}{ENDING}: its SHA-256 is {actual}"
                 )
-        return found
+        return result
 
 
 def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
-    """Take those runs into a store that it misses and that are there.
+    """Copy exported runs into a store that does not have them.
 
-    Runs of a user's own task or optimizer are not taken: nothing says that it is still what it was.
+    Runs of a user's own task or optimizer are not copied, as the code may have changed.
 
     Returns:
-        How many were taken.
+        Number of copied runs.
     """
-    taken = 0
-    # Not even the files of somebody else's code are looked at.
+    copied = 0
+    # Files of foreign code are not read.
     for spec in store.missing(spec for spec in specs if not spec.own_code):
         if records := exported.records(spec):
             store.adopt(spec, records, exported.environment(spec))
-            taken += 1
-    return taken
+            copied += 1
+    return copied
 
 
 def _read_epochs(path: Path, content: bytes) -> dict[str, list[EpochRecord]]:
-    found: dict[str, list[EpochRecord]] = {}
+    result: dict[str, list[EpochRecord]] = {}
     try:
         text = content.decode()
         if not text.endswith("\n"):
-            raise UsageError(f"{path}: its last line has no end: the file is cut short")
+            raise UsageError(f"{path}: its last line does not end: the file is cut short")
         for line, row in enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 2):
             if None in row or None in row.values():
                 raise UsageError(
-                    f"{path}, line {line}: another number of fields than the head has: the file is damaged"
+                    f"{path}, line {line}: the number of fields differs from the header: the file is damaged"
                 )
             values = {
                 group: {
@@ -201,7 +201,7 @@ def _read_epochs(path: Path, content: bytes) -> dict[str, list[EpochRecord]]:
                 }
                 for group in GROUPS
             }
-            found.setdefault(row["run"], []).append(
+            result.setdefault(row["run"], []).append(
                 EpochRecord(
                     epoch=int(row["epoch"]),
                     train=values["train"],
@@ -212,7 +212,7 @@ def _read_epochs(path: Path, content: bytes) -> dict[str, list[EpochRecord]]:
             )
     except (*MALFORMED, csv.Error) as error:
         raise UsageError(f"{path}: not a file of epochs ({type(error).__name__}: {error})") from None
-    return found
+    return result
 
 
 def _read_study(path: Path) -> _Study:
@@ -243,5 +243,5 @@ def _read_study(path: Path) -> _Study:
     except MALFORMED as error:
         raise UsageError(f"{path}: not an exported study ({type(error).__name__}: {error})") from None
     if foreign := [key for key, spec in study.runs.items() if spec.key != key]:
-        raise UsageError(f"{path}: run {foreign[0]} is not the run that its specification says")
+        raise UsageError(f"{path}: run {foreign[0]} does not match its specification")
     return study

@@ -1,4 +1,4 @@
-"""A folder of results: the database of runs, and how studies were run."""
+"""A folder of results: the database of runs, and the launches of studies."""
 
 import contextlib
 import json
@@ -24,12 +24,12 @@ from lossaware.studies.store.sqlite_file import back_up
 
 @dataclass(frozen=True)
 class Launch:
-    """One time a study was run.
+    """One launch of a study.
 
     Attributes:
-        study: Its name.
+        study: Name of the study.
         digest: `Study.digest` at that time.
-        overrides: What differed from its file.
+        overrides: Differences from the study's file.
         environment: Command, commit, machine and date; see `lossaware.studies.specs.provenance`.
     """
 
@@ -40,11 +40,11 @@ class Launch:
 
     @classmethod
     def now(cls, study: Study) -> "Launch":
-        """This one."""
+        """The present launch."""
         return cls(study.name, study.digest, study.overrides, environment())
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """The launch as plain values."""
         return {
             "study": self.study,
             "digest": self.digest,
@@ -54,10 +54,10 @@ class Launch:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Launch":
-        """What `to_plain` gave.
+        """The launch from a result of `to_plain`.
 
         Raises:
-            ValueError: It did not.
+            ValueError: The values are not valid.
         """
         try:
             overrides = Overrides.from_plain(plain["overrides"])
@@ -70,10 +70,10 @@ class Launch:
 
 
 class Folder:
-    """A folder of results, as ``compare`` has it too: ``results.sqlite``, and ``studies.jsonl`` with a line a launch.
+    """A folder of results, also of ``compare``: ``results.sqlite``, and ``studies.jsonl`` with one line per launch.
 
     Args:
-        path: The folder; it need not exist.
+        path: The folder; it may not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,41 +82,41 @@ class Folder:
         self._launches = path / "studies.jsonl"
 
     def launches(self, study: Study) -> list[Launch]:
-        """How the study was run before, latest last."""
+        """The launches of the study, latest last."""
         return [launch for launch in self.all_launches() if launch.study == study.name]
 
     def all_launches(self) -> list[Launch]:
-        """How all studies were run, latest last.
+        """The launches of all studies, latest last.
 
         Raises:
-            UsageError: The file cannot be read, or a line of it is not what was written.
+            UsageError: The file cannot be read, or a line has changed.
         """
         if not self._launches.exists() and not self._launches.is_symlink():
             return []
-        found = []
+        launches = []
         for number, line in enumerate(read_regular(self._launches).decode(errors="replace").splitlines(), 1):
             where = f"{self._launches}, line {number}"
             try:
                 content = json.loads(line)
                 if SEAL in content and not is_sealed(content):
                     raise UsageError(f"{where}: this is not what was written: the file is damaged")
-                found.append(Launch.from_plain(content))
+                launches.append(Launch.from_plain(content))
             except MALFORMED:
-                # A kill that cuts a line short comes before the first run of its launch.
+                # If a kill cuts a line short, its launch has not executed runs yet.
                 warnings.warn(f"{where}: cut short or damaged, and ignored", Note, stacklevel=2)
-        return found
+        return launches
 
     def note(self, launch: Launch) -> None:
-        """Add a launch, on disk when this returns."""
+        """Add a launch; it is on disk when this returns."""
         line = json.dumps(sealed(launch.to_plain()), ensure_ascii=False) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._launches.is_symlink():
-                raise UsageError(f"{self._launches}: this is a link, which is not written through; remove it")
+                raise UsageError(f"{self._launches}: this is a link, and links are not followed for writing; remove it")
             if self._launches.exists():
                 check_regular(self._launches, self._launches.stat().st_mode)
             with self._launches.open("a+b") as file:
-                # After a line that was cut short, a new one starts.
+                # Start a new line after one that was cut short.
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
                     line = line if file.read(1) == b"\n" else "\n" + line
@@ -127,7 +127,7 @@ class Folder:
             raise UsageError(f"{self._launches}: cannot be written ({error.strerror})") from None
 
     def back_up(self, target: Path) -> list[Path]:
-        """Copy the runs as they are at this moment, also while another process writes them.
+        """Copy the present runs, also while another process writes them.
 
         Args:
             target: The folder of the copy, which must not have runs.
@@ -139,7 +139,7 @@ class Folder:
             UsageError: There are no runs, the target has runs, or it cannot be written.
         """
         copy = Folder(target)
-        # First the launches: each comes before its runs.
+        # First the launches, since each is written before its runs.
         launches = read_regular(self._launches) if self._launches.exists() else b""
         back_up(self.database, copy.database)
         if launches:
@@ -148,7 +148,7 @@ class Folder:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Results]:
-        """The runs that are there."""
+        """The runs of the folder, as a context."""
         if not self.database.exists():
             yield Sources([])
             return

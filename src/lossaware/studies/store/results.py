@@ -1,4 +1,4 @@
-"""What all places of results have in common, and several places as one."""
+"""The interface of results, and the union of several places."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -10,31 +10,31 @@ if TYPE_CHECKING:
 
 
 class Results(Protocol):
-    """Where finished runs are read from."""
+    """A source of runs."""
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run."""
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
-        """What a run was made with (see `lossaware.studies.specs.provenance`); empty for an unknown run."""
+        """The environment of a run (see `lossaware.studies.specs.provenance`); empty for an unknown run."""
 
     def specs(self) -> Sequence[RunSpec]:
-        """All runs that are there, finished or not, each once."""
+        """All runs, finished or not, each once."""
 
 
 class Sources:
-    """Several places of results, or none; a run is taken from the first that has most of it."""
+    """The union of several places of results; a run is read from the first place with the most epochs of it."""
 
     def __init__(self, places: Sequence[Results]) -> None:
         self._places = places
 
     def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
         """See `Results.records`."""
-        found: Sequence[EpochRecord] = ()
+        longest: Sequence[EpochRecord] = ()
         for place in self._places:
-            if len(records := place.records(spec)) > len(found):
-                found = records
-        return found
+            if len(records := place.records(spec)) > len(longest):
+                longest = records
+        return longest
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
         """See `Results.environment`."""
@@ -47,7 +47,7 @@ class Sources:
 
 
 class FinishedRuns:
-    """The runs of a store that are finished: of a run that itself says when it is, no epoch is shown before."""
+    """The runs of a store. Open-ended runs have no epochs until they are complete."""
 
     def __init__(self, store: "Store") -> None:
         self._store = store

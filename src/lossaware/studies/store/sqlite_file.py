@@ -1,4 +1,4 @@
-"""The SQLite file of a store: its tables, how it is made and opened, and what must hold of it as a whole."""
+"""The SQLite file of a store: tables, creation, opening, and checks of the whole file."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from lossaware.studies.store.digests import DIGITS, epoch_digest, run_digest
 
 SCHEMA_VERSION = 2
 WITHOUT_DIGESTS = 1
-"""The version before; it is read with a note, and gets digests when it is written to."""
+"""The previous version, which is read with a note, and gets digests when it is opened for writing."""
 _APPLICATION_ID = 0x4C474131  # "LGA1", as SQLite's header field for the kind of file
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION_ID};
@@ -45,18 +45,19 @@ CREATE TABLE epochs (
 ) WITHOUT ROWID;
 """
 EPOCH_COLUMNS = "epoch, train, test, lga, seconds"
-"""The columns that `epoch_of_row` takes."""
+"""The columns for `epoch_of_row`."""
 ERRORS = (sqlite3.Error, UnicodeError)
-"""What SQLite raises where a file is damaged; its own messages quote text of the file, which may not be UTF-8."""
+"""Exceptions for damaged files. SQLite's messages quote text of the file, which may not be UTF-8."""
 _DAMAGED = "the file is damaged; restore it from a backup, or name another"
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, and leaves no file beside the database when it is closed.
+    """A read-only connection, which leaves no other files next to the database when it is closed.
 
     Raises:
         UsageError: The file is missing, foreign or of another version.
-        sqlite3.Error: It is damaged; likewise UnicodeError.
+        sqlite3.Error: It is damaged.
+        UnicodeError: It is damaged.
     """
     if not path.is_file():
         raise UsageError(f"there are no results at {path}")
@@ -70,17 +71,18 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     if version == WITHOUT_DIGESTS:
-        warnings.warn(f"{path} is of an earlier version and has no digests: nothing tells a changed number", Note, 3)
+        warnings.warn(f"{path} is of an earlier version without digests, so that changes are not detected", Note, 3)
     return database
 
 
 def open_for_writing(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """A connection, and one that keeps other writers out until it is closed. A missing file is made.
+    """A connection, and one that locks out other writers until it is closed. A missing file is created.
 
     Raises:
         UsageError: The file is foreign or of another version, or another process writes to it.
-        OSError: It cannot be made.
-        sqlite3.Error: It is damaged; likewise UnicodeError.
+        OSError: It cannot be created.
+        sqlite3.Error: It is damaged.
+        UnicodeError: It is damaged.
     """
     if path.exists():
         _check_header(path)
@@ -94,7 +96,7 @@ def open_for_writing(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection
         database = sqlite3.connect(path, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = WAL")
-            # A commit waits for the disk: an epoch is worth more than those milliseconds.
+            # A commit waits for the disk, which takes milliseconds.
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA foreign_keys = ON")
             _check(path, database, version)
@@ -110,22 +112,22 @@ def open_for_writing(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection
 
 
 def back_up(path: Path, target: Path) -> None:
-    """Copy a database as it is at this moment, also while another process writes to it.
+    """Copy the present database, also while another process writes to it.
 
     Args:
         path: The database.
-        target: The copy, whole or not there. It must not exist.
+        target: The copy, written atomically. It must not exist.
 
     Raises:
         UsageError: See `open_for_reading`; or the target exists, or cannot be written.
     """
     if target.exists() or target.is_symlink():
-        raise UsageError(f"{target} exists; name another, or remove it")
+        raise UsageError(f"{target} exists; choose another, or remove it")
     try:
         source = open_for_reading(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = beside(target, ".new")
+            partial = with_suffix(target, ".new")
             _make_room(partial)
             copy = sqlite3.connect(partial)
             try:
@@ -141,37 +143,37 @@ def back_up(path: Path, target: Path) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says; SQLite quotes whole tables."""
+    """The message of an error in one line; SQLite's messages quote whole tables."""
     if isinstance(error, UnicodeError):
         return "text in it is not UTF-8: the file is damaged"
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 def _make_room(path: Path) -> None:
-    """Remove what a kill left of a database that was being made."""
+    """Remove the leftover of a killed creation of a database."""
     if not remove_own(path, b"SQLite format 3\0") and (path.exists() or path.is_symlink()):
-        raise UsageError(f"{path} is in the way, and not a database that was being made: move it away")
+        raise UsageError(f"{path} exists, but is not an unfinished database: move it away")
 
 
 def _check_beside(path: Path) -> None:
-    """Refuse what SQLite would wait for, or write to, beside a database that somebody else has made."""
+    """Refuse special files next to a foreign database, on which SQLite would block or to which it would write."""
     for ending in ("-wal", "-shm", "-journal", ".lock", ".lock-journal"):
-        there = beside(path, ending)
+        companion = with_suffix(path, ending)
         with contextlib.suppress(FileNotFoundError):
-            mode = there.lstat().st_mode
+            mode = companion.lstat().st_mode
             if stat.S_ISLNK(mode):
-                raise UsageError(f"{there}: this is a link; a regular file is expected")
-            check_regular(there, mode)
+                raise UsageError(f"{companion}: this is a link; a regular file is expected")
+            check_regular(companion, mode)
 
 
-def beside(path: Path, ending: str) -> Path:
-    """A file with a longer name, such as ``results.sqlite.lock``."""
+def with_suffix(path: Path, ending: str) -> Path:
+    """The path with a suffix, such as ``results.sqlite.lock``."""
     return path.with_name(path.name + ending)
 
 
 def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
-    """What must hold of the file as a whole. What holds of a run is found when the run is read."""
-    # Bytes that are not text are damage, which is found by other means than an error of the decoder.
+    """Check the file as a whole. Runs are checked when they are read."""
+    # Bytes that are not text are damage, which is detected later; the decoder must not fail.
     database.text_factory = lambda content: content.decode(errors="replace")
     if (verdict := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
         raise sqlite3.DatabaseError(verdict.splitlines()[0])
@@ -180,9 +182,9 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
         raise UsageError(f"{path}: its tables are not those of format {version}: {_DAMAGED}")
     for key, spec in database.execute("SELECT key, spec FROM runs").fetchall():
         if not isinstance(spec, str) or hashlib.sha256(spec.encode()).hexdigest()[:DIGITS] != key:
-            raise UsageError(f"{path}: run {key} is not the run that its specification says: {_DAMAGED}")
+            raise UsageError(f"{path}: run {key} does not match its specification: {_DAMAGED}")
     if orphan := database.execute("SELECT run FROM epochs WHERE run NOT IN (SELECT key FROM runs)").fetchone():
-        raise UsageError(f"{path}: it has epochs of run {orphan[0]}, and not the run: {_DAMAGED}")
+        raise UsageError(f"{path}: it has epochs of run {orphan[0]}, but not the run: {_DAMAGED}")
     database.execute("SELECT 1 FROM environments LIMIT 1")
 
 
@@ -190,7 +192,10 @@ def epoch_of_row(epoch: int, train: str, test: str, lga: str | None, seconds: fl
     """The epoch in a row of the table.
 
     Raises:
-        ValueError: It was not written by a store; likewise TypeError, KeyError and AttributeError.
+        ValueError: It was not written by a store.
+        TypeError: It was not written by a store.
+        KeyError: It was not written by a store.
+        AttributeError: It was not written by a store.
     """
     return EpochRecord(epoch, _numbers(train), _numbers(test), None if lga is None else _numbers(lga), float(seconds))
 
@@ -200,7 +205,7 @@ def _numbers(text: str) -> dict[str, float]:
 
 
 def _add_digests(path: Path, database: sqlite3.Connection) -> None:
-    """Bring a file to the present format, with digests of what it holds. What cannot be read gets none."""
+    """Convert a file to the present format, with digests of its content, except of unreadable runs."""
     database.execute("BEGIN IMMEDIATE")
     with database:
         database.execute("ALTER TABLE runs ADD COLUMN digest TEXT")
@@ -220,24 +225,24 @@ def _add_digests(path: Path, database: sqlite3.Connection) -> None:
             if state == "complete" and [record.epoch for record in records] == list(range(1, spec.epochs + 1)):
                 database.execute("UPDATE runs SET digest = ? WHERE key = ?", (run_digest(spec, digests), key))
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    warnings.warn(f"{path} was of an earlier version; it now has digests of what it holds", Note, stacklevel=5)
+    warnings.warn(f"{path} was of an earlier version; it now has digests of its content", Note, stacklevel=5)
 
 
 def _hold_lock(path: Path) -> sqlite3.Connection:
-    lock = sqlite3.connect(beside(path, ".lock"), timeout=0, isolation_level=None)
+    lock = sqlite3.connect(with_suffix(path, ".lock"), timeout=0, isolation_level=None)
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
         lock.close()
         if "locked" not in str(error):
             raise
-        raise UsageError(f"{path}: another process is writing to it; wait for it, or name another") from None
+        raise UsageError(f"{path}: another process is writing to it; wait for it, or choose another") from None
     return lock
 
 
 def _create(path: Path) -> None:
-    # Made beside its place and then renamed: under its name the file is there whole or not at all.
-    new = beside(path, ".new")
+    # Created under another name and then renamed, so that the file is always complete.
+    new = with_suffix(path, ".new")
     _make_room(new)
     database = sqlite3.connect(new)
     database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
@@ -246,18 +251,18 @@ def _create(path: Path) -> None:
 
 
 def _address(path: Path) -> str:
-    """The database for reading, as an address.
+    """The URI of the database for reading.
 
-    A reader of a file in WAL mode makes files beside it. One that may write removes them when it is the last to leave,
-    and brings what a killed writer left there into the database. Where it may not write, it is told that nobody writes.
+    A reader of a file in WAL mode creates files next to it. With write permission, the last connection removes
+    them, and recovers the changes of a killed writer. Without it, the database is opened as immutable.
     """
     if os.access(path.parent, os.W_OK) and os.access(path, os.W_OK):
         return path.resolve().as_uri() + "?mode=rw"
-    return path.resolve().as_uri() + ("?mode=ro" if beside(path, "-wal").exists() else "?mode=ro&immutable=1")
+    return path.resolve().as_uri() + ("?mode=ro" if with_suffix(path, "-wal").exists() else "?mode=ro&immutable=1")
 
 
 def _check_header(path: Path) -> int:
-    """Reads the kind and version from SQLite's header, for opening a foreign database may already change it."""
+    """Read kind and version from SQLite's header, since opening a foreign database may change it."""
     try:
         check_regular(path, path.stat().st_mode)
         with path.open("rb") as file:
@@ -265,13 +270,13 @@ def _check_header(path: Path) -> int:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     if len(header) < 100 or header[:16] != b"SQLite format 3\0":
-        raise UsageError(f"{path} is there but holds no results of lossaware; nothing was changed")
+        raise UsageError(f"{path} exists but does not have results of lossaware; nothing was changed")
     version, application = struct.unpack(">I4xI", header[60:72])
     if application != _APPLICATION_ID:
         raise UsageError(f"{path} is a database of another program; nothing was changed")
     if version not in (SCHEMA_VERSION, WITHOUT_DIGESTS):
         raise UsageError(
             f"{path} was written by another version of lossaware (format {version}, this one reads {SCHEMA_VERSION}); "
-            "name another file; nothing was changed"
+            "choose another file; nothing was changed"
         )
     return int(version)

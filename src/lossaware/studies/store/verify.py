@@ -1,4 +1,4 @@
-"""Whether everything in a folder of results is what was written."""
+"""Verification of a folder of results."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +11,12 @@ from lossaware.studies.store.folder import Folder
 
 @dataclass
 class Verified:
-    """What was found in a folder.
+    """Result of the verification of a folder.
 
     Attributes:
-        runs: How many runs.
-        epochs: How many epochs.
-        problems: What is not as it was written, a line each.
+        runs: Number of runs.
+        epochs: Number of epochs.
+        problems: Descriptions of changes, one line each.
     """
 
     runs: int = 0
@@ -25,35 +25,35 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Read everything in a folder of runs (``--out``) or of exported studies (``results``).
+    """Read and verify a folder of runs (``--out``) or of exported studies (``results``).
 
     Raises:
-        UsageError: There is no such folder, or it has neither.
+        UsageError: The folder does not exist, or has neither.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}")
-    found, runs = Verified(), Folder(folder)
+    result, runs = Verified(), Folder(folder)
     try:
         runs.all_launches()
         if runs.database.exists():
             with Store(runs.database, read_only=True) as store:
-                found.problems += store.damage()
-                found.runs, found.epochs = store.counts()
+                result.problems += store.damage()
+                result.runs, result.epochs = store.counts()
     except UsageError as error:
-        found.problems.append(str(error))
+        result.problems.append(str(error))
     try:
         exported = Exported(folder)
     except UsageError as error:
-        found.problems.append(str(error))
-        return found
+        result.problems.append(str(error))
+        return result
     if not (exported.names() or runs.database.exists()):
         raise UsageError(f"{folder} holds neither runs nor exported studies")
     for name in exported.names():
         try:
             epochs = exported.epochs(name)
         except UsageError as error:
-            found.problems.append(str(error))
+            result.problems.append(str(error))
         else:
-            found.runs += len(epochs)
-            found.epochs += sum(map(len, epochs.values()))
-    return found
+            result.runs += len(epochs)
+            result.epochs += sum(map(len, epochs.values()))
+    return result
