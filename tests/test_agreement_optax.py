@@ -135,5 +135,5 @@ def test_accumulated_micro_batches_are_one_step() -> None:
 
 
 def test_complex_parameters_are_refused() -> None:
-    with pytest.raises(ValueError, match="gamma2 'agreement' takes real parameters in JAX so far: one is complex"):
+    with pytest.raises(ValueError, match="gamma2 'agreement' only supports real parameters in JAX: one is complex"):
         loss_aware(optax.sgd(1e-3), gamma2="agreement").init(jnp.ones(3, jnp.complex64))

@@ -19,8 +19,8 @@ Leaves = Sequence[jax.Array]
 class AgreementState(LossAwareState):
     """State of `lossaware.optax.loss_aware` with this rule.
 
-    ``scale`` is a dictionary: ``"tensors"`` has the scale of each leaf of the parameters, ``"reach"`` the most that the
-    base's last update moved one of them by, before it was bounded, as a share of its scale; 0 before the first.
+    ``scale`` is a dictionary: ``"tensors"`` has the scale of each leaf of the parameters. ``"reach"`` is the largest
+    movement of a leaf by the base's last update, before it was bounded, as a share of its scale; 0 before the first.
     """
 
     __slots__ = ()
@@ -33,15 +33,15 @@ class AgreementState(LossAwareState):
 def agreement_aware(
     base: optax.GradientTransformationExtraArgs, settings: Settings, read: Callable[[Any], jax.Array]
 ) -> optax.GradientTransformationExtraArgs:
-    """The base with this rule around it.
+    """The base, wrapped with this rule.
 
-    The learning rate is inside the base, so its update is made smaller in place of the rate; and a schedule of the base
-    does not anneal the push.
+    The learning rate is inside the base, so its update is reduced instead of the rate; and a schedule of the base does
+    not anneal the push.
 
     Args:
         base: The base.
         settings: The settings, whose rule is an `Agreement`.
-        read: From ``value`` to the loss of the step.
+        read: Converts ``value`` to the loss of the step.
 
     Raises:
         ValueError: At ``init``, a parameter is complex.
@@ -55,7 +55,7 @@ def agreement_aware(
     def init(params: PyTree) -> AgreementState:
         leaves = jax.tree.leaves(params)
         if any(jnp.iscomplexobj(leaf) for leaf in leaves):
-            raise ValueError("gamma2 'agreement' takes real parameters in JAX so far: one is complex")
+            raise ValueError("gamma2 'agreement' only supports real parameters in JAX: one is complex")
         scale = {"tensors": _scales(params), "reach": jnp.zeros((), widest_float())}
         mean = jax.tree.map(lambda p: jnp.zeros_like(p, wide(p)), params)
         return AgreementState(fresh_state(), share_of(fresh_state()), base.init(params), scale, mean)
@@ -74,14 +74,14 @@ def agreement_aware(
         before = _choose(finite, _as(followed, state.law), state.law)
         share = share_of(before)
 
-        # Where a gradient is not finite, the base sees none, and what it makes of that is dropped.
-        shown = jax.tree.unflatten(structure, [jnp.where(finite, g, jnp.zeros_like(g)) for g in gradients])
-        stepped, base_state = base.update(shown, state.base, params, value=loss, **extra_args)
+        # If a gradient is not finite, the base gets zeros, and its result is dropped.
+        passed = jax.tree.unflatten(structure, [jnp.where(finite, g, jnp.zeros_like(g)) for g in gradients])
+        stepped, base_state = base.update(passed, state.base, params, value=loss, **extra_args)
         base_state = _choose(finite, base_state, state.base)
         steps = jax.tree.leaves(stepped)
         sizes = [_rms(u) for u in steps]
         furthest = jnp.max(jnp.stack([size / scale for size, scale in zip(sizes, scales, strict=True)]))
-        known = jnp.where(reach > 0, reach, furthest)  # of the first update it is known
+        known = jnp.where(reach > 0, reach, furthest)  # the first update is measured itself
         kept = jnp.where(known > share, share / jnp.where(known > 0, known, 1.0), 1.0)
 
         moved = _as(law.advance(before, jnp.where(finite, loss, jnp.nan), jnp), state.law)
@@ -118,7 +118,7 @@ def _agreement(gradients: Leaves, means: Leaves, scales: Leaves) -> tuple[jax.Ar
 
 
 def _moved(update: jax.Array, g: jax.Array, mean: jax.Array, kept: jax.Array, amount: jax.Array) -> jax.Array:
-    """What is kept of the base's update, and the push where there is a gradient; 0 where nothing may move."""
+    """The kept part of the base's update, with the push where there is a gradient; 0 where nothing may move."""
     kind = wide(update)
     bounded = jnp.where(kept > 0, update.astype(kind) * kept.astype(kind), 0)
     push = jnp.where((g != 0) & (amount > 0), amount.astype(kind) * jnp.sign(mean).astype(kind), 0)
@@ -126,7 +126,7 @@ def _moved(update: jax.Array, g: jax.Array, mean: jax.Array, kept: jax.Array, am
 
 
 def _scales(params: PyTree) -> list[jax.Array]:
-    """The scale of each leaf; a vector has that of a matrix beside it in the same dictionary, or of the one before."""
+    """The scale of each leaf; a vector has that of a matrix in the same dictionary, or of the matrix before it."""
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params)
     paths = [path[:-1] if path and isinstance(path[-1], jax.tree_util.DictKey) else None for path, _ in with_paths]
     own = [_rms(leaf) for _, leaf in with_paths]
@@ -134,15 +134,15 @@ def _scales(params: PyTree) -> list[jax.Array]:
     matrices = [size for size, is_matrix in zip(own, are_matrices, strict=True) if is_matrix]
     ordered = jnp.sort(jnp.stack(matrices or [jnp.max(jnp.stack(own))]))
     before = median = jnp.maximum(ordered[len(ordered) // 2], SMALLEST_SCALE)
-    wanted = [jnp.maximum(size, median) for size in own]
-    beside = {path: wanted[k] for k, path in enumerate(paths) if are_matrices[k] and path}
+    bounded = [jnp.maximum(size, median) for size in own]
+    of_dictionary = {path: bounded[k] for k, path in enumerate(paths) if are_matrices[k] and path}
     scales = []
-    for size, is_matrix, path in zip(wanted, are_matrices, paths, strict=True):
+    for size, is_matrix, path in zip(bounded, are_matrices, paths, strict=True):
         if is_matrix:
             before = size
             scales.append(size)
         else:
-            near = beside.get(path, before) if path else before
+            near = of_dictionary.get(path, before) if path else before
             scales.append(jnp.where(near < FEW_MEDIANS * median, near, median))
     return scales
 

@@ -272,10 +272,10 @@ def another_system(place: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 OBSTACLES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], str]] = {
-    "no compiler": (no_compiler, "no C compiler is there (own-cc, cc, gcc, clang); install one"),
+    "no compiler": (no_compiler, "no C compiler found (own-cc, cc, gcc, clang); install one"),
     "compilers that fail": (nothing_compiles, "cc fails (what a pity)"),
-    "a folder that all may write to": (folder_of_mode(0o702), "others may write to"),
-    "a folder that a group may write to": (folder_of_mode(0o720), "others may write to"),
+    "a folder that all may write to": (folder_of_mode(0o702), "other users can write to"),
+    "a folder that a group may write to": (folder_of_mode(0o720), "other users can write to"),
     "a folder of somebody else": (folder_of_another, "belongs to another user; set XDG_CACHE_HOME"),
     "no folder": (no_folder, "File exists"),
     "no home": (no_home, "no home folder; set XDG_CACHE_HOME"),

@@ -1,8 +1,7 @@
-"""Compiles the C library, keeps it in the user's cache folder, and finds it there again.
+"""Compiles the C library, and caches it in the user's cache folder.
 
-What is found is loaded into the process, so it must be whole and nobody else's: the folder belongs to the user alone,
-a file is written under another name and put in place when it is on the disk, and its name holds the digest of its
-content, which is compared each time.
+The library is loaded into the process, so it must be complete and the user's own: only the user can write to the
+folder, files are written atomically, and the name has the digest of the content, which is compared at each loading.
 """
 
 import contextlib
@@ -17,16 +16,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# No contraction to fused multiply-adds and no fast-math: the bits are to be those of torch's operators.
+# Without contraction to fused multiply-adds and without fast-math, for the same bits as torch's operators.
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILER_SECONDS = 15.0
-"""How long each compiler may take; it needs less than one on an idle machine."""
+"""Timeout of each compiler; on an idle machine it takes less than a second."""
 
 
 class NoLibraryError(Exception):
-    """The library cannot be had; the message says why, and what to do."""
+    """The library is not available; the message has the reason and the remedy."""
 
 
 def source() -> bytes:
@@ -35,7 +34,7 @@ def source() -> bytes:
 
 
 def kept(folder: Path, key: str) -> Iterator[Path]:
-    """The libraries of that key in the folder that are whole. Others are removed."""
+    """The complete libraries of this key in the folder. Others are removed."""
     for path in sorted(folder.glob(f"correction-{key}-*.so")):
         with contextlib.suppress(OSError):
             if path.name == _name(key, path.read_bytes()):
@@ -45,11 +44,11 @@ def kept(folder: Path, key: str) -> Iterator[Path]:
 
 
 def private_folder() -> Path:
-    """The cache folder. What lies there is run, so nobody else may be able to write to it.
+    """The cache folder. Its libraries are executed, so only the user may write to it.
 
     Raises:
-        NoLibraryError: Others may write to it, or it is somebody else's.
-        OSError: It cannot be made.
+        NoLibraryError: Others can write to it, or it belongs to another user.
+        OSError: It cannot be created.
     """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossaware"
@@ -58,16 +57,16 @@ def private_folder() -> Path:
             "this user has no home folder; set XDG_CACHE_HOME to a folder of the user's own"
         ) from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid():
+    status = folder.stat()
+    if status.st_uid != os.getuid():
         raise NoLibraryError(f"{folder} belongs to another user; set XDG_CACHE_HOME to a folder of your own")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise NoLibraryError(f"others may write to {folder}; chmod go-w {folder}")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise NoLibraryError(f"other users can write to {folder}; run chmod go-w {folder}")
     return folder
 
 
 def key_of(content: bytes) -> str:
-    """What the library depends on: other code, flags or another processor (of a shared home) have another key."""
+    """The key of the library: a digest of code, flags and processor (of machines that share a home folder)."""
     processor = platform.platform() + platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -89,7 +88,7 @@ def keep(folder: Path, key: str, content: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(scratch, 0o700)
-        os.replace(scratch, path)  # at once, so that no process ever finds half a file
+        os.replace(scratch, path)  # atomic, so that no process reads a partial file
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(scratch)
@@ -103,29 +102,27 @@ def keep(folder: Path, key: str, content: bytes) -> Path:
 
 
 def compilers() -> list[list[str]]:
-    """The commands that may compile it: that of ``CC``, and the usual names; those that are there.
+    """The available compiler commands: that of ``CC``, and the usual names.
 
     Raises:
-        NoLibraryError: None is there.
+        NoLibraryError: There are none.
     """
-    asked = os.environ.get("CC", "").split()
-    found = [words for words in (asked, *([name] for name in _COMPILERS)) if words and shutil.which(words[0])]
-    if not found:
-        raise NoLibraryError(
-            f"no C compiler is there ({', '.join(filter(None, [*asked[:1], *_COMPILERS]))}); install one"
-        )
-    return found
+    own = os.environ.get("CC", "").split()
+    commands = [words for words in (own, *([name] for name in _COMPILERS)) if words and shutil.which(words[0])]
+    if not commands:
+        raise NoLibraryError(f"no C compiler found ({', '.join(filter(None, [*own[:1], *_COMPILERS]))}); install one")
+    return commands
 
 
 def compile_by(compiler: list[str]) -> bytes:
-    """The library as this compiler makes it.
+    """The library, compiled by this compiler.
 
     Args:
         compiler: A command and its arguments.
 
     Raises:
         NoLibraryError: It fails, or takes too long.
-        OSError: There is no place for temporary files.
+        OSError: Temporary files cannot be written.
     """
     name = " ".join(compiler)
     with tempfile.TemporaryDirectory(prefix="lossaware-", ignore_cleanup_errors=True) as scratch:
@@ -142,9 +139,9 @@ def compile_by(compiler: list[str]) -> bytes:
 
 
 def _run(command: list[str], messages: Path) -> int | None:
-    """The exit status of a command; None where it takes too long."""
+    """The exit status of a command; None on timeout."""
     with messages.open("wb") as file:
-        # Output goes to a file, and all processes end together: one that is left would keep a pipe open.
+        # Output goes to a file and the whole process group is killed: a leftover process would keep a pipe open.
         try:
             running = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True

@@ -1,7 +1,7 @@
-"""From the cells of a study to verdicts: each cell beside the one that it is held against.
+"""From the cells of a study to verdicts: each cell is compared with its reference.
 
-That is the cell of the same runs without LGA, or in a comparison of arms the first arm's. The names below are those of
-the usual case.
+The reference is the cell of the same runs without LGA or, in a comparison of arms, that of the first arm. The names
+below are those of the first case.
 """
 
 import math
@@ -30,17 +30,17 @@ Way = Literal["better", "equal", "worse"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A cell with LGA beside the same runs without it.
+    """A cell with LGA, compared with the same runs without it.
 
     Attributes:
-        variant: The place of the cell with LGA in the table.
-        base: The place of the cell without LGA.
+        variant: The key of the cell with LGA in the table.
+        base: The key of the cell without LGA.
         with_lga: The cell with LGA, measured.
         without: The cell without LGA, measured.
-        seeds: Seeds of which both runs are finished.
+        seeds: Seeds with both runs finished.
         result: Paired statistics of the scores, with LGA minus without.
-        verdict: See `lossaware.studies.analysis.statistics`; corrected for all comparisons of the table that have two
-            seeds or more.
+        verdict: See `lossaware.studies.analysis.statistics`; corrected for all comparisons of the table with at
+            least two seeds.
     """
 
     variant: Key
@@ -53,7 +53,7 @@ class Comparison:
 
     @property
     def quantity(self) -> Quantity:
-        """The measure that is compared."""
+        """The compared metric."""
         return self.with_lga.cell.quantity
 
     @property
@@ -73,26 +73,26 @@ class Comparison:
 
     @property
     def way(self) -> Way:
-        """Whether the mean is better with LGA; where runs have no finite score, whether more seeds are."""
+        """Whether the mean is better with LGA; if scores are not finite, whether more seeds are."""
         better, worse = better_and_worse(self.result, higher_is_better=self.quantity.higher_is_better)
         balance: float = better - worse
         if not (self.result.lost_without or self.result.lost_with):
             mean = self.result.difference.mean
-            rounding = 1e-9 * abs(self.base_scores.mean)  # differences that cancel leave as much
+            rounding = 1e-9 * abs(self.base_scores.mean)  # rounding of differences that cancel
             balance = 0.0 if abs(mean) <= rounding else mean * (1 if self.quantity.higher_is_better else -1)
         return "better" if balance > 0 else "worse" if balance < 0 else "equal"
 
 
 def comparisons(table: StudyTable) -> list[Comparison]:
-    """Every pair of cells, each from the seeds that both have; pairs of the same runs count once."""
+    """All pairs of cells, over their common seeds; pairs of the same runs count once."""
     chosen: dict[tuple[Quantity, tuple[RunSpec, ...], tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
     for variant, base in pairs(table.study).items():
         with_lga, without = table.cells[variant], table.cells[base]
         bases = {spec: without.scores.get(spec.seed) for spec in without.cell.specs}
         scores = {
             spec.seed: (score, with_lga.scores[spec.seed])
-            for spec, held_against in zip(with_lga.cell.specs, with_lga.cell.bases, strict=True)
-            if spec.seed in with_lga.scores and (score := bases.get(held_against)) is not None
+            for spec, reference in zip(with_lga.cell.specs, with_lga.cell.bases, strict=True)
+            if spec.seed in with_lga.scores and (score := bases.get(reference)) is not None
         }
         result = paired([left for left, _ in scores.values()], [right for _, right in scores.values()])
         key = with_lga.cell.quantity, with_lga.cell.specs, with_lga.cell.bases
@@ -124,7 +124,7 @@ def comparisons(table: StudyTable) -> list[Comparison]:
 
 
 def pairs(study: Study) -> dict[Key, Key]:
-    """Each cell that is held against another, and the cell that shows the same of those runs."""
+    """Each cell that has a reference, and the reference cell with the same metric."""
     bases: dict[tuple[Quantity, tuple[RunSpec, ...]], Key] = {}
     for key, cell in study.cells.items():
         if cell.specs and cell.specs == cell.bases:

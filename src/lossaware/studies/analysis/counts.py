@@ -12,7 +12,7 @@ from lossaware.studies.specs.study import Study
 
 @dataclass(frozen=True)
 class Ways:
-    """Pairs by which figure is the better one: that with LGA, neither, or that without."""
+    """Counts of pairs by the better figure: with LGA, neither, or without."""
 
     better: int = 0
     equal: int = 0
@@ -23,34 +23,34 @@ class Ways:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all pairs."""
         return self.better + self.equal + self.worse
 
     @classmethod
     def of(cls, ways: Iterable[Way]) -> "Ways":
-        """Count them."""
-        found = list(ways)
-        return cls(found.count("better"), found.count("equal"), found.count("worse"))
+        """The counts of these pairs."""
+        listed = list(ways)
+        return cls(listed.count("better"), listed.count("equal"), listed.count("worse"))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a study shows, counted.
+    """Counts of a study's cells and pairs.
 
     Attributes:
         figures: Published figures.
         agree: Cells whose difference from the published figure is within its 95 % interval (`Measured.agrees`).
         differ: Cells whose difference is not.
-        contained: Judged cells whose own 95 % interval contains the published figure, as agreement was judged before.
-        failed: Measured cells in which some runs, or all, did not train (see `is_untrained`).
+        contained: Judged cells whose own 95 % interval contains the published figure, the former criterion.
+        failed: Measured cells with runs that did not train (see `is_untrained`).
         single: Measured cells with a published figure, but without an interval: of one seed or two, or computed
             from others.
-        helps: Pairs of two seeds or more, by `Verdict`.
-        hurts: The same.
-        no_difference: The same.
-        unsure: The same: too few seeds to tell.
+        helps: Pairs of at least two seeds with this `Verdict`.
+        hurts: Pairs of at least two seeds with this `Verdict`.
+        no_difference: Pairs of at least two seeds with this `Verdict`.
+        unsure: Pairs of at least two seeds with too few seeds to tell.
         one_seed: Pairs of one seed.
-        published: Pairs as published.
+        published: Pairs of published figures.
     """
 
     figures: int = 0
@@ -71,28 +71,28 @@ class Counts:
 
     @property
     def measured(self) -> int:
-        """Published figures with a measured one beside them."""
+        """Number of published figures that are measured."""
         return self.agree + self.differ + self.single
 
     @property
     def judged(self) -> int:
-        """Pairs of two seeds or more."""
+        """Number of pairs of at least two seeds."""
         return self.helps + self.hurts + self.no_difference + self.unsure.total
 
     @property
     def pairs(self) -> int:
-        """All measured pairs."""
+        """Number of all measured pairs."""
         return self.judged + self.one_seed.total
 
 
 def counts(table: StudyTable) -> dict[str, Counts]:
-    """What a study shows, by what was overridden (but for the number of seeds); "" are the study's own settings.
+    """The counts of a study by its overrides, except the number of seeds; "" is for the study's own settings.
 
-    A cell that was measured under other settings is not held against its published figure.
+    Cells that were measured under other settings are not compared with their published figures.
     """
-    found = {"": _published(table.study)}
+    result = {"": _published(table.study)}
     for measured in table.cells.values():
-        if measured.there and measured.cell.published is not None and not (said := measured.changed):
+        if measured.there and measured.cell.published is not None and not (changed := measured.changed):
             agrees = measured.agrees
             one = Counts(
                 agree=agrees is True,
@@ -101,11 +101,11 @@ def counts(table: StudyTable) -> dict[str, Counts]:
                 contained=measured.contains_published,
                 failed=measured.untrained > 0,
             )
-            found[said] = found.get(said, Counts()) + one
+            result[changed] = result.get(changed, Counts()) + one
     for comparison in comparisons(table):
         if not comparison.count:
             continue
-        said = comparison.with_lga.changed
+        changed = comparison.with_lga.changed
         word = comparison.verdict.word if comparison.count > 1 else None
         way = Ways.of([comparison.way])
         one = Counts(
@@ -115,13 +115,13 @@ def counts(table: StudyTable) -> dict[str, Counts]:
             unsure=way if word == "too few seeds to tell" else Ways(),
             one_seed=Ways() if word else way,
         )
-        found[said] = found.get(said, Counts()) + one
-    return found
+        result[changed] = result.get(changed, Counts()) + one
+    return result
 
 
-def total(found: Iterable[Counts]) -> Counts:
-    """All together."""
-    return reduce(add, found, Counts())
+def total(parts: Iterable[Counts]) -> Counts:
+    """The sum of counts."""
+    return reduce(add, parts, Counts())
 
 
 def _published(study: Study) -> Counts:

@@ -9,10 +9,10 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-"""Probability of a false "helps" or "hurts" that is accepted, over all comparisons of a table together."""
+"""Accepted probability of a false "helps" or "hurts", over all comparisons of a table together."""
 
 FEW = 6
-"""Fewest seeds with which a sign test can be significant: 2 / 2**6 = 0.031, but 2 / 2**5 = 0.0625."""
+"""Minimum number of seeds for a significant sign test: 2 / 2**6 = 0.031, but 2 / 2**5 = 0.0625."""
 
 FEWEST = 3
 """Fewest seeds that get an interval, or a verdict other than "too few": with two, the t-test is all assumption."""
@@ -22,10 +22,10 @@ Word = Literal["helps", "hurts", "no difference shown", "too few seeds to tell"]
 
 @dataclass(frozen=True)
 class Summary:
-    """The mean of a few values, and how well they fix it.
+    """The mean of a few values, with its interval.
 
     Attributes:
-        n: Number of finite values; the others are left out and counted in ``lost``.
+        n: Number of finite values; the others are only counted in ``lost``.
         mean: Their mean; NaN without any.
         low: Lower end of the 95 % t-interval of the mean; NaN with fewer than `FEWEST` values.
         high: Its upper end.
@@ -54,17 +54,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Paired:
-    """What the differences of paired runs (with minus without, seed by seed) say.
+    """Statistics of the differences of paired runs (with minus without, per seed).
 
     Attributes:
         difference: Mean of the differences over the seeds with two finite scores, and its 95 % t-interval.
-        t_p: Two-sided p of the paired t-test; NaN where it has no meaning: fewer than two pairs, or all
-            differences equal.
+        t_p: Two-sided p of the paired t-test; NaN if it is undefined: fewer than two pairs, or all differences
+            equal.
         flip_p: Two-sided p of the exact sign-flip (permutation) test of the mean; 1 without any pair.
-        up: Seeds in which the score with LGA is the larger one.
-        down: Seeds in which it is the smaller one.
-        lost_without: Seeds in which only the run without LGA has no finite score.
-        lost_with: Seeds in which only the run with LGA has none.
+        up: Number of seeds in which the score with LGA is larger.
+        down: Number of seeds in which it is smaller.
+        lost_without: Number of seeds in which only the score without LGA is not finite.
+        lost_with: Number of seeds in which only the score with LGA is not finite.
     """
 
     difference: Summary
@@ -77,25 +77,25 @@ class Paired:
 
     @property
     def n(self) -> int:
-        """Seeds with two finite scores."""
+        """Number of seeds with two finite scores."""
         return self.difference.n
 
     @property
     def identical(self) -> bool:
-        """Whether every pair has exactly the same score twice."""
+        """Whether both scores are exactly equal in every pair."""
         return self.n > 0 and self.up == self.down == self.lost_without == self.lost_with == 0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict and the sentences it rests on."""
+    """A verdict and its reason."""
 
     word: Word
     reason: str
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Mean and 95 % t-interval of the finite ones among `values`."""
+    """Mean and 95 % t-interval of the finite `values`."""
     finite = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
     n = len(finite)
     mean = float(finite.mean()) if n else math.nan
@@ -122,9 +122,9 @@ def difference_half_width(measured: Summary, other_seeds: int) -> float:
 
 
 def paired(without: Sequence[float], with_: Sequence[float]) -> Paired:
-    """Compare two runs a seed: ``without[i]`` and ``with_[i]`` come from the same seed.
+    """Compare two runs per seed: ``without[i]`` and ``with_[i]`` have the same seed.
 
-    A pair with a score that is not finite enters no mean; it is counted.
+    Pairs with a score that is not finite do not count in means, but are counted.
 
     Raises:
         ValueError: The two sequences have different lengths.
@@ -132,7 +132,7 @@ def paired(without: Sequence[float], with_: Sequence[float]) -> Paired:
     pairs = list(zip(without, with_, strict=True))
     finite = [(a, b) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
     differences = np.asarray([b - a for a, b in finite], dtype=np.float64)
-    # Scores are float32 means: differences, or a spread of them, below this are rounding, and t would divide by it.
+    # Scores are float32 means: smaller differences, or a smaller spread, are rounding, by which t would divide.
     rounding = 1e-6 * max((max(abs(a), abs(b)) for a, b in finite), default=0.0)
     differences[np.abs(differences) <= rounding] = 0.0
     difference = summary(differences.tolist())
@@ -150,11 +150,11 @@ def paired(without: Sequence[float], with_: Sequence[float]) -> Paired:
 
 
 def sign_flip_p(differences: "Sequence[float] | np.ndarray") -> float:
-    """Two-sided p of the mean when each difference could as well have had the other sign.
+    """Two-sided p of the mean, if each difference has either sign with equal probability.
 
-    Exact up to 16 differences; from 65,536 random flips (always the same ones) beyond.
+    Exact up to 16 differences; beyond, from 65,536 random flips (always the same ones).
     """
-    if len(differences) < 2:  # scipy wants two; with one, both flips are as extreme as what was seen
+    if len(differences) < 2:  # scipy needs two; with one, both flips are as extreme as the data
         return 1.0
     test = stats.permutation_test(
         (np.asarray(differences, dtype=np.float64),),
@@ -168,7 +168,7 @@ def sign_flip_p(differences: "Sequence[float] | np.ndarray") -> float:
 
 
 def sign_p(ups: int, downs: int) -> float:
-    """Two-sided p of the exact sign test; ties are left out. At least ``2 / 2**(ups + downs)``."""
+    """Two-sided p of the exact sign test, without ties. At least ``2 / 2**(ups + downs)``."""
     return float(stats.binomtest(ups, ups + downs).pvalue) if ups + downs else 1.0
 
 
@@ -181,9 +181,9 @@ def epoch_ratio(without: Sequence[float], with_: Sequence[float], *, higher_is_b
         higher_is_better: Whether a larger score is better.
 
     Returns:
-        In (0, 1]; 1 where LGA does not reach it, as in the paper; NaN where the base has no finite final score.
-        A ratio below 1 alone does not say that LGA is faster: the base may have reached its final score early
-        itself, which ``epoch_ratio(without, without)`` tells.
+        In (0, 1]; 1 if LGA does not reach it, as in the paper; NaN if the base's final score is not finite.
+        A ratio below 1 alone does not mean that LGA is faster: the base may have reached its final score early
+        itself, see ``epoch_ratio(without, without)``.
     """
     if not without or not math.isfinite(without[-1]):
         return math.nan
@@ -195,9 +195,9 @@ def epoch_ratio(without: Sequence[float], with_: Sequence[float], *, higher_is_b
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Correct p values by Holm's step-down method, so that they hold for all comparisons together.
+    """Correct p values for all comparisons by Holm's step-down method.
 
-    NaN stays NaN and counts as no comparison.
+    NaN stays NaN and does not count as a comparison.
     """
     corrected = [math.nan] * len(ps)
     order = sorted((i for i, p in enumerate(ps) if not math.isnan(p)), key=lambda i: ps[i])
@@ -209,11 +209,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def deciding_p(pairs: Paired, *, higher_is_better: bool) -> float:
-    """Return the p value a verdict rests on, before any correction.
+    """Return the p value of a verdict, before correction.
 
-    The paired t-test's. Where all differences are equal it has no meaning and the sign-flip test stands in. Where a
-    run has no finite score only the order of the two is known, so the sign test decides, and a lost run is the worse
-    of its pair. NaN where nothing was compared, or both scores are the same in every seed.
+    This is the paired t-test's. If all differences are equal, it is undefined and the sign-flip test is used. If a
+    score is not finite, only the order of the two is known, so the sign test is used, and the lost run is the worse
+    of its pair. NaN if nothing was compared, or both scores are equal in every seed.
     """
     if pairs.identical or pairs.n + pairs.lost_without + pairs.lost_with == 0:
         return math.nan
@@ -234,16 +234,16 @@ def verdicts(comparisons: Sequence[Paired], *, higher_is_better: bool) -> list[V
 
 
 def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, comparisons: int = 1) -> Verdict:
-    """Say what one comparison shows.
+    """Return the verdict of one comparison.
 
-    "Helps" and "hurts" need at least `FEWEST` seeds, a corrected p of at most `LEVEL`, and a sign-flip test that is
-    at most `LEVEL` too or, with fewer than `FEW` seeds, as small as it can be: every seed points the same way.
+    "Helps" and "hurts" need at least `FEWEST` seeds, a corrected p of at most `LEVEL`, and a sign-flip p of at most
+    `LEVEL` too or, with fewer than `FEW` seeds, the smallest possible one: all seeds have the same sign.
 
     Args:
         pairs: The comparison.
         higher_is_better: Whether a larger score is better.
         corrected_p: `deciding_p` after `holm`.
-        comparisons: How many comparisons were corrected for.
+        comparisons: Number of corrected comparisons.
     """
     better, worse = better_and_worse(pairs, higher_is_better=higher_is_better)
     seeds = pairs.n + pairs.lost_without + pairs.lost_with
@@ -263,12 +263,12 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
         evidence += f", {_p(corrected_p)} after Holm's correction for {comparisons} comparisons"
     evidence += _lost(pairs) + "."
     one_way = seeds in (better, worse)
-    shown = (
+    significant = (
         seeds >= FEWEST and corrected_p <= LEVEL and (lost > 0 or pairs.flip_p <= max(LEVEL, 2.0 ** (1 - seeds) + 1e-9))
     )
 
-    if shown:
-        # With lost runs the sign test decides, so its majority gives the direction; otherwise the mean does.
+    if significant:
+        # With lost runs the direction is that of the sign test's majority, otherwise that of the mean.
         up = better > worse if lost else (pairs.difference.mean > 0) == higher_is_better
         if seeds < FEW:
             evidence += (
@@ -285,13 +285,13 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
 
 
 def better_and_worse(pairs: Paired, *, higher_is_better: bool) -> tuple[int, int]:
-    """Seeds in which LGA did better, and in which it did worse; a lost run is the worse of its pair."""
+    """Numbers of seeds in which LGA was better and worse; a lost run is the worse of its pair."""
     better, worse = (pairs.up, pairs.down) if higher_is_better else (pairs.down, pairs.up)
     return better + pairs.lost_without, worse + pairs.lost_with
 
 
 def _lost(pairs: Paired) -> str:
-    """Names the runs that have no finite score."""
+    """The counts of runs without finite score, for a reason."""
     lost = [f"{n} {arm}" for n, arm in ((pairs.lost_without, "without"), (pairs.lost_with, "with LGA")) if n]
     return f" (no finite score: {' and '.join(lost)})" if lost else ""
 

@@ -1,4 +1,4 @@
-"""The cells of a study, measured: values, intervals, what differs from the study's file."""
+"""The measured cells of a study: values, intervals, and differences from the study's file."""
 
 import math
 import statistics as plain_statistics
@@ -21,15 +21,15 @@ MIXED = "of cells under different settings"
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell of a study, measured.
+    """A measured cell of a study.
 
     Attributes:
-        cell: What was to be measured.
+        cell: The cell.
         scores: The score of each finished seed, as measured.
         summary: Mean and interval of the `values`.
-        overrides: What differs from the study's file in the runs shown.
-        sources: The cells that a derived one is made of.
-        untrained: Runs whose model is no better than chance at the end.
+        overrides: Differences of the shown runs from the study's file.
+        sources: The cells from which a derived one is computed.
+        untrained: Number of runs whose model is not better than chance at the end.
     """
 
     cell: Cell
@@ -46,14 +46,14 @@ class Measured:
 
     @property
     def there(self) -> bool:
-        """Whether there is anything to show."""
+        """Whether there are results."""
         return self.summary.n > 0 or self.summary.lost > 0
 
     @property
     def difference(self) -> float:
         """Measured minus published, in the units of the table.
 
-        NaN where either is missing, and for runs under other settings than the study's, see `agrees`.
+        NaN if either is missing, and for runs under other settings than the study's, see `agrees`.
         """
         if self.cell.published is None or self.changed:
             return math.nan
@@ -61,10 +61,10 @@ class Measured:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether 0 lies in the interval of the difference of the two means, measured and published.
+        """Whether the interval of the difference of the two means, measured and published, contains 0.
 
         See `difference_half_width`. None without an interval or a published figure, and for runs under other settings
-        than the study's: their figures are not those that were published.
+        than the study's, which are not comparable with the published figures.
         """
         if math.isnan(self.difference) or math.isnan(self.summary.low):
             return None
@@ -72,7 +72,7 @@ class Measured:
 
     @property
     def contains_published(self) -> bool:
-        """Whether the published figure lies in the interval of the measured mean alone: the old count."""
+        """Whether the interval of the measured mean alone contains the published figure: the former criterion."""
         return abs(self.difference) <= self.summary.half_width
 
     @property
@@ -83,30 +83,30 @@ class Measured:
 
     @property
     def differs(self) -> str:
-        """What differs from the study's file, in a line."""
+        """Differences from the study's file, in one line."""
         return self._of_sources(lambda source: source.differs) if self.sources else describe(self.overrides)
 
     @property
     def said(self) -> str:
-        """The caution, and what differs from the study's file, in a line."""
+        """The caution and the differences from the study's file, in one line."""
         return ", ".join(filter(None, [self.caution, self.differs]))
 
     @property
     def changed(self) -> str:
-        """What is `said`, but for the number of seeds."""
+        """The caution and the differences, except the number of seeds."""
         if self.sources:
             return self._of_sources(lambda source: source.changed)
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
         return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
 
-    def _of_sources(self, say: Callable[["Measured"], str]) -> str:
-        """What all cells say that it is made of, or that they differ."""
-        said = {say(source) for source in self.sources}
-        return said.pop() if len(said) == 1 else MIXED
+    def _of_sources(self, text_of: Callable[["Measured"], str]) -> str:
+        """The common text of all its sources, or `MIXED`."""
+        texts = {text_of(source) for source in self.sources}
+        return texts.pop() if len(texts) == 1 else MIXED
 
     @property
     def partial(self) -> bool:
-        """Whether some, but not all of its seeds are finished, or of those of a cell that it is made of."""
+        """Whether some, but not all, seeds of the cell or of one of its sources are finished."""
         return self.there and (
             len(self.values) < len(self.cell.specs) or any(source.partial for source in self.sources)
         )
@@ -114,13 +114,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """A study with what was measured of it.
+    """A study with its results.
 
     Attributes:
-        study: As its file says it.
-        cells: Each cell, measured as far as its runs are there.
-        remarks: What a reader must know first: overrides, a changed file.
-        provenance: When, where and by what command it was measured.
+        study: The study of the file.
+        cells: The measured cells, with or without results.
+        remarks: Remarks above the table: overrides, a changed file.
+        provenance: Date, machine and command of the results.
     """
 
     study: Study
@@ -130,7 +130,7 @@ class StudyTable:
 
     @property
     def marks(self) -> Mapping[Key, str]:
-        """A letter for each cell that the remarks or the legend say something of."""
+        """A letter for each cell with an entry in the legend."""
         letters: dict[str, str] = {}
         return {
             key: letters.setdefault(text, chr(ord("a") + len(letters)))
@@ -140,12 +140,12 @@ class StudyTable:
 
     @property
     def legend(self) -> list[str]:
-        """What the letters mean."""
-        said = {letter: self._peculiarity(self.cells[key]) for key, letter in self.marks.items()}
-        return [f"{letter}: {text}" for letter, text in said.items()]
+        """The explanations of the letters."""
+        texts = {letter: self._peculiarity(self.cells[key]) for key, letter in self.marks.items()}
+        return [f"{letter}: {text}" for letter, text in texts.items()]
 
     def _peculiarity(self, measured: Measured) -> str:
-        """What sets a cell apart from the others."""
+        """Differences of a cell from the others."""
         parts = []
         if measured.there and measured.caution and not self._common_caution:
             parts.append(measured.caution)
@@ -169,21 +169,21 @@ class StudyTable:
     def _common_caution(self) -> str:
         return self._common(lambda measured: measured.caution)
 
-    def _common(self, say: Callable[[Measured], str]) -> str:
-        """What all measured cells say alike."""
-        said = {say(measured) for measured in self.cells.values() if measured.values}
-        return said.pop() if len(said) == 1 else ""
+    def _common(self, text_of: Callable[[Measured], str]) -> str:
+        """The common text of all cells with results, or an empty text."""
+        texts = {text_of(measured) for measured in self.cells.values() if measured.values}
+        return texts.pop() if len(texts) == 1 else ""
 
     @property
     def head(self) -> list[str]:
-        """What is shown above the table."""
+        """The lines above the table."""
         common = self._common_overrides
         caution = [f"Measured with {self._common_caution}, not with real ones."] if self._common_caution else []
         return [*caution, *([f"Overridden: {common}."] if common else []), *self.remarks]
 
     @property
     def caption(self) -> str:
-        """How to read the table."""
+        """The explanation of the table."""
         shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
         parts = ["; ".join(shown).capitalize() + "."]
         seeds = {len(measured.values) for measured in self.cells.values() if measured.values}
@@ -221,15 +221,15 @@ def tabulate(
     *,
     prefer: Overrides | None = None,
 ) -> StudyTable:
-    """Measure every cell of a study.
+    """The table of a study.
 
     Args:
-        study: As its file says it.
-        results: Where the runs are.
-        launches: Overrides with which the study was run, latest last. A cell whose own runs are missing shows those
-            of the launch that came nearest.
-        remarks: To show above the table.
-        prefer: Overrides whose runs come before the study's own.
+        study: The study of the file.
+        results: The store of the runs.
+        launches: Overrides of the study's launches, latest last. A cell without own runs shows those of the most
+            similar launch.
+        remarks: Remarks above the table.
+        prefer: Overrides whose runs are preferred to the study's own.
     """
     variants = [(Overrides(), study)]
     for overrides in launches:
@@ -250,25 +250,26 @@ def tabulate(
 
     cells: dict[Key, Measured] = {}
     for key in study.cells:
-        found = [_measure(variant.cells[key], results, overrides) for overrides, variant in variants]
-        # Derived cells come after the cells they are made from.
-        cells[key] = _derive(found[0].cell, cells) if found[0].cell.derived else max(found, key=nearness)
+        candidates = [_measure(variant.cells[key], results, overrides) for overrides, variant in variants]
+        # Derived cells come after their sources.
+        first = candidates[0].cell
+        cells[key] = _derive(first, cells) if first.derived else max(candidates, key=nearness)
     return StudyTable(study, cells, remarks)
 
 
 def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
     scores = {
-        spec.seed: found
+        spec.seed: value
         for spec, base in zip(cell.specs, cell.bases, strict=True)
-        if (found := score(cell.quantity, spec, base, results)) is not None
+        if (value := score(cell.quantity, spec, base, results)) is not None
     }
-    summed = summary([cell.quantity.factor * found for found in scores.values()])
+    summed = summary([cell.quantity.factor * value for value in scores.values()])
     untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in scores)
     return Measured(cell, scores, summed, overrides, untrained=untrained)
 
 
-def score(quantity: Quantity, spec: RunSpec, held_against: RunSpec, results: Results) -> float | None:
-    """The score of a run, as measured; None where it, or the base it is held against, is not finished."""
+def score(quantity: Quantity, spec: RunSpec, reference: RunSpec, results: Results) -> float | None:
+    """The score of a run, as measured; None if the run, or its reference, is not finished."""
     curve = _curve(quantity, spec, results)
     if not curve:
         return None
@@ -278,7 +279,7 @@ def score(quantity: Quantity, spec: RunSpec, held_against: RunSpec, results: Res
         case "best":
             finite = [value for value in curve if math.isfinite(value)]
             return (max if quantity.higher_is_better else min)(finite, default=math.nan)
-    base = _curve(quantity, held_against, results)
+    base = _curve(quantity, reference, results)
     if not base:
         return None
     ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)
@@ -301,22 +302,22 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
 def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
     assert cell.derived
     kind, sources = cell.derived
-    made_of = [cells[key] for key in sources]
-    means = [source.summary.mean for source in made_of]
+    measured = [cells[key] for key in sources]
+    means = [source.summary.mean for source in measured]
     if not all(map(math.isfinite, means)):
         return Measured(cell, {}, summary([]))
     value = plain_statistics.fmean(means) if kind == "mean" else plain_statistics.pstdev(means)
-    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), sources=made_of)
+    return Measured(cell, {}, Summary(1, value, math.nan, math.nan), sources=measured)
 
 
 def describe(overrides: Overrides) -> str:
-    """What was overridden in a line: ``epochs = 2, seeds = 1``."""
+    """Overrides in one line: ``epochs = 2, seeds = 1``."""
     parts = []
     for name, value in overrides.to_plain().items():
         if name == "only":
             continue
         if isinstance(value, dict):
-            parts += [f"{name}.{inner} = {given}" for inner, given in value.items()]
+            parts += [f"{name}.{inner} = {inner_value}" for inner, inner_value in value.items()]
         else:
             parts.append(f"{name} = {value}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Runs that ended without having learned anything: a mean over seeds says little where some of them did."""
+"""Runs that did not learn anything. With such runs, a mean over seeds is not meaningful."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.tasks import classes
 
 MARGIN = 1.5
-"""A run counts as untrained up to this multiple of the accuracy of guessing."""
+"""A run counts as untrained up to this multiple of the accuracy by chance."""
 
 
 def is_untrained(spec: RunSpec, records: Sequence[EpochRecord]) -> bool:
-    """Whether a finished run's last training accuracy is that of guessing.
+    """Whether a finished run's last training accuracy is that of chance.
 
-    Only built-in tasks with equally frequent classes are judged; runs of all others are never untrained.
+    Only runs of built-in tasks with equally frequent classes are judged; all others return False.
 
     Args:
         spec: The run.

@@ -1,4 +1,4 @@
-"""Plots in a page: images whose data the page holds itself, one for light ground and one for dark."""
+"""Plots as images embedded in a page, one for light and one for dark mode."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from lossaware.studies.specs.escape import svg_address
 
 @dataclass(frozen=True)
 class Image:
-    """An image for a page. A browser runs no script in it and loads nothing for it, whatever the SVG holds.
+    """An image for a page. Browsers do not run scripts of such an SVG, and do not load anything for it.
 
     Attributes:
-        light: SVG for light ground.
-        dark: SVG for dark ground.
-        description: What it shows, for those who do not see it.
-        width: In points.
+        light: SVG for light mode.
+        dark: SVG for dark mode.
+        description: Alternative text.
+        width: Width in points.
     """
 
     light: str
@@ -29,10 +29,10 @@ class Image:
 
     @property
     def light_uri(self) -> str:
-        """The data of the image, as the address of an ``<img>``."""
+        """The image as a data URI for an ``<img>``."""
         return svg_address(self.light)
 
     @property
     def dark_uri(self) -> str:
-        """The same on dark ground."""
+        """The same for dark mode."""
         return svg_address(self.dark)

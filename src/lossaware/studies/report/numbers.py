@@ -1,4 +1,4 @@
-"""Figures as people read them: a minus sign, and a mean with its spread."""
+"""Formatting of numbers for readers: minus signs, and means with their spread."""
 
 import math
 from collections.abc import Callable
@@ -10,34 +10,34 @@ MINUS = "\u2212"
 
 
 def true_minus(text: str) -> str:
-    """The text of a number with a minus sign in place of a hyphen before it."""
+    """The text of a number with a minus sign instead of a leading hyphen."""
     return MINUS + text[1:] if text.startswith("-") else text
 
 
 def hyphens(text: str) -> str:
-    """The text with hyphens for minus signs, as programs read numbers."""
+    """The text with hyphens instead of minus signs, for programs."""
     return text.replace(MINUS, "-")
 
 
 def signed(text: str) -> str:
-    """The text of a number with its sign; one that is rounded to zero has none."""
+    """The text of a number with its sign; zero after rounding has no sign."""
     if float(text) == 0:
         return text.lstrip("+-")
     return true_minus(text if text[0] in "+-" else f"+{text}")
 
 
 def with_spread(values: Summary, show: Callable[[float], str], half: str, *, scale: float = math.inf) -> str:
-    """A mean and how well it is fixed: ``29.65 ± 1.20``, or ``29.65 (9.80 to 86.15)``.
+    """A mean with its spread: ``29.65 ± 1.20``, or ``29.65 (9.80 to 86.15)``.
 
     Args:
         values: The mean.
-        show: How a value is written.
-        half: The half width of the interval, written.
-        scale: How far apart two scores can be. An interval that is wider says nothing, so the lowest and the highest
-            seed stand in its place.
+        show: Formats a value.
+        half: The formatted half width of the interval.
+        scale: The largest possible difference of two scores. A wider interval is not meaningful; the lowest and the
+            highest seed are shown instead.
 
     Returns:
-        The mean alone where it has no interval.
+        The text; only the mean if it has no interval.
     """
     mean = show(values.mean)
     if math.isnan(values.half_width):
@@ -48,5 +48,5 @@ def with_spread(values: Summary, show: Callable[[float], str], half: str, *, sca
 
 
 def without_interval(n: int) -> str:
-    """What is said of a mean of so few values: ``n = 2: no interval``; empty for more."""
+    """Note on a mean of fewer than `FEWEST` values: ``n = 2: no interval``; empty for more."""
     return "" if n >= FEWEST else f"n = {n}: no interval"

@@ -1,4 +1,4 @@
-"""One self-contained page of everything that was measured: counts, all studies, and all pictures."""
+"""A self-contained page of all results: counts, studies, and plots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ from lossaware.studies.store.results import Results
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture in the page.
+    """A plot in the page.
 
     Attributes:
-        name: Where links lead to.
-        title: What it shows.
-        image: The drawing; None where there is nothing to draw.
-        tables: Its figures, by what they are.
-        made: When, where and by what command, in lines.
+        name: Anchor for links.
+        title: Its title.
+        image: The plot; None without results.
+        tables: Its numbers, by title.
+        made: Provenance, in lines.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Part:
     """A study in the page.
 
     Attributes:
-        name: Where links lead to.
-        state: How much of it was measured.
-        head: What was overridden, and other things to know first.
+        name: Anchor for links.
+        state: The share of cells with results.
+        head: Overrides and other lines above the table.
         table: The table.
         pictures: The study over its learning rates.
     """
@@ -59,16 +59,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Chapter:
-    """A part of the page with whatever it has.
+    """A chapter of the page, in this order.
 
     Attributes:
-        name: Where links lead to.
+        name: Anchor for links.
         title: Its heading.
         texts: Paragraphs.
-        table: Below them.
-        caption: How to read it.
-        studies: Further below.
-        pictures: At the end.
+        table: A table.
+        caption: Explanation of the table.
+        studies: Studies.
+        pictures: Plots.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class ResultsReport:
-    """What the page says: title, a line below it, the outcome in a few sentences, and the chapters."""
+    """The content of the page: title, subtitle, the outcome in a few sentences, and the chapters."""
 
     title: str
     subtitle: str
@@ -91,31 +91,31 @@ class ResultsReport:
 
 
 FromRuns = Callable[[StudyTable, Results], Plot | None]
-"""Draws a study from its runs; gives None where there is nothing to draw."""
+"""Plots a study from its runs; None without runs."""
 
 
-def render(there: Measurements, results: Path, plot_figure2: FromRuns) -> str:
+def render(measured: Measurements, results: Path, plot_figure2: FromRuns) -> str:
     """The page as HTML.
 
     Args:
-        there: What was measured.
-        results: The folder of pictures that ``lossaware plot`` and ``lossaware theory`` wrote.
-        plot_figure2: Draws the paper's Figure 2 from the runs of Table 1.
+        measured: The results.
+        results: The folder of plots from ``lossaware plot`` and ``lossaware theory``.
+        plot_figure2: Plots the paper's Figure 2 from the runs of Table 1.
 
     Raises:
-        UsageError: A file is there but cannot be read.
+        UsageError: A file exists but cannot be read.
     """
-    return render_template("results.html", report=compose(there, results, plot_figure2))
+    return render_template("results.html", report=compose(measured, results, plot_figure2))
 
 
-def compose(there: Measurements, results: Path, plot_figure2: FromRuns) -> ResultsReport:
-    """The page as data; arguments as for `render`."""
-    tables = summary.all_tables(there)
+def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> ResultsReport:
+    """The page as data; for the arguments see `render`."""
+    tables = summary.all_tables(measured)
     saved = {it.name: it for it in load(results)}
     rows = summary.counted(tables)
     together = rows[-1].found
-    drawn_anew = {"figure02", *summary.drawn_over_rates(tables)}
-    others = [it for name, it in saved.items() if name not in {*summary.PICTURES, *drawn_anew}]
+    redrawn = {"figure02", *summary.drawn_over_rates(tables)}
+    others = [it for name, it in saved.items() if name not in {*summary.PICTURES, *redrawn}]
     here = environment()
     chapters = [
         Chapter(
@@ -136,21 +136,21 @@ def compose(there: Measurements, results: Path, plot_figure2: FromRuns) -> Resul
             "tables",
             "The paper's tables",
             [HOW_TO_READ],
-            studies=[part(table, there) for table in tables if summary.of_the_paper(table.study)],
+            studies=[part(table, measured) for table in tables if summary.of_the_paper(table.study)],
         ),
         Chapter(
             "figures",
             "The paper's figures and theory",
             pictures=[
                 _saved("figure01", saved),
-                _figure2(next(table for table in tables if table.study.name == "table01"), there, plot_figure2),
+                _figure2(next(table for table in tables if table.study.name == "table01"), measured, plot_figure2),
                 _saved("theory", saved),
             ],
         ),
         Chapter(
             "studies",
             "Further studies",
-            studies=[part(table, there) for table in tables if not summary.of_the_paper(table.study)],
+            studies=[part(table, measured) for table in tables if not summary.of_the_paper(table.study)],
             pictures=[_drawing(it) for it in others],
         ),
         Chapter(
@@ -182,23 +182,23 @@ HOW_TO_READ = (
 )
 
 
-def part(table: StudyTable, there: Measurements) -> Part:
-    """A study, with its picture over the learning rates where it has any."""
+def part(table: StudyTable, measured: Measurements) -> Part:
+    """A study, with its plot over the learning rates if it has several."""
     study = table.study
-    measured = summary.is_measured(table)
+    has_results = summary.is_measured(table)
     missing = f"Not measured yet. To measure it: lossaware study run {study.name}"
     return Part(
         name=study.name,
-        state=summary.how_much(table) if measured else "not run",
-        head=table.head if measured else [missing + ("" if study.specs[0].task == "digits" else " --data DIR")],
+        state=summary.how_much(table) if has_results else "not run",
+        head=table.head if has_results else [missing + ("" if study.specs[0].task == "digits" else " --data DIR")],
         table=study_table(table),
-        pictures=[_over_rates(table, there)] if f"{study.name}-lr" in summary.drawn_over_rates([table]) else [],
+        pictures=[_over_rates(table, measured)] if f"{study.name}-lr" in summary.drawn_over_rates([table]) else [],
     )
 
 
-def _over_rates(table: StudyTable, there: Measurements) -> Drawing:
+def _over_rates(table: StudyTable, measured: Measurements) -> Drawing:
     series = sensitivity.all_series(table)
-    times = sensitivity.times(series, there.sources)
+    times = sensitivity.times(series, measured.sources)
     series = [one for one in series if one.means]
     tables = {}
     for panel in dict.fromkeys(one.panel for one in series):
@@ -209,9 +209,9 @@ def _over_rates(table: StudyTable, there: Measurements) -> Drawing:
     return Drawing(f"{table.study.name}-lr", title, Image.of(lr_plot.plot_series(series)), tables)
 
 
-def _figure2(table: StudyTable, there: Measurements, plot_figure2: FromRuns) -> Drawing:
+def _figure2(table: StudyTable, measured: Measurements, plot_figure2: FromRuns) -> Drawing:
     title, command = summary.PICTURES["figure02"]
-    if (plot := plot_figure2(table, there.sources)) is None:
+    if (plot := plot_figure2(table, measured.sources)) is None:
         return Drawing("figure02", title, made=["Not run: lossaware study run table01 --data DIR"])
     made = [*table.provenance, f"To save it: {command}"]
     return Drawing("figure02", title, Image.of(plot), made=made)
@@ -236,7 +236,7 @@ def _numbers(name: str, rows: Rows) -> Table:
 
 
 def _short(text: str) -> str:
-    """A number to five digits; everything else as it is."""
+    """A number to five digits; other texts are not changed."""
     try:
         return text if text.isdigit() else f"{float(text):.5g}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""What was measured in counts and in words, and where it lies: what the pages of all results have in common."""
+"""Results in counts and sentences, and lists of files, for the pages of all results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from lossaware.studies.report.table import Table, plain_table
 from lossaware.studies.specs.study import BUILT_IN, Study, load_study, studies
 
 
-def all_tables(there: Measurements) -> list[StudyTable]:
-    """All studies of the package as far as they were measured, those of the paper first."""
-    return [there.table(load_study(name)) for name in studies()]
+def all_tables(measured: Measurements) -> list[StudyTable]:
+    """The tables of all built-in studies, those of the paper first."""
+    return [measured.table(load_study(name)) for name in studies()]
 
 
 def of_the_paper(study: Study) -> bool:
-    """Whether it is a table of the paper, rather than a study of our own."""
+    """Whether it is a table of the paper, and not another study."""
     return studies().get(study.name, Path()).parent == BUILT_IN / "paper"
 
 
 def is_measured(table: StudyTable) -> bool:
-    """Whether any of its cells is."""
+    """Whether any of its cells has results."""
     return any(measured.there for measured in table.cells.values())
 
 
 def how_much(table: StudyTable) -> str:
-    """How much of a study was measured: ``42 of 126 cells, seeds: 1 to 3``."""
-    there = [measured for measured in table.cells.values() if measured.there]
-    seeds = _range([len(measured.values) for measured in there if measured.values])
-    return f"{len(there)} of {len(table.cells)} cells" + (f", seeds: {seeds}" if seeds else "")
+    """The share of a study with results: ``42 of 126 cells, seeds: 1 to 3``."""
+    cells = [measured for measured in table.cells.values() if measured.there]
+    seeds = _range([len(measured.values) for measured in cells if measured.values])
+    return f"{len(cells)} of {len(table.cells)} cells" + (f", seeds: {seeds}" if seeds else "")
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -45,11 +45,11 @@ def _range(numbers: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """What a study shows under some settings.
+    """The counts of a study under some settings.
 
     Attributes:
-        name: The study, and what was overridden.
-        seeds: Of its measured cells: ``3``, or ``1 to 3``.
+        name: The study and its overrides.
+        seeds: Number of seeds of its measured cells: ``3``, or ``1 to 3``.
         found: The counts.
     """
 
@@ -62,7 +62,7 @@ TOTAL = "Tables 1 to 13, at their own settings"
 
 
 def counted(tables: Iterable[StudyTable]) -> list[Row]:
-    """A row a study and settings; the last is the sum over the paper's tables at their own settings."""
+    """One row per study and settings; the last is the sum over the paper's tables at their own settings."""
     rows = []
     own = []
     for table in tables:
@@ -101,7 +101,7 @@ AGREEMENT_READ = (
 
 
 def agreement_table(rows: Iterable[Row]) -> Table:
-    """Those with published figures, counted; the last row is the sum."""
+    """The counts of studies with published figures; the last row is the sum."""
     counted_rows = [
         [
             row.name,
@@ -124,7 +124,7 @@ def by_chance(found: Counts) -> float:
 
 
 def agreement_said(found: Counts) -> str:
-    """How the measured figures go with the published ones, in sentences."""
+    """The agreement of measured and published figures, in sentences."""
     said = [
         f"Of the {found.figures} figures in the paper's tables, {found.measured} are measured here at the paper's "
         "settings."
@@ -161,7 +161,7 @@ EFFECTS_READ = (
 
 
 def effects_table(rows: Iterable[Row]) -> Table:
-    """Those with pairs, measured or published, counted; the last row is the sum."""
+    """The counts of studies with pairs, measured or published; the last row is the sum."""
     counted_rows = [
         [
             row.name,
@@ -179,7 +179,7 @@ def _ways(ways: Ways) -> str:
 
 
 def effects_said(found: Counts) -> str:
-    """What LGA did, measured and published, in sentences."""
+    """The effects of LGA, measured and published, in sentences."""
     said = []
     if found.judged:
         said.append(
@@ -237,27 +237,27 @@ PICTURES: Mapping[str, tuple[str, str]] = {
     ),
     "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
 }
-"""What pictures are, and the commands that make them; those of ``lossaware plot`` are known by their study."""
+"""Titles of plots, and the commands that make them; those of studies have the study's name."""
 
 
 def picture_of(saved: Saved) -> tuple[str, str]:
-    """What it shows, and the command that makes it."""
+    """Title and command of a plot."""
     return PICTURES.get(saved.name, (saved.name, saved.made_with.get("command", "")))
 
 
 def drawn_over_rates(tables: Iterable[StudyTable]) -> set[str]:
-    """The names of pictures that ``lossaware plot`` makes of measured studies."""
+    """The names of plots that ``lossaware plot`` makes of studies with results."""
     return {f"{table.study.name}-lr" for table in tables if is_measured(table) and has_rates(table.study)}
 
 
 @dataclass(frozen=True)
 class Files:
-    """Some files that belong together.
+    """A group of files.
 
     Attributes:
-        pattern: Their names; empty where a study is shown from the files of others.
-        what: What they hold.
-        commands: What shows or makes them.
+        pattern: Their names; empty if a study is shown from the files of others.
+        what: Their content.
+        commands: Commands that show or make them.
     """
 
     pattern: str
@@ -266,24 +266,24 @@ class Files:
 
 
 def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved]) -> list[Files]:
-    """What there is of each study, the pictures, and what benchmarks wrote."""
-    found = []
+    """The files of studies with results, plots, and benchmarks."""
+    result = []
     for table in filter(is_measured, tables):
         name = table.study.name
         commands = [f"lossaware study show {name}"]
         if has_rates(table.study):
             commands.append(f"lossaware plot {name}")
         pattern = f"{name}*" if (folder / f"{name}.study.json").exists() else ""
-        found.append(Files(pattern, f"{table.study.title}; {how_much(table)}", commands))
+        result.append(Files(pattern, f"{table.study.title}; {how_much(table)}", commands))
     for saved in pictures:
         if saved.name not in drawn_over_rates(tables):
             what, command = picture_of(saved)
-            found.append(Files(f"{saved.name}*", what, [command]))
+            result.append(Files(f"{saved.name}*", what, [command]))
     if (folder / "speed").is_dir():
-        found.append(Files("speed/", "What LGA costs", ["python -m benchmarks.speed"]))
-    return found
+        result.append(Files("speed/", "What LGA costs", ["python -m benchmarks.speed"]))
+    return result
 
 
 def files_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table of files, whose columns are words."""
+    """A table of files, with columns of text."""
     return plain_table("Files", heads, rows, text_columns=range(len(heads) - 1))

@@ -1,4 +1,4 @@
-"""The table of a study: measured beside published, in the layout of the paper."""
+"""The table of a study: measured and published figures, in the layout of the paper."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SIGNS = {True: "≈", False: "≠", None: ""}
 
 
 def study_table(table: StudyTable) -> Table:
-    """The study, laid out. Each cell has its verdict where the table compares it over two seeds or more."""
+    """The study as a table. Cells that are compared over at least two seeds have a verdict."""
     study, marks = table.study, table.marks
     verdicts = {it.variant: it.verdict for it in comparisons(table) if it.count > 1}
     rows = []
@@ -51,7 +51,7 @@ def study_table(table: StudyTable) -> Table:
 
 
 def show_mean(measured: Measured, digits: int) -> str:
-    """The mean, with half the width of its interval where it has one; see `with_spread`."""
+    """The mean, with half the width of its interval if it has one; see `with_spread`."""
     if not measured.there:
         return NOT_RUN
 
@@ -63,14 +63,14 @@ def show_mean(measured: Measured, digits: int) -> str:
 
 
 def show_difference(measured: Measured, digits: int) -> str:
-    """Measured minus published; empty where they are not to be compared."""
+    """Measured minus published; empty if they are not comparable."""
     if not math.isfinite(measured.difference):
         return ""
     return signed(f"{measured.difference:+.{digits}f}")
 
 
 def digits_of(row: Sequence[Measured]) -> list[int]:
-    """Decimals of each cell: 2 for percentages and ratios; for the rest as many as the paper gives in the row, or 4."""
+    """Decimals of each cell: 2 for percentages and ratios; otherwise as many as in the paper's row, or 4."""
     plain = [not (m.cell.quantity.percent or m.cell.quantity.at == "ratio") for m in row]
     published = [
         -int(m.cell.published.as_tuple().exponent)
@@ -81,7 +81,7 @@ def digits_of(row: Sequence[Measured]) -> list[int]:
 
 
 def _records(table: StudyTable) -> list[dict[str, Any]]:
-    """A record per cell, in the units of the table."""
+    """One record per cell, in the units of the table."""
     axes = (*table.study.file.rows, *table.study.file.columns)
     return [
         {

@@ -19,18 +19,18 @@ from lossaware.studies.training.trial import Listener, Trial
 ENVIRONMENT = "LOSSAWARE_TRIAL"
 """The environment variable that has an `Assignment`."""
 _LOOK_EVERY = 2.0
-"""Seconds after which a script looks whether whoever started it is still there."""
+"""Interval in seconds at which a script checks that its parent process exists."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a script is told by whoever starts it.
+    """The parameters of a script from its parent process.
 
     Attributes:
-        run: The specification of the run, as `RunSpec.to_json` gives it.
-        reports: The file to which reports are added, one JSON object a line.
+        run: The specification of the run, from `RunSpec.to_json`.
+        reports: The file to which reports are added, one JSON object per line.
         folder: The run's own folder.
-        data: The folder that the user named, or None.
+        data: The user's data folder, or None.
         rehearsal: Whether to end after one step.
         process: The process that waits for the reports; when it dies, the script ends.
     """
@@ -43,7 +43,7 @@ class Assignment:
     process: int
 
     def to_json(self) -> str:
-        """One line, for the environment."""
+        """The assignment in one line, for the environment variable."""
         return json.dumps(asdict(self))
 
 
@@ -64,26 +64,26 @@ def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
             optimizer = torch.optim.AdamW(model.parameters(), lr=trial.lr)
             trial.attach(optimizer, steps_per_epoch=len(loader))
     """
-    told = os.environ.get(ENVIRONMENT)
-    if told is None:
+    text = os.environ.get(ENVIRONMENT)
+    if text is None:
         spec = RunSpec(sys.argv[0], "", lr, seed, 0, 0, lga=(), kind="function")
-        made = Trial(spec, folder=Path("lossaware-trial"), listener=Listener(epoch=_print))
+        result = Trial(spec, folder=Path("lossaware-trial"), listener=Listener(epoch=_print))
     else:
-        assignment = Assignment(**json.loads(told))
+        assignment = Assignment(**json.loads(text))
         threading.Thread(target=_end_with, args=(assignment.process,), daemon=True).start()
-        made = Trial(
+        result = Trial(
             RunSpec.from_json(assignment.run),
             folder=Path(assignment.folder),
             data=None if assignment.data is None else Path(assignment.data),
             listener=_to_file(Path(assignment.reports)),
             rehearsal=assignment.rehearsal,
         )
-    _seed(made.seed)
-    return made
+    _seed(result.seed)
+    return result
 
 
 def _to_file(path: Path) -> Listener:
-    """Adds what it hears to a file; on ranks other than the first it does not."""
+    """A listener that adds its events to a file, on the first rank only."""
 
     def add(**what: Any) -> None:
         if _is_first_rank():
@@ -120,7 +120,7 @@ def _seed(seed: int) -> None:
 
 
 def _end_with(process: int) -> None:
-    """End this script when the process is gone: nobody waits for its reports, and another may take its place."""
+    """End this script when the process no longer exists: its reports are not read, and another may have started."""
     while True:
         time.sleep(_LOOK_EVERY)
         try:
@@ -128,4 +128,4 @@ def _end_with(process: int) -> None:
         except ProcessLookupError:
             os._exit(1)
         except PermissionError:
-            return  # it is another user's: a launcher's, on another machine
+            return  # another user's process: that of a launcher on another machine
