@@ -321,7 +321,7 @@ WRONG = {
     "compare digits --gamma2 nan": "--gamma2 must be finite and at least 0, got nan",
     "compare digits --gamma2=-1": "--gamma2 must be finite and at least 0, got -1",
     "compare digits --gamma2 auto,auto": "--gamma2 names auto twice",
-    "compare digits --seeds 1.5": "--seeds: '1.5' is no whole number",
+    "compare digits --seeds 1.5": "--seeds: '1.5' is not an integer",
     "compare digits --seeds 0": "--seeds must be at least 1, got 0",
     "compare digits --seeds many": "--seeds",
     "compare digits --epochs 0": "--epochs must be at least 1, got 0",
@@ -340,9 +340,9 @@ WRONG = {
     "compare digits --scheduler StepLRR": "StepLR",
     "compare digits --scheduler StepLR": "step_size",
     "compare digits --scheduler MultiStepLR,milestones='3'": "milestones must be integers separated by commas",
-    "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' can take no step with step_size=0",
+    "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' cannot step with step_size=0",
     "compare digits --set hiden=3": "did you mean hidden?",
-    "compare digits --set hidden": "--set wants key=value, got 'hidden'",
+    "compare digits --set hidden": "--set needs key=value, got 'hidden'",
     "compare digits --set hidden=3 --set hidden=4": "--set gives hidden twice",
     "compare digits --set hidden=0": "hidden must be an integer of at least 1",
     "compare mnist": "needs --data DIR",
@@ -438,5 +438,5 @@ def test_names_with_options():
         (("gamma", 0.5), ("milestones", "3,6")),
     )
     assert named("--scheduler", "MultiStepLR,milestones=3,") == ("MultiStepLR", (("milestones", "3,"),))
-    with pytest.raises(UsageError, match="wants a name"):
+    with pytest.raises(UsageError, match="needs a name"):
         named("--scheduler", ",a=1")

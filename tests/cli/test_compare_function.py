@@ -114,10 +114,10 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (("", ""), [], "function reads trial.lr, and the comparison has no learning rate: say --lrs"),
+        (("", ""), [], "function reads trial.lr, but the comparison does not have learning rates: set --lrs"),
         (("p.square().sum()", "(p @ torch.ones(6)).sum()"), ["--lrs", "1e-2"], "arm 'without', fails in a rehearsal"),
         (("return p.norm()", "return"), ["--lrs", "1e-2"], "returns nothing: end it with the score"),
-        (("loss=loss)\n        t", ")\n        t"), ["--lrs", "1e-2"], "LGA gets no loss: pass it by"),
+        (("loss=loss)\n        t", ")\n        t"), ["--lrs", "1e-2"], "LGA does not get the loss: pass it by"),
         (
             ("", ""),
             ["--optimizers", "adam"],

@@ -1,4 +1,4 @@
-"""Values as they are written on a command line."""
+"""Parsing of command-line values."""
 
 import math
 import re
@@ -23,36 +23,36 @@ def _whole(kind: type, tokens: Sequence[Token]) -> int:
     try:
         value = int(text)
     except ValueError:
-        raise ValueError(f"{text[:40]!r} is no whole number") from None
+        raise ValueError(f"{text[:40]!r} is not an integer") from None
     if abs(value) > MOST:
         raise ValueError(f"{text[:40]} is out of range: at most {MOST} is allowed")
     return value
 
 
 MAX_SEEDS = 10_000
-"""As `lossaware.studies.specs.run_spec.MAX_SEEDS`, which no command imports for its help; a test compares them."""
+"""Equal to `lossaware.studies.specs.run_spec.MAX_SEEDS`, which is not imported so that help is fast."""
 MOST = 1_000_000_000
-"""The largest number that a command line may give: of steps, examples, epochs."""
+"""Maximum number of steps, examples or epochs."""
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
-"""A whole number; without the converter, cyclopts rounds one that is not."""
+"""An integer; without the converter, cyclopts would round."""
 
 
-# --- values as they are written on a command line -------------------------------------------------------------------
+# --- Parsing --------------------------------------------------------------------------------------------------------
 
 
 def words(option: str, text: str) -> list[str]:
-    """The parts of ``a,b,c``, each once."""
-    found = [part.strip() for part in text.split(",")]
-    if not all(found):
+    """The parts of ``a,b,c``, without duplicates."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
         raise UsageError(f"{option} must be names separated by commas, got {text!r}")
-    return _unique(option, found, str)
+    return _unique(option, parts, str)
 
 
 def numbers(option: str, text: str, *, at_least: float, exclusive: bool = False) -> list[float]:
-    """The numbers of ``1e-4,1e-3``, each once, in order."""
-    found = []
+    """The numbers of ``1e-4,1e-3``, without duplicates, in order."""
+    result = []
     for part in text.split(","):
         try:
             value = float(part)
@@ -61,33 +61,33 @@ def numbers(option: str, text: str, *, at_least: float, exclusive: bool = False)
         if not math.isfinite(value) or value < at_least or (exclusive and value == at_least):
             bound = f"{'above' if exclusive else 'at least'} {at_least:g}"
             raise UsageError(f"{option} must be finite and {bound}, got {part.strip()}")
-        found.append(value)
-    return _unique(option, found, lambda value: f"{value:g}")
+        result.append(value)
+    return _unique(option, result, lambda value: f"{value:g}")
 
 
 def sizes(option: str, text: str) -> "list[float | str]":
-    """As `numbers`, of at least 0; ``auto`` may be among them."""
-    found: list[float | str] = []
+    """Like `numbers`, at least 0; ``auto`` is allowed too."""
+    result: list[float | str] = []
     for part in text.split(","):
         if (word := part.strip()).lower() == "auto" != word:
             raise UsageError(f"{option} must be numbers or auto, separated by commas, got {word!r}; did you mean auto?")
-        found += ["auto"] if word == "auto" else numbers(option, part, at_least=0.0)
-    return _unique(option, found, lambda value: value if isinstance(value, str) else f"{value:g}")
+        result += ["auto"] if word == "auto" else numbers(option, part, at_least=0.0)
+    return _unique(option, result, lambda value: value if isinstance(value, str) else f"{value:g}")
 
 
 def assignments(option: str, texts: Sequence[str]) -> "Options":
     """The options of ``key=value`` texts; a value is a number, true, false, null, or else a text."""
     from lossaware.studies.specs.run_spec import parse_value
 
-    found: dict[str, Value] = {}
+    result: dict[str, Value] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key.isidentifier() and equals):
-            raise UsageError(f"{option} wants key=value, got {text!r}")
-        if key in found:
+            raise UsageError(f"{option} needs key=value, got {text!r}")
+        if key in result:
             raise UsageError(f"{option} gives {key} twice")
-        found[key] = parse_value(value)
-    return tuple(sorted(found.items()))
+        result[key] = parse_value(value)
+    return tuple(sorted(result.items()))
 
 
 def named(option: str, text: str | None) -> "tuple[Any, Options]":
@@ -96,7 +96,7 @@ def named(option: str, text: str | None) -> "tuple[Any, Options]":
         return None, ()
     name, *parts = text.split(",")
     if not name.strip():
-        raise UsageError(f"{option} wants a name, got {text!r}")
+        raise UsageError(f"{option} needs a name, got {text!r}")
     options: list[str] = []
     for part in parts:
         if options and re.fullmatch(r"[-+.\de\s]*", part):  # milestones=3,6
@@ -107,11 +107,11 @@ def named(option: str, text: str | None) -> "tuple[Any, Options]":
 
 
 def data_source(data: Path | None, no_verify: bool) -> "DataFolder | None":
-    """The folder that ``--data`` names, with or without ``--no-verify``."""
+    """The folder of ``--data``, with or without ``--no-verify``."""
     from lossaware.studies.specs.data_folder import DataFolder
 
     if data is None and no_verify:
-        raise UsageError("--no-verify is for the files in --data, which is not given")
+        raise UsageError("--no-verify needs --data, whose files it is for")
     return None if data is None else DataFolder(data, verify=not no_verify)
 
 

@@ -90,7 +90,7 @@ def test_no_verify_without_data_is_told(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["compare", "digits", "--no-verify"])
     assert stop.value.code == 2
-    assert capsys.readouterr().err == "lossaware: --no-verify is for the files in --data, which is not given\n"
+    assert capsys.readouterr().err == "lossaware: --no-verify needs --data, whose files it is for\n"
 
 
 def test_digits_read_no_files():

@@ -159,12 +159,12 @@ def test_a_function_that_only_returns_its_score_has_one_epoch(tmp_path):
     [
         (lambda trial: trial.report(2, loss=1.0), "must be 0 or 1 at first, got 2"),
         (lambda trial: (trial.report(0, loss=1.0), trial.report(2, loss=1.0)), "must be 1 next, got 2"),
-        (lambda trial: trial.report(0.5, loss=1.0), "a whole number, got 0.5"),
+        (lambda trial: trial.report(0.5, loss=1.0), "an integer, got 0.5"),
         (lambda trial: trial.report(0), "needs a value by its name"),
         (lambda trial: trial.report(0, loss=torch.ones(2)), "loss must be one number, got Tensor"),
         (lambda trial: trial.report(0, note="good"), "note must be one number, got str"),
-        (lambda trial: trial.epochs(0), "count must be a whole number of at least 1, got 0"),
-        (lambda trial: trial.epochs(3, start=4), "start must be a whole number from 0 to 3, got 4"),
+        (lambda trial: trial.epochs(0), "count must be an integer of at least 1, got 0"),
+        (lambda trial: trial.epochs(3, start=4), "start must be an integer from 0 to 3, got 4"),
         (lambda trial: trial.attach(None, steps_per_epoch=1), "torch.optim.Optimizer"),
     ],
 )
@@ -174,7 +174,7 @@ def test_what_a_function_does_wrongly(tmp_path, report, message):
 
 
 def test_no_learning_rate_and_no_such_setting(tmp_path):
-    with pytest.raises(UsageError, match="say --lrs"):
+    with pytest.raises(UsageError, match="set --lrs"):
         _ = Trial(spec_of(lr=0.0), folder=tmp_path).lr
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
     for lga in (None, WITH):
@@ -264,7 +264,7 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
         ("raise ValueError('shapes differ')", "arm 'without', fails in a rehearsal of one step: ValueError: shapes"),
         ("trial.report(0, loss=1.0)", r"does not call trial.attach\(optimizer, ...\)"),
         ("optimizer.step(loss=1.0)", r"does not call trial.attach\(optimizer, ...\)|TypeError"),
-        ("trial.attach(optimizer, steps_per_epoch=1); optimizer.step()", "LGA gets no loss: pass it by"),
+        ("trial.attach(optimizer, steps_per_epoch=1); optimizer.step()", "LGA does not get the loss: pass it by"),
         ("trial.attach(optimizer, steps_per_epoch=1); optimizer.step(loss=torch.ones(2))", "reduce it first"),
         ("trial.attach(optimizer)", "steps_per_epoch"),
         ("trial.attach(optimizer, steps_per_epoch=1); return 'good'", "must return its score"),

@@ -1,4 +1,4 @@
-"""What a comparison in Python or a notebook gives."""
+"""The result of a comparison in Python or a notebook."""
 
 from dataclasses import replace
 from pathlib import Path

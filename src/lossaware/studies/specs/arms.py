@@ -1,6 +1,6 @@
-"""The arms of a comparison: what differs between runs of the same seed. The first is what the others are held against.
+"""The arms of a comparison: variants of the runs of a seed. The first arm is the reference of the others.
 
-An arm is a base optimizer, a way in which LGA is attached, or both: ``without``, ``auto``, ``prodigy``, ``adam+auto``.
+An arm is a base optimizer, a way to attach LGA, or both: ``without``, ``auto``, ``prodigy``, ``adam+auto``.
 A new way to attach LGA is one entry of `WAYS`; a new base is one of `lossaware.studies.specs.optimizers`.
 """
 
@@ -20,7 +20,7 @@ from lossaware.studies.specs.user_code import is_own
 
 WITHOUT, LGA = "without", "lga"
 WAYS: Mapping[str, float | str | None] = {WITHOUT: None, LGA: AS_CODED, **{rule: rule for rule in RULES}}
-"""How LGA is attached, by name: with which gamma2. None is without LGA. A number is the name of that gamma2.
+"""The gamma2 of each way to attach LGA, by name. None is without LGA. A number is the name of that gamma2.
 
 `AS_CODED` is the gamma2 of the task, or LGA as a user's function attaches it.
 """
@@ -28,14 +28,14 @@ WAYS: Mapping[str, float | str | None] = {WITHOUT: None, LGA: AS_CODED, **{rule:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison.
+    """One arm of a comparison.
 
     Attributes:
-        name: As people write it; it is a column of a study.
+        name: Its name, which is a column of the study.
         gamma2: LGA's gamma2: a number, a rule's name, or `AS_CODED`; None is without LGA.
-        optimizer: The base; None is that of the task's row, or of the user's function.
-        options: Keyword arguments of that base.
-        lr: Its learning rate; None is that of the row.
+        optimizer: The base; None for the base of the row, or of the user's function.
+        options: Keyword arguments of the base.
+        lr: Its learning rate; None for that of the row.
     """
 
     name: str
@@ -46,30 +46,29 @@ class Arm:
 
 
 def arms_of_gamma2(gamma2s: Sequence[float | str]) -> list[Arm]:
-    """Without LGA, and with it at each gamma2."""
-    shown = [size(gamma2) for gamma2 in gamma2s]
-    names = [LGA if gamma2 == AS_CODED else text for gamma2, text in zip(gamma2s, shown, strict=True)]
-    if len(set(names)) < len(names):  # all digits where two would have the same name
+    """The arms without LGA, and with LGA at each gamma2."""
+    texts = [size(gamma2) for gamma2 in gamma2s]
+    names = [LGA if gamma2 == AS_CODED else text for gamma2, text in zip(gamma2s, texts, strict=True)]
+    if len(set(names)) < len(names):  # all digits if two would have the same name
         names = [repr(gamma2) for gamma2 in gamma2s]
     return [Arm(WITHOUT), *(Arm(name, gamma2) for name, gamma2 in zip(names, gamma2s, strict=True))]
 
 
-def parse_arms(given: str | Sequence[str]) -> list[Arm]:
+def parse_arms(names: str | Sequence[str]) -> list[Arm]:
     """The arms of ``without,lga,auto`` or ``adamw,prodigy(lr=1),adamw+auto``, or of a list of such texts.
 
     Raises:
-        UsageError: One does not exist, there are fewer than two, or two are the same.
+        UsageError: An arm does not exist, there are fewer than two, or two are the same.
     """
-    texts = re.split(r",(?![^(]*\))", given) if isinstance(given, str) else list(given)
-    found = [_parse(str(text).strip()) for text in texts]
-    if len(found) < 2:
-        raise UsageError(f"arms must be at least two, separated by commas, got {given!r}; the first is the reference")
-    plain = [replace(arm, name="") for arm in found]
-    names = [arm.name for arm in found]
-    for number, arm in enumerate(found):
-        if plain[number] in plain[:number] or arm.name in names[:number]:
+    texts = re.split(r",(?![^(]*\))", names) if isinstance(names, str) else list(names)
+    arms = [_parse(str(text).strip()) for text in texts]
+    if len(arms) < 2:
+        raise UsageError(f"arms must be at least two, separated by commas, got {names!r}; the first is the reference")
+    plain = [replace(arm, name="") for arm in arms]
+    for number, arm in enumerate(arms):
+        if plain[number] in plain[:number] or arm.name in [earlier.name for earlier in arms[:number]]:
             raise UsageError(f"arms name {arm.name} twice")
-    return found
+    return arms
 
 
 def _parse(text: str) -> Arm:
@@ -77,7 +76,7 @@ def _parse(text: str) -> Arm:
         return Arm(size(gamma2) if isinstance(gamma2, float) else text, gamma2)
     base, plus, tail = text.rpartition("+")
     way = _way(tail.strip()) if plus else _NONE
-    base, gamma2 = (text, None) if way is _NONE else (base.strip(), way)  # a folder's name may have a plus
+    base, gamma2 = (text, None) if way is _NONE else (base.strip(), way)  # a folder's name may contain a plus
     match = re.fullmatch(r"([^()]+?)\s*(?:\(([^()]*)\))?", base)
     name, inner = match.groups() if match else (base, None)
     if match is None or not (name in optimizers() or is_own(name)):
@@ -93,7 +92,7 @@ _NONE: Any = object()
 
 
 def _way(text: str) -> Any:
-    """The gamma2 of a way to attach LGA; `_NONE` where there is no such way."""
+    """The gamma2 of a way to attach LGA; `_NONE` if it is not one."""
     if text in WAYS:
         return WAYS[text]
     try:
@@ -104,8 +103,8 @@ def _way(text: str) -> Any:
 
 
 def _options(arm: str, inner: str) -> dict[str, Value]:
-    """The options in the brackets of an arm: ``lr=1, weight_decay=0.1``; ``betas=0.9,0.99`` is one."""
-    found: dict[str, Value] = {}
+    """The options in the brackets of an arm: ``lr=1, weight_decay=0.1``; ``betas=0.9,0.99`` is one option."""
+    result: dict[str, Value] = {}
     parts: list[str] = []
     for part in filter(None, map(str.strip, inner.split(","))):
         if parts and "=" not in part:
@@ -114,10 +113,10 @@ def _options(arm: str, inner: str) -> dict[str, Value]:
             parts.append(part)
     for part in parts:
         key, equals, value = (word.strip() for word in part.partition("="))
-        if not (key.isidentifier() and equals and value) or key in found:
+        if not (key.isidentifier() and equals and value) or key in result:
             raise UsageError(f"arm {arm!r}: options are written as in adamw(lr=1e-3,weight_decay=0.1), got {part!r}")
-        found[key] = parse_value(value)
-    return found
+        result[key] = parse_value(value)
+    return result
 
 
 def _unknown(text: str, meant: str) -> str:
@@ -128,14 +127,14 @@ def _unknown(text: str, meant: str) -> str:
     )
 
 
-def _shown(gamma2: Value) -> str:
+def _text(gamma2: Value) -> str:
     return size(gamma2) if isinstance(gamma2, float | str) else str(gamma2)
 
 
 def arm_of(spec: RunSpec) -> str:
-    """The name of a run's arm, but for a learning rate of its own, which it shares with others of its row."""
+    """The name of a run's arm, without an own learning rate, which cannot be distinguished from that of its row."""
     gamma2 = None if spec.lga is None else dict(spec.lga).get("gamma2", AS_CODED)
-    way = WITHOUT if gamma2 is None else LGA if gamma2 == AS_CODED else _shown(gamma2)
+    way = WITHOUT if gamma2 is None else LGA if gamma2 == AS_CODED else _text(gamma2)
     if not spec.optimizer:
         return way
     inner = ",".join(f"{name}={value}" for name, value in spec.optimizer_options)

@@ -1,4 +1,4 @@
-"""A comparison: a study in memory whose cells are each optimizer and learning rate in each of its arms."""
+"""A comparison: a study in memory, with one cell per optimizer, learning rate and arm."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,12 +35,12 @@ def comparison(
         subject: The task, loaded; its score on the test set is compared.
         settings: Settings of all runs, by their names in `Settings`: ``task``, ``epochs``, ``batch_size`` and
             ``seeds`` must be among them.
-        optimizers: Names of base optimizers; ``""`` alone where every arm has its own.
-        lrs: Learning rates, above 0; 0 alone where every arm has its own.
-        arms: At least two; the first is what the others are held against.
-        gamma2: That of the arm ``lga``.
-        optimizer_options: Keyword arguments of the base in arms that have none of their own.
-        lga: LGA's other arguments, as in `RunSpec`.
+        optimizers: Names of base optimizers; only ``""`` if every arm has its own.
+        lrs: Learning rates, above 0; only 0 if every arm has its own.
+        arms: At least two; the first is the reference.
+        gamma2: The gamma2 of the arm ``lga``.
+        optimizer_options: Keyword arguments of the base in arms without an own base.
+        lga: LGA's other arguments, see `RunSpec`.
 
     Raises:
         UsageError: A setting does not exist, or has a value that is not allowed.
@@ -71,18 +71,18 @@ def trial_comparison(
     arms: Sequence[Arm],
     lga: Mapping[str, Any] | None = None,
 ) -> Study:
-    """The same for a function or a command that trains, which has its optimizer itself.
+    """The same for a training function or command, which makes its optimizer itself.
 
-    The name of its score is not known until it has run; see `scored`.
+    The name of its score is not known before it has run; see `scored`.
 
     Args:
-        name: Of the function or command.
-        kind: Which of the two.
-        settings: As for `comparison`; ``task`` is the place of the function, or the command; ``epochs`` and
-            ``batch_size`` are 0 where it decides.
-        lrs: Learning rates; 0 alone where the function, or every arm, has its own.
-        arms: As for `comparison`.
-        lga: Arguments that go over those in the function's code.
+        name: Name of the function or command.
+        kind: Whether it is a function or a command.
+        settings: See `comparison`; ``task`` is the place of the function, or the command; ``epochs`` and
+            ``batch_size`` are 0 if the function determines them.
+        lrs: Learning rates; only 0 if the function, or every arm, has its own.
+        arms: See `comparison`.
+        lga: Arguments that override those in the function's code.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     measure = Shown.model_construct(set="reported", name=SCORE, percent=False, higher_is_better=True, at="final")
@@ -92,7 +92,7 @@ def trial_comparison(
 
 
 def scored(study: Study, subject: Subject) -> Study:
-    """The comparison of a function or command with the score that its runs turned out to have."""
+    """The comparison of a function or command with the score of its runs."""
     return study.measuring(name=subject.score, percent=subject.percent, higher_is_better=subject.higher_is_better)
 
 
@@ -105,7 +105,7 @@ def _axes(
 ) -> dict[str, dict[str, Point]]:
     return {
         "optimizer": {name: Point(optimizer=name) for name in optimizers},
-        # A learning rate of 0 stands for the function's own, which no file of a study may say.
+        # A learning rate of 0 means the function's own, which is not allowed in a study's file.
         "lr": {name: Point(lr=lr) if lr else Point.model_construct(lr=lr) for name, lr in _named(lrs, number).items()},
         "arm": {arm.name: _point(arm, lga, optimizer_options) for arm in arms},
     }
@@ -139,6 +139,6 @@ def _file(
 
 
 def _named(values: Sequence[T], show: Callable[[T], str]) -> dict[str, T]:
-    """The values by how people write them; with all digits where two would have the same name."""
-    shown = [show(value) for value in values]
-    return {text if shown.count(text) == 1 else repr(value): value for text, value in zip(shown, values, strict=True)}
+    """The values by their usual notation; with all digits if two would have the same name."""
+    texts = [show(value) for value in values]
+    return {text if texts.count(text) == 1 else repr(value): value for text, value in zip(texts, values, strict=True)}

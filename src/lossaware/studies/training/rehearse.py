@@ -1,4 +1,4 @@
-"""Setting up a run without training, so that a wrong setting is found before the first run."""
+"""Setting up runs without training, to detect wrong settings before the first run."""
 
 import warnings
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from lossaware.studies.training.scheduler import advance, make_scheduler
 
 
 def check(specs: Sequence[RunSpec], task: Task) -> None:
-    """Set up each kind of run once, without training, so that a wrong setting is one line before the first run.
+    """Set up each kind of run once, without training, to detect wrong settings before the first run.
 
     Raises:
-        UsageError: An unknown name, an option that does not exist, or a value that is not allowed.
+        UsageError: A name or an option does not exist, or a value is not allowed.
     """
     for spec in {replace(spec, seed=0): spec for spec in specs}.values():
         rehearse(spec, task)
 
 
 def rehearse_steps(specs: Sequence[RunSpec], task: Task, data: Data) -> None:
-    """Train each arm on one batch, and test one, so that what fails there is one line before the first run.
+    """Train each arm on one batch, and test one, to detect errors before the first run.
 
-    Runs that several ranks share are left out, as this process is one of them alone.
+    Runs on several ranks are skipped, as this process is only one of them.
 
     Raises:
-        UsageError: The task measures no loss or no score, or whatever else fails; with the place in the user's code.
+        UsageError: The task does not measure a loss or the score, or another error, with its place in the user's code.
     """
     arms = {spec.arm: spec for spec in reversed(specs) if spec.distributed is None}
     for spec in reversed(arms.values()):
@@ -51,7 +51,7 @@ def rehearse_steps(specs: Sequence[RunSpec], task: Task, data: Data) -> None:
 
 
 def rehearse(spec: RunSpec, task: Task) -> None:
-    """Make the optimizer, its scheduler and LGA as a run would."""
+    """Make the optimizer, its scheduler and LGA as in a run."""
     run.check_spec(spec)
     optimizer = make_optimizer(spec.optimizer, task.make_model().parameters(), spec.lr, spec.optimizer_options)
     ranks_of(spec.distributed).check(optimizer, spec.optimizer)
@@ -61,25 +61,25 @@ def rehearse(spec: RunSpec, task: Task) -> None:
 
 
 def names_measured(task: Task, data: Data) -> list[str]:
-    """The names of what a task measures, told by two test examples; empty where two do not do."""
+    """The names of a task's measures, from a batch of two test examples; empty if that fails."""
     model = task.make_model().eval()
     try:
         with torch.no_grad():
             return list(task.measure(model, next(iter(data.test.batches(2, None)))))
-    except Exception:  # the run itself says it, and where
+    except Exception:  # the run reports it
         return []
 
 
 def rehearse_scheduler(spec: RunSpec, optimizer: Optimizer) -> None:
-    """Make the scheduler and have it take a step, for not before then does torch look at some of its options.
+    """Make the scheduler and step it, since torch checks some options only then.
 
     Raises:
         UsageError: See `make_scheduler`; or the step fails.
     """
     scheduler = make_scheduler(spec, optimizer)
     try:
-        with warnings.catch_warnings(action="ignore"):  # that the optimizer took none before
+        with warnings.catch_warnings(action="ignore"):  # that the optimizer has not stepped before
             advance(scheduler, 0.0)
     except Exception as error:
-        said = format_options(spec.scheduler_options)
-        raise UsageError(f"scheduler {spec.scheduler!r} can take no step with {said}: {error}") from error
+        settings = format_options(spec.scheduler_options)
+        raise UsageError(f"scheduler {spec.scheduler!r} cannot step with {settings}: {error}") from error

@@ -1,4 +1,4 @@
-"""A trial: what a function that trains gets. Its seed, its learning rate, and an optimizer without or with LGA."""
+"""A trial, the argument of a training function: its seed, its learning rate, and an optimizer without or with LGA."""
 
 import json
 import shutil
@@ -25,22 +25,22 @@ from lossaware.studies.specs.trial_function import SCORE, as_number, check_score
 from lossaware.studies.training.attach import lga_arguments
 
 PROGRESS_SECONDS = 0.3
-"""The shortest time between two looks at the loss, which may wait for a device."""
+"""Minimum time between two readings of the loss, which may wait for a device."""
 _OF_ANY_ARM = ("steps_per_epoch", "upper_bound", "process_group", "axis_name")
-"""Arguments in a function's code that hold for a gamma2 that sets itself, too; others were chosen for a fixed one."""
+"""Arguments in a function's code that also hold for rules; others were chosen for a fixed gamma2."""
 
 _ATTACH, _MAKE = "trial.attach(optimizer, ...)", "trial.make_optimizer(params)"
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who hears of a trial.
+    """Callbacks of a trial.
 
     Attributes:
-        epoch: Gets what is known after an epoch.
-        length: Gets the number of epochs, where the function says it.
-        progress: Gets the epoch (from 1), the step (from 1), the steps of an epoch, and the loss of that step.
-        rehearsed: Called at the end of a rehearsal that found nothing wrong.
+        epoch: Receives the record of an epoch.
+        length: Receives the number of epochs, if the function sets it.
+        progress: Receives the epoch (from 1), the step (from 1), the steps per epoch, and the loss of that step.
+        rehearsed: Called at the end of a successful rehearsal.
     """
 
     epoch: Callable[[EpochRecord], None] = lambda record: None
@@ -50,19 +50,19 @@ class Listener:
 
 
 class Rehearsed(SystemExit):
-    """A rehearsal has seen enough: one step. No ``except Exception`` stops it, and a script that it ends ends well."""
+    """The end of a rehearsal after one step. ``except Exception`` does not catch it, and a script exits with code 0."""
 
 
 class Trial:
-    """One run of a function that trains, without LGA or with it; made by ``lossaware compare`` and `lossaware.compare`.
+    """One run of a training function, without or with LGA; made by ``lossaware compare`` and `lossaware.compare`.
 
     Attributes:
-        seed: Decides whatever is random; the same in all arms. Python's, NumPy's and torch's generators are seeded
-            with it before the function is called.
+        seed: The seed, the same in all arms. Python's, NumPy's and torch's generators are seeded with it before the
+            function is called.
         arm: The name of the arm: ``"without"``, ``"lga"``, a rule's (``"auto"``), a gamma2, or a base optimizer's, as
             in ``--arms``.
-        device: Where to compute: ``--device``.
-        data: The folder that ``--data`` names, or None.
+        device: The device of ``--device``.
+        data: The folder of ``--data``, or None.
 
     Example:
         .. code-block:: python
@@ -102,7 +102,7 @@ class Trial:
         self._progress = _Progress(self._listener)
         self._reports = _Reports(self._listener.epoch, self._status)
         self._attached: list[LGA] = []
-        self._called = set[str]()  # of what the arms may differ by
+        self._called = set[str]()  # the calls by which arms can differ
 
     def __repr__(self) -> str:
         return f"Trial(arm={self.arm!r}, seed={self.seed}, lr={self._spec.lr or None})"
@@ -112,22 +112,21 @@ class Trial:
         """The learning rate.
 
         Raises:
-            UsageError: The comparison has none.
+            UsageError: The comparison does not have learning rates.
         """
         if not self._spec.lr:
             raise UsageError(
-                "the function reads trial.lr, and the comparison has no learning rate: say --lrs 1e-4,1e-3 "
+                "the function reads trial.lr, but the comparison does not have learning rates: set --lrs 1e-4,1e-3 "
                 "(in Python, lrs=[1e-4, 1e-3])"
             )
         return self._spec.lr
 
     @property
     def checkpoint(self) -> Path:
-        """A folder of the run's own, for what it needs to go on in the middle.
+        """The run's own folder for checkpoints.
 
-        It is there until the run is complete, and empty where the function's file, lossaware or torch has changed.
-        Where it is not empty, the run was interrupted: go on from what lies there, with
-        ``trial.epochs(n, start=...)``.
+        It exists until the run is complete, and is empty if the function's file, lossaware or torch has changed. If it
+        is not empty, the run was interrupted: load its files, and continue with ``trial.epochs(n, start=...)``.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._reports.keep_in(self._folder)
@@ -138,15 +137,15 @@ class Trial:
     def attach(self, optimizer: Optimizer, **settings: Any) -> LGA:
         """Make the optimizer loss-aware, if this is an arm with LGA.
 
-        Elsewhere it gives a `lossaware.Baseline`: the same calls, and the base optimizer to the bit. So the loop
-        below, ``optimizer.step(loss=loss)`` included, is the same in all arms.
+        In other arms it returns a `lossaware.Baseline`, with the same calls and exactly the base optimizer's steps. So
+        the loop, with ``optimizer.step(loss=loss)``, is the same in all arms.
 
         Args:
-            optimizer: As for `lossaware.LGA`.
-            settings: Those of `lossaware.LGA`; ``steps_per_epoch`` is needed. What the comparison says, as by
-                ``--gamma2``, goes before these; in the arm ``auto``, of these only ``steps_per_epoch``,
-                ``upper_bound`` and ``process_group`` count, as the others were chosen for a fixed gamma2, unless these
-                say ``gamma2="auto"`` themselves.
+            optimizer: See `lossaware.LGA`.
+            settings: The settings of `lossaware.LGA`; ``steps_per_epoch`` is required. Settings of the comparison, as
+                by ``--gamma2``, take precedence. In the arm ``auto``, only ``steps_per_epoch``, ``upper_bound`` and
+                ``process_group`` of these are used, as the others were chosen for a fixed gamma2, unless they contain
+                ``gamma2="auto"``.
 
         Raises:
             UsageError: A setting does not exist or is out of its range, or LGA cannot go with the optimizer.
@@ -162,11 +161,11 @@ class Trial:
         return attached
 
     def loss_aware(self, base: Any, **settings: Any) -> Any:
-        """The same for JAX: `lossaware.optax.loss_aware` of an optax optimizer, or one that ignores the loss.
+        """The same for JAX: `lossaware.optax.loss_aware` of an optax optimizer, or a baseline that ignores the loss.
 
         Args:
             base: Any optax optimizer.
-            settings: Those of `lossaware.optax.loss_aware`; see `attach`.
+            settings: The settings of `lossaware.optax.loss_aware`; see `attach`.
         """
         from lossaware import optax, optax_baseline
 
@@ -178,10 +177,10 @@ class Trial:
         """The base optimizer of this arm, in training mode.
 
         Args:
-            params: What it steps.
-            name: The base of the arms that name none: one of ``lossaware optimizers``, or ``file.py:Class``.
-            options: Keyword arguments of that base, besides the learning rate. A base that an arm names has those
-                that the arm names, and else its own defaults.
+            params: The parameters.
+            name: The base of arms without their own: one of ``lossaware optimizers``, or ``file.py:Class``.
+            options: Keyword arguments of this base, besides the learning rate. An arm's own base has the arm's options,
+                and otherwise its defaults.
 
         Raises:
             UsageError: The name or an option does not exist.
@@ -202,8 +201,8 @@ class Trial:
     def _status(self) -> dict[str, float] | None:
         if self._spec.lga is None:
             return None
-        found = asdict(self._attached[0].status) if self._attached else {}
-        return {name: float(value) for name, value in found.items()}
+        status = asdict(self._attached[0].status) if self._attached else {}
+        return {name: float(value) for name, value in status.items()}
 
     # Reports ----------------------------------------------------------------------------------------------------------
 
@@ -211,45 +210,45 @@ class Trial:
         """The epochs to train, counted from 0 as by ``range(start, count)``.
 
         Args:
-            count: How many there are in all, at least 1; ``--epochs`` goes before it.
-            start: How many of them a checkpoint has already.
+            count: Total number of epochs, at least 1; ``--epochs`` takes precedence.
+            start: Number of epochs in a checkpoint.
 
         Raises:
             UsageError: A number is out of its range.
         """
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise UsageError(f"trial.epochs(count): count must be a whole number of at least 1, got {count!r}")
+            raise UsageError(f"trial.epochs(count): count must be an integer of at least 1, got {count!r}")
         count = self._spec.epochs or count
         if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= count:
-            raise UsageError(f"trial.epochs: start must be a whole number from 0 to {count}, got {start!r}")
+            raise UsageError(f"trial.epochs: start must be an integer from 0 to {count}, got {start!r}")
         self._listener.length(count)
         return self._numbered(start, count)
 
     def _numbered(self, start: int, count: int) -> Iterator[int]:
-        self._reports.start_clock()  # what comes before the first epoch, such as compiling, is no training time
+        self._reports.start_clock()  # time before the first epoch, as for compiling, does not count
         for epoch in range(start, count):
             self._progress.begin(epoch + 1)
             yield epoch
             self._seen()
 
     def report(self, epoch: int | None = None, /, **values: Any) -> None:
-        """Say what was measured after an epoch.
+        """Report the measures of an epoch.
 
-        Several calls for one epoch are one report.
+        Several calls for one epoch are combined.
 
         Args:
-            epoch: Counted from 0 or from 1, one after another; None is the next.
-            values: Numbers, or tensors of one, by whatever names. ``loss`` is the mean training loss: where the last
-                one is not finite, the run is said to have diverged.
+            epoch: Counted from 0 or from 1, in order; None is the next.
+            values: Numbers, or tensors of one element, by any names. ``loss`` is the mean training loss: if the last
+                one is not finite, the run has diverged.
 
         Raises:
-            UsageError: An epoch is left out, or a value is no number.
+            UsageError: An epoch is skipped, or a value is not a number.
         """
         self._seen()
         self._reports.add(epoch, values)
 
     def finish(self, score: Any) -> int:
-        """Say the score of the whole run, where no single report has it. A function returns it instead.
+        """Report the score of the whole run, if no report has it. A function returns it instead.
 
         Args:
             score: A number.
@@ -258,31 +257,31 @@ class Trial:
             The number of epochs.
 
         Raises:
-            UsageError: It is no number.
+            UsageError: It is not a number.
         """
         return self._reports.end(check_score("the run", score))
 
     # Rehearsal --------------------------------------------------------------------------------------------------------
 
     def seen(self) -> None:
-        """Check what a rehearsal has seen.
+        """Check the calls during a rehearsal.
 
         Raises:
-            UsageError: The arms are the same training, or LGA gets no loss.
+            UsageError: The arms do not differ, or LGA does not get the loss.
         """
         needed = [_MAKE] if self._spec.optimizer else []
         needed += [_ATTACH] if self._spec.lga is not None or not self._called else []
         for call_of in needed:
             if call_of not in self._called:
-                raise UsageError(f"the function does not call {call_of}, so this arm would train as the others do")
+                raise UsageError(f"the function does not call {call_of}, so this arm would not differ from the others")
         for attached in self._attached:
             if attached.status.steps_without_loss:
                 raise UsageError(
-                    "LGA gets no loss: pass it by optimizer.step(loss=loss), or lga.observe(loss) before it"
+                    "LGA does not get the loss: pass it by optimizer.step(loss=loss), or lga.observe(loss) before it"
                 )
 
     def _seen(self) -> None:
-        """End a rehearsal here; in a run, do nothing."""
+        """End a rehearsal; in a run, do nothing."""
         if self._rehearsal:
             self.seen()
             self._listener.rehearsed()
@@ -294,19 +293,19 @@ class Trial:
 
 
 class _Watched(LGA):
-    """Tells of each step. A hook of its own would be refused by compiled steps."""
+    """Reports each step. Compiled steps would refuse another hook."""
 
     def tell(self, stepped: Callable[[LGA], None]) -> None:
-        """Have this called after each step."""
+        """Set a function that is called after each step."""
         self._attachment.then = partial(stepped, weakref.proxy(self))
 
 
 class _WatchedBaseline(_Watched, Baseline):
-    """In an arm without LGA."""
+    """The same in an arm without LGA."""
 
 
 class _Progress:
-    """How far an epoch is, told now and then."""
+    """Reports progress within an epoch."""
 
     def __init__(self, listener: Listener) -> None:
         self._tell = listener.progress
@@ -325,63 +324,63 @@ class _Progress:
 
 
 class _Reports:
-    """What a function reports, epoch by epoch. The last epoch is told once more when its score is known."""
+    """The reports of a function, per epoch. The last epoch is sent again with the score."""
 
     KEPT: ClassVar[str] = ".reported.json"
-    """The file in a run's own folder that says how far its reports had come."""
+    """The file in a run's own folder with its last report."""
 
     def __init__(self, tell: Callable[[EpochRecord], None], status: Callable[[], dict[str, float] | None]) -> None:
         self._tell, self._status = tell, status
-        self._first: int | None = None  # the number that the function gives its first epoch
+        self._first: int | None = None  # the function's number of its first epoch
         self._record: EpochRecord | None = None  # the last one
-        self._is_kept = False  # whether that one is from an earlier process
+        self._is_kept = False  # whether it is from an earlier process
         self._began = time.perf_counter()
         self._kept: Path | None = None
 
     def keep_in(self, folder: Path) -> None:
-        """Go on from what an earlier process reported, if it did, and note what is reported from now on."""
+        """Continue from the last report of an earlier process, if there is one, and save reports from now on."""
         if self._kept is not None:
             return
         self._kept = folder / self.KEPT
         try:
-            found = json.loads(self._kept.read_text())
-            first, record = int(found["first"]), EpochRecord(**found["record"])
+            content = json.loads(self._kept.read_text())
+            first, record = int(content["first"]), EpochRecord(**content["record"])
         except (OSError, ValueError, TypeError, KeyError):
             return
         if self._record is None and first in (0, 1):
             self._first, self._record, self._is_kept = first, record, True
 
     def start_clock(self) -> None:
-        """The epoch that is reported next begins."""
+        """Start the time of the next reported epoch."""
         self._began = time.perf_counter()
 
     def add(self, epoch: int | None, values: dict[str, Any]) -> None:
-        """Take in a report."""
+        """Record a report."""
         if not values:
             raise UsageError("trial.report(epoch, ...) needs a value by its name, such as loss=loss")
         measured = {}
         for name, value in values.items():
-            found = as_number(value)
-            if found is None:
+            number = as_number(value)
+            if number is None:
                 raise UsageError(f"trial.report: {name} must be one number, got {type(value).__name__} {value!r:.60}")
-            measured[name] = found
-        number, last = self._number(epoch), self._record
-        if last is not None and number == last.epoch and not self._is_kept:
-            self._say(number, {**last.test, **measured}, last.seconds)
+            measured[name] = number
+        place, last = self._number(epoch), self._record
+        if last is not None and place == last.epoch and not self._is_kept:
+            self._send(place, {**last.test, **measured}, last.seconds)
         else:
             now = time.perf_counter()
-            self._say(number, measured, now - self._began)
+            self._send(place, measured, now - self._began)
             self._began = now
 
     def end(self, score: float) -> int:
-        """Take in the score; gives the number of epochs."""
+        """Record the score and return the number of epochs."""
         if self._record is None:
-            self._say(1, {SCORE: score}, time.perf_counter() - self._began)
+            self._send(1, {SCORE: score}, time.perf_counter() - self._began)
             return 1
         self._tell(replace(self._record, test={**self._record.test, SCORE: score}))
         return self._record.epoch
 
-    def _say(self, epoch: int, values: dict[str, float], seconds: float) -> None:
+    def _send(self, epoch: int, values: dict[str, float], seconds: float) -> None:
         train = {"loss": values["loss"]} if "loss" in values else {}
         self._record, self._is_kept = EpochRecord(epoch, train, values, self._status(), seconds), False
         self._tell(self._record)
@@ -394,7 +393,7 @@ class _Reports:
         if epoch is None:
             return last + 1
         if isinstance(epoch, bool) or epoch != int(epoch):
-            self._refuse(f"a whole number, got {epoch!r}")
+            self._refuse(f"an integer, got {epoch!r}")
         if self._first is None:
             if epoch not in (0, 1):
                 self._refuse(f"0 or 1 at first, got {epoch:g}")
@@ -406,7 +405,9 @@ class _Reports:
 
     def _refuse(self, text: str) -> NoReturn:
         more = ""
-        if self._is_kept and self._kept is not None:  # else the same command would find the same again
+        if self._is_kept and self._kept is not None:  # otherwise the same command would fail again
             shutil.rmtree(self._kept.parent, ignore_errors=True)
-            more = "; the run's checkpoint is removed, so that it starts anew (report an epoch before it is saved)"
+            more = (
+                "; the run's checkpoint is removed, so it starts from the beginning (report each epoch before saving)"
+            )
         raise UsageError(f"trial.report(epoch, ...): epochs come one after another; it must be {text}{more}")

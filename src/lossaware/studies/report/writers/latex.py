@@ -5,7 +5,7 @@ from lossaware.studies.specs.escape import latex, latex_comment
 
 
 def write(table: Table) -> str:
-    """The table with everything around it."""
+    """The table with title, notes and provenance."""
     lead = len(table.axes) + table.with_lines
     caption = " ".join(filter(None, [f"{table.title}.", table.remark, *table.head, table.caption]))
     columns = "".join("l" if i in table.text_columns else "r" for i in range(len(table.heads)))
@@ -34,5 +34,5 @@ def write(table: Table) -> str:
             out.append(" & ".join([*titles, *[name] * table.with_lines, *map(latex, texts)]) + r" \\")
     below = [*table.explanations, *table.legend, *(f"Note: {note}" for note in table.notes)]
     out += [r"\bottomrule", r"\end{tabular}", *(rf"\\ {latex(line)}" for line in below), r"\end{table}"]
-    out += [latex_comment(line) for line in table.provenance]  # for whoever keeps the file; no reader of the paper asks
+    out += [latex_comment(line) for line in table.provenance]  # for the owner of the file, not for readers of the paper
     return "\n".join(out) + "\n"

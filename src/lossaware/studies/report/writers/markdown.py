@@ -7,7 +7,7 @@ from lossaware.studies.specs.escape import markdown
 
 
 def write(table: Table) -> str:
-    """The table with everything around it."""
+    """The table with title, notes and provenance."""
     out = [f"**{markdown(table.title)}**", ""]
     out += [f"{markdown(line)}\n" for line in (*filter(None, [table.remark]), *table.head)]
     out.append(grid(table))
@@ -20,7 +20,7 @@ def write(table: Table) -> str:
 
 
 def grid(table: Table, escape: Callable[[str], str] = markdown) -> str:
-    """The table alone; ``escape`` makes Markdown of a text."""
+    """The grid of the table; ``escape`` converts a text to Markdown."""
     lead = len(table.axes) + table.with_lines
     marks = ["---" if i in table.text_columns else "---:" for i in range(len(table.heads))]
     out = [
