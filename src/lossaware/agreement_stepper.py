@@ -1,4 +1,4 @@
-"""The steps of `lossaware.agreement.Agreement` on torch's tensors: agreement, bound on the base's step, and push."""
+"""The steps of `lossaware.agreement.Agreement` on torch tensors: agreement, bound on the base's step, and push."""
 
 import math
 from collections.abc import Callable
@@ -39,13 +39,13 @@ class AgreementStepper(Stepper):
         self.sizes: TensorScales = TensorScales(rule, settings.xi, self._bound.memories)
         self._means = GradientMean(rule.momentum)
         self._notice = PushNotice()
-        # Of the step in progress: the sum of the gradients' sizes, NaN where one is not finite; what each active group
-        # may move by.
+        # Of the step in progress: the sum of the gradients' sizes, NaN if one is not finite; the maximum movement of
+        # each active group.
         self._weight = 0.0
         self._shares: list[float] = []
 
     def make_correction(self) -> Correction:
-        """A `Correction` that moves by half of its amount along a sign, and leaves elements whose sign is 0."""
+        """A `Correction` that moves by half of its amount against a sign, and does not move elements with sign 0."""
         return Correction(1.0, "rest")
 
     # A step -----------------------------------------------------------------------------------------------------------
@@ -53,16 +53,16 @@ class AgreementStepper(Stepper):
     def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
         """See `Stepper.before_base`: bounds the base's step.
 
-        Where a gradient is not finite, the gradients are set aside, so that nothing moves.
+        If a gradient is not finite, the gradients are removed for this step, so that nothing moves.
 
         Raises:
             UsageError: There are several ranks.
         """
-        self._bound.drop()  # of a step that failed
+        self._bound.drop()  # of a failed step
         if not has_loss:
             return
         if is_shared(None):
-            raise UsageError("gamma2 'agreement' runs in one process so far, and here are several ranks")
+            raise UsageError("gamma2 'agreement' does not support several ranks")
         active = self._bounded(optimizer)
         along, self._weight = _agreement(optimizer, active)
         if math.isfinite(self._weight):
@@ -84,13 +84,13 @@ class AgreementStepper(Stepper):
         found_inf: Tensor | None,
         gradients: Callable[[Optimizer], GradientOf],
     ) -> None:
-        """Make the push, after the base's step.
+        """Push, after the base's step.
 
         Args:
             optimizer: The base optimizer.
-            loss: The loss of the step, None where it has none.
-            found_inf: Of a gradient scaler: where it is above 0, nothing changes.
-            gradients: Gives the gradients that the base's step began with.
+            loss: The loss of the step, or None.
+            found_inf: Of a gradient scaler: if it is above 0, nothing changes.
+            gradients: Returns the gradients from before the base's step.
         """
         moved = self._bound.end()
         active = self._bounded(optimizer)
@@ -122,11 +122,11 @@ class AgreementStepper(Stepper):
         moved: dict[int, float],
         gradient_of: GradientOf,
     ) -> float:
-        """Push each tensor of a group by what the base has left of its share; the largest part that was left."""
-        found = [(p, g, s) for p, s in zip(group["params"], scales, strict=True) if (g := gradient_of(p)) is not None]
-        read = self._means.take_in(optimizer, [(p, g) for p, g, _ in found])
+        """Push each tensor of a group by the rest of its share after the base's step; returns the largest rest."""
+        triples = [(p, g, s) for p, s in zip(group["params"], scales, strict=True) if (g := gradient_of(p)) is not None]
+        read = self._means.take_in(optimizer, [(p, g) for p, g, _ in triples])
         maximize, left = bool(group.get("maximize", False)), 0.0
-        for (p, g, scale), mean in zip(found, read, strict=True):
+        for (p, g, scale), mean in zip(triples, read, strict=True):
             amount = share * scale - moved.get(id(p), 0.0)
             if not amount > 0:
                 continue
@@ -159,7 +159,7 @@ class AgreementStepper(Stepper):
 def _agreement(optimizer: Optimizer, active: Active) -> tuple[float, float]:
     """Numerator and denominator of the agreement of the gradients with the means before them.
 
-    The denominator is NaN or infinite where a gradient is not finite.
+    The denominator is NaN or infinite if a gradient is not finite.
     """
     along = total = 0.0
     with torch.no_grad():
@@ -177,7 +177,7 @@ def _agreement(optimizer: Optimizer, active: Active) -> tuple[float, float]:
 
 
 def _direction(mean: Tensor, g: Tensor) -> Tensor:
-    """The sign of the mean where this step has a gradient, else 0; of real and imaginary parts each."""
+    """The sign of the mean where this step has a gradient, otherwise 0; of real and imaginary parts separately."""
     if g.is_sparse:
         g = g.coalesce()
         return torch.sparse_coo_tensor(

@@ -1,8 +1,8 @@
 """A compiled step: base step, law and correction as one graph.
 
-torch's own ``step`` breaks the graph before and after itself, on purpose, so what hangs on its hooks is a pass of its
-own even when all is compiled. Here the undecorated step is traced together with the law and the correction, so that
-the compiler can fuse them. What that costs beside the base step alone is measured by `benchmarks/`.
+torch's ``step`` intentionally breaks the graph before and after itself, so hooks are a separate pass even if all is
+compiled. Here the undecorated step is traced together with the law and the correction, so that the compiler can fuse
+them. `benchmarks/` measures the cost compared with the base step alone.
 """
 
 import inspect
@@ -21,20 +21,20 @@ from lossaware.stepper import ActiveGroup, Stepper
 
 
 class CompiledStep:
-    """The step that `LGA.compile` gives; called with the loss in place of ``optimizer.step(loss=loss)``.
+    """The step from `LGA.compile`, called with the loss instead of ``optimizer.step(loss=loss)``.
 
-    Each call is one step of the optimizer and of LGA, from whichever of the two steps came before: both go on from the
-    same state, so checkpoints, schedulers and the status are as they were. The optimizer's very first step runs
-    uncompiled, which makes its state; the next call compiles, and so does the first after a checkpoint was loaded. What
-    changes from step to step (learning rates, the loss, gamma2, the gate) is data of the graph, so nothing is compiled
-    again, unless a group's gamma2 becomes 0 or ceases to be. A step without a loss, a step that is measured
-    (`LGA.measure_every`), and a fused base under a gradient scaler run uncompiled.
+    Each call is one step of the optimizer and of LGA. Compiled and other steps have the same state and can be mixed, so
+    checkpoints, schedulers and the status work as before. The optimizer's first step runs uncompiled, to initialise its
+    state; the next call compiles, and so does the first after a checkpoint was loaded. Values that change from step to
+    step (learning rates, the loss, gamma2, the gate) are data of the graph, so they do not cause a recompilation,
+    except if a group's gamma2 becomes 0 or nonzero. A step without a loss, a measured step (`LGA.measure_every`), and a
+    fused base under a gradient scaler run uncompiled.
 
     Args:
-        attachment: Of an LGA to the optimizer.
+        attachment: The attachment of an LGA to the optimizer.
         stepper: Its law and corrections.
-        hooks: Receive its losses, and measure its steps.
-        options: Keyword arguments of ``torch.compile``; what they leave open is set by ``compiler_arguments``.
+        hooks: Its hooks, which receive losses and measure steps.
+        options: Keyword arguments of ``torch.compile``; the defaults are those of `compiler_arguments`.
 
     Raises:
         UsageError: Torch is older than 2.7, the optimizer has step hooks besides LGA's, which a graph of the step alone
@@ -75,23 +75,22 @@ class CompiledStep:
         self._has_state = False
 
     def __call__(self, loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
-        """One step.
+        """Perform one step.
 
         Args:
-            loss: The loss of the step, as for `LGA.observe`; None where that was called.
-            scaler: The gradient scaler, if there is one; the step is then made by its ``step``, which unscales the
-                gradients unless that is done already, and skips the step where they overflow. Call its ``update``
-                afterwards, as ever.
+            loss: The loss of the step, as for `LGA.observe`; None if that was called.
+            scaler: The gradient scaler, if any; its ``step`` then unscales the gradients, if they are still scaled, and
+                skips the step if they overflow. Call its ``update`` afterwards, as usual.
 
         Raises:
-            UsageError: The base optimizer cannot be traced, or changes numbers besides its learning rate all the time.
-            ValueError: The loss is none, or arrives in two ways.
+            UsageError: The base optimizer cannot be traced, or changes numbers besides its learning rate at each step.
+            ValueError: The loss is not a number, or arrives in two ways.
             RuntimeError: LGA is detached.
         """
         if scaler is None:
             self._step(loss=loss)
             return
-        # The scaler calls the step of the optimizer whose gradients it knows.
+        # The scaler calls the step of the optimizer whose gradients it scaled.
         own = vars(self._optimizer).get("step")
         self._optimizer.step = self._step
         try:
@@ -129,13 +128,13 @@ class CompiledStep:
         self._refuse_other_hooks()  # there may be new ones
         scaled = getattr(optimizer, "grad_scale", None) is not None or getattr(optimizer, "found_inf", None) is not None
         has_loss = loss is not None or self._input.has_observed
-        # A step makes the optimizer's state; the law has counted it, also where both come from a checkpoint.
+        # A step initialises the optimizer's state; the law has counted it, also if both come from a checkpoint.
         self._has_state = self._has_state or self._stepper.read_state().steps > 0
         if not self._has_state or not has_loss or scaled or self._hooks.meter.is_on:
             type(optimizer).step(optimizer, loss=loss)
         else:
             self._compiled_step(loss)
-        optimizer._opt_called = True  # what schedulers look at
+        optimizer._opt_called = True  # read by schedulers
 
     def _compiled_step(self, loss: float | Tensor | None) -> None:
         sizes = self._stepper.sizes.of(self._optimizer.param_groups)
@@ -150,7 +149,7 @@ class CompiledStep:
             for group, tensors in zip(groups, numbers, strict=True):
                 if "lr" in group:
                     group["lr"] = tensors["lr"]
-            # A group that rests is left out, as it is elsewhere: it has no means, and no number in the noise.
+            # A group that is switched off is left out, as in other steps: it has no means, and no number in the noise.
             active = [tensors["size"] if size else None for tensors, size in zip(numbers, sizes, strict=True)]
             self._graph(held, value, active)
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
@@ -168,10 +167,10 @@ class CompiledStep:
                     group["lr"] = rate
 
     def _as_tensors(self, rates: list[Any], sizes: list[float]) -> list[dict[str, Tensor]]:
-        """Numbers that may change, as tensors: a graph takes Python's for constants."""
+        """Numbers that may change, as tensors, since Python numbers are constants of a graph."""
         if len(self._numbers) != len(rates):
             self._refuse_scalars()
-            zero = torch.zeros((), dtype=torch.float64, device="cpu")  # a base takes its rate from there on any device
+            zero = torch.zeros((), dtype=torch.float64, device="cpu")  # bases accept a rate on the CPU
             self._numbers = [{name: zero.clone() for name in ("lr", "size")} for _ in rates]
         for tensors, rate, size in zip(self._numbers, rates, sizes, strict=True):
             if isinstance(rate, Tensor):
@@ -183,19 +182,19 @@ class CompiledStep:
 
 
 _FIRST_TORCH = "2.7"
-"""The compiler of torch 2.6 skips the methods of named tuples. From where on it works is not known: see the versions
-that were tried, in ``docs/frameworks/versions.md``."""
-_INSTEAD = "use optimizer.step(loss=loss), whose correction is a pass of its own but a fast one"
+"""The compiler of torch 2.6 skips the methods of named tuples. For the tested versions see
+``docs/frameworks/versions.md``."""
+_INSTEAD = "use optimizer.step(loss=loss), whose correction is a separate but fast pass"
 
 
 def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of ``torch.compile`` that compile a step.
 
-    One graph of fixed sizes; and with the default backend, scalars are computed once (`lossaware.hoisting`), unless
-    the options bring a ``post_grad_custom_post_pass`` of their own.
+    One graph with fixed sizes; with the default backend, scalars are computed once (`lossaware.hoisting`), unless the
+    options have their own ``post_grad_custom_post_pass``.
 
     Args:
-        options: Keyword arguments that go before these.
+        options: Keyword arguments that take precedence.
     """
     arguments = {"fullgraph": True, "dynamic": False, **options}
     if arguments.get("backend") in (None, "inductor"):
@@ -207,12 +206,12 @@ def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[Tensor | None]], None]:
-    """The function that is traced. It moves the optimizer, and the state in ``held``, on by one step."""
+    """The traced function. It performs one step of the optimizer and of the state in ``held``."""
     base_step = inspect.unwrap(type(optimizer).step)
 
     def step(held: Tensor, loss: Tensor, sizes: list[Tensor | None]) -> None:
         with torch.no_grad():
-            # The gradients as they are now: a base may write into them. Where it does not, the copy is compiled away.
+            # Copies, as a base may write into the gradients. If it does not, the compiler removes the copies.
             gradients = [
                 [None if p.grad is None else p.grad.clone() for p in g["params"]] for g in optimizer.param_groups
             ]
@@ -230,6 +229,6 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[T
 
 
 def _own_code(function: Callable[..., None]) -> Callable[..., None]:
-    """The function with a code object of its own, since what is compiled, and its limit, belong to the code."""
+    """The function with its own code object, since compiled graphs and their limit belong to the code."""
     function.__code__ = function.__code__.replace()
     return function

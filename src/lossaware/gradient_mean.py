@@ -1,4 +1,4 @@
-"""Running means of the gradients, which phi reads where gamma2 sets itself."""
+"""Running means of the gradients, which phi reads if gamma2 adapts by itself."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 from lossaware.correction import WORK, Means, Pair, as_local, take_in
 
 MEAN = "lossaware_mean"
-"""Its name in the optimizer's state."""
+"""The key in the optimizer's state."""
 
 
 class GradientMean:
-    """One mean a parameter, kept in the optimizer's state: its checkpoints have it, whole or sharded, as their own.
+    """One mean per parameter, in the optimizer's state and therefore in its checkpoints, whole or sharded.
 
-    Means of parameters of 16 bits are kept in float32, since in float16 a tenth of a small gradient is 0, and a mean
-    that is 0 pushes nothing. A mean takes in the gradients of the steps that push, and no others: where the loss is not
-    finite or a gradient scaler has found an overflow, the gradients are worth nothing.
+    Means of parameters of 16 bits are float32, since in float16 a tenth of a small gradient is 0, and a zero mean does
+    not push. A mean is only updated in steps with a push: if the loss is not finite or a gradient scaler has found an
+    overflow, the gradients are not usable.
 
     Args:
         momentum: Weight of the earlier gradients, in [0, 1).
@@ -29,9 +29,9 @@ class GradientMean:
         self._weight = 1 - momentum
 
     def of(self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor) -> Tensor | None:
-        """The mean of a parameter's gradients, 0 before the first; none of sparse gradients, whose rows come and go.
+        """The mean of a parameter's gradients, 0 before the first; None for sparse gradients, whose rows vary.
 
-        To be called after the optimizer's step: most make their state only where a parameter has none yet.
+        Call it after the optimizer's step: most optimizers only initialise the state of parameters without state.
         """
         if gradient.is_sparse:
             return None
@@ -40,30 +40,30 @@ class GradientMean:
         wide = _wide(parameter)
         if mean is None:
             mean = state[MEAN] = torch.zeros_like(parameter, dtype=wide, requires_grad=False)
-        elif mean.dtype is not wide:  # loaded without these hooks, as before LGA was attached: torch narrows it then
+        elif mean.dtype is not wide:  # loaded before LGA was attached: torch has narrowed it
             mean = state[MEAN] = mean.to(wide)
         return mean
 
     def make(self, optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
-        """Have all means that those with a gradient need, so that a checkpoint finds the place to load into."""
+        """Make the means of all parameters with a gradient, so that a checkpoint can be loaded into them."""
         for p in parameters:
             if p.grad is not None:
                 self.of(optimizer, p, p.grad)
 
     def of_pairs(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> Means:
-        """The means of a step's gradients, for `Correction.apply`, which takes the gradients in."""
+        """The means of a step's gradients, for `Correction.apply`, which updates them."""
         return Means([self.of(optimizer, p, g) for p, g in pairs], self._weight)
 
     @torch.no_grad()
     def take_in(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> list[Tensor]:
-        """Take gradients in without a push.
+        """Update the means without a push.
 
         Args:
             optimizer: The base optimizer.
             pairs: Parameters and their gradients.
 
         Returns:
-            The means, or the gradients that have none.
+            The means, or the gradients if they do not have one.
         """
         read: list[Tensor] = []
         for p, g in pairs:
@@ -76,7 +76,7 @@ class GradientMean:
     # Loading a checkpoint of the optimizer ----------------------------------------------------------------------------
 
     def before_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Hide the means from torch, which would narrow each to the type of its parameter."""
+        """Hide the means from torch, which would convert them to the types of their parameters."""
         state = {
             key: {**of_parameter, MEAN: _Hidden(of_parameter[MEAN])}
             if isinstance(of_parameter, dict) and isinstance(of_parameter.get(MEAN), Tensor)
@@ -86,11 +86,11 @@ class GradientMean:
         return {**state_dict, "state": state}
 
     def after_load(self, optimizer: Optimizer) -> None:
-        """Show them again; those of an older version, of 16 bits, are widened."""
+        """Restore the hidden means; those of older versions, of 16 bits, are converted."""
         for p, of_parameter in optimizer.state.items():
             hidden = of_parameter.get(MEAN) if isinstance(of_parameter, dict) else None
             if isinstance(hidden, _Hidden):
-                known = isinstance(p, Tensor)  # a checkpoint may hold more parameters than there are
+                known = isinstance(p, Tensor)  # a checkpoint may have more parameters than the optimizer
                 of_parameter[MEAN] = hidden.mean.to(p.device, _wide(p)) if known else hidden.mean
 
 
@@ -100,6 +100,6 @@ def _wide(parameter: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class _Hidden:
-    """A mean as the checkpoint has it, in a form that torch passes on."""
+    """A mean of the checkpoint, wrapped so that torch does not convert it."""
 
     mean: Tensor

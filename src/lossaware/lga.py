@@ -1,4 +1,4 @@
-"""LGA as a companion of an optimizer, as a learning-rate scheduler is: it attaches by step hooks and wraps nothing."""
+"""LGA, which attaches to an optimizer by step hooks, like a learning-rate scheduler, without wrapping it."""
 
 import weakref
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypedDict, Unpack, overload
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class OtherSettings(TypedDict, total=False):
-    """The settings of `LGA` but ``steps_per_epoch`` and ``gamma2``, for type checkers."""
+    """The settings of `LGA` except ``steps_per_epoch`` and ``gamma2``, for type checkers."""
 
     eps: float | None
     xi: float | None
@@ -38,45 +38,45 @@ class OtherSettings(TypedDict, total=False):
 class LGA:
     """Makes an optimizer loss-aware: after each step, p <- p - gamma2 * Omega(loss) / phi(gradient) (Eq. 2).
 
-    The optimizer stays what it was; schedulers, gradient scalers and checkpoints go on working with it. The loss
-    arrives in one of three ways, once a step: ``optimizer.step(loss=loss)``, ``optimizer.step(closure)``, or
-    ``lga.observe(loss)`` before the step, where several micro-batches count with their mean. Under
-    ``torch.distributed`` the mean over the ranks counts, so every rank must hand over its loss at the same steps; where
-    one has none, no rank makes a correction. A step without a loss is exactly the base optimizer's.
+    The optimizer itself does not change; schedulers, gradient scalers and checkpoints work as before. The loss arrives
+    in one of three ways, once per step: ``optimizer.step(loss=loss)``, ``optimizer.step(closure)``, or
+    ``lga.observe(loss)`` before the step, with the mean over several micro-batches. With ``torch.distributed`` the mean
+    over the ranks is used, so every rank must pass its loss at the same steps; if one rank does not, no rank makes a
+    correction. A step without a loss is exactly the base optimizer's step.
 
-    A parameter group may carry its own ``"gamma2"``; 0 switches LGA off for the group. Gradients are taken as they are
-    when the optimizer steps: unscaled, and clipped if they were clipped. Where the optimizer maximizes, the push goes
-    its way, up. Parameters of 16 bits are rounded stochastically, because a push is far below their resolution.
+    A parameter group may have its own ``"gamma2"``; 0 switches LGA off for the group. LGA reads the gradients that the
+    optimizer's step reads: unscaled, and clipped if they were clipped. If the optimizer maximizes, the push goes in its
+    direction. Parameters of 16 bits are rounded stochastically, because a push is far below their resolution.
 
     Args:
-        optimizer: Any ``torch.optim.Optimizer`` but LBFGS.
-        steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
-            that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
-            Needed unless gamma2 is ``"agreement"``.
-        gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-            ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It needs one
-            more tensor for each parameter, which is kept in the optimizer's state and its checkpoints.
-            ``"agreement"`` goes by whether gradients agree, and bounds the base's own step too; see
-            `lossaware.agreement.Agreement`. Or a rule of your own, see `lossaware.gamma2.Gamma2Rule`.
-        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
-            0 where gamma2 sets itself.
-        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
+        optimizer: Any ``torch.optim.Optimizer`` except LBFGS.
+        steps_per_epoch: Steps per loss status, at least 1. The number of batches in an epoch is the reading nearest to
+            the paper; 1 is Algorithm 1 read literally, which has hardly any effect on real data. Required unless gamma2
+            is ``"agreement"``.
+        gamma2: Size of the correction, at least 0. The paper uses 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+            ``"auto"`` adapts it by itself, which goes beyond the paper; see `lossaware.AutoGamma2`. It needs one more
+            tensor per parameter, which is part of the optimizer's state and its checkpoints. ``"agreement"`` follows
+            the agreement of gradients, and bounds the base's own step too; see `lossaware.agreement.Agreement`. For
+            your own rule, see `lossaware.gamma2.Gamma2Rule`.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, or
+            0 if gamma2 adapts by itself.
+        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, or 1 if gamma2 adapts by itself.
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
-            their one method, `LowerBound.update`. None means progressive, and zero where gamma2 sets itself.
+            the method `LowerBound.update`. None means progressive, or zero if gamma2 adapts by itself.
         upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
-            with the method of `UpperBound`. ``"running"`` is for losses whose first one says little about the rest: 0,
+            with the method of `UpperBound`. ``"running"`` is for losses whose first value is not representative: 0,
             small, an outlier, or below 0; see `lossaware.RunningLevel`.
-        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
-            lines 7-9). A gamma2 that sets itself has its own.
-        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
-            them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
-            sets itself; there phi reads a running mean of the gradients, and it is that which is 0.
+        backoff: Factor on gamma2 each time a status's mean loss is above the one before, in [0, 1] (Algorithm 1,
+            lines 7-9). A gamma2 that adapts by itself has its own factors.
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as in Eq. 5; ``"rest"`` does not
+            move them, for example padding rows and pruned weights. None means push, or rest if gamma2 adapts by itself;
+            then this refers to the running mean of the gradients, which phi reads.
         process_group: The ranks over which the loss is averaged; None means all of them.
 
     Raises:
-        TypeError: What is given as optimizer is none, or steps_per_epoch is missing.
-        ValueError: A hyperparameter is out of its range, LGA is attached to the optimizer already, the optimizer is one
-            that LGA cannot go with, or elements of a parameter share memory.
+        TypeError: ``optimizer`` is not a torch optimizer, or steps_per_epoch is missing.
+        ValueError: A hyperparameter is out of its range, LGA is already attached to the optimizer, the optimizer is not
+            supported, or elements of a parameter share memory.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)
@@ -146,19 +146,19 @@ class LGA:
 
     @classmethod
     def of(cls, optimizer: Optimizer) -> "LGA | None":
-        """The LGA that is attached to the optimizer; None where there is none."""
-        found: LGA | None = companion_of(optimizer)
-        return found
+        """The LGA that is attached to the optimizer, or None."""
+        lga: LGA | None = companion_of(optimizer)
+        return lga
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that make one loss status. It may be set at any time, where the length of an epoch changes.
+        """Steps per loss status. It can be set at any time if the length of an epoch changes.
 
-        The status in progress keeps the losses that it has, and is complete when it has as many as the new value, or at
-        the next step where it has them already.
+        The status in progress keeps its losses. It is complete when their number reaches the new value, or at the next
+        step if it already has.
 
         Raises:
-            ValueError: It is set to a value that is not a whole number of at least 1.
+            ValueError: It is set to a value that is not an integer of at least 1.
         """
         return self.settings.steps_per_epoch
 
@@ -169,7 +169,7 @@ class LGA:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer, which LGA refers to weakly; RuntimeError where it does not exist any more."""
+        """The optimizer, of which LGA has a weak reference; RuntimeError if it no longer exists."""
         return self._attachment.optimizer
 
     def __getattr__(self, name: str) -> Any:
@@ -178,36 +178,36 @@ class LGA:
         return old_setting(self, name)
 
     def observe(self, loss: float | Tensor) -> None:
-        """Hand over the loss of the next step, before it or in its closure; of several calls the mean counts.
+        """Pass the loss of the next step, before it or in its closure; the mean over several calls is used.
 
-        What is observed in a closure is the loss, and not what the closure returns. A loss that has a graph does not
-        count where the backward pass went through another one only, as where a batch was skipped; nor does a loss
-        count whose gradients were cleared before the step. See `forget`.
+        If a closure observes a loss, its return value is not used. A loss with a graph does not count if the backward
+        pass went only through another one, as when a batch is skipped, or if its gradients were cleared before the
+        step. See `forget`.
 
         Args:
             loss: A number, or a tensor with one element of any device and dtype: the true mean loss of the
                 (micro-)batch, not divided by the number of micro-batches and not scaled.
 
         Raises:
-            ValueError: The tensor has more than one element, or none.
-            TypeError: It is neither number nor tensor.
-            RuntimeError: LGA is detached, or its optimizer does not exist any more.
+            ValueError: The tensor does not have exactly one element.
+            TypeError: It is neither a number nor a tensor.
+            RuntimeError: LGA is detached, or its optimizer no longer exists.
         """
         self._attachment.refuse_detached()
         self._input.observe(loss, self.optimizer)
 
     def forget(self) -> None:
-        """Drop the losses that were observed since the last step, for example of a batch that is skipped.
+        """Drop the losses observed since the last step, for example of a skipped batch.
 
-        Losses without a backward pass, and those whose gradients were cleared before a step, are dropped without it.
+        Losses without a backward pass, and those whose gradients were cleared before a step, are dropped automatically.
         """
         self._input.forget()
 
     def compile(self, **options: Any) -> "CompiledStep":
         """A step that runs base step, law and correction as one compiled graph.
 
-        Call it with the loss in place of ``optimizer.step(loss=loss)``. Both steps may be mixed, and all else stays as
-        it was: schedulers, checkpoints, `status`. See `lossaware.compiled.CompiledStep` for what it does when.
+        Call it with the loss instead of ``optimizer.step(loss=loss)``. Both steps can be mixed; schedulers, checkpoints
+        and `status` work as before. See `lossaware.compiled.CompiledStep` for details.
 
         Args:
             options: Keyword arguments of ``torch.compile``, for example ``mode="reduce-overhead"``.
@@ -226,48 +226,48 @@ class LGA:
 
     @property
     def status(self) -> Status:
-        """The state of LGA as plain numbers. Reading it may wait for the device; stepping never does."""
+        """The state of LGA as plain numbers. Reading it may wait for the device; steps do not wait."""
         return self._stepper.status(self._input.steps_without_loss)
 
     def measure_every(self, steps: int | None) -> None:
-        """Compare the correction with the base update each so many steps, for `measurement` to show; None ends that.
+        """Compare the correction with the base update every ``steps`` steps, for `measurement`; None switches it off.
 
-        It looks at a sample of 65,536 elements before and after each, so that no copy of the model is made.
+        It reads a sample of 65,536 elements before and after each, so the model is not copied.
 
         Raises:
-            ValueError: It is no whole number of at least 1.
+            ValueError: It is not an integer of at least 1.
         """
         self._hooks.meter = UpdateMeter(steps)
 
     @property
     def measurement(self) -> Measurement | None:
-        """The last one that `measure_every` asked for; None before it. Reading it may wait for the device."""
+        """The last measurement of `measure_every`, or None. Reading it may wait for the device."""
         return self._hooks.meter.read()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as plain values; loads under ``weights_only=True``.
+        """The state of LGA as plain values; loads under ``weights_only=True``.
 
-        But for the running means of the gradients, which ``gamma2="auto"`` keeps in the optimizer's own state_dict.
-        Losses observed since the last step are in neither, as the gradients they belong to are in no checkpoint.
+        The running means of the gradients (``gamma2="auto"``) are in the optimizer's own state_dict. Losses observed
+        since the last step are not saved, like the gradients that they belong to.
         """
         return save(self.settings, self._stepper, self._input, self._attachment)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, also that of an older version.
+        """Restore a result of `state_dict`, also of an older version.
 
-        The scales of parameter groups (``gamma2="auto"``) find their groups by the names of the parameters, where these
-        are known; else by the numbers of elements, if these differ; else by the order of the groups.
+        The scales of parameter groups (``gamma2="auto"``) are assigned by the names of the parameters if they are
+        known, otherwise by the numbers of elements if these differ, otherwise by the order of the groups.
 
         Raises:
-            ValueError: A key is unknown or missing, a value is no number, a hyperparameter is not this LGA's, or the
-                parameter groups are others; nothing is changed then.
+            ValueError: A key is unknown or missing, a value is not a number, a hyperparameter differs, or the parameter
+                groups differ; then nothing is changed.
         """
         load(state_dict, self.settings, self._stepper, self._input, self._attachment)
 
     def detach(self) -> None:
-        """Leave the optimizer, which then steps as it did before. Detaching twice does nothing.
+        """Detach from the optimizer, which then steps as before. Detaching twice does nothing.
 
-        Running means of gradients stay in the optimizer's state, for an LGA that is attached next.
+        Running means of gradients remain in the optimizer's state, for an LGA that is attached later.
         """
         self._attachment.detach()
         self._stepper.release()

@@ -1,7 +1,7 @@
 """LGA for JAX: the same law as `lossaware.LGA`, as an optax transformation around any optax optimizer.
 
-Gradients and the loss go in by optax's own convention, ``update(grads, state, params, value=loss)``; the state is a
-pytree of arrays, so jit, scan, sharding and checkpoints treat it as any other optimizer's.
+Gradients and the loss are passed by optax's convention, ``update(grads, state, params, value=loss)``. The state is a
+pytree of arrays, so jit, scan, sharding and checkpoints work as for any other optimizer.
 """
 
 import math
@@ -31,7 +31,7 @@ __all__ = ["LossAwareState", "MultiStepsState", "apply_updates_stochastically", 
 PyTree = Any
 
 _LACKING_BITS = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float16): 13}
-"""Mantissa bits of float32 that the type lacks."""
+"""Mantissa bits of float32 that the type does not have."""
 
 
 @says_what_is_missing
@@ -63,50 +63,48 @@ def loss_aware(
         \qquad
         \varphi(g) = \begin{cases} g + \xi & g \ge 0 \\ g - \xi & g < 0. \end{cases}
 
-    :math:`L` moves once a status, that is every ``steps_per_epoch`` steps, to a mean in which that status' mean loss
-    counts the more, the more statuses there have been (Eq. 3); :math:`\gamma_2` is multiplied by ``backoff`` when the
-    mean loss rose (Algorithm 1).
+    :math:`L` is updated once per status, that is every ``steps_per_epoch`` steps, to a weighted mean in which later
+    statuses count more (Eq. 3); :math:`\gamma_2` is multiplied by ``backoff`` when the mean loss rises (Algorithm 1).
 
-    The loss of each step goes to ``update`` by the keyword ``value``, as in `optax.contrib.momo`. The base gets it,
-    averaged over devices, and all other extra arguments. A loss that is NaN or infinite changes no status and makes no
-    correction. Updates keep the dtype that the base gives them; the correction is computed in float32 at least.
+    The loss of each step is passed to ``update`` by the keyword ``value``, as in `optax.contrib.momo`. The base gets
+    it, averaged over devices, and all other extra arguments. A NaN or infinite loss does not count in a status and
+    makes no correction. Updates keep the base's dtype; the correction is computed in float32 or wider.
 
-    Gradients are taken as they arrive: clip them before, by ``optax.chain(optax.clip(1.0), loss_aware(...))``. The
-    base must give the whole update, its learning rate included. Parameters that must rest, because they are frozen,
-    belong outside: use `optax.multi_transform` or `optax.masked` around ``loss_aware``, not inside.
+    To clip gradients, clip them before: ``optax.chain(optax.clip(1.0), loss_aware(...))``. The base must return the
+    whole update, including its learning rate. To freeze parameters, use `optax.multi_transform` or `optax.masked`
+    around ``loss_aware``, not inside.
 
     Args:
         base: Any optax optimizer.
-        steps_per_epoch: Steps that make one loss status, at least 1. The number of batches in an epoch is the reading
-            that comes nearest to the paper; 1 is Algorithm 1 to the letter, which hardly does anything on real data.
-        gamma2: Size of the correction, at least 0. The paper takes 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
-            ``"auto"`` adapts it by itself, which goes beyond the paper; a `lossaware.AutoGamma2` says how. It keeps one
-            more array for each parameter, a running mean of the gradients. ``"agreement"`` goes by whether gradients
-            agree, bounds the base's update too, and needs no ``steps_per_epoch``; see `lossaware.agreement.Agreement`.
-            Or a rule of your own, see `lossaware.gamma2.Gamma2Rule`.
-        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, and
-            0 where gamma2 sets itself.
-        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, and 1 where gamma2 sets itself.
+        steps_per_epoch: Steps per loss status, at least 1. The number of batches in an epoch is the reading nearest to
+            the paper; 1 is Algorithm 1 read literally, which has hardly any effect on real data.
+        gamma2: Size of the correction, at least 0. The paper uses 1e-8 for 10 classes, 1e-9 for 100, 1e-10 for 200.
+            ``"auto"`` adapts it by itself, which goes beyond the paper; see `lossaware.AutoGamma2`. It needs one more
+            array per parameter, a running mean of the gradients. ``"agreement"`` follows the agreement of gradients,
+            bounds the base's update too, and does not need ``steps_per_epoch``; see `lossaware.agreement.Agreement`.
+            For your own rule, see `lossaware.gamma2.Gamma2Rule`.
+        eps: The gap between loss and lower bound from which the gate is open, at least 0 (Eq. 4). None means 0.1, or
+            0 if gamma2 adapts by itself.
+        xi: Stability constant of the correction, above 0 (Eq. 5). None means 0.01, or 1 if gamma2 adapts by itself.
         lower_bound: ``"progressive"`` (Eq. 3), ``"average"`` or ``"momentum"`` (A.9), ``"zero"``, or an object with
-            their one method, `LowerBound.update`, which then gets JAX scalars. None means progressive, and zero where
-            gamma2 sets itself.
+            the method `LowerBound.update`, which gets JAX scalars. None means progressive, or zero if gamma2 adapts by
+            itself.
         upper_bound: The loss above which the gate is closed: ``"first"`` is the first finite loss (Eq. 4), or an object
-            with the method of `lossaware.UpperBound`, which then gets JAX scalars. ``"running"`` is for losses whose
-            first one says little about the rest: 0, small, an outlier, or below 0; see `lossaware.RunningLevel`.
-        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (Algorithm 1,
-            lines 7-9). A gamma2 that sets itself has its own.
-        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as Eq. 5 says; ``"rest"`` leaves
-            them, for example padding rows and pruned weights, where they are. None means push, and rest where gamma2
-            sets itself; there phi reads a running mean of the gradients, and it is that which is 0.
+            with the method of `lossaware.UpperBound`, which gets JAX scalars. ``"running"`` is for losses whose first
+            value is not representative: 0, small, an outlier, or below 0; see `lossaware.RunningLevel`.
+        backoff: Factor on gamma2 each time a status's mean loss is above the one before, in [0, 1] (Algorithm 1,
+            lines 7-9). A gamma2 that adapts by itself has its own factors.
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 downwards, as in Eq. 5; ``"rest"`` does not
+            move them, for example padding rows and pruned weights. None means push, or rest if gamma2 adapts by itself;
+            then this refers to the running mean of the gradients, which phi reads.
         axis_name: Mapped axis, or axes, over whose devices the loss is averaged, inside `jax.shard_map`, `jax.pmap` or
-            `jax.vmap`. None where the loss is that of the whole batch already, as under plain `jax.jit`.
+            `jax.vmap`. None if the loss is already that of the whole batch, as with plain `jax.jit`.
 
     Returns:
         A `optax.GradientTransformationExtraArgs`, whose state is a `LossAwareState`.
 
     Raises:
-        ValueError: A hyperparameter is out of its range. Arrays, such as `optax.inject_hyperparams` puts in place of
-            numbers, are taken as they are.
+        ValueError: A hyperparameter is out of its range. Arrays, as from `optax.inject_hyperparams`, are not checked.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -140,7 +138,7 @@ def loss_aware(
         upper_bound=upper_bound,
         backoff=backoff,
         zero_gradient=zero_gradient,
-        arrays=(jax.Array,),  # optax.inject_hyperparams holds them, and they may be traced
+        arrays=(jax.Array,),  # from optax.inject_hyperparams, maybe traced
         remedy_for_schedules="; for a schedule use optax.inject_hyperparams",
     )
     law, rule, xi, rest = settings.law, settings.rule, settings.xi, settings.zero_gradient == "rest"
@@ -181,7 +179,7 @@ def loss_aware(
         mean, seen = state.mean, updates
         if rule.momentum:
             weight = 1 - rule.momentum
-            earlier = jax.tree.map(lambda m: jnp.asarray(m, wide(m)), state.mean)  # of older versions: of 16 bits
+            earlier = jax.tree.map(lambda m: jnp.asarray(m, wide(m)), state.mean)  # 16 bits in older versions
             mean = seen = jax.tree.map(
                 lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), earlier, updates
             )
@@ -192,24 +190,25 @@ def loss_aware(
 
 
 def status(state: PyTree) -> Status:
-    """What `loss_aware` is doing, as plain numbers; waits for the device.
+    """The state of `loss_aware` as plain numbers; waits for the device.
 
     Args:
-        state: The optimizer's state, however deep `loss_aware`'s is in it; a Flax NNX ``optimizer.opt_state`` too.
+        state: The optimizer's state, which contains `loss_aware`'s at any depth; also a Flax NNX
+            ``optimizer.opt_state``.
 
     Returns:
-        The `lossaware.Status`. ``steps_without_loss`` is always 0, as the loss cannot be left out here.
+        The `lossaware.Status`. ``steps_without_loss`` is always 0, as the loss is required here.
 
     Raises:
-        ValueError: The state holds no `LossAwareState`, more than one, or one with a leading axis of devices.
+        ValueError: The state does not have exactly one `LossAwareState`, or it has a leading axis of devices.
     """
-    found = [part for part in jax.tree.leaves(state, is_leaf=_is_ours) if _is_ours(part)]
-    if len(found) != 1:
+    states = [part for part in jax.tree.leaves(state, is_leaf=_is_ours) if _is_ours(part)]
+    if len(states) != 1:
         raise ValueError(
-            f"the state must hold one state of loss_aware: got {len(found)}"
-            + ("; pass the part that belongs to one of them" if found else "")
+            f"the state must hold one state of loss_aware: got {len(states)}"
+            + ("; pass the part that belongs to one of them" if states else "")
         )
-    law, gamma2 = jax.device_get((LawState(*map(_value, found[0].law)), _value(found[0].gamma2)))
+    law, gamma2 = jax.device_get((LawState(*map(_value, states[0].law)), _value(states[0].gamma2)))
     if law.steps.ndim:
         raise ValueError(
             f"the state must be that of one replica: got scalars of shape {law.steps.shape}; "
@@ -217,7 +216,7 @@ def status(state: PyTree) -> Status:
         )
     if law.steps == law.nonfinite:
         law = law._replace(loss=math.nan, upper=math.nan)
-    state_of_ours: LossAwareState = found[0]
+    state_of_ours: LossAwareState = states[0]
     return state_of_ours.summarized(summarize(law, float(gamma2), 0))
 
 
@@ -243,17 +242,17 @@ def multi_steps(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Accumulate gradients over micro-batches, and their losses with them.
 
-    `optax.MultiSteps` hands to the optimizer the mean of the gradients but, of the extra arguments, those of the last
-    micro-batch alone. Here ``value`` becomes the mean, too:
+    `optax.MultiSteps` passes the mean of the gradients to the optimizer, but the extra arguments of the last
+    micro-batch only. Here ``value`` is averaged too:
 
     .. math::
         f = \frac{1}{k} \sum_{i=1}^k f_i
 
     Args:
         opt: `loss_aware` or any other optimizer that takes ``value``.
-        every_k_schedule: Micro-batches an update, or a function from the number of updates so far to it.
-        **kwargs: Further arguments of `optax.MultiSteps`. A micro-batch that its ``should_skip_update_fn`` skips does
-            not count in the mean.
+        every_k_schedule: Micro-batches per update, or a function from the number of updates to it.
+        **kwargs: Other arguments of `optax.MultiSteps`. Micro-batches skipped by ``should_skip_update_fn`` do not count
+            in the mean.
 
     Returns:
         A `optax.GradientTransformationExtraArgs`, whose state is a `MultiStepsState`.
@@ -278,7 +277,7 @@ def multi_steps(
         updates: PyTree, state: MultiStepsState, params: PyTree = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[PyTree, MultiStepsState]:
         loss, before = read_loss(value), state.multi_steps.mini_step
-        # By the weighted form, and not by steps towards the loss, so that a NaN ends with the update it belongs to.
+        # In the weighted form, so that a NaN only affects its own update.
         earlier = jnp.where(before == 0, 0.0, state.value * before)
         mean = ((earlier + loss) / (before + 1)).astype(state.value.dtype)
         out, after = inner.update(updates, state.multi_steps, params, value=mean, **extra_args)
@@ -294,18 +293,18 @@ def multi_steps(
 def apply_updates_stochastically(params: PyTree, updates: PyTree, key: jax.Array) -> PyTree:
     """Apply updates to parameters of 16 bits without losing the small ones.
 
-    A correction is mostly far below half a unit in the last place of a bfloat16 or float16 parameter, where
-    `optax.apply_updates`, which rounds to nearest, would lose it entirely. Here such parameters are rounded up or down
-    at random, so that the mean is kept. Others are treated as `optax.apply_updates` treats them. Float16 numbers below
-    6.1e-5 are finer than the noise, and rounded to nearest.
+    A correction is usually far below half a unit in the last place of a bfloat16 or float16 parameter, so that
+    `optax.apply_updates`, which rounds to nearest, would lose it. Here such parameters are rounded up or down at
+    random, so that the mean is kept. Other dtypes are updated as by `optax.apply_updates`. Float16 numbers below 6.1e-5
+    are finer than the noise, and rounded to nearest.
 
     Args:
         params: The parameters.
-        updates: The updates, of the same structure and shapes.
-        key: A random key, another each step; the same on every device that holds a replica.
+        updates: The updates, with the same structure and shapes.
+        key: A random key, different in each step, the same on all devices with a replica.
 
     Returns:
-        The parameters after the update, in their dtypes.
+        The updated parameters, with their dtypes.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -336,11 +335,11 @@ def _round_stochastically(values: jax.Array, dtype: Any, key: jax.Array) -> jax.
     return jnp.where(jnp.isfinite(values), rounded, values).astype(dtype)
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
+# Internals ------------------------------------------------------------------------------------------------------------
 
 
 def _corrected(update: jax.Array, g: jax.Array, amount: jax.Array, xi: Any, rest: bool) -> jax.Array:
-    """``update - amount / phi(g)``; the update itself, bit for bit, where the amount is 0."""
+    """``update - amount / phi(g)``; the update itself, bit for bit, if the amount is 0."""
     if jnp.iscomplexobj(g):
         parts = (_corrected(u, part, amount, xi, rest) for u, part in ((update.real, g.real), (update.imag, g.imag)))
         return jax.lax.complex(*parts)
@@ -386,5 +385,5 @@ def _is_ours(part: Any) -> bool:
 
 
 def _value(leaf: Any) -> Any:
-    """The array in a leaf of a state, which Flax NNX holds in a Variable."""
+    """The array in a leaf of a state; Flax NNX wraps it in a Variable."""
     return leaf.get_value() if hasattr(leaf, "get_value") else leaf

@@ -1,6 +1,6 @@
 """One step of LGA after the base's: the law, the size of each group, and the correction.
 
-Steps by the optimizer's hooks, compiled steps and launched steps on a GPU all come through here.
+Steps with the optimizer's hooks, compiled steps and steps launched on a GPU all use this module.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from lossaware.notices import ENOUGH_STEPS, BackoffNotice, GateNotice, StatusNot
 from lossaware.settings import Settings
 
 GradientOf = Callable[[Tensor], Tensor | None]
-"""From a parameter to the gradient that the base's step began with."""
+"""From a parameter to its gradient before the base's step."""
 
 Size = float | Tensor
 ActiveGroup = tuple[Group, Size, list[tuple[Tensor, Tensor]]]
-"""A group that LGA is not switched off for, its size, and its parameters with their gradients."""
+"""A group with LGA switched on, its size, and its parameters with their gradients."""
 
 
 class Stepper:
-    """Holds the state of the law, and makes the corrections of one optimizer.
+    """Has the state of the law, and applies the corrections of one optimizer.
 
-    The state is on the host until a loss arrives from an accelerator; from then on it is there, and no step waits.
+    The state is on the host until a loss arrives from an accelerator; then it moves there, and steps do not wait.
 
     Args:
         settings: The settings of LGA.
@@ -43,14 +43,14 @@ class Stepper:
         self._correction = self.make_correction()
         self._mean = GradientMean(settings.rule.momentum) if settings.rule.momentum else None
         self._state = LawState()
-        self._device_state: Tensor | None = None  # holds the state instead, once losses come from an accelerator
+        self._device_state: Tensor | None = None  # the state, once losses come from an accelerator
         self._launcher: Any = None
         self._backoffs = BackoffNotice()
         self._gate = GateNotice(settings.eps, settings.upper_bound)
         self.statuses = StatusNotice(_reported_epoch(settings))
 
     def prepare(self, optimizer: Optimizer) -> None:
-        """Get ready for an optimizer's parameters, so that no step has to.
+        """Prepare for an optimizer's parameters, once before the steps.
 
         Raises:
             ValueError: There are parameters that cannot be corrected, or a group's own gamma2 is out of its range.
@@ -60,24 +60,24 @@ class Stepper:
                 self._correction.prepare(p for p in group["params"] if p.requires_grad)
 
     def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
-        """To be called when the gradients are there and the base has not stepped yet.
+        """Call when the gradients are computed and before the base's step.
 
         Args:
             optimizer: The base optimizer.
-            has_loss: Whether the step has a loss; without, it is the base's alone.
+            has_loss: Whether the step has a loss; otherwise it is only the base's step.
         """
 
     def release(self, *_: Any) -> None:
-        """Give the optimizer back what was taken for a step that failed."""
+        """Restore the optimizer's values that were changed for a failed step."""
 
     def before_load(self, optimizer: Optimizer, state_dict: Any) -> Any:
-        """To be called before the optimizer reads a ``state_dict``; gives the one that it is to read."""
+        """Call before the optimizer reads a ``state_dict``; returns the one to read."""
         self.release()
         self.sizes.before_load(optimizer)
         return state_dict if self._mean is None else self._mean.before_load(state_dict)
 
     def after_load(self, optimizer: Optimizer) -> None:
-        """To be called after the optimizer has read a ``state_dict``."""
+        """Call after the optimizer has read a ``state_dict``."""
         self.sizes.after_load(optimizer)
         if self._mean is not None:
             self._mean.after_load(optimizer)
@@ -89,13 +89,13 @@ class Stepper:
         found_inf: Tensor | None,
         gradients: Callable[[Optimizer], GradientOf],
     ) -> None:
-        """Make a step, after that of the base.
+        """Perform a step, after that of the base.
 
         Args:
-            optimizer: The base optimizer; `GroupSizes.of` has been asked for its groups before its step.
-            loss: The loss of the step, None where it has none.
-            found_inf: Of a gradient scaler: where it is above 0, nothing changes.
-            gradients: Called at most once, and only where a correction may be made.
+            optimizer: The base optimizer; `GroupSizes.of` was called for its groups before its step.
+            loss: The loss of the step, or None.
+            found_inf: Of a gradient scaler: if it is above 0, nothing changes.
+            gradients: Called at most once, and only if a correction may be needed.
         """
         if self._mean is not None:
             groups = zip(optimizer.param_groups, self.sizes.last, strict=True)
@@ -137,15 +137,15 @@ class Stepper:
         active: list[ActiveGroup],
         correction: Correction,
     ) -> None:
-        """Make a step by torch's operators, without waiting for the device. It can be traced and captured.
+        """Perform a step by torch operators, without waiting for the device. It can be traced and captured.
 
         Args:
             optimizer: The base optimizer.
-            held: The state, as `state_on` gives it; changed in place, so that a captured graph finds it again.
+            held: The state from `state_on`; changed in place, as needed for captured graphs.
             loss: The loss of the step, of shape () and of the state's dtype, on its device.
             found_inf: See `step`.
             active: The groups to correct.
-            correction: Makes the corrections.
+            correction: Applies the corrections.
         """
         state = self._law.advance(LawState(*held.unbind()), loss, torch)
         moved: Tensor = torch.stack(state)
@@ -174,8 +174,8 @@ class Stepper:
             means = None if self._mean is None else self._mean.of_pairs(optimizer, pairs)
             correction.apply(pairs, amount, maximize=maximize, means=means)
             if isinstance(optimizer, ASGD):
-                # Its averaged iterate took in the parameter before the correction, with the weight mu of this step; the
-                # state holds the next step's already.
+                # Its averaged iterate includes the parameter before the correction, with the weight mu of this step;
+                # the state already has mu of the next step.
                 read = [g for _, g in pairs] if means is None else means.tensors
                 for (p, of_step), mean in zip(pairs, read, strict=True):
                     g = of_step if mean is None else mean
@@ -191,7 +191,7 @@ class Stepper:
     # Launches on a GPU ------------------------------------------------------------------------------------------------
 
     def _make_launcher(self, held: Tensor) -> Any:
-        """Law and correction by Triton, where it is there and supports the law."""
+        """Law and correction by Triton, if it is installed and supports the law."""
         if held.device.type != "cuda":
             return None
         try:
@@ -206,7 +206,7 @@ class Stepper:
     def _launched(
         self, optimizer: Optimizer, loss: Tensor, found_inf: Tensor | None, active: list[ActiveGroup]
     ) -> bool:
-        """Make the step by launches of its own, unless there are gradients that these do not take."""
+        """Perform the step by Triton launches, unless they do not support a gradient."""
         launcher = self._launcher
         if launcher is None or torch.compiler.is_compiling() or isinstance(optimizer, ASGD):
             return False
@@ -229,14 +229,14 @@ class Stepper:
     # The state --------------------------------------------------------------------------------------------------------
 
     def state_on(self, device: torch.device) -> Tensor:
-        """The state as a tensor, which holds it from then on; on that device unless it is on another already."""
+        """The state as a tensor, which is used from then on; on that device unless it is already on another."""
         if self._device_state is None:
             self._device_state = torch.tensor(self._state, dtype=wide(device), device=device)
             self._launcher = self._make_launcher(self._device_state)
         return self._device_state
 
     def set_epoch(self, settings: Settings) -> None:
-        """Continue with settings for an epoch of another length; the status in progress keeps its losses."""
+        """Continue with settings for another length of an epoch; the status in progress keeps its losses."""
         self._settings, self._law = settings, settings.law
         self.statuses.set_epoch(_reported_epoch(settings))
         if self._device_state is not None:
@@ -252,7 +252,7 @@ class Stepper:
         return self._state
 
     def load_state(self, state: LawState) -> None:
-        """Go on from a state of plain numbers."""
+        """Continue from a state of plain numbers."""
         self._state = state
         self._backoffs = BackoffNotice(state.gamma2_factor)
         self.statuses.load(state)
@@ -260,14 +260,14 @@ class Stepper:
             self._device_state.copy_(torch.tensor(state, dtype=self._device_state.dtype))
 
     def gamma2(self, state: LawState) -> float:
-        """What is reported as gamma2 in a state of plain numbers."""
+        """The reported gamma2 for a state of plain numbers."""
         return float(self.rule.gamma2(state, max(self.sizes.last, default=0.0), HOST))
 
     def status(self, steps_without_loss: int) -> Status:
-        """The `Status` now. Waits for the device.
+        """The present `Status`. Waits for the device.
 
         Args:
-            steps_without_loss: Steps that got no loss.
+            steps_without_loss: Number of steps without a loss.
         """
         state = self.read_state()
         return summarize(state, self.gamma2(state), steps_without_loss)
@@ -278,5 +278,5 @@ class Stepper:
 
 
 def _reported_epoch(settings: Settings) -> int:
-    """The length of an epoch whose missing statuses are reported; 0 where the rule needs none."""
+    """The length of an epoch for the warning about missing statuses; 0 if the rule does not need statuses."""
     return settings.steps_per_epoch if settings.rule.needs_statuses else 0

@@ -279,7 +279,7 @@ OBSTACLES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], str]] = {
     "a folder of somebody else": (folder_of_another, "belongs to another user; set XDG_CACHE_HOME"),
     "no folder": (no_folder, "File exists"),
     "no home": (no_home, "no home folder; set XDG_CACHE_HOME"),
-    "another system": (another_system, "there is none for"),
+    "another system": (another_system, "it does not support"),
 }
 
 

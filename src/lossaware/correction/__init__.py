@@ -1,11 +1,12 @@
 """The parameter pass of LGA: p <- p - amount / phi(g), in place (Eq. 2 and Eq. 5).
 
 phi(g) = g + xi where g >= 0, g - xi elsewhere; so 1 / phi(g) = sign(g) / (|g| + xi) with sign(0) = +1.
-Nothing here knows of losses: ``amount`` is gamma2 * Omega of the step, as a number or as a tensor on the device.
+This package does not depend on losses: ``amount`` is gamma2 * Omega of the step, as a number or as a tensor on the
+device.
 
-`memory` decides which pairs of parameter and gradient are plain dense memory, and lays out the others. `operators` is
-the pass in torch's operators, for every device and for torch.compile; `native` is the same in C for CPUs. Parameters of
-16 bits are rounded at random by `rounding`. Every way gives the same bits.
+`memory` determines which pairs of parameter and gradient are plain dense memory, and lays out the others. `operators`
+is the pass in torch operators, for all devices and for torch.compile; `native` is the same in C for CPUs. `rounding`
+rounds parameters of 16 bits stochastically. All implementations give the same bits.
 """
 
 from lossaware.correction.correction import Correction as Correction

@@ -1,4 +1,4 @@
-"""Applies the pass to the parameters of a step, each in the fastest way that its memory allows."""
+"""Applies the pass to the parameters of a step, each by the fastest implementation for its memory layout."""
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -22,34 +22,34 @@ from lossaware.correction.operators import Push
 from lossaware.correction.rounding import MASK, NOISE_BITS, noise_key
 
 Numbered = tuple[Tensor, Tensor, Tensor | None, int]
-"""A flat pair, the mean of its gradients where phi reads that, and its number in the step."""
+"""A flat pair, the running mean of its gradients if phi reads that, and its number in the step."""
 Batch = dict[tuple[torch.dtype, torch.dtype, torch.device, bool], list[Numbered]]
-"""Flat pairs by the types of parameter and gradient, their device, and whether there are means: one call for each."""
+"""Flat pairs by the types of parameter and gradient, their device, and whether they have means: one call per key."""
 _ZERO = 2.0**-150
-"""The largest amount that float32 rounds to 0."""
+"""The largest number that float32 rounds to 0."""
 _TOGETHER = 256
-"""Tensors that are looked at, and pushed, together: what Python knows of so many stays in the cache."""
+"""Number of tensors that are checked and pushed together; Python's data of this number fits into the cache."""
 
 
 class Means(NamedTuple):
-    """Running means of gradients, which phi reads in place of these."""
+    """Running means of gradients, which phi reads instead of the gradients."""
 
     tensors: Sequence[Tensor | None]
-    """One for each pair, in the dtype of the arithmetic and the shape of the parameter; None where there is none."""
+    """One per pair, with the dtype of the arithmetic and the parameter's shape, or None."""
     weight: float
-    """Of a gradient in its mean, above 0 and at most 1."""
+    """Weight of a gradient in its mean, in (0, 1]."""
 
 
 class Correction:
     """Applies the correction with fixed settings.
 
-    Parameters of 16 bits are rounded up or down at random, so that the mean is kept. The noise, which is the same on
-    every rank and by every way of computing, is that of `lossaware.correction.rounding`.
+    Parameters of 16 bits are rounded stochastically with the noise of `lossaware.correction.rounding`, which is the
+    same on every rank and in every implementation.
 
     Args:
         xi: The stability constant of Eq. 5, above 0.
-        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 by amount / xi, as Eq. 5 says; ``"rest"``
-            leaves them where they are.
+        zero_gradient: ``"push"`` moves elements whose gradient is exactly 0 by amount / xi, as in Eq. 5; ``"rest"``
+            does not move them.
     """
 
     def __init__(self, xi: float, zero_gradient: str) -> None:
@@ -59,7 +59,7 @@ class Correction:
         self._number = 0
 
     def prepare(self, parameters: Iterable[Tensor]) -> None:
-        """Get ready for parameters: refuse those that cannot be pushed, and compile the C library if it is needed.
+        """Prepare for parameters: refuse those that cannot be pushed, and compile the C library if needed.
 
         Raises:
             ValueError: Elements of a parameter share memory.
@@ -70,29 +70,29 @@ class Correction:
             native.library()
 
     def reseed(self, seed: int | Tensor) -> None:
-        """Decide the rounding of parameters of 16 bits from here on.
+        """Set the seed of the rounding of parameters of 16 bits.
 
         Args:
-            seed: Another each step, the same on every rank; a whole number, or a tensor of one.
+            seed: Different in each step, the same on every rank; an integer, or a tensor of one element.
         """
         self._seed, self._number = seed, 0
 
     def apply(
         self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False, means: Means | None = None
     ) -> None:
-        """Push each parameter along its gradient, or along the mean of its gradients.
+        """Push each parameter against the sign of its gradient, or of the running mean of its gradients.
 
         Args:
-            pairs: Parameters and their gradients, of equal shapes. Gradients are only read. Of a sparse gradient only
-                the stored rows are touched; complex tensors are taken as pairs of reals. Memory between the elements of
-                a view is left as it is.
+            pairs: Parameters and their gradients, of equal shapes. Gradients are only read. For a sparse gradient only
+                the stored rows are changed; complex tensors are treated as pairs of reals. Memory between the elements
+                of a view is not changed.
             amount: gamma2 * Omega, rounded to the precision of the arithmetic, which is float64 for parameters of that
-                type and float32 for others. Where that gives 0, parameters stay as they are, even where gradients are
-                not finite; an amount beyond the range is infinite. A tensor must have one element; on an accelerator it
-                is never read on the host.
-            maximize: Whether the base optimizer ascends; phi then reads the negated gradient, so that the push goes
-                the base optimizer's way.
-            means: Means that take the gradients in first, unless the amount is 0: ``mean + weight * (g - mean)``, each
+                type and float32 for others. If the result is 0, parameters do not change, even if gradients are not
+                finite; an amount out of range becomes infinite. A tensor must have one element; on an accelerator it
+                is not read on the host.
+            maximize: Whether the base optimizer maximizes; phi then reads the negated gradient, so that the push has
+                the base optimizer's direction.
+            means: Running means, updated first unless the amount is 0: ``mean + weight * (g - mean)``, with each
                 operation rounded. phi reads the result.
 
         Raises:
@@ -107,9 +107,9 @@ class Correction:
         pairs, of_pairs = list(pairs), None if means is None else means.tensors
         for start in range(0, len(pairs), _TOGETHER):
             some = pairs[start : start + _TOGETHER]
-            found = None if of_pairs is None else of_pairs[start : start + _TOGETHER]
-            if tracing or not self._are_applied_together(some, found or (), push):
-                self._apply_one_by_one(some, found or repeat(None), push, tracing)
+            some_means = None if of_pairs is None else of_pairs[start : start + _TOGETHER]
+            if tracing or not self._are_applied_together(some, some_means or (), push):
+                self._apply_one_by_one(some, some_means or repeat(None), push, tracing)
 
     def _apply_one_by_one(
         self, pairs: Iterable[Pair], means: Iterable[Tensor | None], push: Push, tracing: bool
@@ -142,7 +142,7 @@ class Correction:
             self._apply_to_flat(batch, push)
 
     def _are_applied_together(self, pairs: Sequence[Pair], means: Sequence[Any], push: Push) -> bool:
-        """Apply to all pairs without a look at each, if they are that much alike."""
+        """Apply to all pairs without checking each, if they are similar enough."""
         if not pairs[0][0].is_cpu or (library := native.library()) is None:
             return False
         parameters, gradients = zip(*pairs, strict=True)
@@ -178,17 +178,17 @@ class Correction:
                     operators.push_flat(flat.parameter, flat.gradient, push, self._key(dtype, number))
 
     def _apply_to_strided(self, parameter: Tensor, gradient: Tensor, push: Push, batch: Batch) -> None:
-        """A dense pair that the gate of `is_flat` keeps out: laid out by views where there are any, else by copies."""
+        """Apply to a dense pair that is not flat (`is_flat`): laid out by views if possible, otherwise by copies."""
         flat = flattened(parameter, gradient)
         p, g = flat.parameter, flat.gradient
         if flat.copied is None:
             batch.setdefault((p.dtype, g.dtype, p.device, False), []).append((p, g, None, self._number))
-        else:  # at once, since another parameter of the step may lie in the same memory
+        else:  # immediately, since another parameter of the step may share the memory
             self._apply_to_flat({(p.dtype, g.dtype, p.device, False): [(p, g, None, self._number)]}, push)
             flat.copy_back()
 
     def _apply_to_rows(self, parameter: Tensor, gradient: Tensor, push: Push) -> None:
-        """Of a sparse gradient, the stored rows or elements alone."""
+        """Apply to the stored rows or elements of a sparse gradient."""
         check_pair(parameter, gradient)
         gradient = gradient.to_sparse().coalesce()
         where = tuple(gradient.indices())
@@ -199,7 +199,7 @@ class Correction:
         parameter[where] = rows
 
     def _apply_to_whole(self, parameter: Tensor, gradient: Tensor, push: Push) -> None:
-        """What has no memory to be laid out: tensors that torch.compile traces, fake and wrapped ones."""
+        """Apply to tensors whose memory cannot be laid out: traced by torch.compile, fake or wrapped."""
         operators.push_whole(parameter, gradient, push, self._key(parameter.dtype, self._number))
 
     def _key(self, dtype: torch.dtype, number: int) -> int | Tensor | None:
@@ -207,12 +207,12 @@ class Correction:
 
 
 def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
-    """``mean <- mean + weight * (gradient - mean)``, each operation rounded.
+    """``mean <- mean + weight * (gradient - mean)``, with each operation rounded.
 
     Args:
-        mean: A plain tensor of any layout, real or complex; moved in place.
-        gradient: Of its shape.
-        weight: Above 0, at most 1.
+        mean: A plain tensor of any layout, real or complex; changed in place.
+        gradient: A tensor of the same shape.
+        weight: In (0, 1].
     """
     flat = flattened(mean, gradient)
     operators.take_in_flat(flat.parameter, flat.gradient, weight)
@@ -220,7 +220,7 @@ def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
 
 
 def _taken_in(mean: Tensor, gradient: Tensor, push: Push) -> Tensor:
-    """The mean, with the gradient taken in unless the amount is 0."""
+    """The mean, updated by the gradient unless the amount is 0."""
     if is_plain(mean) and not isinstance(push.amount, Tensor):
         take_in(mean, gradient, push.weight)
     else:
@@ -234,5 +234,5 @@ def _take_all_in(means: Sequence[Tensor], gradients: Sequence[Tensor], push: Pus
 
 
 def _moves(dtype: torch.dtype, push: Push) -> bool:
-    """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN is none."""
+    """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN must not count."""
     return WORK[dtype] is not torch.float32 or abs(float(push.amount)) > _ZERO

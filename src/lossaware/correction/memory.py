@@ -1,8 +1,8 @@
-"""How a parameter and its gradient lie in memory: the one gate to passes over flat memory, and the way to them.
+"""Memory layout of a parameter and its gradient: the check for passes over flat memory, and conversion to them.
 
-A pass reads and writes elements in memory order: dimensions by falling stride, as the parameter has them. That is the
-usual order where the parameter is contiguous, and the order in which the memory is filled where it is transposed or
-channels_last. `is_flat` is the gate. A pair that does not pass it is laid out by `flattened`.
+A pass reads and writes elements in memory order: dimensions by decreasing stride of the parameter. For a contiguous
+parameter this is the usual order; for a transposed or channels_last one it is the order of its memory. `is_flat` is the
+check. Other pairs are laid out by `flattened`.
 """
 
 from collections.abc import Iterable
@@ -29,10 +29,10 @@ WORK = {
 
 
 def is_flat(parameter: Tensor, gradient: Tensor) -> bool:
-    """Whether the pair is plain dense memory of its own, in one order, which may be read and written flat.
+    """Whether the pair is plain dense memory in the same order, which can be read and written flat.
 
-    It must hold real numbers as they are, not negated or conjugated lazily; on one device; the gradient in the
-    parameter's dtype or in that of its arithmetic. This runs for each tensor at each step.
+    It must have real numbers, not lazily negated or conjugated, on one device, and the gradient must have the
+    parameter's dtype or that of its arithmetic. This runs for each tensor at each step.
     """
     return (
         # `is_plain`, without the calls.
@@ -52,7 +52,7 @@ def is_flat(parameter: Tensor, gradient: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor's class leaves operators to torch: others are distributed, fake, or wrapped."""
+    """Whether a tensor's class does not override operators, as distributed, fake and wrapped tensors do."""
     return type(tensor).__torch_dispatch__ is _NO_DISPATCH
 
 
@@ -62,30 +62,30 @@ class Flat(NamedTuple):
     parameter: Tensor
     gradient: Tensor
     copied: Tensor | None
-    """What ``parameter`` is a view of, if that is a copy of the parameter's memory; else None."""
+    """If ``parameter`` is a view of a copy, that copy; otherwise None."""
     target: Tensor
     """The parameter's memory, in the shape of ``copied``."""
 
     def copy_back(self) -> None:
-        """Write a copy to the memory that it was taken from."""
+        """Write a copy back to the parameter's memory."""
         if self.copied is not None:
             self.target.copy_(self.copied)
 
 
 def flattened(parameter: Tensor, gradient: Tensor) -> Flat:
-    """Lay a dense pair out for a flat pass: by views where the memory allows it, else by copies.
+    """Lay out a dense pair for a flat pass, by views if the memory allows it, otherwise by copies.
 
     Args:
         parameter: Real or complex, of any strides; no two elements may share memory.
         gradient: Of the same shape, of any strides, dtype and device.
 
     Raises:
-        ValueError: The two do not match, or elements of the parameter share memory.
+        ValueError: The shapes differ, or elements of the parameter share memory.
     """
     check_pair(parameter, gradient)
     order = _memory_order(parameter)
     target = parameter.permute(order)
-    p = target.resolve_conj().resolve_neg().contiguous()  # the same tensor, where it is all of this already
+    p = target.resolve_conj().resolve_neg().contiguous()  # the same tensor, if it already has this layout
     copied = None if p is target else p
     real = as_reals(p)
     if gradient.dtype not in (p.dtype, WORK[p.dtype]):
@@ -95,11 +95,11 @@ def flattened(parameter: Tensor, gradient: Tensor) -> Flat:
 
 
 def check_pair(parameter: Tensor, gradient: Tensor) -> None:
-    """Refuse what no pass can push.
+    """Check that a pair can be pushed.
 
     Raises:
-        ValueError: The shapes differ, the gradient alone is complex, the parameter is of integers, or of elements that
-            share memory.
+        ValueError: The shapes differ, only the gradient is complex, the parameter has integers, or its elements share
+            memory.
     """
     if parameter.shape != gradient.shape or (gradient.is_complex() and not parameter.is_complex()):
         raise ValueError(
@@ -112,10 +112,10 @@ def check_pair(parameter: Tensor, gradient: Tensor) -> None:
 
 
 def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
-    """Refuse parameters of which elements share memory: each would be pushed by the sum of all their pushes.
+    """Refuse parameters whose elements share memory: each would be pushed by the sum of all their pushes.
 
     Raises:
-        ValueError: There is such a parameter; for example one made by `torch.Tensor.expand`.
+        ValueError: There is such a parameter, for example from `torch.Tensor.expand`.
     """
     for p in parameters:
         if p.layout is torch.strided and _shares_elements(tuple(p.shape), tuple(p.stride())):
@@ -126,31 +126,31 @@ def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
 
 
 def places_in_memory(parameter: Tensor) -> Tensor:
-    """Number the elements in memory order: int64, in the parameter's shape and on its device."""
+    """The positions of the elements in memory order: int64, with the parameter's shape and device."""
     order = _memory_order(parameter)
     places = torch.arange(parameter.numel(), device=parameter.device).view([parameter.shape[i] for i in order])
     return places.permute([order.index(i) for i in range(len(order))])
 
 
 def as_local(tensor: Tensor) -> Tensor:
-    """This rank's part of a distributed tensor; other tensors as they are."""
+    """This rank's part of a distributed tensor; other tensors are unchanged."""
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local
 
 
 def as_reals(tensor: Tensor) -> Tensor:
-    """A view of complex numbers as pairs of reals, which are elements of their own to a pass; real ones as they are."""
+    """A view of complex numbers as pairs of reals, which a pass treats as separate elements; reals are unchanged."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _memory_order(tensor: Tensor) -> tuple[int, ...]:
-    """The dimensions by falling stride."""
+    """The dimensions by decreasing stride."""
     strides = tensor.stride()
     return tuple(sorted(range(len(strides)), key=strides.__getitem__, reverse=True))
 
 
 def _fills_memory(tensor: Tensor) -> bool:
-    """Whether the elements fill a piece of memory without gaps and overlaps, in whatever order."""
+    """Whether the elements fill their memory without gaps and overlaps, in any order."""
     filled = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:
@@ -172,7 +172,7 @@ def _shares_elements(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
         reach += stride * (size - 1)
     else:
         return False
-    # Dimensions that lie within each other, as `torch.Tensor.as_strided` can make them: count the places.
+    # Nested dimensions, as from `torch.Tensor.as_strided`: compare the positions.
     places = torch.zeros((), dtype=torch.int64, device="cpu")
     for stride, size in zip(strides, shape, strict=True):
         places = places[..., None] + torch.arange(size, device="cpu") * stride

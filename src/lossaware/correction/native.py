@@ -1,11 +1,11 @@
-"""The correction on CPUs in a single pass, by a small C library that is compiled where it is used.
+"""The correction on CPUs in a single pass, by a small C library that is compiled on the user's machine.
 
-torch's own operators need five passes over the gradients for what is one addition and one division. `native.c` does it
-in one. `lossaware.correction.build` compiles it where LGA is attached for the first time on a machine (a second), and
-keeps it in the user's cache folder; ctypes loads it. Where that is impossible, for want of a compiler or a private
-folder, `library` is None, the log says why, and everything runs on torch's operators instead, with the same bits.
+torch's operators need five passes over the gradients for one addition and one division. `native.c` needs one.
+`lossaware.correction.build` compiles it when LGA is first attached on a machine (a second), and caches it in the user's
+cache folder; ctypes loads it. If this is not possible, without a compiler or a private folder, `library` returns None,
+a warning gives the reason, and torch's operators are used instead, with the same bits.
 
-``LOSSAWARE_NATIVE=0`` in the environment switches it off; ``XDG_CACHE_HOME`` and ``CC`` are heeded.
+``LOSSAWARE_NATIVE=0`` in the environment switches it off; ``XDG_CACHE_HOME`` and ``CC`` are respected.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ KINDS = {
     (torch.float16, torch.float16): 4,
     (torch.float16, torch.float32): 5,
 }
-"""Types of parameters and their gradients that the library knows, with its numbers for them."""
+"""Supported types of parameters and gradients, with the library's codes."""
 
 
 _CLASSES = {Tensor, torch.nn.Parameter}
@@ -52,7 +52,7 @@ _FUNCTIONS = (
 
 
 class Library:
-    """The compiled library, and the torch threads that it runs on."""
+    """The compiled library, which runs on torch's threads."""
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
@@ -71,8 +71,8 @@ class Library:
             *(ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p)
         ]
         self._torch = _functions_of_torch()
-        # torch has loaded its OpenMP runtime for all to see. Whoever linked another would have two sets of threads,
-        # each spinning in the other's way.
+        # torch's OpenMP runtime is loaded globally. A second runtime would have its own threads, which would compete
+        # with torch's.
         parallel = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
         self._parallel = None if parallel is None else ctypes.cast(parallel, ctypes.c_void_p)
 
@@ -88,14 +88,15 @@ class Library:
         """``p <- p - amount / phi(g)`` for all pairs, by one call.
 
         Args:
-            parameters: On the CPU, all of one type; moved in place.
-            gradients: All of one type, which with that of the parameters is in `dtypes`. `memory.is_flat` must hold for
+            parameters: CPU tensors of one type; changed in place.
+            gradients: Tensors of one type; the pair of types must be in `dtypes`, and `memory.is_flat` must be true for
                 each pair.
-            numbers: Their numbers in the step, which with the seed decide the rounding of types of 16 bits.
+            numbers: Their numbers in the step, which together with the seed determine the rounding of types of 16 bits.
             seed: From 0 to 2^32 - 1.
-            push: What to push by; its amount counts as a number, and must not be 0 in the precision of the arithmetic.
-            means: Running means of the gradients, which phi reads in their place; in the type of the arithmetic, and
-                `memory.is_flat` must hold for each with its parameter. Moved in place. Empty where phi reads gradients.
+            push: The push; its amount must be a number that is not 0 in the precision of the arithmetic.
+            means: Running means of the gradients, which phi reads instead; in the type of the arithmetic, and
+                `memory.is_flat` must be true for each with its parameter. Changed in place. Empty if phi reads
+                gradients.
         """
         table = array("q", map(Tensor.data_ptr, parameters))
         table.extend(map(Tensor.data_ptr, gradients))
@@ -157,7 +158,7 @@ class Library:
             torch.get_num_threads(),
             self._parallel,
         )
-        torch.autograd.graph.increment_version([*parameters, *means])  # as torch's own operators do, for autograd
+        torch.autograd.graph.increment_version([*parameters, *means])  # for autograd, as torch's operators do
 
 
 def _functions_of_torch() -> Any:
@@ -173,9 +174,9 @@ def _functions_of_torch() -> Any:
 
 @functools.cache
 def library() -> Library | None:
-    """The library, compiled now if this machine has none yet; None where it cannot be had or is switched off.
+    """The library, compiled now if it is not in the cache; None if it is not available or switched off.
 
-    Where it cannot be had, the log says so once, and why.
+    If it is not available, a warning gives the reason once.
     """
     if os.environ.get("LOSSAWARE_NATIVE", "1") == "0":
         return None
@@ -183,8 +184,8 @@ def library() -> Library | None:
         return _found()
     except (build.NoLibraryError, OSError) as error:
         logger.warning(
-            "LGA corrects parameters on the CPU by torch's operators, which takes several times as long as by its C "
-            "library: %s (LOSSAWARE_NATIVE=0 in the environment is for those who do without)",
+            "LGA corrects parameters on the CPU by torch's operators, which is several times slower than its C "
+            "library: %s (set LOSSAWARE_NATIVE=0 in the environment to use torch's operators without this warning)",
             " ".join(str(error).split()),
         )
         return None
@@ -192,7 +193,7 @@ def library() -> Library | None:
 
 def _found() -> Library:
     if not IS_SUPPORTED:
-        raise build.NoLibraryError(f"there is none for {platform.system()}")
+        raise build.NoLibraryError(f"it does not support {platform.system()}")
     key, folder = build.key_of(build.source()), build.private_folder()
     for path in build.kept(folder, key):
         with contextlib.suppress(build.NoLibraryError):
@@ -207,7 +208,7 @@ def _found() -> Library:
 
 
 def _loaded(path: Path) -> Library:
-    """The library at a path, which is removed where it cannot be loaded: it is whole, but of another system."""
+    """The library at a path. If it cannot be loaded, as on another system, it is removed."""
     try:
         return Library(path)
     except (OSError, AttributeError) as error:

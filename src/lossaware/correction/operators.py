@@ -1,4 +1,4 @@
-"""The pass in torch's operators: one expression, for every device, which torch.compile fuses with its surroundings."""
+"""The pass in torch operators: one expression for all devices, which torch.compile fuses with its context."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from lossaware.correction.memory import WORK, as_reals, places_in_memory
 from lossaware.correction.rounding import round_to
 
 _BLOCK_BYTES = {"cpu": 1 << 17}
-"""Size of one temporary: on a CPU, all temporaries of a block stay in the cache together."""
+"""Size of one temporary: on a CPU, all temporaries of a block fit into the cache."""
 _OTHER_BLOCK_BYTES = 1 << 26
 
 
@@ -21,21 +21,20 @@ class Push(NamedTuple):
     xi: float
     maximize: bool
     rest: bool
-    """Whether elements whose gradient is exactly 0 stay."""
+    """Whether elements whose gradient is exactly 0 are not moved."""
     weight: float = 0.0
-    """Of a gradient in its running mean, above 0 and at most 1, where phi reads means."""
+    """Weight of a gradient in its running mean, in (0, 1], if phi reads means."""
 
 
 def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
     """``mean <- mean + weight * (g - mean)``, block by block.
 
-    Each operation is rounded by itself. torch's own ``lerp_`` would fuse two of them on some processors and not on
-    others.
+    Each operation is rounded separately. torch's ``lerp_`` would fuse two of them on some processors.
 
     Args:
-        mean: One-dimensional and contiguous; moved in place.
-        g: The same, with as many elements.
-        weight: Above 0, at most 1.
+        mean: One-dimensional and contiguous; changed in place.
+        g: One-dimensional and contiguous, with the same number of elements.
+        weight: In (0, 1].
     """
     size = _BLOCK_BYTES.get(mean.device.type, _OTHER_BLOCK_BYTES) // mean.dtype.itemsize
     for start in range(0, mean.numel(), size):
@@ -44,7 +43,7 @@ def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
 
 
 def take_in_where(mean: Tensor, g: Tensor, weight: float, amount: float | Tensor) -> None:
-    """The same for tensors of any layout and class, all at once, where an amount is not 0."""
+    """The same for tensors of any layout and class, without blocks, if the amount is not 0."""
     moved = mean + (g.to(mean.dtype) - mean) * weight
     mean.copy_(torch.where(amount.to(mean.device) != 0, moved, mean) if isinstance(amount, Tensor) else moved)
 
@@ -53,10 +52,10 @@ def push_flat(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> Non
     """``p <- p - amount / phi(g)``, block by block.
 
     Args:
-        p: One-dimensional and contiguous; moved in place.
-        g: The same, with as many elements.
-        push: What to push by.
-        key: Of the noise; None where the type needs none.
+        p: One-dimensional and contiguous; changed in place.
+        g: One-dimensional and contiguous, with the same number of elements.
+        push: The push.
+        key: Key of the noise; None for types without rounding noise.
     """
     work = WORK[p.dtype]
     amount = _scalar(push.amount, work, p.device)
@@ -70,13 +69,13 @@ def push_flat(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> Non
 
 
 def push_whole(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> None:
-    """The same for tensors of any layout and class, all at once.
+    """The same for tensors of any layout and class, without blocks.
 
     Args:
-        p: Real or complex; moved in place.
-        g: Of its shape.
-        push: What to push by.
-        key: Of the noise; None where the type needs none.
+        p: Real or complex; changed in place.
+        g: A tensor of the same shape.
+        push: The push.
+        key: Key of the noise; None for types without rounding noise.
     """
     if p.is_complex():
         values = p.resolve_conj().clone()
@@ -93,7 +92,7 @@ def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | Non
     d = g.to(amount.dtype)
     d = -d if push.maximize else d
     moved = amount / torch.where(d >= 0, d + push.xi, d - push.xi)  # Eq. 5
-    stays = amount == 0  # 0 / NaN is none
+    stays = amount == 0  # 0 / NaN must not count
     moved = torch.where(stays | (d == 0) if push.rest else stays, 0.0, moved)
     if places is None or key is None:
         p.sub_(moved)
@@ -102,7 +101,7 @@ def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | Non
 
 
 def _scalar(amount: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The amount in the precision of the arithmetic: to nearest; what is too large is infinite, what is tiny is 0."""
+    """The amount rounded to the precision of the arithmetic; too large ones become infinite, tiny ones 0."""
     if isinstance(amount, Tensor):
         return amount.to(device=device, dtype=dtype).reshape(())
     return torch.full((), amount, dtype=torch.float64, device=device).to(dtype)

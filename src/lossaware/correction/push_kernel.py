@@ -1,6 +1,6 @@
-"""The pass on a GPU: one Triton launch for all parameters of one type, and for the running means where phi reads them.
+"""The pass on a GPU: one Triton launch for all parameters of one type, and their running means if phi reads them.
 
-It shares the arithmetic of `operators` and the noise of `rounding`, to the bit. This module needs Triton.
+It has the same arithmetic as `operators` and the same noise as `rounding`, bit for bit. This module needs Triton.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from lossaware.correction.memory import WORK
 from lossaware.correction.rounding import GOLDEN, MASK, NOISE_BITS
 
 BLOCK = 8192
-"""Elements that a program takes at a time."""
+"""Elements per iteration of a program."""
 PROGRAMS_PER_PROCESSOR = 8
 COLUMNS = 7
-"""Of a row: where parameter, gradient and mean lie, elements, the first one's place, the noise's key, maximize."""
+"""Columns of a row: addresses of parameter, gradient and mean, elements, first position, noise key, maximize."""
 WORKED = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.float32, torch.float16: tl.float32}
 """Triton's type for the arithmetic of each type of parameters."""
 STORED = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.uint16, torch.float16: tl.float16}
-"""Triton's type for their memory."""
+"""Triton's type for the memory of each type of parameters."""
 
 
 class Pushed(NamedTuple):
@@ -31,11 +31,11 @@ class Pushed(NamedTuple):
     parameter: Tensor
     gradient: Tensor
     mean: Tensor | None
-    """That of the gradients, in the type of the arithmetic, where phi reads means; moved in place."""
+    """The running mean of the gradients, in the type of the arithmetic, if phi reads means; changed in place."""
     number: int
-    """Of the parameter in the step, which with the number of the step decides the rounding of types of 16 bits."""
+    """Number of the parameter in the step; with the number of the step it determines the rounding of 16 bits."""
     size: float
-    """What the correction is a multiple of."""
+    """The group's size, of which the correction is a multiple."""
     maximize: bool
 
 
@@ -44,8 +44,8 @@ class PushKernel:
 
     Args:
         xi: The stability constant of Eq. 5.
-        rest: Whether elements with a gradient of exactly 0 stay where they are.
-        momentum: Weight of the earlier gradients in their means; 0 where phi reads the gradients.
+        rest: Whether elements with a gradient of exactly 0 are not moved.
+        momentum: Weight of the earlier gradients in their means; 0 if phi reads the gradients.
         device: The GPU.
     """
 
@@ -56,11 +56,11 @@ class PushKernel:
         self._constants = torch.tensor([xi, 1 - momentum], dtype=torch.float64, device=device)
         processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
         self.programs = PROGRAMS_PER_PROCESSOR * processors
-        """That share the work of a launch, at most."""
+        """Maximum number of programs per launch."""
         self._tables: dict[torch.dtype, _Table] = {}
 
     def takes(self, parameter: Tensor, gradient: Tensor, mean: Tensor | None = None) -> bool:
-        """Whether all are plain tensors, flat in the same order, on its device, of a type that the kernel knows.
+        """Whether all are plain contiguous tensors on its device, of supported types.
 
         A gradient must have the parameter's type, and a mean that of the arithmetic, float32 for types of 16 bits.
         """
@@ -76,10 +76,10 @@ class PushKernel:
         )
 
     def push(self, parameters: Sequence[Pushed], step: Tensor) -> None:
-        """``p <- p - step_size * size / phi(g)`` for all parameters; nothing where the step size is 0.
+        """``p <- p - step_size * size / phi(g)`` for all parameters; nothing if the step size is 0.
 
         Args:
-            parameters: `takes` must hold for each.
+            parameters: The parameters; `takes` must be true for each.
             step: The step size and the number of the step, as float64 on the device.
         """
         by_type: dict[torch.dtype, list[Pushed]] = {}
@@ -107,7 +107,7 @@ class PushKernel:
                 COLUMNS=COLUMNS,
                 BLOCK=BLOCK,
                 num_warps=8,
-                enable_fp_fusion=False,  # of the mean's operations each is rounded, as everywhere
+                enable_fp_fusion=False,  # each operation of the mean is rounded, as in the other implementations
             )
 
 
@@ -115,7 +115,7 @@ _Known = tuple[tuple[int, int, int], int, int, float, bool]
 
 
 class _Table:
-    """Where the pieces of all tensors of one type lie, on the device; written anew only when something has moved."""
+    """The addresses of the blocks of all tensors of one type, on the device; only written again after a change."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._widths = (dtype.itemsize, dtype.itemsize, WORK[dtype].itemsize)  # of parameter, gradient, mean
@@ -159,7 +159,7 @@ class _Table:
             self.rows, self.sizes = self._moved(torch.cat(parts)), self._moved(torch.cat(sizes))
 
     def _moved(self, table: Tensor) -> Tensor:
-        """On the device, without waiting for it. What a captured graph copies from must stay."""
+        """The table on the device, without waiting. The staging memory is kept, as a captured graph copies from it."""
         if self._device.type == "cpu":
             return table
         self._staging = [*self._staging[-1:], table.pin_memory()]
@@ -235,7 +235,7 @@ def _push_kernel(  # type: ignore[no-untyped-def]
             d = tl.where(tl.load(record + 6) != 0, -d, d)
             phi = tl.where(d >= 0, d + xi, d - xi)  # Eq. 5
             amount = (step_size * tl.load(sizes + row)).to(WORK)
-            # In float32 the operator is rounded in its own way on GPUs, other than torch's.
+            # In float32 Triton's division on GPUs is rounded differently from torch's.
             moved = tl.div_rn(amount, phi) if tl.float32 == WORK else amount / phi
             if REST:
                 moved = tl.where(d == 0, 0.0, moved)
