@@ -16,44 +16,44 @@ FEW_MEDIANS = 5.0
 
 @dataclass(frozen=True)
 class Agreement(Gamma2Rule):
-    r"""One size a step for the base and the push together, which grows while gradients agree.
+    r"""One step size for the base and the push together, which grows while gradients agree.
 
-    A step moves no tensor by more than :math:`m\,s` in root mean square, where :math:`s` is the scale of its elements
-    at the start. The base's own step is cut to that by a smaller learning rate; the push, along the sign of a running
-    mean of the gradients, takes what the base leaves:
+    A step moves each tensor by at most :math:`m\,s` in root mean square, where :math:`s` is the scale of its elements
+    at the start. The base's own step is limited to that by a smaller learning rate. The push, against the sign of a
+    running mean of the gradients, uses the rest:
 
     .. math::
         x \leftarrow x + q\,u - \max(m\,s - b, 0) \operatorname{sign}(\bar g)
 
     with the base's step :math:`u`, the factor :math:`q \le 1` on its rate, and the root mean square :math:`b` of
-    :math:`q\,u`. Elements whose gradient is 0 at this step are not pushed. The agreement of the gradient with the mean
-    before it,
+    :math:`q\,u`. Elements whose gradient is 0 at this step are not pushed. The agreement of the gradient with the
+    earlier mean,
 
     .. math::
         c = \frac{\sum s \operatorname{sign}(\bar g)\,g}{\sum s\,|g|} \in [-1, 1],
 
-    over all elements, moves :math:`m` at each step :math:`k`, and the loss makes it smaller where it surely rises or
-    stands:
+    over all elements, changes :math:`m` at each step :math:`k`, and the loss reduces it if it certainly rises or does
+    not change:
 
     .. math::
         m \leftarrow m \exp(c \max(\text{rate}, \min(1, \text{early} / k)))
 
-    Where the learning rate of a group is below the largest that it has had, or below the ``initial_lr`` of a scheduler,
-    its share is smaller in proportion. So a schedule anneals the push as it anneals the base.
+    If the learning rate of a group is below its largest one so far, or below the ``initial_lr`` of a scheduler, its
+    share is smaller in proportion. So a schedule anneals the push like the base.
 
-    Neither the scale of the loss nor a number added to it, nor the scale of the gradients, changes anything.
+    The result does not depend on the scale of the loss, on a number added to it, or on the scale of the gradients.
 
     Args:
         initial: :math:`m` at the start, as a share of a tensor's scale.
-        smallest: Least :math:`m`, above 0.
-        largest: Greatest :math:`m`, at most 1.
+        smallest: Minimum of :math:`m`, above 0.
+        largest: Maximum of :math:`m`, at most 1.
         momentum: Weight of the earlier gradients in their mean, in (0, 1).
-        rate: How fast :math:`m` follows the agreement, above 0.
-        early: How much faster at the start, at least 0.
-        shrink: Factor on :math:`m` where the mean loss of a status surely rose, in (0, 1].
-        fade: Factor where it neither surely rose nor surely fell, in (0, 1].
-        certainty: Standard errors from which a change is sure, at least 0.
-        status_steps: Steps of a status, at least 2.
+        rate: Rate at which :math:`m` follows the agreement, above 0.
+        early: Numerator of the higher rate at the start, at least 0.
+        shrink: Factor on :math:`m` if the mean loss of a status certainly rose, in (0, 1].
+        fade: Factor if it neither certainly rose nor certainly fell, in (0, 1].
+        certainty: Number of standard errors from which a change is certain, at least 0.
+        status_steps: Steps per status, at least 2.
 
     Raises:
         ValueError: A value is out of its range.
@@ -130,9 +130,9 @@ class Agreement(Gamma2Rule):
 
 
 class AgreementStatus(Status):
-    """The state of LGA by this rule, which has no gate: every step with a finite loss and gradients pushes.
+    """The state of LGA with this rule, which does not have a gate: every step with finite loss and gradients pushes.
 
-    `omega` is the largest part of its share that the base left a tensor in the last such step, from 0 to 1.
+    `omega` is the largest unused part of a tensor's share after the base's last such step, in [0, 1].
     """
 
     @property

@@ -15,11 +15,11 @@ from lossaware.update_meter import Measurement
 
 
 class Baseline(LGA):
-    """Takes the place of `lossaware.LGA` in a run without it: the same calls, and the base optimizer to the bit.
+    """Replaces `lossaware.LGA` in a run without it: the same calls, and exactly the base optimizer's steps.
 
-    So one training script serves both sides of a comparison. The loss arrives in the same three ways, is counted, and
-    moves nothing; `LGA.of` finds it, so the recipes for Lightning and Transformers serve both sides, too. What LGA
-    would refuse is refused here as well. The arguments are those of LGA; they are checked, and have no effect.
+    So one training script is enough for both arms of a comparison. The loss arrives in the same three ways and is
+    counted, but has no effect. `LGA.of` returns it, so the recipes for Lightning and Transformers work too. It refuses
+    the same inputs as LGA. The arguments are those of LGA; they are checked, but have no effect.
 
     Example:
         >>> model = torch.nn.Linear(3, 1)

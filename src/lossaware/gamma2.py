@@ -12,7 +12,7 @@ from lossaware.law_state import LawState, Ops, Scalar
 
 
 class Defaults(NamedTuple):
-    """The settings that suit a rule where nothing else is asked for; see the arguments of `lossaware.LGA`."""
+    """A rule's defaults of other settings; see the arguments of `lossaware.LGA`."""
 
     eps: float = 0.1
     xi: float = 0.01
@@ -21,25 +21,25 @@ class Defaults(NamedTuple):
 
 
 class Gamma2Rule(Protocol):
-    """How large the correction is.
+    """The size of the correction.
 
-    The correction of a step is ``group_size * step_size / phi(g)``: the first factor belongs to a parameter group and
-    stays, the second follows the loss. A class of one's own inherits from this one and overrides what differs: at least
-    `group_size` and `step_size`. It must be stateless, and written with operators and ``ops``, as it runs on Python
-    floats, on torch tensors and on JAX scalars.
+    The correction of a step is ``group_size * step_size / phi(g)``. The first factor is a constant of a parameter
+    group, the second follows the loss. Your own rule inherits from this class and overrides at least `group_size` and
+    `step_size`. It must be stateless, and use only operators and ``ops``, as it runs on Python floats, on torch tensors
+    and on JAX scalars.
 
     Attributes:
-        defaults: Of the other settings, where they are not given.
-        momentum: Weight of the earlier gradients in the running mean that phi reads, in [0, 1); 0 reads the gradient
-            itself, and keeps no mean.
-        uses_scale: Whether `group_size` reads the scale, which is then measured once for each group, and kept in
+        defaults: Defaults of the other settings.
+        momentum: Weight of the earlier gradients in the running mean that phi reads, in [0, 1); with 0 phi reads the
+            gradient itself, without a mean.
+        uses_scale: Whether `group_size` uses the scale, which is then measured once per group, and saved in
             checkpoints.
-        own_gamma2: Whether a parameter group may have its own ``"gamma2"``, which takes the place of its group size. 0,
-            which switches LGA off for the group, is always allowed.
-        logs_backoffs: Whether each fall of ``gamma2_factor`` is logged.
+        own_gamma2: Whether a parameter group may have its own ``"gamma2"``, which replaces its group size. 0, which
+            switches LGA off for the group, is always allowed.
+        logs_backoffs: Whether each decrease of ``gamma2_factor`` is logged.
         needs_statuses: Whether a run that ends before its first complete status gets a warning.
         moves_base: Whether it bounds the step of the base, as `lossaware.agreement.Agreement` does.
-        needs_epochs: Whether ``steps_per_epoch`` must be given.
+        needs_epochs: Whether ``steps_per_epoch`` is required.
     """
 
     defaults: ClassVar[Defaults] = Defaults()
@@ -53,56 +53,56 @@ class Gamma2Rule(Protocol):
 
     @abstractmethod
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
-        """What the correction of a group is a multiple of, at least 0.
+        """The size of a group, of which its correction is a multiple, at least 0.
 
         Args:
             scale: Root mean square of the group's elements when LGA was attached, or the group was added, at least
-                0.001; 1 where ``uses_scale`` is False.
+                0.001; 1 if ``uses_scale`` is False.
             xi: The stability constant of Eq. 5.
         """
 
     @abstractmethod
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
-        """The factor of a step that follows the loss, at least 0.
+        """The factor of a step, which follows the loss, at least 0.
 
         Args:
-            state: That of the step, with at least one finite loss.
+            state: The state of the step, with at least one finite loss.
             ops: ``where`` and ``isfinite`` for the kind of scalars.
         """
 
     def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
-        """``gamma2_factor`` from a complete status on that is not the first; unless overridden, it stays.
+        """``gamma2_factor`` after a complete status, except the first; unless overridden, it does not change.
 
         Args:
-            state: Before it; ``state.mean`` and ``state.error`` are those of the status before.
-            mean: Mean loss of the status that is now complete.
-            error: Variance of that mean, estimated from the losses of the status; 0 where a status is a single step.
+            state: The state before it; ``state.mean`` and ``state.error`` are those of the previous status.
+            mean: Mean loss of the complete status.
+            error: Variance of this mean, estimated from the losses of the status; 0 if a status is a single step.
             ops: ``where`` and ``isfinite`` for the kind of scalars.
         """
         return state.gamma2_factor
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
-        """What is reported as gamma2; unless overridden, ``size * gamma2_factor``.
+        """The reported gamma2; unless overridden, ``size * gamma2_factor``.
 
         Args:
-            state: Now.
+            state: The present state.
             size: The largest group size.
             ops: ``where`` and ``isfinite`` for the kind of scalars.
         """
         return size * state.gamma2_factor
 
     def steps_per_status(self, steps_per_epoch: int) -> int:
-        """How many steps are judged together; unless overridden, those of an epoch."""
+        """Steps per status; unless overridden, those of an epoch."""
         return steps_per_epoch
 
 
 @dataclass(frozen=True)
 class BackOff(Gamma2Rule):
-    """Algorithm 1: the correction is gamma2 times Omega, and gamma2 only ever shrinks.
+    """Algorithm 1: the correction is gamma2 times Omega, and gamma2 never grows.
 
     Args:
-        backoff: Factor on gamma2 each time a status' mean loss is above the one before, from 0 to 1 (lines 7-9: 1/10).
-        initial: gamma2 before all back-offs, at least 0. A group's own takes its place.
+        backoff: Factor on gamma2 each time a status's mean loss is above the one before, in [0, 1] (lines 7-9: 1/10).
+        initial: gamma2 before all back-offs, at least 0. A group's own gamma2 replaces it.
     """
 
     defaults: ClassVar[Defaults] = Defaults()
@@ -126,7 +126,7 @@ class BackOff(Gamma2Rule):
         return ops.where(mean > state.mean, state.gamma2_factor * self.backoff, state.gamma2_factor)
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.gamma2`: that of groups without their own."""
+        """See `Gamma2Rule.gamma2`: the gamma2 of groups without their own."""
         return self.initial * state.gamma2_factor
 
 
@@ -134,31 +134,31 @@ class BackOff(Gamma2Rule):
 class AutoGamma2(Gamma2Rule):
     """A gamma2 that adapts by itself: it starts at a share of the parameters' scale, and follows the loss.
 
-    The unit is ``reach * s * xi`` with s the root mean square of the group's parameters at the start, so that the push
-    of a step, at most one unit, moves no parameter by more than ``reach * s``. Up to that bound it is the square root
-    of Omega as a share of the first loss U, times a factor m that starts at 1: gamma2 = m * reach * s * xi / U, and
-    sqrt(U * Omega) in place of Omega. Near a minimum the loss goes with the square of the distance from it, so that a
-    push along signs, which has the same size near and far, thus goes with the distance.
+    The unit is ``reach * s * xi``, where s is the root mean square of the group's parameters at the start. The push of
+    a step is at most one unit, so it moves a parameter by at most ``reach * s``. Below this bound it is the square root
+    of Omega as a share of the first loss U, times a factor m that starts at 1: gamma2 = m * reach * s * xi / U, with
+    sqrt(U * Omega) instead of Omega. Near a minimum the loss is proportional to the squared distance from it. A push
+    along signs has the same size near and far; with the square root it is proportional to the distance.
 
-    What phi reads is a running mean of the gradients, and not a batch's own. A push along the sign of each gradient
-    rests where half of them point either way, which is not where their mean is 0: the few examples that are still wrong
-    have large gradients, and are outvoted by the many that are right.
+    phi reads a running mean of the gradients instead of the batch's gradient. A push along the sign of each gradient
+    stops where half of them have either sign, and not where their mean is 0: a few misclassified examples have large
+    gradients, but are outvoted by the many others.
 
-    After each status, m grows where the mean loss fell by more than ``certainty`` standard errors of the difference,
-    shrinks where it rose by more, and fades where neither is certain. So noise alone ends the push, and it ends it at
-    a known rate. It never stands above what the bound lets through at the status' mean loss, so that it has nothing to
-    come down from when the push must become smaller.
+    After each status, m grows if the mean loss fell by more than ``certainty`` standard errors of the difference,
+    shrinks if it rose by more, and fades if neither is certain. So noise alone ends the push, at a known rate. m is
+    limited to the value at which the push reaches its bound at the status's mean loss, so that the push can become
+    smaller without delay.
 
     Args:
-        reach: The most that one push may move a parameter, as a share of s, above 0.
-        momentum: Weight of the earlier gradients in their running mean, in [0, 1); 0 reads each batch's own, and saves
-            the mean, which is one more tensor a parameter. Sparse gradients are read as they are.
-        growth: Factor on m where the loss surely fell, at least 1.
-        shrink: Factor where it surely rose, in (0, 1].
-        fade: Factor where neither is sure, in (0, 1].
-        certainty: Standard errors from which a change is taken for one, at least 0.
-        statuses_per_epoch: Judgements an epoch, at least 1.
-        steps_at_least: Steps that a judgement needs at least, where epochs are short.
+        reach: Maximum movement of a parameter by one push, as a share of s, above 0.
+        momentum: Weight of the earlier gradients in their running mean, in [0, 1); 0 reads each batch's gradient, and
+            saves the mean, which is one more tensor per parameter. Sparse gradients are read without a mean.
+        growth: Factor on m if the loss certainly fell, at least 1.
+        shrink: Factor if it certainly rose, in (0, 1].
+        fade: Factor if neither is certain, in (0, 1].
+        certainty: Number of standard errors from which a change is certain, at least 0.
+        statuses_per_epoch: Statuses per epoch, at least 1.
+        steps_at_least: Minimum number of steps per status, for short epochs.
 
     Raises:
         ValueError: A value is out of its range.
@@ -191,7 +191,7 @@ class AutoGamma2(Gamma2Rule):
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
 
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
-        """See `Gamma2Rule.group_size`: the most that a step pushes, times xi."""
+        """See `Gamma2Rule.group_size`: the maximum push of a step, times xi."""
         return self.reach * xi * scale
 
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
@@ -213,9 +213,9 @@ class AutoGamma2(Gamma2Rule):
         return ops.where(wanted > most, most, wanted)
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.gamma2`: the largest of any group, as ``push = gamma2 * sqrt(U * Omega) / phi``.
+        """See `Gamma2Rule.gamma2`: the largest of all groups, with ``push = gamma2 * sqrt(U * Omega) / phi``.
 
-        0 where U is not above 0: then there is no push.
+        0 if U is not above 0: then there is no push.
         """
         first = state.upper - state.origin
         return ops.where(first > 0, size / ops.where(first > 0, first, 1.0) * state.gamma2_factor, 0.0)
@@ -231,7 +231,7 @@ def _counts(value: Any) -> bool:
 
 
 SMALLEST_SCALE = 1e-3
-"""Of parameters that start near 0: Adafactor's ``eps_2`` (Shazeer and Stern, 2018)."""
+"""Minimum scale, for parameters that start near 0: Adafactor's ``eps_2`` (Shazeer and Stern, 2018)."""
 
 
 def __getattr__(name: str) -> Any:

@@ -48,20 +48,20 @@ class LawState(NamedTuple):
         loss: The last finite loss, NaN before the first.
         upper: U, the upper bound; NaN before the first finite loss.
         lower: L, counted from ``origin``.
-        omega: Omega of the last step that had a loss.
-        gamma2_factor: The factor that gamma2 has been multiplied by so far; it starts at 1.
+        omega: Omega of the last step with a loss.
+        gamma2_factor: The factor on gamma2 so far; it starts at 1.
         mean: Mean loss of the last complete status, NaN before the first.
         total: Sum of the losses since the last complete status.
         count: Their number.
         statuses: Complete statuses, t of Eq. 3.
         opened: Steps with Omega above 0.
         steps: Steps with a loss.
-        nonfinite: Those whose loss was NaN or infinite.
+        nonfinite: Steps with a NaN or infinite loss.
         scatter: Sum of the squared deviations of the losses since the last complete status from their mean.
         error: Variance of ``mean``, estimated from its losses.
-        origin: The loss that L starts from, at most 0. The paper's is 0.
-        level: Running mean of the losses, where the upper bound keeps one.
-        spread: Running mean of their distance from ``level``, where the upper bound keeps one.
+        origin: The loss from which L starts, at most 0. The paper's is 0.
+        level: Running mean of the losses, if the upper bound has one.
+        spread: Running mean of their distance from ``level``, if the upper bound has one.
     """
 
     loss: Scalar = math.nan
@@ -89,16 +89,16 @@ class Status:
 
     Attributes:
         loss: The last finite loss; NaN before the first.
-        lower_bound: L, the estimate of the loss that can be reached (Eq. 3).
+        lower_bound: L, the estimate of the reachable loss (Eq. 3).
         upper_bound: U, the loss above which the gate is closed: the first finite one, unless another ``upper_bound``
             was chosen. NaN before the first finite loss.
-        omega: Omega of the last step that had a loss (Eq. 4); 0 where the gate was closed.
-        gamma2: gamma2 as it is now, after all back-offs.
-        statuses: Complete statuses.
-        open_share: Share of the steps whose gate was open, from 0 to 1.
-        steps: Optimizer steps since LGA was attached. A step that a gradient scaler skipped does not count.
-        nonfinite_losses: Steps whose loss was NaN or infinite; of several ranks, also steps at which one lacked a loss.
-        steps_without_loss: Other steps that got no loss. They were exactly the base optimizer's.
+        omega: Omega of the last step with a loss (Eq. 4); 0 if the gate was closed.
+        gamma2: The present gamma2, after all back-offs.
+        statuses: Number of complete statuses.
+        open_share: Share of the steps with an open gate, in [0, 1].
+        steps: Optimizer steps since LGA was attached, without those that a gradient scaler skipped.
+        nonfinite_losses: Steps with a NaN or infinite loss; with several ranks, also steps without a loss on one rank.
+        steps_without_loss: Other steps without a loss, which were exactly the base optimizer's.
     """
 
     loss: float
@@ -132,7 +132,7 @@ def summarize(state: LawState, gamma2: float, steps_without_loss: int) -> Status
     Args:
         state: The state of the law.
         gamma2: gamma2 after all back-offs.
-        steps_without_loss: Steps that got no loss.
+        steps_without_loss: Number of steps without a loss.
     """
     steps = int(state.steps) + steps_without_loss
     return Status(

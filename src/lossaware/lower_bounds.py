@@ -1,6 +1,6 @@
-"""Lower bounds: estimates of the loss that can be reached, L (Eq. 3, A.9).
+"""Lower bounds L: estimates of the reachable loss (Eq. 3, A.9).
 
-Each is stateless and written with operators only, so that it runs on any kind of scalar.
+Each is stateless and uses only operators, so that it runs on any kind of scalar.
 """
 
 import math
@@ -12,9 +12,9 @@ from lossaware.law_state import Scalar, log
 
 
 class LowerBound(Protocol):
-    """An estimate of the loss that can be reached, updated at each complete status.
+    """An estimate of the reachable loss, updated at each complete status.
 
-    Any object with this method can be used. It must be stateless: all it may use are its arguments.
+    Any object with this method can be used. It must be stateless, and use only its arguments.
     """
 
     def update(self, lower: Scalar, loss: Scalar, count: Scalar) -> Scalar:
@@ -22,7 +22,7 @@ class LowerBound(Protocol):
 
         Args:
             lower: The bound so far, L_{t-1}; L_0 = 0.
-            loss: Mean loss of the status that is now complete.
+            loss: Mean loss of the complete status.
             count: Complete statuses including this one, t >= 1.
         """
 
@@ -32,8 +32,8 @@ class Progressive:
     """Eq. 3: L_t = w L_{t-1} + (1 - w) f_t with w = 1 / log(t + 10), so that later losses count for more.
 
     Args:
-        log_base: Base of the logarithm, in (1, 11], so that w stays within (0, 1]. 10 comes nearest to the paper's
-            results (w_0 is then exactly 1, as L_0 = 0 asks); ``math.e`` is the natural logarithm.
+        log_base: Base of the logarithm, in (1, 11], so that w stays within (0, 1]. 10 is nearest to the paper's results
+            (w_0 is then exactly 1, as L_0 = 0 requires); ``math.e`` is the natural logarithm.
     """
 
     log_base: float = 10.0
@@ -50,7 +50,7 @@ class Progressive:
 
 @dataclass(frozen=True)
 class Average:
-    """A.9, first variant: the plain mean of all statuses so far."""
+    """A.9, first variant: the mean of all statuses so far."""
 
     def update(self, lower: Scalar, loss: Scalar, count: Scalar) -> Scalar:
         """See `LowerBound.update`."""
@@ -78,7 +78,7 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Zero:
-    """L_t = 0, for losses that can reach 0 and not fall below it: the whole loss counts."""
+    """L_t = 0, for losses that can reach 0 but not fall below it."""
 
     def update(self, lower: Scalar, loss: Scalar, count: Scalar) -> Scalar:
         """See `LowerBound.update`."""

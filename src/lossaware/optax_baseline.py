@@ -10,17 +10,17 @@ import optax  # isort: skip
 
 
 def baseline(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
-    """Takes the place of `lossaware.optax.loss_aware` in a run without it: the same calls, and the base's own updates.
+    """Replaces `lossaware.optax.loss_aware` in a run without it: the same calls, and the base's own updates.
 
-    `lossaware.optax.status` counts the steps and knows the last loss; gamma2 is 0 and no gate was open.
+    `lossaware.optax.status` has the number of steps and the last loss; gamma2 is 0 and the gate is closed.
 
     Args:
         base: Any optax optimizer.
-        settings: Those of `lossaware.optax.loss_aware`, which are checked and have no effect.
+        settings: The settings of `lossaware.optax.loss_aware`, which are checked but have no effect.
 
     Raises:
-        ValueError: As `lossaware.optax.loss_aware`.
-        TypeError: Likewise.
+        ValueError: See `lossaware.optax.loss_aware`.
+        TypeError: See `lossaware.optax.loss_aware`.
     """
     ours.loss_aware(base, **settings)
     inner = optax.with_extra_args_support(base)

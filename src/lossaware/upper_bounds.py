@@ -1,4 +1,4 @@
-"""Upper bounds: the loss above which the gate is closed, U (Eq. 4).
+"""Upper bounds U: the loss above which the gate is closed (Eq. 4).
 
 Like the lower bounds, each is stateless and runs on any kind of scalar. Unlike them, it is updated at each step.
 """
@@ -17,18 +17,18 @@ LossRange = tuple[Scalar, Scalar, Scalar, Scalar]
 class UpperBound(Protocol):
     """The loss above which the gate is closed.
 
-    Any object with the method and the attribute can be used. It must be stateless: what it needs to remember is in the
-    state, where ``level`` and ``spread`` are free for its use.
+    Any object with the method and the attribute can be used. It must be stateless: its memory is the state, where it
+    can use ``level`` and ``spread``.
 
     Attributes:
-        limits_mean: Whether a status counts losses below ``origin`` as ``origin`` and those above U as U, so that a few
-            outliers do not decide its mean. The paper counts them as they are.
+        limits_mean: Whether a status clips its losses to the range from ``origin`` to U, so that a few outliers do not
+            dominate its mean. The paper does not clip.
     """
 
     limits_mean: ClassVar[bool]
 
     def update(self, state: LawState, loss: Scalar, count: Scalar, ops: Ops) -> LossRange:
-        """The range after a step with a finite loss; its U applies to this step already.
+        """The range after a step with a finite loss; its U already applies to this step.
 
         Args:
             state: The state before the step.
@@ -41,7 +41,7 @@ class UpperBound(Protocol):
 
 @dataclass(frozen=True)
 class FirstLoss:
-    """The paper's: U is the first finite loss."""
+    """The paper's upper bound: U is the first finite loss."""
 
     limits_mean: ClassVar[bool] = False
 
@@ -52,22 +52,22 @@ class FirstLoss:
 
 @dataclass(frozen=True)
 class RunningLevel:
-    """U is the highest level that the losses have kept, for losses whose first one says little about the rest.
+    """U is the highest level of the losses, for losses whose first value is not representative.
 
     The level is a running mean of the losses, and the spread a running mean of their distance from it. U is the level
-    plus ``width`` spreads; after ``10 * memory`` losses it falls no more. So U soon forgets a first loss of 0, a small
-    one, or a spike, and follows a loss that rises. A later spike counts as a change of ``width`` spreads only, and in
-    the mean of its status as U.
+    plus ``width`` spreads; after ``10 * memory`` losses it does not fall any more. So a first loss of 0, a small one,
+    or a spike soon has no influence on U, and U follows a rising loss. A later spike is limited to a change of
+    ``width`` spreads, and to U in the mean of its status.
 
-    Where the level is below 0, L starts from twice the lowest level in place of 0: as far below 0 again. Without that,
-    L would be above the losses, and the gate closed.
+    If the level is below 0, L starts from twice the lowest level instead of 0. Otherwise L would be above the losses,
+    and the gate closed.
 
-    A loss that rises because training diverges is followed too, where the first loss would close the gate.
+    U also follows a loss that rises because training diverges, where the first loss would close the gate.
 
     Args:
-        width: Spreads between the level and U, at least 1. 4 mean distances are 3.2 standard deviations of a normal
-            distribution.
-        memory: Losses that the running means remember, at least 2.
+        width: Number of spreads between the level and U, at least 1. 4 mean distances are 3.2 standard deviations of a
+            normal distribution.
+        memory: Number of losses in the running means, at least 2.
     """
 
     limits_mean: ClassVar[bool] = True
