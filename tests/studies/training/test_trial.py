@@ -318,7 +318,7 @@ def test_a_function_and_its_options_are_looked_at_before_it_runs():
         make_trial_function("train", nothing)
     with pytest.raises(UsageError, match="no option 'widht'; did you mean width"):
         make_trial_function("train", wide, options(widht=3))
-    with pytest.raises(UsageError, match="missing a required argument: 'width'; give it by --set"):
+    with pytest.raises(UsageError, match="missing a required argument: 'width'; set it by --set"):
         make_trial_function("train", wide)
     made = make_trial_function("train", wide, options(width=3))
     assert (made(None), made.summary, made.name) == (6, "Deep and wide.", "wide")
