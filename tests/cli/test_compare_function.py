@@ -61,8 +61,11 @@ def test_from_start_to_report(file, capsys):
     assert "Learning curves: norm" in page
     assert "batch size" not in page
 
-    assert run(*command, "--json") == 0
+    assert run(*command, "--json", "--csv", "runs.csv") == 0
     shown = capsys.readouterr()
+    lines = (file.parent / "runs.csv").read_text().splitlines()
+    assert lines[0] == "lr,arm,seed,norm"
+    assert len(lines) == 1 + 2 * 2 * 2
     assert "to do" not in shown.err
     rows = json.loads(shown.out)["tables"][0]["rows"]
     assert [row["setting"] for row in rows] == [{"lr": "1e-3"}, {"lr": "1e-2"}]
@@ -129,6 +132,7 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
             "--batch-size does not go with train.py:train: what trains there has its own",
         ),
         (("", ""), ["--set", "strat=1"], "no option 'strat'; did you mean start"),
+        (("", ""), ["--set", "weight_decay=1"], "has no option 'weight_decay'"),
         (("", ""), ["--lrs", "1e-2", "--xi", "0"], "xi must be a finite number above 0"),
     ],
 )

@@ -49,6 +49,7 @@ def said(capsys, *words: str) -> str:
         ("compare digits --arms without,auto --gamma2 1e-7", "--arms without,auto,1e-7"),
         ("compare digits --arms sgd,adam --optimizers sgd", "--optimizers sgd would do nothing: every arm has its own"),
         ("compare digits --arms sgd(lr=1),adam(lr=1) --lrs 1", "--lrs 1 would do nothing: every arm has its own"),
+        ("compare digits --csv nowhere/runs.csv", "--csv nowhere/runs.csv: there is no folder nowhere"),
         ("compare digits else", "unexpected argument 'else'"),
         ("compare digits --gamma2 Auto", "got 'Auto'; did you mean auto?"),
         (

@@ -18,6 +18,7 @@ try:
     from cyclopts import App, CycloptsError, Parameter
 
     from lossaware.cli.compare import compare
+    from lossaware.cli.config_file import expand
     from lossaware.cli.mistakes import explain
     from lossaware.cli.output import listing, say
     from lossaware.studies.specs.escape import write_plainly
@@ -34,6 +35,7 @@ app = App(
 
 
 app.command(compare)
+app.register_install_completion_command()
 
 
 @app.command(name="tasks")
@@ -88,7 +90,7 @@ def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
             if not _is_text(argument):
                 raise UsageError(f"argument {argument!r} is not valid UTF-8, so results could not contain it")
         code = app(
-            arguments,
+            expand(arguments, {"compare": compare}),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",

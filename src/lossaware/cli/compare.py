@@ -47,6 +47,8 @@ def compare(
     backoff: float | None = None,
     zero_gradient: str | None = None,
     json: bool = False,
+    csv: Path | None = None,
+    config: Path | None = None,
     tensorboard: Path | None = None,
     score: str | None = None,
     percent: bool | None = None,
@@ -96,6 +98,8 @@ def compare(
         zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero. Default: push, and
             rest for gamma2 auto.
         json: Print the results as JSON on standard output, and the tables on standard error.
+        csv: File for the score of each run, a line per run.
+        config: TOML file with any of these options, such as lrs = [1e-4, 1e-3]; the command line goes before it.
         tensorboard: Folder for logs that TensorBoard reads.
         score: The name of a number that the function reports, to be compared. Default: what it returns.
         percent: Show a function's score as a percentage. Default: an accuracy between 0 and 1.
@@ -119,6 +123,8 @@ def compare(
             raise UsageError(f"{option} must be at least 1, got {count}")
     if seeds > MAX_SEEDS:
         raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
+    if csv is not None and not csv.absolute().parent.is_dir():
+        raise UsageError(f"--csv {csv}: there is no folder {csv.parent}")
     scheduler_name, scheduler_options = named("--scheduler", scheduler)
     bound_name, bound_options = named("--lower-bound", lower_bound)
     task_options = assignments("--set", settings or ())
@@ -130,6 +136,7 @@ def compare(
     from lossaware.studies.execution.factory import open_engine
     from lossaware.studies.report.writers import text
     from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
+    from lossaware.studies.specs.atomic import write_whole
     from lossaware.studies.specs.comparison import comparison, trial_comparison
     from lossaware.studies.specs.run_spec import AS_CODED
     from lossaware.studies.specs.task import Task
@@ -144,6 +151,8 @@ def compare(
     found = TrialCommand(command) if command is not None else load_subject(str(task), own)
     is_command = isinstance(found, TrialCommand)
     is_task = isinstance(found, Task)
+    if optimizer_options and not is_task:
+        load_subject(str(task), task_options)  # a function has its own optimizer: this says that it has no such option
     for option, value, allowed in (
         ("--direction", direction, not is_task),
         ("--score", score, not is_task),
@@ -234,6 +243,8 @@ def compare(
         shown.print(line, markup=False, highlight=False, soft_wrap=True)
     if json:
         print(outcome.to_json())
+    if csv is not None:
+        write_whole(csv, outcome.to_csv())
     if outcome.failures:
         failed = len(outcome.failures)
         say(f"{failed} run{'s' * (failed != 1)} failed, see above; the same command tries again")

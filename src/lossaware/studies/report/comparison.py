@@ -23,6 +23,7 @@ from lossaware.studies.report.comparison_table import (
 from lossaware.studies.report.curves import Curves, Scores, heading_of, plot_curves, plot_scores
 from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.json import to_plain
+from lossaware.studies.specs.escape import csv_text
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import VALIDATION, RunSpec
@@ -55,6 +56,11 @@ class Outcome:
     facts: Mapping[str, Mapping[str, str]]
     scores: Sequence[Mapping[str, Any]]
     curves: Sequence[Mapping[str, Any]]
+
+    def to_csv(self) -> str:
+        """A line for each run: the names of its row, its arm, seed and score, as measured."""
+        rows = [tuple(record.values()) for record in self.scores]
+        return csv_text([tuple(self.scores[0]), *dict.fromkeys(rows)])
 
     def to_json(self) -> str:
         """Everything for machines."""

@@ -1,0 +1,109 @@
+"""Options of a command from a TOML file: each key is an option, and the command line goes before it."""
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from lossaware.errors import UsageError
+
+OPTION = "--config"
+POSITIONAL = "task"
+
+
+def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """The command line with the options of the file that ``--config`` names, except those that it gives itself.
+
+    ``lrs = [1e-4, 1e-3]`` is ``--lrs 1e-4,1e-3``, ``json = true`` is ``--json``, and a table ``[set]`` has the values
+    of ``--set``. Paths are relative to the current folder, as on the command line.
+
+    Args:
+        words: The command line.
+        commands: The functions of the commands that have the option, by name.
+
+    Raises:
+        UsageError: The file cannot be read, or has a key or a value that is not allowed.
+    """
+    plain = [word for word in words if word.partition("=")[0] != OPTION]
+    if len(plain) == len(words) or words[0] not in commands:
+        return list(words)
+    plain, path = _without_option(words)
+    options = [name for name in signature(commands[words[0]]).parameters if name != "config"]
+    options[options.index("settings")] = "set"
+    given = {word.partition("=")[0] for word in plain}
+    found: list[str] = []
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if name not in options:
+            from lossaware.studies.specs.options import did_you_mean
+
+            raise UsageError(f"{path}: unknown key {key!r}{did_you_mean(name, options)}")
+        option = f"--{name.replace('_', '-')}"
+        if name == POSITIONAL:
+            if not _has_task(plain) and "--command" not in given:
+                plain = [plain[0], _text(path, key, value), *plain[1:]]
+        elif name == "set":
+            if not isinstance(value, dict):
+                raise UsageError(f"{path}: set must be a table of options, such as [set], got {value!r:.80}")
+            there = {word.partition("=")[0] for word in _values_of(plain, option)}
+            found += [
+                word
+                for inner, part in value.items()
+                if inner not in there
+                for word in (option, f"{inner}={_text(path, f'set.{inner}', part)}")
+            ]
+        elif option in given or (name == "command" and _has_task(plain)) or value is False:
+            continue
+        else:
+            found += [option] if value is True else [f"{option}={_text(path, key, value)}"]
+    return [plain[0], *found, *plain[1:]] if not _has_task(plain) else [*plain[:2], *found, *plain[2:]]
+
+
+def _without_option(words: Sequence[str]) -> tuple[list[str], Path]:
+    """The other words, and the file."""
+    rest: list[str] = []
+    files: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        name, equals, value = word.partition("=")
+        if name == OPTION:
+            files.append(value if equals else next(waiting, ""))
+        else:
+            rest.append(word)
+    if len(files) != 1 or not files[0]:
+        raise UsageError(f"{OPTION} needs one file, such as {OPTION} compare.toml")
+    return rest, Path(files[0])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
+
+    try:
+        return tomllib.loads(read_text(path, at_most=MAX_TEXT))
+    except UsageError as error:
+        raise UsageError(f"{OPTION} {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+
+
+def _text(path: Path, key: str, value: Any) -> str:
+    """A value as it is written on a command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | str):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(part, int | float | str) for part in value):
+        return ",".join(str(part) for part in value)
+    raise UsageError(f"{path}: {key} must be a number, a text, true, false or a list of these, got {value!r:.80}")
+
+
+def _has_task(words: Sequence[str]) -> bool:
+    return len(words) > 1 and not words[1].startswith("-")
+
+
+def _values_of(words: Sequence[str], option: str) -> list[str]:
+    """The values that a command line gives to an option."""
+    values = [after for word, after in pairwise(words) if word == option]
+    return values + [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
