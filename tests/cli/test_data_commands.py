@@ -70,7 +70,7 @@ def test_the_list_says_what_is_there(capsys, tmp_path):
     assert code == 0
     there = {line.split()[0]: line.split()[1] for line in out.splitlines()[:6]}
     expected = dict.fromkeys(DATA_SETS, "missing")
-    assert there == {**expected, "cifar100": "there"}
+    assert there == {**expected, "cifar100": "present"}
 
 
 def test_the_command_records_what_is_there(capsys, tmp_path):
