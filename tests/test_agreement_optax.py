@@ -13,8 +13,8 @@ import torch
 import reference
 from lossaware import LGA
 from lossaware.agreement import Agreement
+from support import enable_x64, needs, parameters, set_gradients, torch_optimizer
 from support import flat as of_torch
-from support import needs, parameters, set_gradients, torch_optimizer
 
 jax = needs("jax")
 optax = needs("optax")
@@ -76,7 +76,7 @@ def test_steps_are_the_references_and_the_companions(name: str, lr: float) -> No
     tensors = parameters(x, *SHAPES, dtype=torch.float64)
     optimizer = torch_optimizer(name, tensors, lr=lr)
     lga = LGA(optimizer, gamma2=RULE)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         solver = loss_aware(BASES[name](lr), gamma2=RULE)
         params = arrays(x)
         state, step = solver.init(params), compiled(solver)

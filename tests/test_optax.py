@@ -22,7 +22,7 @@ import reference
 import support
 from lossaware import LGA, Average, Momentum, Progressive
 from lossaware.extras import how_to_install
-from support import needs
+from support import enable_x64, needs
 
 jax = needs("jax")
 optax = needs("optax")
@@ -161,7 +161,7 @@ def test_trajectory_is_the_references_and_the_companions(name: str, steps_per_ep
     [*((name, "progressive") for name in BASES), *(("sgd", bound) for bound in list(LOWER_BOUNDS)[1:])],
 )
 def test_trajectory_in_float64_to_1e_12(name: str, bound: str, problem: Problem) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         check_trajectory(problem, name, bound, 7, double=True)
 
 
@@ -234,7 +234,7 @@ def test_it_compiles_once(problem: Problem) -> None:
         return optax.apply_updates(params, updates), state
 
     for dtype in (jnp.bfloat16, jnp.float32, jnp.float64):
-        with jax.enable_x64(dtype == jnp.float64):
+        with enable_x64(dtype == jnp.float64):
             traces, params = 0, jnp.asarray(problem.x, dtype)
             state = solver.init(params)
             for t in range(6):
@@ -496,6 +496,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this version of jax has no shard_map with varying values")
 def test_two_devices_train_as_one_and_stay_equal() -> None:
     done = run_python(TWO_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
     assert done.stdout == "same True\n", done.stderr

@@ -20,7 +20,7 @@ from lossaware.gamma2 import AutoGamma2, BackOff, Defaults, Gamma2Rule
 from lossaware.law import Law
 from lossaware.law_state import HOST, LawState
 from lossaware.lower_bounds import Zero
-from support import default_dtype, flat, needs, parameters, set_gradients
+from support import default_dtype, enable_x64, flat, needs, parameters, set_gradients
 
 MOMENTUM = 0.5
 SHARE = 1e-3
@@ -119,7 +119,7 @@ def test_in_jax() -> None:
     from lossaware.optax import loss_aware, status
 
     steps, _, gamma2 = expected()
-    with jax.enable_x64(True):
+    with enable_x64(True):
         solver = loss_aware(optax.sgd(1e-2), steps_per_epoch=8, gamma2=Outside())
         params = jax.numpy.asarray(X)
         state = solver.init(params)

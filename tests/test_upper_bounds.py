@@ -16,7 +16,7 @@ from lossaware.gamma2 import BackOff
 from lossaware.law import Law
 from lossaware.law_state import HOST, LawState
 from lossaware.lower_bounds import Progressive, Zero
-from support import default_dtype, flat, needs, parameters, set_gradients
+from support import default_dtype, enable_x64, flat, needs, parameters, set_gradients
 
 STEPS = 1200
 STEPS_PER_EPOCH = 300  # longer than RunningLevel needs to settle
@@ -166,7 +166,7 @@ def test_optax_steps_are_the_references(name: str, double: bool) -> None:
     x, gradients, losses = rng.normal(size=11), list(rng.normal(size=(60, 11))), ALL[name][:60]
     law = reference.Law(7, 1e-4, running=reference.RunningLevel(4.0, 3))
     judge = reference.trajectory(reference.SGD(1e-3), x, gradients, losses, lga=law)
-    with jax.enable_x64(double):
+    with enable_x64(double):
         solver = loss_aware(optax.sgd(1e-3), steps_per_epoch=7, gamma2=1e-4, upper_bound=RunningLevel(memory=3))
         params = jax.numpy.asarray(x)
         state = solver.init(params)

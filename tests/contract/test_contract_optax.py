@@ -13,7 +13,7 @@ import pytest
 
 import reference
 from lossaware import AutoGamma2
-from support import needs
+from support import enable_x64, needs
 from support.pairwise import pairwise
 
 jax = needs("jax")
@@ -55,7 +55,7 @@ class Case:
 
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
-        with jax.enable_x64(True) if self.dtype == "float64" else contextlib.nullcontext():
+        with enable_x64(True) if self.dtype == "float64" else contextlib.nullcontext():
             yield
 
     def update(self, solver: Any) -> Any:

@@ -44,6 +44,12 @@ def needs(module: str) -> Any:
     return pytest.importorskip(module, reason=f"{package} is not installed: pip install -e '.[everything]' brings it")
 
 
+def enable_x64(on: bool) -> Any:
+    """JAX's context of this name, which its older versions have in another place."""
+    jax = needs("jax")
+    return jax.enable_x64(on) if hasattr(jax, "enable_x64") else needs("jax.experimental").enable_x64(on)
+
+
 def torch_optimizer(name: str, params: Any, **kwargs: Any) -> Any:
     """Torch's optimizer for a name of `reference.OPTIMIZERS`; its for-loop unless `kwargs` say otherwise.
 
