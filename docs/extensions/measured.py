@@ -55,14 +55,13 @@ class _Measured(SphinxDirective):
         """A study as it was measured; None where it was not."""
         study = load_study(name)
         self.env.note_dependency(str(self.folder / f"{name}.study.json"))
-        if not (self.folder / f"{name}.study.json").exists():
-            return None
         exported = Exported(self.folder)
-        return show(study, Sources([exported]), exported.launches(study))
+        table = show(study, Sources([exported]), exported.launches(study))
+        return table if any(measured.there for measured in table.cells.values()) else None
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """Markdown as a part of the page."""
-        return self.parse_text_to_nodes(text)
+        return self.parse_text_to_nodes(text.replace("  \n", "\\\n"))  # blanks at the end of a line would be stripped
 
     def tables(self, table: StudyTable, *, with_title: bool = True) -> list[nodes.Node]:
         """The table, cells under other settings in a second one, and how it was measured in a fold."""

@@ -31,7 +31,7 @@ class Data:
         train: Training set, used in random order. An iterable dataset keeps its own order.
         test: Test set, measured after each epoch.
         augment: Changes a training batch at random, given the batch and the run's generator. None: no augmentation.
-        files: The data files that were read, and whether they were verified; set by `Task.load`.
+        files: The data files that were read, and whether they were verified; set when the task loads them.
         validation: Validation set, measured after each epoch, too: the best learning rate is then chosen on it, and the
             score of that learning rate on the test set is shown.
         collate: Makes a batch of a list of examples of a dataset; None is torch's ``default_collate``.
