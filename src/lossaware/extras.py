@@ -1,4 +1,4 @@
-"""How an optional dependency is installed: the one place that says so."""
+"""Commands that install optional dependencies, in one place."""
 
 INSTALL = "pip install -e '.[{extra}]'"
 """The package is not on a registry yet. `tests/test_docs.py` shows the pages that give this command too."""
@@ -6,5 +6,5 @@ PLACE = "in a clone of the repository"
 
 
 def how_to_install(extra: str) -> str:
-    """The command that brings an extra of ``pyproject.toml``, and where to run it."""
+    """The command that installs an extra of ``pyproject.toml``, and where to run it."""
     return f"{INSTALL.format(extra=extra)} {PLACE}"

@@ -62,10 +62,10 @@ def said(capsys, *words: str) -> str:
         ("compare digits --set weight_deca=0.1", "task 'digits' has no option 'weight_deca'"),
         ("compare digits --set momentum=0.9", "optimizer 'adam' has no option 'momentum'"),
         ("compare digits --accumulate 0", "--accumulate must be at least 1, got 0"),
-        ("compare digits --clip 0", "clip must be a number above 0, the largest norm of the gradients, got 0"),
+        ("compare digits --clip 0", "clip must be a number above 0, the maximum norm of the gradients, got 0"),
         (
             "compare digits --scheduler-interval step",
-            "interval step goes with a scheduler that needs no loss",
+            "interval step needs a scheduler without a loss",
         ),
         ("compare digits --scheduler CyclicLR", "for example CyclicLR,base_lr=0.001,max_lr=0.1"),
         ("compare digits --scheduler StepLR --epochs 3", "'step_size'; for example StepLR,step_size=5"),

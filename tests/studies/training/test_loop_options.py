@@ -95,13 +95,13 @@ def test_a_schedule_per_step_ends_with_the_run(trained, accumulate, steps):
     [
         ({"training": options(clap=1.0)}, "training has no option 'clap'; did you mean clip"),
         ({"training": options(clip=-1.0)}, "clip must be a number above 0"),
-        ({"training": options(accumulate=1.5)}, "accumulate must be a whole number of at least 1, got 1.5"),
+        ({"training": options(accumulate=1.5)}, "accumulate must be an integer of at least 1, got 1.5"),
         ({"training": options(interval="batch")}, "interval must be epoch or step, got 'batch'"),
         (
             {"training": options(interval="step"), "scheduler": "ReduceLROnPlateau"},
-            "no loss, got ReduceLROnPlateau",
+            "without a loss, got ReduceLROnPlateau",
         ),
-        ({"training": options(clip=1.0), "distributed": "ddp-2"}, "do not go with runs that several ranks share"),
+        ({"training": options(clip=1.0), "distributed": "ddp-2"}, "cannot be used with runs on several ranks"),
     ],
 )
 def test_mistakes(given, message):

@@ -82,7 +82,9 @@ def test_a_loader_keeps_its_batches_and_its_sampler(records):
     assert found[-1].lga["steps"] == 4
     weighted = WeightedRandomSampler([0.0] * 11 + [1.0], 10)
     assert records(Data(train=loader(sampler=weighted, shuffle=None), test=Dicts()))[1][0] == [11.0] * 5
-    with pytest.raises(UsageError, match=r"batches of 5 examples, and the run batches of 4: say Task\(batch_size=5\)"):
+    with pytest.raises(
+        UsageError, match=r"batches of 5 examples, but the run has batches of 4: set Task\(batch_size=5\)"
+    ):
         records(Data(train=loader(), test=Dicts()), batch_size=4)
     with pytest.raises(UsageError, match="a DataLoader has its own: DataLoader"):
         Data(train=loader(), test=Dicts(), collate=list)
@@ -132,5 +134,5 @@ def test_a_batch_of_any_form_has_a_size_and_moves_to_a_device():
     there = moved(batch, torch.device("meta"))
     assert there["ids"][0].device.type == there["ids"][1][0].device.type == there["pair"].x.device.type == "meta"
     assert (there["ids"][1][1], there["pair"].label) == ("text", "a")
-    with pytest.raises(UsageError, match="holds no tensor whose length is its number of examples"):
+    with pytest.raises(UsageError, match="has no tensor whose length is its number of examples"):
         size_of({"loss": torch.tensor(1.0)})

@@ -1,4 +1,4 @@
-"""What a comparison without a verdict can say: how many more seeds would tell, and whether it is close to equal."""
+"""Further statements on comparisons: the number of additional seeds for a verdict, and equivalence."""
 
 import math
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ from lossaware.studies.analysis.comparisons import Comparison
 from lossaware.studies.analysis.statistics import FEW, FEWEST, LEVEL, Paired, Summary, deciding_p, holm
 
 POWER = 0.8
-"""Probability with which the number of seeds that is asked for gives a verdict."""
+"""Probability of a verdict with the estimated number of seeds."""
 
 MOST = 1000
-"""An estimate of more seeds than these is not given as a number."""
+"""Larger estimates of additional seeds are not shown as a number."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What can be said besides the verdict.
+    """Statements on a comparison besides its verdict.
 
     Attributes:
-        interval: Mean of the differences and its interval; None where a run has no finite score, there are fewer than
-            `FEWEST` seeds, or both runs always scored the same.
+        interval: Mean of the differences and its interval; None if a score is not finite, there are fewer than
+            `FEWEST` seeds, or both runs always have the same score.
         more_seeds: See `more_seeds`; None with a verdict, or without an interval.
         p: `deciding_p`, corrected for all comparisons of the table.
-        comparisons: How many these are.
-        margin: The difference that does not matter; None where nobody said.
+        comparisons: Number of these comparisons.
+        margin: The largest irrelevant difference; None if it is not set.
     """
 
     interval: Summary | None
@@ -39,8 +39,8 @@ class Outlook:
     def is_within_margin(self) -> bool:
         """Whether the whole interval lies within the margin: two one-sided t-tests, each at 2.5 %.
 
-        The interval rule for TOST (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987), with the 95 % interval that is
-        shown, where 90 % would do. Rows are not corrected for each other.
+        The interval rule for TOST (Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987), with the shown 95 % interval,
+        although 90 % would suffice. There is no correction for several rows.
         """
         if self.interval is None or self.margin is None:
             return False
@@ -48,16 +48,16 @@ class Outlook:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside of the interval: then it is the correction or the sign-flip test that decided."""
+        """Whether 0 is outside of the interval: then the correction or the sign-flip test prevented a verdict."""
         return self.interval is not None and not self.interval.low <= 0.0 <= self.interval.high
 
 
 def outlooks(compared: Sequence[Comparison], margin: float | None = None) -> list[Outlook]:
-    """One for each comparison of a table.
+    """The outlooks of all comparisons of a table.
 
     Args:
         compared: All comparisons that are judged together.
-        margin: The largest difference that does not matter, in units of the score as measured.
+        margin: The largest irrelevant difference, in units of the measured score.
     """
     ps = [
         deciding_p(it.result, higher_is_better=it.quantity.higher_is_better) if it.count > 1 else math.nan
@@ -65,7 +65,7 @@ def outlooks(compared: Sequence[Comparison], margin: float | None = None) -> lis
     ]
     corrected = holm(ps)
     open_ones = [it.verdict.word in OPEN for it in compared]
-    # Those with a verdict keep it, so that the others are corrected for each other alone.
+    # Comparisons with a verdict keep it, so the others are only corrected for each other.
     together = sum(is_open and not math.isnan(p) for is_open, p in zip(open_ones, ps, strict=True))
     return [
         Outlook(

@@ -1,4 +1,4 @@
-"""Figures below each other: padded so that their decimal points, and those of their spreads, are in one place."""
+"""Alignment of numbers in a column by their decimal points, and by those of their spreads."""
 
 import re
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Pads:
-    """Characters to pad with: as wide as a digit, a point, and any other.
+    """Padding characters as wide as a digit, a point, and other characters.
 
-    A terminal has one space for all; a page has spaces of the widths that these have in its font.
+    A terminal has one space for all; a page has spaces of these widths in its font.
     """
 
     digit: str = " "
@@ -21,7 +21,7 @@ class Pads:
     other: str = " "
 
     def of(self, text: str) -> str:
-        """As wide as the text."""
+        """Padding of the same width as the text."""
         return "".join(
             self.point if c == "." else self.digit if c in "0123456789+-\u2212" else self.other for c in text
         )
@@ -33,19 +33,19 @@ FIGURE = Pads("\u2007", "\u2008", "\u2007")
 
 
 def aligned(texts: Sequence[str], pads: Pads = PLAIN) -> list[str]:
-    """The texts of a column, all of one width: figures by their points, all else on the right.
+    """The texts of a column, padded to one width: numbers aligned by their points, other texts on the right.
 
     Args:
-        texts: Such as ``9.5 ± 0.12``, ``10``, ``26 % of the epochs`` and ``not run``.
-        pads: What is put between and around.
+        texts: Texts such as ``9.5 ± 0.12``, ``10``, ``26 % of the epochs`` and ``not run``.
+        pads: The padding characters.
     """
-    found = [_NUMBER.fullmatch(text) for text in texts]
-    wholes = max((len(it["whole"]) for it in found if it), default=0)
-    fractions = max((it["fraction"] for it in found if it), key=len, default="")
-    rests = [it["rest"] if it and it["spread"] else "" for it in found]
+    matches = [_NUMBER.fullmatch(text) for text in texts]
+    wholes = max((len(it["whole"]) for it in matches if it), default=0)
+    fractions = max((it["fraction"] for it in matches if it), key=len, default="")
+    rests = [it["rest"] if it and it["spread"] else "" for it in matches]
     spreads = iter(aligned([rest for rest in rests if rest], pads) if any(rests) else [])
     out = []
-    for text, it in zip(texts, found, strict=True):
+    for text, it in zip(texts, matches, strict=True):
         if it is None:
             out.append(text)
             continue
@@ -56,5 +56,5 @@ def aligned(texts: Sequence[str], pads: Pads = PLAIN) -> list[str]:
     width = len(longest)
     return [
         pads.of(longest[: width - len(text)]) + text if it is None else text + pads.of(longest[len(text) :])
-        for text, it in zip(out, found, strict=True)
+        for text, it in zip(out, matches, strict=True)
     ]

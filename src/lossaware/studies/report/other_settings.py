@@ -1,4 +1,4 @@
-"""Cells that were measured under other settings than the study's, apart from the others."""
+"""Separate tables for cells that were measured under other settings than the study's."""
 
 from dataclasses import replace
 
@@ -9,13 +9,13 @@ from lossaware.studies.report.table import Row, Table
 
 
 def split_by_settings(table: StudyTable) -> list[Table]:
-    """The study at its own settings, and what was measured under others as a table of its own.
+    """The table of the study at its own settings, and a table of cells under other settings.
 
-    It stays one table where all measured cells are of one kind.
+    There is only one table if all measured cells are of one kind.
     """
-    there = {key for key, measured in table.cells.items() if measured.there}
-    changed = {key for key in there if table.cells[key].changed}
-    if changed in (set(), there):
+    measured = {key for key, measured in table.cells.items() if measured.there}
+    changed = {key for key in measured if table.cells[key].changed}
+    if changed in (set(), measured):
         return [study_table(table)]
     empty = {key: Measured(measured.cell, {}, summary([])) for key, measured in table.cells.items()}
     own = {key: empty[key] if key in changed else measured for key, measured in table.cells.items()}
@@ -27,7 +27,7 @@ def split_by_settings(table: StudyTable) -> list[Table]:
 
 
 def _only_measured(table: Table) -> Table:
-    """The rows and columns that have a figure, without the published ones, which are of other settings."""
+    """The rows and columns with results, without the published figures, which are for other settings."""
     columns = [i for i in range(len(table.heads)) if any(not row.cells[i].missing for row in table.rows)]
     rows = [
         Row(row.names, [replace(row.cells[i], published="", sign="", difference="") for i in columns])

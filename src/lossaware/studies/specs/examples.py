@@ -1,4 +1,4 @@
-"""Sets of examples: tensors in memory, torch's datasets and loaders, or other sets that give batches."""
+"""Sets of examples: tensors in memory, torch's datasets and loaders, or other sources of batches."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -66,11 +66,11 @@ class InMemory:
 
 @dataclass(frozen=True)
 class FromDataset:
-    """A dataset of torch's: map-style, shuffled by the run's generator; or iterable, in the order that it has.
+    """A torch dataset: map-style, shuffled by the run's generator, or iterable, in its own order.
 
     Attributes:
         dataset: The dataset.
-        collate: Makes a batch of a list of examples; None is torch's ``default_collate``.
+        collate: Makes a batch from a list of examples; None is torch's ``default_collate``.
     """
 
     dataset: Any
@@ -95,7 +95,7 @@ class FromDataset:
 
 @dataclass(frozen=True)
 class FromLoader:
-    """A ``DataLoader`` as it is: its batches, its workers, its sampler. The run's generator draws a random order.
+    """A ``DataLoader`` with its batch size, workers and sampler. The run's generator determines a random order.
 
     Attributes:
         loader: The loader.
@@ -107,19 +107,19 @@ class FromLoader:
         return len(self.loader.dataset)  # type: ignore[arg-type]
 
     def steps(self, size: int) -> int:
-        """How many batches an epoch has."""
+        """Number of batches per epoch."""
         return len(self.loader)
 
     def batches(self, size: int, generator: torch.Generator | None) -> Iterator[Any]:
         """See `Examples.batches`.
 
         Raises:
-            UsageError: The loader has batches of another size than the run.
+            UsageError: The loader's batch size differs from the run's.
         """
         if generator is not None and self.loader.batch_size not in (None, size):
             raise UsageError(
-                f"the training DataLoader has batches of {self.loader.batch_size} examples, and the run batches of "
-                f"{size}: say Task(batch_size={self.loader.batch_size}), or --batch-size {self.loader.batch_size}"
+                f"the training DataLoader has batches of {self.loader.batch_size} examples, but the run has batches of "
+                f"{size}: set Task(batch_size={self.loader.batch_size}), or --batch-size {self.loader.batch_size}"
             )
         self.loader.generator = source = generator or _fixed()
         samplers: list[Any] = [self.loader.sampler, getattr(self.loader.batch_sampler, "sampler", None)]
@@ -131,11 +131,11 @@ class FromLoader:
 
 @dataclass(frozen=True)
 class Limited:
-    """The first batches of a set, which make an epoch.
+    """The first batches of a set as an epoch.
 
     Attributes:
         examples: The set.
-        count: How many batches.
+        count: Number of batches.
     """
 
     examples: Examples
@@ -145,7 +145,7 @@ class Limited:
         return len(self.examples)
 
     def steps(self, size: int) -> int:
-        """How many batches an epoch has."""
+        """Number of batches per epoch."""
         try:
             return min(self.count, steps_of(self.examples, size))
         except UsageError:
@@ -156,58 +156,58 @@ class Limited:
         return islice(self.examples.batches(size, generator), self.count)
 
 
-def as_examples(given: Any, collate: Callable[[list[Any]], Any] | None, limit: int | None = None) -> Any:
-    """What a user gives, as `Examples`; unchanged where it is neither a dataset nor a loader.
+def as_examples(source: Any, collate: Callable[[list[Any]], Any] | None, limit: int | None = None) -> Any:
+    """A user's source of examples as `Examples`; unchanged if it is neither a dataset nor a loader.
 
     Args:
-        given: `Examples`, a ``DataLoader``, or a dataset, map-style or iterable.
-        collate: Makes a batch of a list of examples of a dataset.
-        limit: How many batches make an epoch; None is all.
+        source: `Examples`, a ``DataLoader``, or a dataset, map-style or iterable.
+        collate: Makes a batch from a list of examples of a dataset.
+        limit: Number of batches per epoch; None is all.
     """
-    found = given
-    if isinstance(given, DataLoader):
+    examples = source
+    if isinstance(source, DataLoader):
         if collate is not None:
             raise UsageError("collate is for datasets; a DataLoader has its own: DataLoader(..., collate_fn=...)")
-        found = FromLoader(given)
+        examples = FromLoader(source)
     elif (
-        not hasattr(given, "batches")
-        and not isinstance(given, str | bytes)
-        and (isinstance(given, IterableDataset) or (hasattr(given, "__getitem__") and hasattr(given, "__len__")))
+        not hasattr(source, "batches")
+        and not isinstance(source, str | bytes)
+        and (isinstance(source, IterableDataset) or (hasattr(source, "__getitem__") and hasattr(source, "__len__")))
     ):
-        found = FromDataset(given, collate)
-    return found if limit is None else Limited(found, limit)
+        examples = FromDataset(source, collate)
+    return examples if limit is None else Limited(examples, limit)
 
 
 def steps_of(examples: Any, size: int) -> int:
-    """How many batches an epoch of a set has.
+    """Number of batches per epoch of a set.
 
     Raises:
-        UsageError: Nobody knows.
+        UsageError: It is not known.
     """
     try:
         steps: int = examples.steps(size) if hasattr(examples, "steps") else math.ceil(len(examples) / size)
     except TypeError:
         raise UsageError(
-            "the training set has no length, as an iterable one: say how many batches make an epoch, as by "
+            "the training set has no length, as an iterable one: set the number of batches per epoch, for example "
             "Data(..., batches_per_epoch=100)"
         ) from None
     return steps
 
 
 def size_of(batch: Any) -> int:
-    """How many examples a batch has: the length of its first tensor.
+    """Number of examples of a batch: the length of its first tensor.
 
     Raises:
-        UsageError: It has no tensor with a dimension.
+        UsageError: It does not have a tensor with a dimension.
     """
     for tensor in _tensors(batch):
         if tensor.dim():
             return len(tensor)
-    raise UsageError(f"a batch of type {type(batch).__name__} holds no tensor whose length is its number of examples")
+    raise UsageError(f"a batch of type {type(batch).__name__} has no tensor whose length is its number of examples")
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The batch on a device: tensors, also in tuples, lists and dicts; and what has a method ``to``."""
+    """The batch on a device: tensors, also in tuples, lists and dicts, and objects with a method ``to``."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if hasattr(batch, "to"):
@@ -244,5 +244,5 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _fixed() -> torch.Generator:
-    """A generator for what needs one and draws no order, so that torch's own is left alone."""
+    """A generator for loaders that need one without a random order, so that torch's own is not used."""
     return torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What one run is, and what it yields: plain frozen data that every later stage reads."""
+"""Run specification and epoch records: plain frozen data that all later stages read."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from lossaware.studies.specs.user_code import is_own, scripts_of
 
 Value = bool | int | float | str | None
 Options = tuple[tuple[str, Value], ...]
-"""Keyword arguments as sorted pairs, so that a specification can be hashed."""
+"""Keyword arguments as sorted pairs, so that a specification is hashable."""
 
 
 def options(**values: Value) -> Options:
@@ -20,13 +20,13 @@ def options(**values: Value) -> Options:
     return tuple(sorted(values.items()))
 
 
-def format_options(given: Options) -> str:
-    """Options as a message shows them: ``gamma=0.5, step_size=3``."""
-    return ", ".join(f"{name}={value!r}" for name, value in given)
+def format_options(values: Options) -> str:
+    """Options for messages: ``gamma=0.5, step_size=3``."""
+    return ", ".join(f"{name}={value!r}" for name, value in values)
 
 
 def parse_value(text: str) -> Value:
-    """A value as it is written on a command line: a number, true, false, null, or else a text."""
+    """A value from a command line: a number, true, false, null, or otherwise a text."""
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -42,7 +42,7 @@ LGA_DEFAULTS: Mapping[str, Any] = {
     "backoff": 0.1,
     "zero_gradient": "push",
 }
-"""The defaults of `lossaware.LGA`, written out: a run's specification says what it was, whatever defaults become."""
+"""The defaults of `lossaware.LGA`, written out, so that specifications do not change when defaults change."""
 SELF_SET_DEFAULTS: Mapping[str, Any] = {
     "gamma2": "auto",
     "eps": 0.0,
@@ -58,7 +58,7 @@ SELF_SET_DEFAULTS: Mapping[str, Any] = {
     "gamma2.statuses_per_epoch": 10,
     "gamma2.steps_at_least": 25,
 }
-"""The same for a gamma2 that sets itself; a rule with other constants gives other runs."""
+"""The same for a gamma2 that adapts by itself, with all constants of the rule."""
 
 
 AGREEMENT_DEFAULTS: Mapping[str, Any] = {
@@ -74,7 +74,7 @@ AGREEMENT_DEFAULTS: Mapping[str, Any] = {
     "gamma2.certainty": 2.5,
     "gamma2.status_steps": 25,
 }
-"""The same for gamma2 by agreement, which reads no other setting."""
+"""The same for gamma2 by agreement, which does not use other settings."""
 
 _DEFAULTS: Mapping[Any, Mapping[str, Any]] = {"auto": SELF_SET_DEFAULTS, "agreement": AGREEMENT_DEFAULTS}
 
@@ -82,10 +82,10 @@ _WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least
 
 
 def lga_options(given: Mapping[str, Any]) -> Options:
-    """LGA's arguments as they stand in a specification: with all defaults, so that equal runs have equal keys."""
+    """LGA's arguments in a specification: with all defaults, so that equal runs have equal keys."""
     whole = {**_DEFAULTS.get(given.get("gamma2"), LGA_DEFAULTS), **given}
     if whole.get("upper_bound") == "first":
-        del whole["upper_bound"]  # so that runs from before there was a choice keep their keys
+        del whole["upper_bound"]  # so that runs of earlier versions keep their keys
     return options(
         **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
     )
@@ -94,15 +94,15 @@ def lga_options(given: Mapping[str, Any]) -> Options:
 VALIDATION = "validation_"
 """What is measured on a validation set has the name that it has on the test set, after this."""
 AS_CODED = "as coded"
-"""In place of a gamma2: LGA has the settings that the code of a user's function gives it."""
+"""Instead of a gamma2: LGA has the settings in the code of the user's function."""
 
 
 def function_options(gamma2: float | str, others: Mapping[str, Any]) -> Options:
-    """LGA's arguments that go over those in the code of a function that trains.
+    """LGA's arguments that override those in the code of a training function.
 
     Args:
-        gamma2: Its size; a rule by name, which brings all its constants; or `AS_CODED`.
-        others: Its other arguments.
+        gamma2: A number; the name of a rule, with all its constants; or `AS_CODED`.
+        others: Other arguments.
     """
     if isinstance(gamma2, str) and gamma2 != AS_CODED:
         return lga_options({**others, "gamma2": gamma2})
@@ -111,29 +111,28 @@ def function_options(gamma2: float | str, others: Mapping[str, Any]) -> Options:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides the numbers of one run, and nothing else.
+    """The settings that determine the numbers of one run.
 
     Attributes:
-        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own; where the run
-            is a function that trains, its place.
-        task_options: Keyword arguments of the function that builds the task, or that trains.
-        optimizer: Name of the base optimizer, or, likewise, of a user's own; ``""`` where a function makes its own.
+        task: Name of a registered task, or ``module:attribute`` / ``file.py:attribute`` of a user's own; for a
+            training function, its place.
+        task_options: Keyword arguments of the function that builds the task, or of the training function.
+        optimizer: Name of the base optimizer, or of a user's own; ``""`` if a training function makes its own.
         optimizer_options: Its keyword arguments besides the learning rate.
-        lr: Learning rate, above 0; 0 where a function that trains has its own.
-        scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once an epoch, or None.
+        lr: Learning rate, above 0; 0 if a training function has its own.
+        scheduler: Name of a scheduler of ``torch.optim.lr_scheduler``, stepped once per epoch, or None.
         scheduler_options: Its keyword arguments.
-        lga: Keyword arguments of `lossaware.LGA` where the run is with LGA, None where it is without. A missing
-            ``steps_per_epoch`` means the number of batches in an epoch. Where a function trains, these are the
-            arguments that go over those in its code.
-        seed: Decides initialisation, data order and augmentation; the same without and with LGA.
-        epochs: Passes over the training set, at least 1; 0 where a function that trains decides.
-        batch_size: Examples a step, at least 1; 0 likewise.
+        lga: Keyword arguments of `lossaware.LGA`; None without LGA. A missing ``steps_per_epoch`` means the number of
+            batches in an epoch. For a training function, these arguments override those in its code.
+        seed: Determines initialisation, data order and augmentation; the same without and with LGA.
+        epochs: Passes over the training set, at least 1; 0 if a training function determines them.
+        batch_size: Examples per step, at least 1; 0 if a training function determines them.
         precision: ``"fp32"`` or ``"bf16"`` (autocast).
-        device: ``"cpu"`` or ``"cuda"``, whose sums differ in their last bits.
-        distributed: ``"ddp-2"`` or ``"fsdp-2"``: how the run is shared by how many ranks, whose sums differ likewise;
-            None where it is one process.
-        kind: ``"task"``, or ``"function"`` where a function of the user's own trains, or ``"command"`` where a command
-            does, which is the task then.
+        device: ``"cpu"`` or ``"cuda"``, which differ in the last bits.
+        distributed: ``"ddp-2"`` or ``"fsdp-2"``: mode and number of ranks, which also change the last bits; None for
+            one process.
+        kind: ``"task"``, ``"function"`` for a user's training function, or ``"command"`` for a training command, which
+            is then the task.
         training: Options of a task's training loop: ``accumulate``, ``clip``, ``interval``; see
             `lossaware.studies.training.loop_options`.
     """
@@ -160,15 +159,18 @@ class RunSpec:
         fields = asdict(self)
         for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task"), ("training", ())):
             if fields[name] == usual:
-                del fields[name]  # so that runs from before there was a choice keep their keys
+                del fields[name]  # so that runs of earlier versions keep their keys
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "RunSpec":
-        """The specification that `to_json` wrote.
+        """The specification from a result of `to_json`.
 
         Raises:
-            ValueError: It did not; likewise TypeError, KeyError and AttributeError.
+            ValueError: The line is not valid.
+            TypeError: The line is not valid.
+            KeyError: The line is not valid.
+            AttributeError: The line is not valid.
         """
         fields: dict[str, Any] = json.loads(line)
         for name in ("task_options", "optimizer_options", "scheduler_options", "lga", "training"):
@@ -182,23 +184,23 @@ class RunSpec:
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether the run itself says after which epoch it is complete."""
+        """Whether the run itself determines its number of epochs."""
         return self.kind != "task"
 
     @property
     def arm(self) -> tuple[Any, ...]:
-        """What makes it another arm than the runs of the same seed and learning rate: its base, and LGA."""
+        """The arm among the runs of the same seed and learning rate: base and LGA."""
         return self.optimizer, self.optimizer_options, self.lga
 
     @property
     def own_code(self) -> tuple[str, ...]:
-        """The names of a user's own code that it runs; what was measured belongs to the code as it was then."""
+        """The names of the user's own code that it runs. Results belong to the code with which they were measured."""
         codes = scripts_of(shlex.split(self.task)) if self.kind == "command" else [self.task]
         return tuple(filter(is_own, (*codes, self.optimizer)))
 
     @property
     def caution(self) -> str:
-        """What every result of it must say, as its data are none that anybody measured; empty where they are."""
+        """Warning shown when the data are synthetic; empty for real data."""
         return "stand-in features" if ("features", "stand-in") in self.task_options else ""
 
     @property
@@ -208,9 +210,9 @@ class RunSpec:
 
 
 MAX_SEEDS = 10_000
-"""How many seeds a run may have."""
+"""Maximum number of seeds."""
 LARGEST = 2**63 - 1
-"""The largest whole number in a specification, whether it is a seed, a count or an option."""
+"""The largest integer in a specification: a seed, a count or an option."""
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("task", "optimizer", "precision", "device", "kind"), (str,)),
     **dict.fromkeys(("scheduler", "distributed"), (str, NoneType)),
@@ -221,7 +223,7 @@ _VALUES = (bool, int, float, str, NoneType)
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError where a field is of another type, as it may be in a file that somebody else wrote."""
+    """Raise ValueError if a field has another type, as is possible in a foreign file."""
     for name, value in fields.items():
         if name in _TYPES:
             _check_value(name, value, _TYPES[name])
@@ -238,11 +240,11 @@ def _check_value(name: str, value: Any, types: tuple[type, ...]) -> None:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known after an epoch.
+    """The record of an epoch.
 
     Attributes:
-        epoch: Counted from 1.
-        train: Mean over the epoch's examples of each measure, taken while training (``loss``, ``accuracy``, ...).
+        epoch: Number of the epoch, from 1.
+        train: Mean over the epoch's examples of each measure during training (``loss``, ``accuracy``, ...).
         test: The same measures over the test set, with the parameters at the end of the epoch.
         lga: The fields of `lossaware.Status` at the end of the epoch; None without LGA.
         seconds: Wall time of the training part of the epoch, without the test.

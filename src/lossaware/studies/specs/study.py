@@ -1,8 +1,8 @@
-"""Studies: a grid of runs from a TOML file, with the published figures beside it.
+"""Studies: a grid of runs from a TOML file, with published figures.
 
-A study is base settings and axes. A point of an axis has a name and settings that override; the cross product of the
-points gives the cells of a table, and the settings of a cell with each seed give its runs. `README.md` beside the
-paper's own studies (folder ``paper``) describes the file.
+A study has base settings and axes. A point of an axis has a name and settings that override the base. The cross product
+of the points gives the cells of a table, and the settings of a cell with each seed give its runs. `README.md` in the
+folder ``paper`` describes the file.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, func
 from lossaware.studies.specs.study_file import MAX_RUNS, Settings, Shown, StudyFile, check_axes, explain
 
 BUILT_IN = Path(__file__).parents[1]
-"""Where the package's own studies lie: ``paper/*.toml`` and ``further/*.toml``."""
+"""The folder of the built-in studies: ``paper/*.toml`` and ``further/*.toml``."""
 Coordinates = tuple[str, ...]
-"""The names of a cell's points, along the row axes or along the column axes."""
+"""The names of a cell's points along the row axes, or along the column axes."""
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a cell shows, with nothing left open; see `Shown`."""
+    """The metric of a cell, with all settings resolved; see `Shown`."""
 
     set: Literal["train", "test", "reported"]
     name: str
@@ -43,12 +43,12 @@ class Quantity:
 
     @property
     def measure(self) -> str:
-        """The measure in words, without the epoch: ``test accuracy``."""
+        """The name of the measure, without the epoch: ``test accuracy``."""
         return {"train": "running training ", "test": "test ", "reported": ""}[self.set] + self.name
 
     @property
     def title(self) -> str:
-        """The measure and the epoch in words."""
+        """The name of the measure and the epoch."""
         return {
             "final": f"{self.measure} after the last epoch",
             "best": f"best {self.measure} of all epochs",
@@ -57,21 +57,21 @@ class Quantity:
         }[self.at]
 
     def curve(self, records: Sequence[EpochRecord]) -> list[float]:
-        """The measure after each epoch, as measured; NaN where a record lacks it."""
+        """The measure after each epoch, as measured; NaN if a record does not have it."""
         return [self.of(record).get(self.name, math.nan) for record in records]
 
     def of(self, record: EpochRecord) -> Mapping[str, float]:
-        """All measures of its set; what a function reported is kept in the test set."""
+        """All measures of its set; the reports of a function are in the test set."""
         return record.train if self.set == "train" else record.test
 
     @property
     def factor(self) -> int:
-        """A measured score times this is in the units of the table."""
+        """Factor from a measured score to the units of the table."""
         return 100 if self.percent else 1
 
     @property
     def scale(self) -> float:
-        """How far apart two scores can be, in the units of the table."""
+        """The largest possible difference of two scores, in the units of the table."""
         return float(self.factor) if self.percent or self.at == "ratio" else math.inf
 
 
@@ -82,12 +82,12 @@ class Cell:
     Attributes:
         row: Its points along the row axes.
         column: Its points along the column axes.
-        quantity: What it shows.
-        specs: Its runs, one a seed; empty for a derived cell.
-        published: The published figure as it was printed; None where there is none.
-        published_seeds: Experiments over which the published figure is the mean.
-        derived: What it computes of which other cells.
-        bases: What each of its runs is held against; itself where it is what others are held against.
+        quantity: Its metric.
+        specs: Its runs, one per seed; empty for a derived cell.
+        published: The published figure with its printed digits, or None.
+        published_seeds: Number of experiments of the published figure, which is their mean.
+        derived: The statistic and the cells from which it is computed.
+        bases: The reference run of each of its runs; the run itself if it is a reference.
     """
 
     row: Coordinates
@@ -101,29 +101,29 @@ class Cell:
 
     @property
     def compares(self) -> bool:
-        """Whether what it shows depends on the runs that it is held against as well."""
+        """Whether its metric also depends on its reference runs."""
         return self.quantity.at in ("reached", "ratio")
 
     @property
     def needed(self) -> tuple[RunSpec, ...]:
-        """All runs it is made from."""
+        """All runs that it needs."""
         return (*self.specs, *self.bases) if self.compares else self.specs
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What makes a study smaller, or another, than its file says.
+    """Changes of a study's file for one launch.
 
     Attributes:
-        only: Points that are run, by axis; an axis that is not named is run whole.
-        settings: Settings that go over all others.
+        only: Selected points, by axis; all points of other axes.
+        settings: Settings that override all others.
     """
 
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     settings: Settings = field(default_factory=Settings)
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain values; empty where nothing is overridden."""
+        """The overrides as plain values; empty without overrides."""
         plain: dict[str, Any] = self.settings.model_dump(exclude_unset=True)
         if self.only:
             plain["only"] = {axis: list(points) for axis, points in self.only.items()}
@@ -131,7 +131,7 @@ class Overrides:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Overrides":
-        """What `to_plain` gave."""
+        """The overrides from a result of `to_plain`."""
         settings = {name: value for name, value in plain.items() if name != "only"}
         only = {axis: tuple(points) for axis, points in plain.get("only", {}).items()}
         return cls(only, Settings.model_validate(settings))
@@ -139,16 +139,16 @@ class Overrides:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, ready to be run or shown.
+    """A study that can be run and shown.
 
     Attributes:
         name: The file's name without its ending.
-        file: What the file says.
-        digest: 16 hexadecimal digits that change with whatever decides its runs or cells.
-        what: How messages name it.
-        overrides: What differs from the file.
-        kind: As in `RunSpec`.
-        reference: The column that all others of its row are held against; empty: the same runs without LGA.
+        file: The content of the file.
+        digest: 16 hexadecimal digits, a digest of all that determines its runs and cells.
+        what: Its name in messages.
+        overrides: Changes of the file.
+        kind: See `RunSpec`.
+        reference: The column with which the others of its row are compared; if empty, the same runs without LGA.
     """
 
     name: str
@@ -166,11 +166,11 @@ class Study:
 
     @property
     def source(self) -> str:
-        """What a command calls it: its name, or the path of its file."""
+        """Its name on the command line: its name, or the path of its file."""
         return self.what.removeprefix("study ")
 
     def overridden(self, overrides: Overrides) -> "Study":
-        """The same study, smaller or otherwise changed.
+        """The same study with overrides.
 
         Raises:
             UsageError: An axis, or a point of one, does not exist.
@@ -181,7 +181,7 @@ class Study:
             what = f"{self.what}: point of axis {found!r}"
             only[found] = tuple(_match(what, name, self.file.axes[found]) for name in names)
         changed = replace(self, overrides=Overrides(only, overrides.settings))
-        assert changed.cells  # settings that do not go together are an error here, not later
+        assert changed.cells  # detects settings that exclude each other
         return changed
 
     @cached_property
@@ -209,18 +209,18 @@ class Study:
 
     @property
     def specs(self) -> list[RunSpec]:
-        """The runs to do, each once; those of one seed together, so that whatever is finished early can be compared."""
+        """The selected runs, each once, sorted by seed, so that early results can be compared."""
         chosen = [spec for cell in self.cells.values() if self.chosen(cell) for spec in cell.needed]
         return sorted(dict.fromkeys(chosen), key=lambda spec: spec.seed)
 
     def measuring(self, **changes: Any) -> "Study":
-        """The same runs under another measure; the arguments are fields of `Shown`."""
+        """The same runs with another metric; the arguments are fields of `Shown`."""
         return replace(
             self, file=self.file.model_copy(update={"measure": self.file.measure.model_copy(update=changes)})
         )
 
     def chosen(self, cell: Cell) -> bool:
-        """Whether the cell is among those that are run."""
+        """Whether the cell is selected."""
         place = self._place(cell.row, cell.column)
         return all(place[axis] in points for axis, points in self.overrides.only.items())
 
@@ -246,7 +246,7 @@ class Study:
             point = points[place[axis]]
             settings, shown = point.over(settings), point.measure.over(shown)
         changed = self.overrides.settings.over(settings)
-        if not isinstance(settings.lga, dict):  # arguments of LGA do not bring LGA to where there is none
+        if not isinstance(settings.lga, dict):  # arguments of LGA do not switch LGA on
             changed = changed.model_copy(update={"lga": settings.lga})
         what = f"{self.what}: {', '.join(place.values())}"
         specs = _specs(what, changed, self.kind)
@@ -268,27 +268,27 @@ class Study:
         return tuple(place[axis] for axis in self.file.rows), tuple(place[axis] for axis in self.file.columns)
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- Reading --------------------------------------------------------------------------------------------------------
 
 
 def studies() -> dict[str, Path]:
-    """The package's own studies: name and file."""
+    """The built-in studies: name and file."""
     found = [*sorted((BUILT_IN / "paper").glob("*.toml")), *sorted((BUILT_IN / "further").glob("*.toml"))]
     return {path.stem: path for path in found}
 
 
 def load_study(name: str) -> Study:
-    """The package's study of that name, or the one in the file of that path.
+    """The built-in study of that name, or the study in the file of that path.
 
     Raises:
-        UsageError: There is none, or its file has a mistake.
+        UsageError: It does not exist, or its file has a mistake.
     """
     known = studies()
     path = known.get(name)
     if path is None:
         path = Path(name)
         if not (name.endswith(".toml") or "/" in name or "\\" in name):
-            meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 is nearest to table02
+            meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 means table02
             raise UsageError(f"unknown study {name!r}{did_you_mean(meant, known)} (or FILE.toml of your own)")
     try:
         text = read_text(path, at_most=MAX_TEXT)
@@ -302,8 +302,8 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
 
     Args:
         text: TOML.
-        name: What the study is called.
-        source: What messages call the file; by default the name.
+        name: Name of the study.
+        source: Name of the file in messages; by default the study's name.
 
     Raises:
         UsageError: The text has a mistake.
@@ -311,7 +311,7 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
     what = f"study {source or name}"
     try:
         content = tomllib.loads(text)
-        # Published figures keep the digits they were printed with: 0.9 is not 0.90.
+        # Published figures keep their printed digits: 0.9 is not 0.90.
         content["published"] = tomllib.loads(text, parse_float=Decimal).get("published", {})
     except ValueError as error:  # also an integer of thousands of digits
         raise UsageError(f"{what}: not valid TOML: {error}") from None
@@ -325,13 +325,13 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
 
 
 def make_study(file: StudyFile, name: str, what: str, kind: Literal["task", "function", "command"] = "task") -> Study:
-    """The study that a file describes; ``what`` names it in messages, and ``kind`` is that of its runs.
+    """The study of a file; ``what`` is its name in messages, and ``kind`` that of its runs.
 
     Raises:
-        UsageError: Its axes or settings do not fit together.
+        UsageError: Its axes or settings are not consistent.
     """
     check_axes(what, file)
-    # Only keys that the file has: a setting that is new to this package changes no digest.
+    # Only keys of the file, so that new settings of this package do not change digests.
     decisive_keys = {"rows", "columns", "base", "measure", "axes", "derived"}
     decisive = file.model_dump_json(include=decisive_keys, exclude_unset=True, warnings=False)
     study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what, kind=kind)
@@ -340,7 +340,7 @@ def make_study(file: StudyFile, name: str, what: str, kind: Literal["task", "fun
 
 
 def _match(what: str, name: str, known: Iterable[str]) -> str:
-    """The known name that is meant: case and punctuation do not matter, but for signs and dots in numbers."""
+    """The matching known name, ignoring case and punctuation, except signs and dots in numbers."""
     names = list(known)
     if name in names:
         return name
@@ -351,13 +351,13 @@ def _match(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    # A dash or dot stays where it stands after a digit or the e of a number, and before a digit: 1e-3 is not 1e3.
+    # Keep a dash or dot after a digit or the e of a number and before a digit: 1e-3 is not 1e3.
     return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 
 def _quantity(what: str, shown: Shown) -> Quantity:
     if shown.set is None or shown.name is None:
-        raise UsageError(f"{what}: measure must say its set (train or test) and its name")
+        raise UsageError(f"{what}: measure needs a set (train or test) and a name")
     is_loss = "loss" in shown.name
     return Quantity(
         set=shown.set,
@@ -371,11 +371,11 @@ def _quantity(what: str, shown: Shown) -> Quantity:
 def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
     for name in ("task", "optimizer", "lr", "epochs", "batch_size", "seeds"):
         if getattr(settings, name) is None:
-            raise UsageError(f"{what}: {name} is said neither in [base] nor at a point")
+            raise UsageError(f"{what}: {name} is set neither in [base] nor at a point")
     schedule = dict(settings.scheduler_options)
     per_step = settings.training.get("interval") == "step"  # its length is known when the data is
     if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task" and not per_step:
-        schedule.setdefault("T_max", settings.epochs)  # it ends with the run
+        schedule.setdefault("T_max", settings.epochs)  # the schedule ends with the run
     given: dict[str, Any] = {
         "task": settings.task,
         "task_options": options(**settings.task_options),
@@ -403,34 +403,36 @@ def _lga(given: Mapping[str, Any], kind: str) -> Options:
 
 
 def without_lga(spec: RunSpec) -> RunSpec:
-    """The run that one with LGA is held against."""
+    """The same run without LGA, the reference of a run with LGA."""
     return replace(spec, lga=None)
 
 
 def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
-    """The published figures by row and column; ``nan`` is none."""
+    """The published figures by row and column, without ``nan``."""
     figures: dict[tuple[Coordinates, Coordinates], Decimal] = {}
 
     def read(part: Any, row: Coordinates) -> None:
         place = ".".join(("published", *row))
         if len(row) < len(study.file.rows):
             if not isinstance(part, dict):
-                raise UsageError(f"{study.what}: {place} must be a table with a key a row")
+                raise UsageError(f"{study.what}: {place} must be a table with one key per row")
             known = list(dict.fromkeys(line[len(row)] for line in study.rows if line[: len(row)] == row))
             for name, inner in part.items():
                 if name not in known:
-                    raise UsageError(f"{study.what}: {place} has no row {name!r}{did_you_mean(name, known)}")
+                    raise UsageError(f"{study.what}: {place} does not have a row {name!r}{did_you_mean(name, known)}")
                 read(inner, (*row, name))
             return
         if not isinstance(part, list) or len(part) != len(study.columns):
-            count = len(part) if isinstance(part, list) else "none"
+            count = len(part) if isinstance(part, list) else "no list"
             raise UsageError(f"{study.what}: {place} must list {len(study.columns)} figures, got {count}")
         for column, value in zip(study.columns, part, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
                 raise UsageError(f"{study.what}: {place} must list numbers, got {value!r}")
             figure = Decimal(value)
             if figure.is_infinite():
-                raise UsageError(f"{study.what}: {place} must list finite numbers, or nan for none, got {value}")
+                raise UsageError(
+                    f"{study.what}: {place} must list finite numbers, or nan for missing ones, got {value}"
+                )
             if len(str(value)) > 40 or abs(figure.adjusted()) > 40:
                 raise UsageError(f"{study.what}: {place} must list figures of a table, got {str(value)[:40]}...")
             if not figure.is_nan():

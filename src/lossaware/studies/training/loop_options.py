@@ -12,11 +12,11 @@ INTERVALS = ("epoch", "step")
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Those of a run.
+    """The options of a run.
 
     Attributes:
-        accumulate: Batches whose gradients make a step, at least 1; the step has their mean, and their mean loss.
-        clip: The largest norm of all gradients together, above 0; longer ones are scaled to it. None: no clipping.
+        accumulate: Batches per step, at least 1; the step uses the mean of their gradients and losses.
+        clip: Maximum norm of all gradients together, above 0. None: no clipping.
         interval: When the scheduler steps: after each ``"epoch"`` or each ``"step"``.
     """
 
@@ -26,27 +26,27 @@ class LoopOptions:
 
 
 def loop_options(spec: RunSpec) -> LoopOptions:
-    """The options that a specification has in its field ``training``.
+    """The options in the field ``training`` of a specification.
 
     Raises:
-        UsageError: One does not exist or has a value that is not allowed.
+        UsageError: An option does not exist or has a value that is not allowed.
     """
-    given = dict(spec.training)
+    values = dict(spec.training)
     known = [field.name for field in fields(LoopOptions)]
-    for name in given:
+    for name in values:
         if name not in known:
             raise UsageError(f"training has no option {name!r}{did_you_mean(name, known)}")
-    accumulate, clip, interval = given.get("accumulate", 1), given.get("clip"), given.get("interval", "epoch")
+    accumulate, clip, interval = values.get("accumulate", 1), values.get("clip"), values.get("interval", "epoch")
     if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise UsageError(f"accumulate must be a whole number of at least 1, got {accumulate!r}")
+        raise UsageError(f"accumulate must be an integer of at least 1, got {accumulate!r}")
     if clip is not None and (
         isinstance(clip, bool) or not isinstance(clip, int | float) or not (math.isfinite(clip) and clip > 0)
     ):
-        raise UsageError(f"clip must be a number above 0, the largest norm of the gradients, got {clip!r}")
+        raise UsageError(f"clip must be a number above 0, the maximum norm of the gradients, got {clip!r}")
     if interval not in INTERVALS:
         raise UsageError(f"the scheduler's interval must be epoch or step, got {interval!r}")
     if interval == "step" and spec.scheduler in (None, "ReduceLROnPlateau"):
-        raise UsageError(f"interval step goes with a scheduler that needs no loss, got {spec.scheduler or 'none'}")
+        raise UsageError(f"interval step needs a scheduler without a loss, got {spec.scheduler or 'none'}")
     if spec.distributed is not None and (accumulate > 1 or clip is not None):
-        raise UsageError("accumulate and clip do not go with runs that several ranks share")
+        raise UsageError("accumulate and clip cannot be used with runs on several ranks")
     return LoopOptions(accumulate, clip, str(interval))

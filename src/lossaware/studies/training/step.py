@@ -1,4 +1,4 @@
-"""A step of training: of one batch, or of several whose gradients it has the mean of."""
+"""A training step on one batch, or on several with accumulated gradients."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +32,7 @@ class PlainStep:
         # On other devices gradients keep their memory: a captured step needs them at the same addresses.
         self._fresh_gradients = device.type == "cpu"
         self._options = options
-        self._total: Tensor | None = None  # the loss of the batches of a step so far
+        self._total: Tensor | None = None  # the mean loss of a step's batches so far
         if device.type == "cuda":
             make_capturable(optimizer)
 
@@ -41,13 +41,13 @@ class PlainStep:
         return self.part(batch)
 
     def part(self, batch: Any, *, of: int = 1, begins: bool = True, ends: bool = True) -> Mapping[str, Tensor]:
-        """The measures of a batch that is one of several of a step.
+        """The measures of one of several batches of a step.
 
         Args:
             batch: The batch.
-            of: How many they are; the step has the mean of their gradients and losses.
-            begins: Whether it is the first of them.
-            ends: Whether it is the last.
+            of: Number of batches of the step, which uses the mean of their gradients and losses.
+            begins: Whether it is the first one.
+            ends: Whether it is the last one.
         """
         measures = self._measure(batch)
         loss = measures["loss"]
@@ -71,12 +71,12 @@ class PlainStep:
 
 
 class Accumulated:
-    """Steps of several batches each; the last one of an epoch may have fewer.
+    """Steps with several batches each; the last step of an epoch may have fewer.
 
     Args:
         step: The step.
-        group: How many batches make one.
-        count: How many batches an epoch has.
+        group: Number of batches per step.
+        count: Number of batches per epoch.
     """
 
     def __init__(self, step: PlainStep, group: int, count: int) -> None:
