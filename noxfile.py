@@ -28,7 +28,7 @@ PARTS = {
     "compiled": (["tests/test_compiled.py"], ["torch"]),
     "distributed": (["tests/test_distributed.py"], ["torch"]),
     "optax": (["tests/test_optax.py"], ["jax", "optax", "numpy"]),
-    "comparison": (["tests/studies/comparing/test_in_python.py"], ["torch", "numpy"]),
+    "comparison": (["tests/studies/comparing/test_in_python.py"], ["torch", "numpy", "scipy"]),
     "lightning": ([FRAMEWORKS.format("lightning")], ["lightning", "torch"]),
     "accelerate": ([FRAMEWORKS.format("accelerate")], ["accelerate", "torch"]),
     "transformers": ([FRAMEWORKS.format("transformers")], ["transformers", "accelerate", "torch"]),

@@ -150,7 +150,7 @@ def test_no_two_files_of_tests_have_one_name() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
-VERSIONED = "torch numpy jax optax lightning accelerate transformers momo-opt schedulefree prodigyopt".split()
+VERSIONED = "torch numpy scipy jax optax lightning accelerate transformers momo-opt schedulefree prodigyopt".split()
 
 
 @pytest.mark.parametrize("package", VERSIONED)
