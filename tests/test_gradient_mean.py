@@ -197,3 +197,36 @@ def test_optax_widens_the_means_of_an_older_version(dtype: str) -> None:
     _, state = solver.update(jnp.full(5, SMALL, dtype), old, params, value=2.0)
     assert state.mean.dtype == jnp.float32
     np.testing.assert_allclose(np.asarray(state.mean), 0.45, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+def test_means_of_gradients_with_a_graph_have_none() -> None:
+    """Unguarded: each mean holds the graphs of all steps so far."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.1)
+    LGA(optimizer, steps_per_epoch=4, gamma2="auto")
+    for _ in range(2):
+        loss = (p**3).sum()
+        p.grad = None
+        loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
+        assert p.grad is not None
+        assert p.grad.requires_grad
+        optimizer.step(loss=loss)
+        mean = optimizer.state[p][MEAN]
+        assert mean.any()
+        assert not mean.requires_grad
+    p.grad = None
+
+
+def test_a_sparse_gradient_comes_before_others() -> None:
+    """Which has no mean. Unguarded: the means after it would stay 0."""
+    table, weight = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    optimizer: Any = torch.optim.SGD([table, weight], lr=0.0)
+    LGA(optimizer, steps_per_epoch=4, gamma2="auto")
+    table.grad = torch.ones(4, 3).to_sparse(1)
+    weight.grad = torch.ones(4, 3)
+    optimizer.step(loss=1.0)
+    assert MEAN not in optimizer.state[table]
+    assert optimizer.state[weight][MEAN].any()
+    assert (table < 1).all()
+    assert (weight < 1).all()
