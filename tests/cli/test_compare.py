@@ -151,7 +151,7 @@ def test_report_says_what_was_run(done):
     assert "Does LGA help on digits?" in page
     assert page.count("<table") == 2
     assert page.count("<figure>") == 4 + 2 + 4
-    for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", "epoch (median)"):
+    for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", " s an epoch (half of them "):
         assert fact in page
     assert outcome.facts["Settings"]["batch size"] == "200"
 

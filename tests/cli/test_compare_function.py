@@ -159,3 +159,17 @@ def test_a_run_that_fails_after_its_first_step_is_told(file, capsys):
     shown = capsys.readouterr()
     assert "failed: lr 1e-2, without, seed 1: AssertionError" in shown.err
     assert "1 of 2 seeds left out: a run failed" in " ".join(shown.out.split())
+
+
+def test_a_margin_is_in_the_report_and_a_wrong_one_is_refused(file, capsys):
+    three = [word if word != "2" else "3" for word in COMMAND]
+    assert run(*three, "--lrs", "1e-2", "--margin", "100", "--json") == 0
+    shown = capsys.readouterr()
+    [row] = json.loads(shown.out)["tables"][0]["rows"]
+    assert row["is_within_margin"] is True
+    assert "lies within the margin of ±100" in " ".join(shown.err.split())
+    for wrong, message in (("0", "--margin must be a number above 0, got 0"), ("nan", "above 0, got nan")):
+        assert run(*COMMAND, "--margin", wrong) == 2
+        assert message in capsys.readouterr().err
+    assert run("compare", "digits", "--margin", "5") == 2
+    assert "--margin must be below 1, as the score is a share: 0.005 is half a point; got 5" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`lossaware compare`: a task trained without and with LGA from the same seeds, and what that shows."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -52,6 +53,7 @@ def compare(
     tensorboard: Path | None = None,
     score: str | None = None,
     percent: bool | None = None,
+    margin: float | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["fp32", "bf16"] = "fp32",
     distributed: str | None = None,
@@ -103,6 +105,8 @@ def compare(
         tensorboard: Folder for logs that TensorBoard reads.
         score: The name of a number that the function reports, to be compared. Default: what it returns.
         percent: Show a function's score as a percentage. Default: an accuracy between 0 and 1.
+        margin: The largest difference that does not matter, in units of the score: half a point of accuracy is 0.005.
+            Where the whole interval lies within it, the report says so.
         device: cpu or cuda. It is part of what a run is, as the last bits differ.
         precision: fp32, or bf16 (autocast).
         distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
@@ -121,6 +125,8 @@ def compare(
     ):
         if count is not None and count < 1:
             raise UsageError(f"{option} must be at least 1, got {count}")
+    if margin is not None and not 0 < margin < math.inf:
+        raise UsageError(f"--margin must be a number above 0, got {margin:g}")
     if seeds > MAX_SEEDS:
         raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
     if csv is not None and not csv.absolute().parent.is_dir():
@@ -171,6 +177,8 @@ def compare(
         if value is not None and not allowed:
             whose = "a task says it itself" if is_task else "what trains there has its own"
             raise UsageError(f"{option} does not go with {command or task}: {whose}")
+    if margin is not None and margin >= 1 and (percent or (isinstance(found, Task) and found.percent)):
+        raise UsageError(f"--margin must be below 1, as the score is a share: 0.005 is half a point; got {margin:g}")
     training: dict[str, Value] = {
         "accumulate": None if accumulate == 1 else accumulate,
         "clip": clip,
@@ -216,7 +224,13 @@ def compare(
         }
         if isinstance(found, TrialCommand):
             place = CommandEngine(found, jobs)
-        how: dict[str, Any] = {"data": source, "engine": place, "out": out, "tensorboard": tensorboard}
+        how: dict[str, Any] = {
+            "data": source,
+            "engine": place,
+            "out": out,
+            "tensorboard": tensorboard,
+            "margin": margin,
+        }
         how["console"] = console(sys.stderr)
         if isinstance(found, Task):
             study = comparison(

@@ -22,10 +22,10 @@ def notes_on(study, results: Made) -> list[str]:
     return notes(it, results)
 
 
-@pytest.mark.parametrize("gamma2", [1e-6, "auto"])
-def test_note_where_the_gate_never_opened(gamma2):
+@pytest.mark.parametrize(("gamma2", "advice"), [(1e-6, "; try --arms without,auto"), ("auto", "")])
+def test_note_where_the_gate_never_opened(gamma2, advice):
     assert notes_of(status(1, open_share=0.0), status(2, open_share=0.0), gamma2=gamma2) == [
-        "The gate never opened: LGA did nothing here."
+        f"The gate never opened: LGA did nothing here{advice}."
     ]
 
 
@@ -42,6 +42,7 @@ def test_note_where_gamma2_was_divided_to_nothing():
 def test_note_where_lga_could_hardly_move_anything():
     [note] = notes_of(status(1, gamma2=1e-8), gamma2=1e-8)
     assert "could move no weight by as much as 0.005" in note
+    assert note.endswith(": try --arms without,auto.")
     assert notes_of(status(1)) == []
 
 

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 
 from lossaware.studies.analysis.comparisons import comparisons
+from lossaware.studies.analysis.failed import with_failures
 from lossaware.studies.analysis.statistics import summary
 from lossaware.studies.analysis.study_table import tabulate
-from lossaware.studies.report.comparison_table import comparison_table, lead, show_summary
+from lossaware.studies.report.comparison_table import badges, comparison_table, lead, show_summary
 from lossaware.studies.report.writers import formats, text, write
 from lossaware.studies.report.writers.json import to_plain
 from lossaware.studies.specs.formatting import number
@@ -66,6 +67,31 @@ def test_nothing_finished_still_makes_a_table():
     json.dumps(to_plain(table), allow_nan=False)
 
 
+def test_a_row_whose_runs_all_failed_says_so_with_the_reason():
+    study, made = compared(pair(BASE, BASE), pair(BASE, BASE), lrs=(1e-3, 1e-2))
+    lost = [spec for spec in study.specs if spec.lr == 1e-2 and spec.lga is not None]
+    for spec in lost:
+        made.runs.pop(spec)
+    failures = dict.fromkeys(lost, "ValueError: no (train.py, line 3)") | {lost[0]: "KeyError: 'x'"}
+    table = comparison_table(study, made, failures=failures)
+    reason = "6 of 12 runs failed: ValueError: no (train.py, line 3) (1 other reason)"
+    assert [row["verdict"] for row in table.records] == ["no difference shown", "failed"]
+    assert table.records[1]["reason"] == reason
+    for name in ("text", "markdown", "html", "latex"):
+        written = " ".join(write(table, name).replace("&#39;", "'").split())
+        assert reason in written or name == "latex"
+        assert "failed" in written
+    judged = with_failures(comparisons(tabulate(study, made)), failures)
+    assert lead(study, judged).endswith("1 shows no difference, 1 failed.")
+    assert badges(judged) == [("no difference shown", "1 of 2: no difference shown"), ("failed", "1 of 2: failed")]
+    assert lead(study, judged[1:]) == "On the test accuracy: the runs failed."
+    some = {spec: message for spec, message in failures.items() if spec.seed < 2}
+    for spec in study.specs:
+        if spec in lost and spec not in some:
+            made.runs[spec] = run_of([0.5] * 10, True)
+    assert comparison_table(study, made, failures=some).records[1]["verdict"] != "failed", "four seeds are there"
+
+
 # --- notes ----------------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +101,7 @@ def with_lga(**changes: float) -> tuple[Runs, Runs]:
 
 def test_notes_are_gathered():
     idle, busy = with_lga(open_share=0.0), with_lga()
-    said = "The gate never opened: LGA did nothing here."
+    said = "The gate never opened: LGA did nothing here; try --arms without,auto."
     three = {"optimizers": ("sgd", "adam", "asgd"), "epochs": 1}
     assert table_of(idle, idle, idle, **three).legend == [f"All rows: {said}"]
     assert table_of(idle, idle, busy, **three).legend == [f"sgd 1e-3, adam 1e-3: {said}"]

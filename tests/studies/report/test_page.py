@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from lossaware.errors import UsageError
 from lossaware.studies.report.comparison_table import comparison_table
 from lossaware.studies.report.curves import Curves, Figure, Scores, plot_curves, plot_scores
-from lossaware.studies.report.page import Report, Section, render, write
+from lossaware.studies.report.page import Plots, Report, Section, render, write
 from lossaware.studies.report.plot import PALETTE, SERIES
 from lossaware.studies.report.table import Table
 from lossaware.studies.specs.study import Quantity
@@ -49,11 +49,12 @@ def report(table: Table) -> Report:
     return Report(
         title="Does LGA help on <digits>?",
         subtitle="6 seeds & 10 epochs",
+        badges=[("helps", "1 of 4: helps"), ("no difference shown", "3 of 4: no difference shown")],
         lead="LGA helps.",
         sections=[
             Section(table.title, table=table),
-            Section("Learning curves", "Mean and band.", figures=plot_curves([curves_of(TWO)] * 4)),
-            Section("Learning rate", figures=plot_scores([scores_of(TWO)] * 2)),
+            Section("Learning curves", plots=[Plots("Accuracy", "Mean and band.", plot_curves([curves_of(TWO)] * 4))]),
+            Section("Learning rate", plots=[Plots("", "", plot_scores([scores_of(TWO)] * 2))], folded=True),
         ],
         legend=list(TWO),
         facts={"Settings": {"task": "digits"}, "Machine": {"processor": "x" * 200, "commit": "0123456789ab"}},
@@ -230,6 +231,18 @@ def test_page_is_drawn(page: str, tmp_path, mode: str):
 @in_browser
 def test_page_fits_every_width_and_complains_of_nothing(page: str, tmp_path):
     check_fits(page, tmp_path)
+
+
+def test_the_verdicts_are_words_on_colours_at_the_top(page: str):
+    top = page[: page.index("<h2>")]
+    badges = re.findall(r'<span class="badge (\w+)"><span>([^<]+)</span></span>', top)
+    assert badges == [("helps", "1 of 4: helps"), ("no", "3 of 4: no difference shown")]
+
+
+def test_a_folded_section_shows_its_heading(page: str):
+    [folded] = re.findall(r"<details>(.*?)</details>", page, re.DOTALL)
+    assert folded.startswith("<summary><h2>Learning rate</h2></summary>")
+    assert folded.count("<figure>") == 2
 
 
 def test_every_section_part_is_optional():

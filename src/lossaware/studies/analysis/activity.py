@@ -15,6 +15,10 @@ SMALL_REACH = 0.005
 """A push over a whole run (`largest_push`) that is small compared with the weights of usual networks."""
 
 
+TRY = "try --arms without,auto"
+"""What is suggested where a fixed gamma2 could move nothing."""
+
+
 def notes(comparison: Comparison, results: Results, labels: tuple[str, str] = ("without", "with LGA")) -> list[str]:
     """Notes on a comparison, one sentence each.
 
@@ -62,7 +66,8 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
         return ["gamma2 is 0: LGA did nothing here."]
     last = [run[-1].lga or {} for run in runs]
     if all(status.get("open_share") == 0 for status in last):
-        return ["The gate never opened: LGA did nothing here."]
+        fixed = isinstance(gamma2, (int, float))
+        return [f"The gate never opened: LGA did nothing here{f'; {TRY}' * fixed}."]
     if not isinstance(gamma2, (int, float)):
         return []
     sentences = []
@@ -76,7 +81,7 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
     if reach < SMALL_REACH:
         sentences.append(
             f"LGA alone could move no weight by as much as {SMALL_REACH:g} in the whole run; its effect grows "
-            "with gamma2 and with the number of steps."
+            f"with gamma2 and with the number of steps: {TRY}."
         )
     return sentences
 

@@ -17,7 +17,7 @@ FEW = 6
 FEWEST = 3
 """Fewest seeds that get an interval, or a verdict other than "too few": with two, the t-test is all assumption."""
 
-Word = Literal["helps", "hurts", "no difference shown", "too few seeds to tell"]
+Word = Literal["helps", "hurts", "no difference shown", "too few seeds to tell", "failed"]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def execute_comparison(
     out: Path,
     console: Console,
     tensorboard: Path | None = None,
+    margin: float | None = None,
 ) -> Outcome:
     """Execute the missing runs of a comparison, and write its report.
 
@@ -46,6 +47,7 @@ def execute_comparison(
         out: Folder of the results (``results.sqlite``) and the report (``report.html``).
         console: Output of progress.
         tensorboard: Folder of TensorBoard logs; None for no logs.
+        margin: The largest difference that does not matter, in units of the score as measured.
 
     Raises:
         UsageError: A setting, the data or the folder is not valid. All of this is checked before the first run.
@@ -61,7 +63,7 @@ def execute_comparison(
         if not is_new and (missing := store.missing(specs)):
             rehearse_steps(missing, task, task.load(data))
         failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
-        return summarize(study, task, FinishedRuns(store), page, failures)
+        return summarize(study, task, FinishedRuns(store), page, failures, margin=margin)
 
 
 def execute_trials(
@@ -74,6 +76,7 @@ def execute_trials(
     out: Path,
     console: Console,
     tensorboard: Path | None = None,
+    margin: float | None = None,
 ) -> Outcome:
     """The same for a training function or command. Each arm is first rehearsed with one step.
 
@@ -86,6 +89,7 @@ def execute_trials(
         out: See `execute_comparison`.
         console: See `execute_comparison`.
         tensorboard: See `execute_comparison`; only with an engine.
+        margin: See `execute_comparison`.
 
     Raises:
         UsageError: An arm fails in its rehearsal, or a setting or the folder is not valid, all checked before the
@@ -116,4 +120,4 @@ def execute_trials(
         else:
             failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
         subject = scoring.subject(what, [store.records(spec) for spec in specs if store.complete(spec)])
-        return summarize(scored(study, subject), subject, FinishedRuns(store), page, failures)
+        return summarize(scored(study, subject), subject, FinishedRuns(store), page, failures, margin=margin)

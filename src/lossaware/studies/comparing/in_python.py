@@ -1,6 +1,7 @@
 """`lossaware.compare`: a comparison from Python or a notebook."""
 
 import inspect
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ def compare(
     epochs: int | None = None,
     score: str | None = None,
     percent: bool | None = None,
+    margin: float | None = None,
     set: Mapping[str, Value] | None = None,  # noqa: A002
     lga: Mapping[str, Value] | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
@@ -54,6 +56,8 @@ def compare(
         epochs: In place of what the function says to ``trial.epochs``.
         score: The name of a reported number to compare; None compares what the function returns.
         percent: Whether to show the score as a percentage. None does so for an accuracy between 0 and 1.
+        margin: The largest difference that does not matter, in units of the score: half a point of accuracy is 0.005.
+            Where the whole interval lies within it, the result says so.
         set: Keyword arguments of the function besides the trial.
         lga: LGA's other settings, over those in the function's code.
         device: What ``trial.device`` is.
@@ -75,6 +79,8 @@ def compare(
         raise UsageError(f"compare wants a function of one argument, the trial: def train(trial), got {train!r:.80}")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UsageError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+    if margin is not None and not 0 < margin < math.inf:
+        raise UsageError(f"margin must be a number above 0, got {margin!r}")
     function = make_trial_function(f"function {train.__name__!r}", train, options(**(set or {})))
     study = trial_comparison(
         function.name,
@@ -103,6 +109,7 @@ def compare(
             engine=None,
             out=folder,
             console=console,
+            margin=margin,
         )
         return Result(outcome, page=(folder / "report.html").read_text(encoding="utf-8"))
 

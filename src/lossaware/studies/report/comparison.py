@@ -5,13 +5,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, quantiles
 from typing import Any
 
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
+from lossaware.studies.analysis.failed import with_failures
 from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.report import page as report
 from lossaware.studies.report.comparison_table import (
+    badges,
     comparison_table,
     is_about_lga,
     labels_of,
@@ -30,6 +32,9 @@ from lossaware.studies.specs.run_spec import VALIDATION, RunSpec
 from lossaware.studies.specs.study import Quantity, Study
 from lossaware.studies.specs.task import Subject
 from lossaware.studies.store.results import Results
+
+MANY = 8
+"""Fewer epochs than these do not say how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,13 @@ class Outcome:
 
 
 def summarize(
-    study: Study, task: Subject, results: Results, page: Path, failures: Sequence[tuple[RunSpec, str]] = ()
+    study: Study,
+    task: Subject,
+    results: Results,
+    page: Path,
+    failures: Sequence[tuple[RunSpec, str]] = (),
+    *,
+    margin: float | None = None,
 ) -> Outcome:
     """Judge what the results have of a comparison, and write the report to ``page``.
 
@@ -85,23 +96,27 @@ def summarize(
         results: Where its runs are.
         page: Where to write.
         failures: Runs that failed, with the reason.
+        margin: The largest difference that does not matter, in units of the score as measured.
     """
+    failed = dict(failures)
     training = [study.measuring(set="train")] if study.kind == "task" else []
     caution = study.specs[0].caution
     data = f"Measured with {caution}, not with real ones." if caution else ""
     tables = [
-        comparison_table(study, results, remark=data),
+        comparison_table(study, results, remark=data, margin=margin, failures=failed),
         *(
             comparison_table(
                 it,
                 results,
                 title=f"Running training {task.score} of the last epoch",
                 remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
+                margin=margin,
+                failures=failed,
             )
             for it in training
         ),
     ]
-    compared = comparisons(tabulate(study, results))
+    compared = with_failures(comparisons(tabulate(study, results)), failed)
     facts = _facts(study, task, results)
     remarks = _remarks(study, compared, results)
     outcome = Outcome(
@@ -115,22 +130,20 @@ def summarize(
         curves=_run_curves(study, compared, results),
     )
     quantity = compared[0].quantity
-    sections = [
-        report.Section(tables[0].title, tables[0].remark, table=tables[0]),
-        *_curve_sections(study, compared, results, _drawn(compared, results)),
-    ]
+    sections = [_section(tables[0], study, compared, results, _drawn(compared, results))]
     if all(it.without.cell.specs[0].lr for it in compared):
         sentences = [f"{quantity.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
         sections.append(
             report.Section(
                 "How it depends on the learning rate",
                 " ".join(sentences),
-                figures=plot_scores(_scores(study, compared)),
+                plots=[report.Plots("", "", plot_scores(_scores(study, compared)))],
             )
         )
     for it, table in zip(training, tables[1:], strict=True):
-        sections.append(report.Section(table.title, table.remark, table=replace(table, legend=(), caption="")))
-        sections += _curve_sections(study, compared, results, [next(iter(it.cells.values())).quantity])
+        alone = replace(table, legend=(), caption="", optional={})
+        drawn = [next(iter(it.cells.values())).quantity]
+        sections.append(replace(_section(alone, study, compared, results, drawn), folded=True))
     here = environment()
     seeds, epochs = len(study.file.base.all_seeds), study.specs[0].epochs
     subtitle = [
@@ -142,6 +155,7 @@ def summarize(
         report.Report(
             title=study.title,
             subtitle=" · ".join(subtitle),
+            badges=badges(compared),
             lead=outcome.lead,
             sections=sections,
             legend=list(dict.fromkeys(label for it in compared for label in labels_of(study, it))),
@@ -176,18 +190,23 @@ def _run_curves(study: Study, compared: Sequence[Comparison], results: Results) 
     ]
 
 
-def _curve_sections(
-    study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Quantity]
-) -> list[report.Section]:
-    band = "Mean over the seeds; the band reaches from the lowest to the highest seed."
-    return [
-        report.Section(
-            f"Learning curves: {quantity.measure}",
-            band,
-            figures=plot_curves(_curves(study, compared, results, quantity)),
-        )
-        for quantity in shown
-    ]
+def _section(
+    table: Table, study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Quantity]
+) -> report.Section:
+    """A table and its learning curves."""
+    return report.Section(
+        table.title,
+        table.remark,
+        table=table,
+        plots=[
+            report.Plots(
+                f"Learning curves: {quantity.measure}",
+                "Mean over the seeds; the band reaches from the lowest to the highest seed.",
+                plot_curves(_curves(study, compared, results, quantity)),
+            )
+            for quantity in shown
+        ],
+    )
 
 
 def _drawn(compared: Sequence[Comparison], results: Results) -> list[Quantity]:
@@ -322,4 +341,9 @@ def _training_times(study: Study, results: Results) -> dict[str, str]:
         without, with_lga = sides_of(study)
         label = arm if not is_about_lga(study) else without if arm == study.reference else with_lga
         found.setdefault(label, []).extend(record.seconds for s in cell.specs for record in results.records(s))
-    return {label: f"{median(seconds):.3g} s an epoch (median)" for label, seconds in found.items() if seconds}
+    return {label: _time(seconds) for label, seconds in found.items() if len(seconds) >= MANY}
+
+
+def _time(seconds: Sequence[float]) -> str:
+    low, middle, high = quantiles(seconds, n=4)
+    return f"{middle:.3g} s an epoch (half of them {low:.3g} to {high:.3g})"

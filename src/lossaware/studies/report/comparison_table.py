@@ -3,24 +3,33 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_args
 
 from lossaware.studies.analysis.activity import lga_of, notes
 from lossaware.studies.analysis.comparisons import Comparison, comparisons
+from lossaware.studies.analysis.failed import with_failures
 from lossaware.studies.analysis.outlook import MOST, Outlook, outlooks
-from lossaware.studies.analysis.statistics import FEWEST, Summary, Verdict, summary
+from lossaware.studies.analysis.statistics import FEWEST, Summary, Verdict, Word, summary
 from lossaware.studies.analysis.study_table import WIDE, StudyTable, tabulate
 from lossaware.studies.report.explanation import estimate_behind, explanation, tests_behind
 from lossaware.studies.report.numbers import signed, true_minus, with_spread, without_interval
 from lossaware.studies.report.table import Cell, Row, Table, finite
 from lossaware.studies.specs.formatting import size
+from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Quantity, Study
 from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.store.results import Results
 
 
 def comparison_table(
-    study: Study, results: Results, *, title: str = "", remark: str = "", margin: float | None = None
+    study: Study,
+    results: Results,
+    *,
+    title: str = "",
+    remark: str = "",
+    margin: float | None = None,
+    failures: Mapping[RunSpec, str] = MappingProxyType({}),
 ) -> Table:
     """What the results have of a comparison, judged together and laid out.
 
@@ -30,9 +39,10 @@ def comparison_table(
         title: Heading; by default the measure.
         remark: A sentence below it.
         margin: The largest difference that does not matter, in units of the score as measured.
+        failures: Runs that failed, with the reason.
     """
     measured, ratios = tabulate(study, results), tabulate(study.measuring(at="ratio"), results)
-    compared = comparisons(measured)
+    compared = with_failures(comparisons(measured), failures)
     rows, records, explanations = [], [], []
     said = outlooks(compared, margin)
     quantity = next(iter(study.cells.values())).quantity
@@ -181,13 +191,15 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
     measure += "" if is_about_lga(study) else f", against {study.reference}"
     if total == 1:
         word = compared[0].verdict.word
-        return f"On the {measure}: {f'{who} {word}' if word in ('helps', 'hurts') else word}."
+        said = f"{who} {word}" if word in ("helps", "hurts") else "the runs failed" if word == "failed" else word
+        return f"On the {measure}: {said}."
     parts = []
     for word, singular, plural in (
         ("helps", f"{who} helps in {{n}} of {{total}} comparisons", ""),
         ("hurts", "hurts in {n}", ""),
         ("no difference shown", "{n} shows no difference", "{n} show no difference"),
         ("too few seeds to tell", "{n} has too few seeds to tell", "{n} have too few seeds to tell"),
+        ("failed", "{n} failed", ""),
     ):
         names = rows.get(word, [])
         if not names and word not in ("helps", "hurts"):
@@ -196,6 +208,16 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
         listed = f" ({', '.join(names)})" if 0 < len(names) < total and word in ("helps", "hurts") else ""
         parts.append(phrase.format(n=len(names) or "none", total=total) + listed)
     return f"On the {measure}, {', '.join(parts)}."
+
+
+def badges(compared: Sequence[Comparison]) -> list[tuple[str, str]]:
+    """Each verdict of a table, and the words for it: with their number, where there are several comparisons."""
+    words = [it.verdict.word for it in compared]
+    return [
+        (word, word if len(words) == 1 else f"{words.count(word)} of {len(words)}: {word}")
+        for word in get_args(Word)
+        if word in words
+    ]
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -251,7 +273,9 @@ def show_epochs(ratio: float, own: float) -> str:
 
 def explained(verdict: Verdict, more: str) -> Verdict:
     """The verdict with an explanation before its reason."""
-    return replace(verdict, reason=f"{more[0].upper()}{more[1:]}. {verdict.reason}") if more else verdict
+    if not more or verdict.word == "failed":
+        return verdict
+    return replace(verdict, reason=f"{more[0].upper()}{more[1:]}. {verdict.reason}")
 
 
 # --- for machines ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
         show: How numbers of a mean are written, with their sign.
     """
     interval, word = outlook.interval, it.verdict.word
+    if word == "failed":
+        return it.verdict.reason
     if it.count < FEWEST and word == "too few seeds to tell":
         return f"run {FEW} seeds or more" if it.count else ""
     if interval is None:

@@ -16,13 +16,26 @@ _GENERATOR = '<meta name="generator" content="lossaware'
 
 
 @dataclass(frozen=True)
+class Plots:
+    """Figures with a heading and a sentence, where they have any."""
+
+    heading: str
+    text: str
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
 class Section:
-    """A section of the page: a heading, and optionally text, a table and figures."""
+    """A part of the page: a heading, then whatever it has of text, a table and plots.
+
+    A folded section shows only its heading until a reader opens it.
+    """
 
     heading: str
     text: str = ""
     table: Table | None = None
-    figures: Sequence[Figure] = ()
+    plots: Sequence[Plots] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Report:
         subtitle: One line below the title.
         lead: The outcome, in a sentence or two.
         sections: The body.
+        badges: The verdicts at the top: each word, and how it is shown, such as ``3 no difference shown``.
         legend: Labels of the series in the figures, in the order of their colours.
         facts: Groups of facts on the runs: heading, then names and values.
         command: The exact command.
@@ -43,6 +57,7 @@ class Report:
     subtitle: str
     lead: str
     sections: Sequence[Section]
+    badges: Sequence[tuple[str, str]] = ()
     legend: Sequence[str] = ()
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     command: str = ""

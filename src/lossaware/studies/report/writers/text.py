@@ -16,7 +16,13 @@ GAP = 2
 """Spaces between columns."""
 NARROWEST = 13
 """Words are wrapped down to so many characters, so that their column stays beside the others."""
-STYLES = {"helps": "bold green", "hurts": "bold red", "no difference shown": "", "too few seeds to tell": "yellow"}
+STYLES = {
+    "helps": "bold green",
+    "hurts": "bold red",
+    "no difference shown": "",
+    "too few seeds to tell": "yellow",
+    "failed": "bold red",
+}
 
 
 def write(table: Table) -> str:
