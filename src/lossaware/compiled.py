@@ -34,7 +34,7 @@ class CompiledStep:
         attachment: The attachment of an LGA to the optimizer.
         stepper: Its law and corrections.
         hooks: Its hooks, which receive losses and measure steps.
-        options: Keyword arguments of ``torch.compile``; the defaults are those of `compiler_arguments`.
+        options: Keyword arguments of ``torch.compile``; the defaults are those of ``compiler_arguments``.
 
     Raises:
         UsageError: Torch is older than 2.7, the optimizer has step hooks besides LGA's, which a graph of the step alone
