@@ -9,21 +9,35 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 
-def scaling(rows: list[dict[str, Any]], path: Path) -> None:
-    """The correction against the number of parameters and of tensors, with the floor: one addition."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axes, horizontal, some in (
-        (left, "parameters", [row for row in rows if row["tensors"] == 1]),
-        (right, "tensors", [row for row in rows if row["tensors"] > 1]),
+def scaling(rows: list[dict[str, Any]], of_ranks: list[dict[str, Any]], path: Path) -> None:
+    """Correction and running means against parameters and tensors, and training steps against ranks; with floors."""
+    figure, panels = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    lines = (
+        ("auto_ms", "o-", "tab:orange", 'correction with running means ("auto")'),
+        ("correction_ms", "o-", "tab:blue", "correction (fixed gamma2)"),
+        ("addition_ms", "s--", "gray", "floor of the correction: torch._foreach_add_"),
+        ("auto_floor_ms", "^:", "tab:orange", "floor with means: 5/3 of an addition, by bytes"),
+    )
+    for axes, horizontal, some, title in (
+        (panels[0], "parameters", [row for row in rows if row["tensors"] == 1], "one tensor"),
+        (panels[1], "tensors", [row for row in rows if row["tensors"] > 1], "10 million parameters"),
     ):
-        x = [row[horizontal] for row in some]
-        axes.loglog(x, [row["correction_ms"] for row in some], "o-", label="LGA's correction")
-        axes.loglog(x, [row["addition_ms"] for row in some], "s--", color="gray", label="floor: one addition")
-        axes.set(xlabel=horizontal, ylabel="milliseconds")
+        for name, style, color, label in lines:
+            axes.loglog([row[horizontal] for row in some], [row[name] for row in some], style, color=color, label=label)
+        axes.set(xlabel=horizontal, ylabel="milliseconds", title=title)
+    panels[0].legend(fontsize="small")
+    for wrapper, marker in (("DDP", "o"), ("FSDP2", "^")):
+        some = [row for row in of_ranks if row["wrapper"] == wrapper]
+        x = [row["ranks"] for row in some]
+        panels[2].plot(x, [row["with_ms"] for row in some], f"{marker}-", color="tab:blue", label=f"{wrapper}, LGA")
+        without = [row["without_ms"] for row in some]
+        panels[2].plot(x, without, f"{marker}--", color="gray", label=f"{wrapper}, floor: without LGA")
+    panels[2].set(xlabel="ranks", title="a training step, gloo, a million parameters")
+    panels[2].set_xticks(sorted({row["ranks"] for row in of_ranks}))
+    if of_ranks:
+        panels[2].legend(fontsize="small")
+    for axes in panels:
         axes.grid(alpha=0.3)
-        axes.legend()
-    left.set_title("one tensor")
-    right.set_title("10 million parameters")
     _save(figure, path)
 
 

@@ -23,7 +23,8 @@ from benchmarks.parameters import GAMMA2, attach, check_correction
 from benchmarks.timing import take_turns
 from lossaware.correction import as_local
 
-WORLD = 2
+WORLDS = (1, 2)
+"""Numbers of ranks."""
 WIDTH, DEPTH, BATCH = 512, 4, 256
 WRAPPERS = ("DDP", "FSDP2")
 
@@ -45,7 +46,7 @@ def wrapped(name: str) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     model = network()
-    fully_shard(model, mesh=init_device_mesh("cpu", (WORLD,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     return model
 
 
@@ -69,10 +70,10 @@ def measure(name: str, rounds: int) -> dict[str, float]:
 
     (p, *_) = model.parameters()
     before = as_local(p).detach().clone().flatten()
-    losses: list[Any] = [None] * WORLD
+    losses: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(losses, step(ours, True))
     assert p.grad is not None
-    amount = GAMMA2 * sum(losses) / WORLD
+    amount = GAMMA2 * sum(losses) / len(losses)
     check_correction(before, as_local(p).detach().flatten(), as_local(p.grad).flatten(), amount)
 
     steps = {"base": partial(step, plain, False), "LGA": partial(step, ours, True)}
@@ -83,6 +84,8 @@ def measure(name: str, rounds: int) -> dict[str, float]:
         "ratio": times.ratio("LGA", "base"),
         "collectives": len(counted["LGA"]) - len(counted["base"]),
         "bytes": sum(counted["LGA"]) - sum(counted["base"]),
+        "without_ms": times.median("base"),
+        "with_ms": times.median("LGA"),
     }
 
 
@@ -114,31 +117,30 @@ def collectives(call: Callable[[], object]) -> list[int]:
     return found
 
 
-def work(rank: int, folder: Path, rounds: int) -> None:
+def work(rank: int, world: int, folder: Path, rounds: int) -> None:
     """One rank; the first writes what it found."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    found = {name: measure(name, rounds) for name in WRAPPERS}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
+    found = [{"wrapper": name, "ranks": world, **measure(name, rounds)} for name in WRAPPERS]
     if rank == 0:
-        (folder / "found.json").write_text(json.dumps(found))
+        (folder / f"{world}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def goals(rounds: int) -> list[Goal]:
-    """The goals, measured by two ranks in processes of their own."""
+def goals(rounds: int) -> tuple[list[Goal], list[dict[str, Any]]]:
+    """The goals, and a row for each wrapper and number of ranks, which run in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.ranks", "--rounds", str(rounds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    found = json.loads(done.stdout.splitlines()[-1])
-    rows = []
-    for name, of_wrapper in found.items():
-        what = f"{name}, gloo, 2 ranks, a million parameters"
-        rows.append(Goal("ranks", f"{what}, training step / without LGA", of_wrapper["ratio"], 1.05, floor=1.0))
-        rows.append(
-            Goal("ranks", f"{what}, collectives that LGA adds to a step", of_wrapper["collectives"], 1, unit="in all")
-        )
-        rows.append(Goal("ranks", f"{what}, what a rank gives to them", of_wrapper["bytes"], 8, unit="bytes"))
-    return rows
+    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    made = []
+    for row in rows:
+        if row["ranks"] == max(WORLDS):
+            what = f"{row['wrapper']}, gloo, {row['ranks']} ranks, a million parameters"
+            ratio = Goal("ranks", f"{what}, training step / without LGA", row["ratio"], 1.05, floor=1.0)
+            added = Goal("ranks", f"{what}, collectives that LGA adds", row["collectives"], 1, unit="in all")
+            made += [ratio, added, Goal("ranks", f"{what}, what a rank gives to them", row["bytes"], 8, unit="bytes")]
+    return made, rows
 
 
 def main() -> None:
@@ -146,15 +148,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100, help="steps of each variant (default: 100)")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        made = [context.Process(target=work, args=(rank, Path(folder), arguments.rounds)) for rank in range(WORLD)]
-        for process in made:
-            process.start()
-        for process in made:
-            process.join()
-        if any(process.exitcode for process in made):
-            sys.exit(f"exit codes of the ranks: {[process.exitcode for process in made]}")
-        print((Path(folder) / "found.json").read_text())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for world in WORLDS:
+            made = [context.Process(target=work, args=(rank, world, folder, arguments.rounds)) for rank in range(world)]
+            for process in made:
+                process.start()
+            for process in made:
+                process.join()
+            if any(process.exitcode for process in made):
+                sys.exit(f"exit codes of the ranks: {[process.exitcode for process in made]}")
+        print(json.dumps([row for world in WORLDS for row in json.loads((folder / f"{world}.json").read_text())]))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*lr_scheduler.*")
     arguments.output.mkdir(parents=True, exist_ok=True)
     stored = arguments.output / "speed.json"
-    parts: dict[str, Any] = json.loads(stored.read_text())["parts"] if stored.exists() else {}
+    parts: dict[str, Any] = json.loads(stored.read_text())["parts"] if stored.exists() and arguments.parts else {}
     failed = []
     for part in arguments.parts or PARTS:
         began = time.perf_counter()
@@ -60,7 +60,7 @@ def main() -> None:
         parts[part] = {**where, "seconds": seconds, "goals": [asdict(goal) for goal in goals], "tables": tables}
         for name, rows in tables.items():
             write_csv(arguments.output / f"{name}.csv", rows)
-        write(arguments.output, {part: parts[part] for part in PARTS if part in parts})
+        write(arguments.output, {part: parts[part] for part in PARTS if part in parts}, part)
     measured = [part for part in arguments.parts or PARTS if part not in failed]
     print(as_markdown(Goal(**goal) for part in measured for goal in parts[part]["goals"]), flush=True)
     if failed:
@@ -89,7 +89,8 @@ def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict
             goals, hourly = training.study_loop(2 * seconds)
             return goals, {"runs_an_hour": [{"loop": name, "runs_an_hour": value} for name, value in hourly.items()]}
         case "ranks":
-            return ranks.goals(round(50 * seconds)), {}
+            goals, rows = ranks.goals(round(50 * seconds))
+            return goals, {"ranks": rows}
         case "memory":
             return list(memory.memory()), {}
         case "first-use":
@@ -101,10 +102,12 @@ def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict
             return [], {"scaling": list(steps.scaling(seconds / 2))}
 
 
-def write(folder: Path, parts: dict[str, Any]) -> None:
-    """All that is known, as data, as a page, and as figures."""
+def write(folder: Path, parts: dict[str, Any], measured: str) -> None:
+    """All that is known, as data and as a page; and the figure of the part that was measured last."""
     (folder / "speed.json").write_text(json.dumps({"parts": parts}, indent=1) + "\n")
     lines = ["# Speed", "", "Written by `python -m benchmarks.speed`; ratios of variants that took turns, medians.", ""]
+    everything = [Goal(**goal) for found in parts.values() for goal in found["goals"]]
+    lines += ["## All goals", "", as_markdown(everything), ""]
     for part, found in parts.items():
         lines += [
             f"## {part}",
@@ -113,16 +116,15 @@ def write(folder: Path, parts: dict[str, Any]) -> None:
             f"{found['software']}; `{found['command']}`, {found['seconds']} s.",
             "",
         ]
-        if found["goals"]:
-            lines += [as_markdown(Goal(**goal) for goal in found["goals"]), ""]
         for name, rows in found["tables"].items():
             lines += [*table(rows), "", f"As data: `{name}.csv`.", ""]
     (folder / "goals.md").write_text("\n".join(lines))
     from benchmarks import plots
 
-    if "scaling" in parts:
-        plots.scaling(parts["scaling"]["tables"]["scaling"], folder / "scaling.svg")
-    if "peers" in parts:
+    if measured == "scaling":
+        of_ranks = parts["ranks"]["tables"]["ranks"] if "ranks" in parts else []
+        plots.scaling(parts["scaling"]["tables"]["scaling"], of_ranks, folder / "scaling.svg")
+    if measured == "peers":
         plots.peers(parts["peers"]["tables"]["peers"], folder / "peers.svg")
 
 

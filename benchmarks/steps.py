@@ -13,7 +13,7 @@ from benchmarks.parameters import GAMMA2, LOSS, XI, attach, check_correction, ma
 from benchmarks.timing import take_turns, threads
 from lossaware import LGA
 from lossaware.compiled import compiler_arguments
-from lossaware.correction import Correction
+from lossaware.correction import Correction, Means
 
 AMOUNT = 1e-6
 TINY = 1e-9  # a learning rate that moves nothing out of its range in thousands of steps
@@ -173,27 +173,31 @@ def compiled(
 
 @torch.no_grad()
 def scaling(seconds: float) -> list[dict[str, float]]:
-    """Milliseconds of correction and addition (the floor) against parameters and against tensors; one thread."""
+    """Milliseconds of the correction, alone and with running means, against parameters and tensors; one thread.
+
+    The floor of the correction is an addition, which moves 12 bytes for each parameter; with means it is 20 bytes.
+    """
     rows = []
     sizes = [(10**k, 1) for k in (5, 6, 7, 8)] + [(10**7, 10**k) for k in (1, 2, 3, 4)]
     with threads(1):
         for total, tensors in sizes:
             made = make_parameters(total, tensors)
             params, grads = [p.detach() for p in made], [p.grad for p in made if p.grad is not None]
+            means = Means([torch.zeros_like(p) for p in params], 0.1)
+            pairs = list(zip(params, grads, strict=True))
             correction = Correction(XI, "push")
+            before = params[0].clone()
+            correction.apply(pairs, AMOUNT, means=means)
+            check_correction(before, params[0], 0.1 * grads[0], AMOUNT)
             times = take_turns(
                 {
                     "addition": partial(torch._foreach_add_, params, grads, alpha=-TINY),
-                    "correction": partial(correction.apply, list(zip(params, grads, strict=True)), AMOUNT),
+                    "correction": partial(correction.apply, pairs, AMOUNT),
+                    "auto": partial(correction.apply, pairs, AMOUNT, means=means),
                 },
                 seconds,
             )
-            rows.append(
-                {
-                    "parameters": total,
-                    "tensors": tensors,
-                    "correction_ms": times.median("correction"),
-                    "addition_ms": times.median("addition"),
-                }
-            )
+            row: dict[str, float] = {"parameters": total, "tensors": tensors}
+            row |= {f"{name}_ms": times.median(name) for name in ("auto", "correction", "addition")}
+            rows.append({**row, "auto_floor_ms": 20 / 12 * times.median("addition")})
     return rows

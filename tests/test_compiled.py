@@ -131,6 +131,8 @@ def test_loops_over_elements_compute_no_scalars(options: dict[str, Any]) -> None
         assert "sqrt()" in body
         assert "std::pow" not in body
         assert "double" not in body
+        # Two of the base's, the amount, and whether it is 0. A constant is not loaded.
+        assert body.count("[static_cast<int64_t>(0L)]") <= 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

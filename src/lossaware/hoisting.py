@@ -18,7 +18,10 @@ class ScalarsFirst(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         """See ``torch._inductor.custom_graph_pass``."""
         for node in graph.nodes:
-            if node.op == "call_function" and _dimensions(node) == 0 and any(_dimensions(user) for user in node.users):
+            is_constant = not node.all_input_nodes  # which a loop need not load
+            if node.op != "call_function" or is_constant or _dimensions(node) != 0:
+                continue
+            if any(_dimensions(user) for user in node.users):
                 node.meta["inductor_realize_to_strides"] = True  # the compiler's mark for values to store
 
     def uuid(self) -> Any:
