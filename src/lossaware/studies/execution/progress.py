@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.text import Text
 
 from lossaware.studies.execution import events as engine
@@ -60,10 +61,10 @@ class RunProgress:
         self._first_step: float | None = None  # its time; the pace counts from it, without importing torch
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[where]}", markup=False),
-            _TimeLeft(),
+            _Name(),
+            BarColumn(bar_width=40 if console.width >= 120 else 10),
+            TextColumn("{task.fields[where]}", markup=False, table_column=Column(no_wrap=True)),
+            _TimeLeft(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -171,6 +172,13 @@ class RunProgress:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Name(ProgressColumn):
+    """What is running; where there is no room for all of it, the end is left out, so that a bar stays on its line."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class _TimeLeft(ProgressColumn):
