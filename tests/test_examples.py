@@ -24,7 +24,7 @@ def test_a_loop_of_ones_own(tmp_path, capsys):
     small = ["--seeds", "2", "--epochs", "2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_loop.py'}:train", "--direction", "maximize", *small)
     assert "Accuracy after the last epoch, %" in shown
-    assert re.search(r"^1e-4 +[\d.]+ ", shown, re.MULTILINE)
+    assert re.search(r"^1e-4 +too few seeds to tell +[\d.]+ ", shown, re.MULTILINE)
 
 
 def test_a_table_of_numbers(tmp_path, capsys):
@@ -36,7 +36,7 @@ def test_a_table_of_numbers(tmp_path, capsys):
 def test_other_optimizers_as_arms(tmp_path, capsys):
     small = ["--seeds", "1", "--epochs", "1", "--lrs", "1e-3", "--arms", "sgd,adamw(lr=1)", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_tabular.py'}:train", "--direction", "minimize", *small)
-    assert re.search(r"^lr +sgd +adamw\(lr=1\)", shown, re.MULTILINE)
+    assert re.search(r"^lr +verdict +sgd +adamw\(lr=1\)", shown, re.MULTILINE)
 
 
 def test_lightning(tmp_path, capsys):
@@ -45,6 +45,15 @@ def test_lightning(tmp_path, capsys):
     shown = compared(capsys, f"{EXAMPLES / 'compare_lightning.py'}:train", "--direction", "maximize", *small, "--json")
     [row] = json.loads(shown)["tables"][0]["rows"]
     assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0
+
+
+def test_transformers(tmp_path, capsys):
+    needs("transformers")
+    small = ["--seeds", "1", "--set", "epochs=1", "--lrs", "1e-2", "--jobs", "2", "--out", str(tmp_path)]
+    scored = ["--direction", "minimize", "--score", "eval_loss", "--json"]
+    shown = compared(capsys, f"{EXAMPLES / 'compare_transformers.py'}:train", *scored, *small)
+    [row] = json.loads(shown)["tables"][0]["rows"]
+    assert 0 < row["scores"][0]["with"] != row["scores"][0]["without"] > 0
 
 
 def test_jax(tmp_path, capsys):

@@ -133,6 +133,11 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
         ),
         (("", ""), ["--set", "strat=1"], "no option 'strat'; did you mean start"),
         (("", ""), ["--set", "weight_decay=1"], "has no option 'weight_decay'"),
+        (
+            ("trial.epochs(3)", "range(3)"),
+            ["--lrs", "1e-2", "--epochs", "2"],
+            "--epochs 2 would do nothing: the function does not call trial.epochs(n)",
+        ),
         (("", ""), ["--lrs", "1e-2", "--xi", "0"], "xi must be a finite number above 0"),
     ],
 )

@@ -16,7 +16,7 @@ def test_every_arm_is_held_against_the_first():
     )
     table = comparison_table(study, made)
     assert table.axes == ("optimizer", "lr", "arm")
-    assert [head for (head,) in table.heads] == ["adamw", "this arm", "difference", "epochs", "verdict"]
+    assert [head for (head,) in table.heads] == ["verdict", "adamw", "this arm", "difference", "same score after"]
     assert [row.names for row in table.rows] == [("sgd", "1e-3", "prodigy(lr=1)"), ("sgd", "1e-3", "auto")]
     assert [record["verdict"] for record in table.records] == ["helps", "hurts"]
     assert "Difference: this arm minus adamw" in table.caption
@@ -34,7 +34,7 @@ def test_two_arms_of_their_own_are_the_columns():
     )
     table = comparison_table(study, made)
     assert table.axes == ("task",)
-    assert [head for (head,) in table.heads][:2] == ["sgd(lr=1)", "adam(lr=1)"]
+    assert [head for (head,) in table.heads][1:3] == ["sgd(lr=1)", "adam(lr=1)"]
     said = lead(study, comparisons(tabulate(study, made)))
     assert said == "On the test accuracy, against sgd(lr=1): adam(lr=1) helps."
 

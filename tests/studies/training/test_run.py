@@ -347,3 +347,18 @@ def test_optimizers_are_those_of_torch():
     assert momentum.defaults["nesterov"]
     assert make_optimizer("adam", parameters, 0.1, {"betas": "0.8,0.9"}).defaults["betas"] == (0.8, 0.9)
     assert type(make_optimizer("torch.optim:Adafactor", parameters, 0.1, {})) is torch.optim.Adafactor
+
+
+def test_attaching_lga_which_may_compile_is_no_training_time(monkeypatch):
+    now = 0.0
+    attach = run_module.attach_lga
+
+    def slow(*arguments):
+        nonlocal now
+        now += 100.0
+        return attach(*arguments)
+
+    monkeypatch.setattr(run_module, "attach_lga", slow)
+    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now)
+    assert [record.seconds for record in run(dataclasses.replace(SPEC, lga=options()), None)] == [0.0, 0.0]
+    assert now == 100.0

@@ -29,7 +29,7 @@ PROGRESS_SECONDS = 0.3
 _OF_ANY_ARM = ("steps_per_epoch", "upper_bound", "process_group", "axis_name")
 """Arguments in a function's code that also hold for rules; others were chosen for a fixed gamma2."""
 
-_ATTACH, _MAKE = "trial.attach(optimizer, ...)", "trial.make_optimizer(params)"
+_ATTACH, _MAKE, _EPOCHS = "trial.attach(optimizer, ...)", "trial.make_optimizer(params)", "trial.epochs(n)"
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,7 @@ class Trial:
         """
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise UsageError(f"trial.epochs(count): count must be an integer of at least 1, got {count!r}")
+        self._called.add(_EPOCHS)
         count = self._spec.epochs or count
         if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= count:
             raise UsageError(f"trial.epochs: start must be an integer from 0 to {count}, got {start!r}")
@@ -269,8 +270,10 @@ class Trial:
         Raises:
             UsageError: The arms do not differ, or LGA does not get the loss.
         """
+        if self._spec.epochs and _EPOCHS not in self._called and "{epochs}" not in self._spec.task:
+            raise UsageError(f"--epochs {self._spec.epochs} would do nothing: the function does not call {_EPOCHS}")
         needed = [_MAKE] if self._spec.optimizer else []
-        needed += [_ATTACH] if self._spec.lga is not None or not self._called else []
+        needed += [_ATTACH] if self._spec.lga is not None or not self._called & {_ATTACH, _MAKE} else []
         for call_of in needed:
             if call_of not in self._called:
                 raise UsageError(f"the function does not call {call_of}, so this arm would not differ from the others")
