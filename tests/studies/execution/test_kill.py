@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from lossaware.studies.execution.events import EpochDone, RunDone, RunNote
-from lossaware.studies.execution.local import _quiet_start
+from lossaware.studies.execution.processes import quiet_start
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, options
+from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
 from support import killing, needs
@@ -47,7 +49,7 @@ def killed(program, *arguments, words, seconds, by=signal.SIGKILL):
     )
     messages, other = context.Pipe(duplex=False)
     process = context.Process(target=program, args=(*arguments, other))
-    with _quiet_start():  # the process need not execute the test program
+    with quiet_start():  # the process need not execute the test program
         process.start()
     other.close()
     said = []
@@ -161,6 +163,11 @@ class Program:
                 continue
         return found
 
+    def folders(self) -> set[str]:
+        """The temporary folders of Ray that its processes name."""
+        lines = [Path(f"/proc/{number}/cmdline").read_text() for number in self.alive()]
+        return {found for line in lines for found in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
+
     def wait_until(self, condition: Callable[[int], bool]) -> bool:
         """Whether the number of its processes comes to meet the condition."""
         deadline = time.monotonic() + 100
@@ -176,8 +183,8 @@ class Program:
         ("local", "Ctrl-C", "starting"),
         ("local", "Ctrl-C", "EpochDone"),
         ("local", "kill", "EpochDone"),
-        ("ray", "Ctrl-C", "EpochDone"),
-        ("ray", "kill", "EpochDone"),
+        pytest.param("ray", "Ctrl-C", "EpochDone", marks=pytest.mark.mutations),
+        pytest.param("ray", "kill", "EpochDone", marks=pytest.mark.mutations),
     ],
 )
 def test_no_process_is_left_behind(tmp_path, engine, how, moment):
@@ -187,6 +194,7 @@ def test_no_process_is_left_behind(tmp_path, engine, how, moment):
     program.wait_for(moment)
     # Itself, Python's resource tracker and the server, which is still importing torch; later a worker or two.
     assert program.wait_until(lambda count: count >= (3 if moment == "starting" else 4))
+    folders = program.folders()
     if how == "kill":
         program.process.kill()
     else:
@@ -195,6 +203,9 @@ def test_no_process_is_left_behind(tmp_path, engine, how, moment):
     out, err = program.process.communicate(timeout=200)
     assert program.wait_until(lambda count: count == 0)
     assert err == ""
+    assert len(folders) == (engine == "ray")
+    with temporary_folder("ray", Path("/tmp")):  # as the next command does
+        assert not any(map(os.path.exists, folders))
     if how == "Ctrl-C":
         assert program.process.returncode == 130
         assert out.splitlines()[-1] == "stopped"

@@ -14,7 +14,8 @@ import pytest
 from lossaware.errors import UsageError
 from lossaware.studies.execution import local
 from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
-from lossaware.studies.execution.local import LocalEngine, _quiet_start
+from lossaware.studies.execution.local import LocalEngine
+from lossaware.studies.execution.processes import quiet_start
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.store.database import Store
@@ -255,7 +256,7 @@ def test_ctrl_c_waits_while_a_process_starts():
     ready = []
 
     def start():
-        with _quiet_start():
+        with quiet_start():
             assert thread.ident is not None
             signal.pthread_kill(thread.ident, signal.SIGINT)
             time.sleep(0.1)

@@ -1,12 +1,17 @@
-"""The engine on Ray: the numbers of a direct run, also where a worker or a node is lost on the way."""
+"""The engine on Ray: the numbers of a direct run, also where a worker, a node or the cluster is lost on the way."""
 
 import dataclasses
 import importlib.util
+import ipaddress
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +19,11 @@ import pytest
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
+from lossaware.studies.execution import ray as engine_module
 from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.factory import make_engine
-from lossaware.studies.execution.ray import RayEngine, _stream
+from lossaware.studies.execution.ray import LOSSES, RayEngine
+from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, stream
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.store.database import Store
@@ -91,16 +98,51 @@ def kinds(events, spec):
     return [type(event) for event in told(events, spec)]
 
 
-def test_a_cluster_of_its_own(mine, tmp_path, capsys, monkeypatch):
+def descendants(root=None):
+    """The processes that descend from one, or from this one, with their command lines."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1]), command
+        except OSError:
+            continue
+    found, new = {}, {root or os.getpid()}
+    while new:
+        new = {number for number, (parent, _) in parents.items() if parent in new}
+        found |= {number: parents[number][1] for number in new}
+    return found
+
+
+def listening(processes):
+    """The addresses at which they accept connections over TCP."""
+    sockets = set()
+    for number in processes:
+        for file in Path(f"/proc/{number}/fd").glob("*"):
+            try:
+                sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for words in map(str.split, Path(table).read_text().splitlines()[1:]):
+            if words[3] == "0A" and words[9] in sockets:
+                content = bytes.fromhex(words[1].partition(":")[0])
+                address = ipaddress.ip_address(b"".join(content[i : i + 4][::-1] for i in range(0, len(content), 4)))
+                found.add(str(getattr(address, "ipv4_mapped", None) or address))
+    return found
+
+
+def test_a_cluster_of_its_own(mine, tmp_path, capsys):
     fine = [DIGITS, dataclasses.replace(DIGITS, lga=options(gamma2=1e-6)), mine("dies once")]
     error, dies = mine("error"), mine("dies")
-    folders, make = [], tempfile.TemporaryDirectory
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda **how: folders.append(make(**how)) or folders[-1])
-    events, addresses = [], set()
+    events, there, hosts = [], {}, set()
     with Store(tmp_path / "results.sqlite") as store:
         for event in execute_missing([error, dies, *fine], store, RayEngine(2), None):
             events.append(event)
-            addresses |= {node["NodeManagerAddress"] for node in sys.modules["ray"].nodes()}
+            if isinstance(event, RunDone):
+                there |= descendants()
+                hosts |= listening(there)
         assert store.missing([error, dies, *fine]) == [error, dies]
         (tmp_path / "dies once" / "died").touch()
         for spec in fine:
@@ -119,11 +161,12 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys, monkeypatch):
     assert kinds(events, dies).count(RunStarted) == 2
     assert told(events, dies)[-1].message == "its worker was lost twice, the last time by WorkerCrashedError"
     # It was ours alone, and leaves nothing.
-    assert addresses == {"127.0.0.1"}
-    assert not sys.modules["ray"].is_initialized()
+    assert hosts == {"127.0.0.1"}
+    (folder,) = {found for command in there.values() for found in re.findall(r"/tmp/lossaware-ray-\w{8}", command)}
+    assert not Path(folder).exists()
+    trackers = {number for number, line in there.items() if "resource_tracker" in line}  # Python's own, of this process
+    wait_until(lambda: not (set(there) - trackers) & set(descendants()))
     assert capsys.readouterr() == ("", "")
-    assert len(folders) == 1
-    assert not Path(folders[0].name).exists()
 
 
 def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
@@ -172,11 +215,206 @@ def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
         cluster.shutdown()
 
 
+@pytest.mark.mutations
+@pytest.mark.parametrize("victim", ["/raylet/raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "/gcs/gcs_server"])
+def test_after_the_kill_of_a_part_of_its_cluster_another_one_goes_on(mine, tmp_path, victim):
+    specs = [mine("waits", seed) for seed in (0, 1, 2)]
+    events, killed, folders = [], [], set()
+    with Store(tmp_path / "results.sqlite") as store:
+        for event in execute_missing(specs, store, RayEngine(2), None):
+            events.append(event)
+            if not killed and sum(isinstance(event, EpochDone) for event in events) == 4:
+                wait_until(lambda: len(list((tmp_path / "waits").iterdir())) == 2)  # in their third epochs
+                there = descendants()
+                (killed,) = [number for number, line in there.items() if victim in line.split(" --")[0]]
+                folders |= {found for line in there.values() for found in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
+                os.kill(killed, signal.SIGKILL)
+                (tmp_path / "waits" / "go").touch()
+        for spec in specs:
+            assert exact(store.records(spec)) == exact(run(spec, None))
+    notes = [event.message for event in events if isinstance(event, RunNote)]
+    assert any(re.fullmatch(r"its Ray cluster was lost \(.*\); another one is started", note) for note in notes), notes
+    assert not any(isinstance(event, RunFailed) for event in events)
+    assert len(folders) == 1
+    assert not Path(folders.pop()).exists()
+
+
+@contextmanager
+def head(port, folder):
+    """A cluster as a user starts it on this machine, in a session of its own; it is killed at the end."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--include-dashboard=false"]
+    command += [f"--ray-client-server-port={free_port()}"]
+    command += [f"--object-store-memory={80 * 2**20}", f"--temp-dir={folder}"]
+    log = Path(folder) / f"{time.monotonic_ns()}.log"
+    with log.open("wb") as output:
+        started = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_until(lambda: "Ray runtime started" in log.read_text())
+        yield
+    finally:
+        for number in (started.pid, *descendants(started.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        started.wait()
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.mark.mutations
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_cluster_by_address_that_is_lost_is_waited_for(mine, tmp_path, monkeypatch, comes_back):
+    monkeypatch.setattr(engine_module, "LOST_SECONDS", 60.0 if comes_back else 2.0)
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # which Ray waits itself
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+    port, spec = free_port(), mine("waits")
+    events = []
+
+    def carry_out(lose, store):
+        for event in execute_missing([spec], store, RayEngine(address=f"127.0.0.1:{port}"), None):
+            events.append(event)
+            if isinstance(event, EpochDone) and event.record.epoch == 2 and not (tmp_path / "waits" / "go").exists():
+                wait_until(lambda: any((tmp_path / "waits").iterdir()))  # in its third epoch
+                lose()
+
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        ExitStack() as stack,
+    ):
+        first = ExitStack()
+        first.enter_context(head(port, folder))
+        stack.callback(first.close)
+
+        def lose():
+            (tmp_path / "waits" / "go").touch()
+            first.close()
+            if comes_back:
+                stack.enter_context(head(port, folder))
+
+        with Store(tmp_path / "results.sqlite") as store:
+            if comes_back:
+                carry_out(lose, store)
+                assert exact(store.records(spec)) == exact(run(spec, None))
+            else:
+                with pytest.raises(UsageError) as error:
+                    carry_out(lose, store)
+                assert str(error.value) == (
+                    f"the Ray cluster at 127.0.0.1:{port} was lost and did not answer again within 2 s; "
+                    "finished runs are kept, and the same command goes on from there"
+                )
+                assert len(store.records(spec)) >= 2
+    notes = [event.message for event in events if isinstance(event, RunNote)]
+    assert re.fullmatch(r"its Ray cluster was lost \(.*\); it is waited for, \d+ s", notes[0])
+
+
+@pytest.mark.mutations
+def test_other_users_cannot_use_its_cluster(mine, tmp_path):
+    """Another user has neither our environment nor our home; whoever has our rights can do all that we can."""
+    pytest.importorskip("ray", minversion="2.52")  # before, Ray had no token
+    mine("waits")
+    events = RayEngine(1).execute([mine("waits")], None)
+    next(events)
+    (port,) = {found for line in descendants().values() for found in re.findall(r"--gcs_server_port=(\d+)", line)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    program = f"import ray; ray.init('127.0.0.1:{port}'); print('is in')"
+    with pytest.raises(subprocess.TimeoutExpired) as tried:
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | {"HOME": str(tmp_path)},
+            capture_output=True,
+            timeout=15,
+            check=False,
+        )
+    events.close()
+    assert b"is in" not in (tried.value.stdout or b"")
+    assert b"InvalidAuthToken" in tried.value.stderr
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 100
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# --- what is told of lost clusters, with drivers that only speak ------------------------------------------------------
+
+FIRST, SECOND = DIGITS, dataclasses.replace(DIGITS, seed=1)
+LOST = Lost("a test")
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Has an engine hear what the given drivers tell, one driver after another; gives the runs that each was given."""
+
+    def install(*drivers):
+        given, left = [], list(drivers)
+
+        @contextmanager
+        def driver(self, specs, data_folder, checkpoints, waits_until):
+            given.append(specs)
+            yield iter(left.pop(0))
+
+        monkeypatch.setattr(RayEngine, "_driver", driver)
+        return given
+
+    return install
+
+
+def test_another_cluster_is_given_the_runs_that_have_not_ended(scripted):
+    given = scripted(
+        [Ready(), RunStarted(FIRST), RunDone(FIRST), RunStarted(SECOND), LOST],
+        [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()],
+    )
+    events = list(RayEngine(1).execute([FIRST, SECOND], None))
+    assert given == [[FIRST, SECOND], [SECOND]]
+    note = RunNote(SECOND, "its Ray cluster was lost (a test); another one is started")
+    started, done = RunStarted(SECOND), RunDone(SECOND)
+    assert events == [RunStarted(FIRST), RunDone(FIRST), started, note, started, done]
+
+
+def test_a_run_with_which_each_cluster_is_lost_has_failed_in_the_end(scripted):
+    lost = [Ready(), RunStarted(FIRST), LOST]
+    given = scripted(*[lost] * LOSSES, [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()])
+    events = list(RayEngine(1).execute([FIRST, SECOND], None))
+    assert given == [[FIRST, SECOND]] * LOSSES + [[SECOND]]
+    failed = [event for event in events if isinstance(event, RunFailed)]
+    assert failed == [RunFailed(FIRST, f"its Ray cluster was lost {LOSSES} times, the last time by a test")]
+
+
+def test_a_cluster_that_is_lost_before_any_run_is_not_tried_for_ever(scripted):
+    scripted([Ready(), LOST])
+    with pytest.raises(UsageError, match="Ray cannot run here: a test"):
+        list(RayEngine(1).execute([FIRST], None))
+
+
+def test_a_cluster_by_address_is_waited_for_as_long_as_is_said(scripted, monkeypatch):
+    monkeypatch.setattr(engine_module, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(engine_module, "RETRY_SECONDS", 0.03)
+    refused = [Refused("no answer")]
+    lost = [Ready(), RunStarted(FIRST), LOST]
+    given = scripted(lost, refused, lost, *[refused] * 20)
+    told = RayEngine(1, "127.0.0.1:1").execute([FIRST], None)
+    with pytest.raises(UsageError, match=r"was lost and did not answer again within 0\.2 s; finished runs"):
+        list(told)
+    assert 3 < len(given) < 13
+    scripted(refused)
+    with pytest.raises(UsageError, match="no answer"):
+        list(RayEngine(1, "127.0.0.1:1").execute([FIRST], None))
+
+
+def test_an_address_that_accepts_and_says_nothing(monkeypatch):
+    monkeypatch.setattr(engine_module, "START_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"no Ray cluster answers at {address} within 1 s"):
+            list(RayEngine(1, address).execute([FIRST], None))
 
 
 # --- what cannot be --------------------------------------------------------------------------------------------------
@@ -238,6 +476,6 @@ def test_engines_by_name():
 def test_a_machine_that_is_set_up_otherwise(monkeypatch, folder, package, reason):
     from lossaware.studies.training.checkpoint import PACKAGE
 
-    (event,) = _stream(DIGITS, None, None, folder, package or PACKAGE)
+    (event,) = stream(DIGITS, None, None, folder, package or PACKAGE)
     assert isinstance(event, RunFailed)
     assert reason in event.message

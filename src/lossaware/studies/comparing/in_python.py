@@ -3,7 +3,6 @@
 import inspect
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.specs.arms import Arm, arms_of_gamma2, parse_arms
 from lossaware.studies.specs.comparison import trial_comparison
 from lossaware.studies.specs.run_spec import AS_CODED, Value, options
+from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.specs.trial_function import make_trial_function, takes_a_trial
 
 
@@ -99,7 +99,7 @@ def compare(
     )
     scoring = Scoring.of(direction, score, percent)
     with ExitStack() as stack:
-        folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(out) if out is not None else stack.enter_context(temporary_folder("compare"))
         console = Console(file=sys.stderr, quiet=not progress)
         outcome = carry_out_trials(
             study,

@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -27,6 +26,7 @@ from lossaware.studies.execution.events import (
 from lossaware.studies.specs.arms import arm_of
 from lossaware.studies.specs.data_folder import DataSource, path_of
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.specs.trial_command import TrialCommand, end_of
 from lossaware.studies.training.checkpoint import Checkpoints
 from lossaware.studies.training.script import ENVIRONMENT, Assignment
@@ -57,12 +57,12 @@ class CommandEngine:
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         waiting, running = deque(specs), list[_Script]()
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_folder("command") as scratch:
             try:
                 while waiting or running:
                     while waiting and len(running) < self.jobs:
                         spec = waiting.popleft()
-                        own = Path(scratch) / spec.key
+                        own = scratch / spec.key
                         own.mkdir()
                         folder = own / "folder" if checkpoints is None else checkpoints.folder_of(spec)
                         yield RunStarted(spec)
@@ -87,8 +87,8 @@ class CommandEngine:
         """
         arms = {spec.arm: spec for spec in reversed(specs)}
         for spec in reversed(arms.values()):
-            with tempfile.TemporaryDirectory() as own:
-                script = _Script(self._command, spec, Path(own), Path(own) / "folder", data, rehearsal=True)
+            with temporary_folder("command") as own:
+                script = _Script(self._command, spec, own, own / "folder", data, rehearsal=True)
                 try:
                     while not script.is_over and not script.rehearsed:
                         list(script.events())

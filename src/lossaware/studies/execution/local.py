@@ -1,22 +1,20 @@
 """Runs on this machine: a process for each, as many at a time as there are cores."""
 
-import contextlib
 import errno
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from multiprocessing import connection, resource_tracker
+from collections.abc import Generator, Sequence
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import EpochDone, Event, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.processes import leave_ctrl_c_to_parent, quiet_start
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
@@ -59,7 +57,7 @@ class LocalEngine:
                 while waiting and len(workers) < self.jobs:
                     spec, attempt = waiting.popleft()
                     try:
-                        with _quiet_start():
+                        with quiet_start():
                             worker = _Worker(context, spec, attempt, data_folder, checkpoints)
                             workers[worker.messages] = worker
                     except (EOFError, OSError) as error:
@@ -197,22 +195,13 @@ def _work(
     messages: Connection, spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str
 ) -> None:
     """What a worker does: the run, told event by event."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    leave_ctrl_c_to_parent()
     os.chdir(folder)
 
     try:
         execute_run(spec, data_folder, checkpoints, messages.send)
     except BrokenPipeError:
         os._exit(1)  # nobody listens any more
-
-
-def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers; they see it go."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _context(specs: Sequence[RunSpec]) -> "_Context":
@@ -225,51 +214,6 @@ def _context(specs: Sequence[RunSpec]) -> "_Context":
         ["torch", "torch._dynamo", "lossaware.studies.training.run", *sorted(filter(None, modules))]
     )
     return context
-
-
-@contextlib.contextmanager
-def _quiet_start() -> Iterator[None]:
-    """While a process starts: Ctrl-C waits, and the program's main module is not executed again in the process.
-
-    Without the first, a server or a worker that is interrupted before it is ready shows a traceback. The second spares
-    each run the imports of the command line, and lets a script without ``if __name__ == "__main__"`` use the engine.
-    """
-    main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
-    resource_tracker.ensure_running()  # as it starts, it lets signals through again
-    with _interrupts_wait():
-        try:
-            for name in hidden:
-                delattr(main, name)
-            main.__spec__ = None
-            yield
-        finally:
-            vars(main).update(hidden)
-
-
-@contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C counts only at the end.
-
-    A new process inherits that the signal is blocked. In this one that is not enough: the threads of libraries let it
-    in, and Python then raises in the main thread, wherever that is.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    waiting: list[int] = []
-    blocks = hasattr(signal, "pthread_sigmask")
-    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        signal.signal(signal.SIGINT, handler)
-        if waiting:
-            signal.raise_signal(signal.SIGINT)
 
 
 def default_jobs(device: str | None) -> int | None:

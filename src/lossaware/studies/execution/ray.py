@@ -2,46 +2,51 @@
 
 import contextlib
 import importlib.util
+import multiprocessing
 import os
-import platform
 import re
 import socket
-import tempfile
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from queue import SimpleQueue
-from typing import Any
+import time
+from collections.abc import Generator, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
-from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
-from lossaware.studies.execution.local import GPU_JOBS, cores
-from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.local import cores
+from lossaware.studies.execution.processes import quiet_start
+from lossaware.studies.execution.ray_driver import Lost, Message, Over, Ready, Refused, drive
 from lossaware.studies.specs.data_folder import DataSource
-from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
+from lossaware.studies.specs.temporary import temporary_folder
+from lossaware.studies.training.checkpoint import Checkpoints
 
 ADDRESS_SECONDS = 10.0
-"""How long a cluster may take to answer. Ray itself would try for many minutes."""
-_OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are small and never get there, and Ray wants 75 MiB
-_ALONE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, it keeps all its servers on the loopback interface
-    "RAY_worker_niceness": "0",  # its 15 would leave next to nothing to a run where the machine does other work, too
-}
+"""How long an address may take to accept a connection."""
+START_SECONDS = 120.0
+"""How long a cluster may take to start, or to answer. Ray itself would try for many minutes."""
+LOST_SECONDS = 60.0
+"""How long a cluster by address that was lost is waited for."""
+RETRY_SECONDS = 1.0
+"""The time between two attempts to reach it."""
+LOSSES = 3
+"""How many clusters may be lost while they carry out a run. It may be the run that ends them."""
+_STOP_SECONDS = 15.0
 
 
 class RayEngine:
     """A Ray task a run, each with one CPU, one torch thread and a process of its own.
 
     Without an address, Ray is started on this machine for as long as the runs take: no dashboard, no statistics sent,
-    no port open to the network, its files removed in the end. With one, a cluster that is there is used, of which this
-    machine must be a part.
+    no port open to the network or to other users, its files removed in the end. With one, a cluster that is there is
+    used, of which this machine must be a part.
 
     A run whose worker or node is lost is started once more, from its checkpoint where that can be reached; after that
-    it has failed. On a GPU each run takes an eighth of one.
+    it has failed. Where the whole cluster is lost, as its raylet or its control service was killed, another one is
+    started; one by address is waited for `LOST_SECONDS`. A run has failed after `LOSSES` clusters. On a GPU each run
+    takes an eighth of one.
 
     Args:
         jobs: Runs at a time, at least 1; None takes one a CPU of the cluster.
@@ -69,109 +74,122 @@ class RayEngine:
         self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
-        with _cluster(self._address, self.jobs):
-            import ray
+        losses = dict.fromkeys(specs, 0)  # of the runs that have not ended
+        begun: set[RunSpec] = set()
+        waits_until: float | None = None
+        while losses:
+            lost: Lost | None = None
+            with self._driver(list(losses), data_folder, checkpoints, waits_until) as messages:
+                for message in messages:
+                    match message:
+                        case Ready():
+                            waits_until = None
+                        case Over():
+                            return
+                        case Lost():
+                            lost = message
+                            break
+                        case Refused(reason):
+                            if waits_until is None:
+                                raise UsageError(reason)
+                        case _:
+                            if isinstance(message, RunStarted):
+                                begun.add(message.spec)
+                            if isinstance(message, RunDone | RunFailed):
+                                begun.discard(message.spec)
+                                del losses[message.spec]
+                            yield message
+            if lost is not None:
+                if not begun and self._address is None:
+                    raise UsageError(f"Ray cannot run here: {lost.message}")
+                yield from self._after(lost, begun, losses)
+                begun.clear()
+                if self._address is not None:
+                    waits_until = time.monotonic() + LOST_SECONDS
+            if waits_until is not None:
+                if time.monotonic() > waits_until:
+                    raise UsageError(
+                        f"the Ray cluster at {self._address} was lost and did not answer again within "
+                        f"{LOST_SECONDS:g} s; finished runs are kept, and the same command goes on from there"
+                    )
+                time.sleep(RETRY_SECONDS)
 
-            there = ray.cluster_resources()
-            needed = {"CPU", *("GPU" for spec in specs if spec.device == "cuda")}
-            if missing := needed - set(there):
-                raise UsageError(f"the Ray cluster has no {' and no '.join(sorted(missing))}")
-            # Ray's own retry tells only what comes after as many events as were told, as though all came alike again.
-            task: Any = ray.remote(num_cpus=1, num_returns="streaming", max_calls=1, max_retries=0)(_stream)
+    def _after(self, lost: Lost, begun: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
+        """What is told of the runs that a lost cluster had begun."""
+        next_one = "another one is started" if self._address is None else f"it is waited for, {LOST_SECONDS:g} s"
+        for spec in [spec for spec in losses if spec in begun]:
+            losses[spec] += 1
+            if losses[spec] < LOSSES:
+                yield RunNote(spec, f"its Ray cluster was lost ({lost.message}); {next_one}")
+            else:
+                del losses[spec]
+                yield RunFailed(spec, f"its Ray cluster was lost {LOSSES} times, the last time by {lost.message}")
 
-            def begin(spec: RunSpec) -> Any:
-                gpus = 1 / GPU_JOBS if spec.device == "cuda" else 0
-                return task.options(num_gpus=gpus).remote(spec, data_folder, checkpoints, os.getcwd(), PACKAGE)
+    @contextlib.contextmanager
+    def _driver(
+        self,
+        specs: Sequence[RunSpec],
+        data_folder: DataSource,
+        checkpoints: Checkpoints | None,
+        waits_until: float | None,
+    ) -> Iterator[Iterator[Message]]:
+        """What a process tells that carries out runs in a cluster. It is gone afterwards, with all that it started."""
+        if (refused := self._refused()) is not None:
+            yield iter([refused])
+            return
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if self._address is None:
+                # The paths of its sockets must be short, which those of temporary folders are not everywhere.
+                within = Path("/tmp") if os.name == "posix" else None
+                folder = stack.enter_context(temporary_folder("ray", within))
+            context = multiprocessing.get_context("spawn")
+            messages, other_end = context.Pipe(duplex=False)
+            stack.callback(messages.close)
+            what = (other_end, self._address, self.jobs, folder, specs, data_folder, checkpoints)
+            with quiet_start():
+                process = context.Process(target=drive, args=what, daemon=True)
+                process.start()
+            stack.callback(_stop, process)
+            other_end.close()  # with this copy closed, the end of the process is the end of its messages
+            until = time.monotonic() + START_SECONDS if waits_until is None else waits_until
+            yield self._heard(process, messages, until)
 
-            jobs = int(self.jobs or there["CPU"])
-            yield from _told(specs, jobs, begin)
+    def _heard(self, process: BaseProcess, messages: Connection, until: float) -> Iterator[Message]:
+        """All messages of a process; the first must come before ``until``."""
+        try:
+            if not messages.poll(max(0.0, until - time.monotonic())):
+                yield Refused(
+                    f"Ray does not start within {START_SECONDS:g} s"
+                    if self._address is None
+                    else f"no Ray cluster answers at {self._address} within {START_SECONDS:g} s"
+                )
+                return
+            while True:
+                message: Message = messages.recv()
+                yield message
+                if isinstance(message, Refused | Lost | Over):
+                    return
+        except (EOFError, OSError):
+            process.join()
+            yield Lost(f"Ray ended its own process, with exit code {process.exitcode}")
 
-
-def _told(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) -> Generator[Event, None, None]:
-    """What all runs tell, some of them at a time, each begun at most twice."""
-    import ray
-
-    waiting = deque((spec, 1) for spec in specs)
-    running: dict[Any, tuple[RunSpec, int]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                spec, attempt = waiting.popleft()
-                running[begin(spec)] = spec, attempt
-                yield RunStarted(spec)
-            for stream in ray.wait(list(running))[0]:
-                spec, attempt = running[stream]
-                event: Event
-                try:
-                    event = ray.get(next(stream))
-                except ray.exceptions.RayTaskError as error:
-                    event = RunFailed(spec, f"its worker raised {where(error.cause)}")
-                except ray.exceptions.RayError as error:
-                    if attempt == 1:
-                        del running[stream]
-                        waiting.appendleft((spec, 2))
-                        continue
-                    event = RunFailed(spec, f"its worker was lost twice, the last time by {type(error).__name__}")
-                if isinstance(event, (RunDone, RunFailed)):
-                    del running[stream]
-                yield event
-    finally:
-        for stream in running:
-            ray.cancel(stream, force=True)
-
-
-def _stream(
-    spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
-) -> Iterator[Event]:
-    """What a worker does: the run, told event by event."""
-    if package != PACKAGE:
-        yield RunFailed(spec, f"{platform.node()} has another lossaware than the machine that you started it on")
-        return
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        yield RunFailed(spec, f"{platform.node()} does not have the folder {folder} ({error.strerror})")
-        return
-    told: SimpleQueue[Event | None] = SimpleQueue()
-
-    def work() -> None:
-        execute_run(spec, data_folder, checkpoints, told.put)
-        told.put(None)
-
-    # A thread, as what a run tells within an epoch does not come through its iterator.
-    threading.Thread(target=work, daemon=True).start()
-    while (event := told.get()) is not None:
-        yield event
-
-
-@contextlib.contextmanager
-def _cluster(address: str | None, cpus: int | None) -> Iterator[None]:
-    """A cluster to work in: the one at ``address``, or one of our own."""
-    if address is None:
-        os.environ.update(_ALONE)  # before Ray is imported
-    elif address != "auto":
-        host, _, port = address.rpartition(":")
+    def _refused(self) -> Refused | None:
+        """Why nothing is started at all: nobody listens at the address."""
+        if self._address in (None, "auto"):
+            return None
+        host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host, int(port)), ADDRESS_SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise UsageError(f"no Ray cluster answers at {address} ({error})") from None
-    import ray
+            return Refused(f"no Ray cluster answers at {self._address} ({error})")
+        return None
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            # The paths of its sockets must be short, which those of temporary folders are not everywhere.
-            folder = tempfile.TemporaryDirectory(
-                prefix="lossaware-ray-", dir="/tmp" if os.name == "posix" else None, ignore_cleanup_errors=True
-            )
-            alone = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-            quiet |= alone | {"_temp_dir": stack.enter_context(folder)}
-        stack.callback(ray.shutdown)
-        try:
-            ray.init(address or "local", **quiet)
-        except Exception as error:
-            what = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
-            raise UsageError(f"{what}: {str(error).strip().splitlines()[0]}") from None
-        # The switch of Ray's own debugger. Deaths of workers are printed otherwise, whatever `log_to_driver` says.
-        ray._private.worker._worker_logs_enabled = False
-        yield
+
+def _stop(process: BaseProcess) -> None:
+    """End it; it has its runs stopped and leaves the cluster, or ends its own."""
+    process.terminate()
+    process.join(_STOP_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()

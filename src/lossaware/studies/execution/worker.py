@@ -1,14 +1,13 @@
 """One run in this process, reported event by event."""
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import DataRead, EpochDone, Event, Length, Progress, RunDone, RunFailed, RunNote
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.specs.trial_function import TrialFunction
 from lossaware.studies.training.checkpoint import Checkpoints
 
@@ -75,8 +74,8 @@ def execute_function(
         progress=lambda epoch, step, steps, loss: tell(Progress(spec, epoch, step, steps, loss)),
     )
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) if checkpoints is None else checkpoints.folder_of(spec)
+        with temporary_folder("trial") as scratch:
+            folder = scratch if checkpoints is None else checkpoints.folder_of(spec)
             epochs = run_function(spec, data_folder, listener, folder, function=function, threads=threads)
         tell(RunDone(spec, epochs))
     except UsageError as error:

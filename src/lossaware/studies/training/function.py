@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,6 +14,7 @@ from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.task import Task
 from lossaware.studies.specs.tasks import load_subject
+from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.specs.trial_function import TrialFunction, check_score
 from lossaware.studies.training.reproducible import reproducible
 from lossaware.studies.training.trial import Listener, Rehearsed, Trial
@@ -77,8 +77,8 @@ def rehearse_functions(specs: Sequence[RunSpec], data: DataSource, function: Tri
 
 
 def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
-    with TemporaryDirectory() as folder:
-        trial = Trial(spec, folder=Path(folder), data=path_of(data), rehearsal=True)
+    with temporary_folder("trial") as folder:
+        trial = Trial(spec, folder=folder, data=path_of(data), rehearsal=True)
         what = f"{function.name}, arm {trial.arm!r}, fails in a rehearsal of one step"
         try:
             with _seeded(spec.seed), reproducible(spec.device, None), warnings.catch_warnings():

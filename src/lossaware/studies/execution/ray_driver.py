@@ -1,0 +1,253 @@
+"""The process that speaks with Ray. Ray's libraries end their process where they lose the cluster; it is this one."""
+
+import contextlib
+import os
+import platform
+import secrets
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NoReturn
+
+from lossaware.errors import UsageError
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.local import GPU_JOBS
+from lossaware.studies.execution.processes import leave_ctrl_c_to_parent
+from lossaware.studies.execution.worker import execute_run
+from lossaware.studies.specs.data_folder import DataSource
+from lossaware.studies.specs.options import where
+from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the cluster."""
+_OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are small and never get there, and Ray wants 75 MiB
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
+_ALONE = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, it keeps all its servers on the loopback interface
+    "RAY_worker_niceness": "0",  # its 15 would leave next to nothing to a run where the machine does other work, too
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # its 60 are for servers that somebody starts again
+    "RAY_AUTH_MODE": "token",  # other users of this machine reach its servers, too
+}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The cluster has answered."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The cluster cannot be used, for the reason in ``message``, one line."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The cluster is lost, for the reason in ``message``."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Over:
+    """All runs have ended."""
+
+
+Message = Event | Ready | Refused | Lost | Over
+
+
+def drive(
+    messages: Connection,
+    address: str | None,
+    jobs: int | None,
+    folder: Path | None,
+    specs: Sequence[RunSpec],
+    data_folder: DataSource,
+    checkpoints: Checkpoints | None,
+) -> None:
+    """What the process does; SIGTERM ends it, with all runs that it has begun.
+
+    Args:
+        messages: Gets what happens, `Ready` or `Refused` first, `Over`, `Refused` or `Lost` last.
+        address: Of the cluster, as in `lossaware.studies.execution.ray.RayEngine`.
+        jobs: Runs at a time; None takes one a CPU of the cluster.
+        folder: For the files of a cluster of its own.
+        specs: The runs.
+        data_folder: As in `Engine.execute`.
+        checkpoints: Likewise.
+    """
+    leave_ctrl_c_to_parent()
+    _say_nothing()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with _cluster(address, jobs, folder):
+            signal.signal(signal.SIGTERM, _leave)  # Ray has put its own in the place
+            messages.send(Ready())
+            for event in _events(jobs, specs, data_folder, checkpoints):
+                messages.send(event)
+            messages.send(Over())
+    except UsageError as error:
+        messages.send(Refused(str(error)))
+    except _ClusterLostError as error:
+        messages.send(Lost(str(error)))
+    except Exception as error:
+        ours = not type(error).__module__.startswith("ray.")  # its texts are long, and name its log files
+        messages.send(Lost(where(error) if ours else type(error).__name__))
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(1)
+
+
+def _say_nothing() -> None:
+    """What Ray's libraries print says nothing that is not told otherwise."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+
+
+def _events(
+    jobs: int | None, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None
+) -> Generator[Event, None, None]:
+    import ray
+
+    there = ray.cluster_resources()
+    needed = {"CPU", *("GPU" for spec in specs if spec.device == "cuda")}
+    if missing := needed - set(there):
+        raise UsageError(f"the Ray cluster has no {' and no '.join(sorted(missing))}")
+    # Ray's own retry tells only what comes after as many events as were told, as though all came alike again.
+    task: Any = ray.remote(num_cpus=1, num_returns="streaming", max_calls=1, max_retries=0)(stream)
+
+    def begin(spec: RunSpec) -> Any:
+        gpus = 1 / GPU_JOBS if spec.device == "cuda" else 0
+        return task.options(num_gpus=gpus).remote(spec, data_folder, checkpoints, os.getcwd(), PACKAGE)
+
+    yield from _told(specs, int(jobs or there["CPU"]), begin)
+
+
+def _told(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) -> Generator[Event, None, None]:
+    """What all runs tell, some of them at a time, each begun at most twice."""
+    import ray
+
+    watch = _Watch()
+    waiting = deque((spec, 1) for spec in specs)
+    running: dict[Any, tuple[RunSpec, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                spec, attempt = waiting.popleft()
+                running[begin(spec)] = spec, attempt
+                yield RunStarted(spec)
+            watch.look()
+            for told in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
+                spec, attempt = running[told]
+                event: Event
+                try:
+                    event = ray.get(next(told))
+                except ray.exceptions.RayTaskError as error:
+                    event = RunFailed(spec, f"its worker raised {where(error.cause)}")
+                except ray.exceptions.LocalRayletDiedError:
+                    raise _ClusterLostError("this machine's raylet died") from None  # which all runs go through
+                except ray.exceptions.RayError as error:
+                    if attempt == 1:
+                        del running[told]
+                        waiting.appendleft((spec, 2))
+                        continue
+                    event = RunFailed(spec, f"its worker was lost twice, the last time by {type(error).__name__}")
+                if isinstance(event, (RunDone, RunFailed)):
+                    del running[told]
+                yield event
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            for told in running:
+                ray.cancel(told, force=True)
+
+
+class _ClusterLostError(Exception):
+    """What the runs were started with is not there any more."""
+
+
+class _Watch:
+    """Looks now and then whether the cluster still has this node. One that is started anew does not know its runs."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._node = ray.get_runtime_context().get_node_id()
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Raise `_ClusterLostError` where it has not."""
+        import ray
+
+        if (now := time.monotonic()) - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        if not any(node["NodeID"] == self._node and node["Alive"] for node in ray.nodes()):
+            raise _ClusterLostError("it does not have this node any more")
+
+
+def stream(
+    spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
+) -> Iterator[Event]:
+    """What a worker does: the run, told event by event.
+
+    Args:
+        spec: The run.
+        data_folder: As in `Engine.execute`.
+        checkpoints: Likewise.
+        folder: The working folder.
+        package: `PACKAGE` of whoever started the run.
+    """
+    if package != PACKAGE:
+        yield RunFailed(spec, f"{platform.node()} has another lossaware than the machine that you started it on")
+        return
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        yield RunFailed(spec, f"{platform.node()} does not have the folder {folder} ({error.strerror})")
+        return
+    told: SimpleQueue[Event | None] = SimpleQueue()
+
+    def work() -> None:
+        execute_run(spec, data_folder, checkpoints, told.put)
+        told.put(None)
+
+    # A thread, as what a run tells within an epoch does not come through its iterator.
+    threading.Thread(target=work, daemon=True).start()
+    while (event := told.get()) is not None:
+        yield event
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None, cpus: int | None, folder: Path | None) -> Iterator[None]:
+    """A cluster to work in: the one at ``address``, or one of our own, with its files in ``folder``."""
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        os.environ.update(_ALONE, RAY_AUTH_TOKEN=secrets.token_hex(32))  # before Ray is imported
+        how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        how |= {"_temp_dir": str(folder)}
+    elif address.rpartition(":")[0] in _LOOPBACK:
+        # Else Ray puts this machine's address in the network in its place, where the cluster may not answer.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    try:
+        try:
+            ray.init(address or "local", **how)
+        except Exception as error:
+            what = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
+            raise UsageError(f"{what}: {str(error).strip().splitlines()[0]}") from None
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
+        ray.shutdown()
