@@ -21,6 +21,7 @@ from lossaware.studies.training import checkpoint
 
 SPEC = RunSpec(task="digits", optimizer="adam", lr=1e-3, seed=0, epochs=2, batch_size=64)
 TENSORS = 10
+ROOT = Path(__file__).parents[1]
 
 
 def peak() -> int:
@@ -78,7 +79,8 @@ def measure(parameters: int) -> dict[str, int]:
         for name in ("run", "write", "resume"):
             command = [sys.executable, "-m", "benchmarks.checkpoint_memory", "--part", name]
             command += ["--parameters", str(parameters), "--path", str(Path(folder) / "checkpoint.pt")]
-            found[name] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            found[name] = int(done.stdout)
     return found
 
 

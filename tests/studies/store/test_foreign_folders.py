@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,28 @@ def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_p
             Store(out / "results.sqlite", read_only=read_only)
         assert "\n" not in str(error.value)
     assert thesis.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ("CREATE TRIGGER t AFTER INSERT ON epochs BEGIN DELETE FROM epochs; END", "it has the trigger 't'"),
+        ("ALTER TABLE epochs RENAME TO e; CREATE VIEW epochs AS SELECT * FROM e", "it has the table 'e'"),
+        ("CREATE VIEW v AS SELECT randomblob(1000000000)", "it has the view 'v'"),
+        ("CREATE INDEX i ON epochs (length(train))", "it has the index 'i'"),
+        ("ALTER TABLE runs ADD COLUMN c AS (length(spec))", "column 'c' of runs is computed"),
+    ],
+)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_database_with_sql_of_somebody_else_is_refused(tmp_path, statements, message, read_only):
+    path = tmp_path / "results.sqlite"
+    with Store(path) as store:
+        store.begin(SPEC)
+    database = sqlite3.connect(path)
+    database.executescript(statements)
+    database.close()
+    with pytest.raises(UsageError, match=message), Store(path, read_only=read_only):
+        pass
 
 
 def test_launches_are_not_written_through_a_link(tmp_path, grid):

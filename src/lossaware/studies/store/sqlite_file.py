@@ -44,6 +44,7 @@ CREATE TABLE epochs (
     PRIMARY KEY (run, epoch)
 ) WITHOUT ROWID;
 """
+_TABLES = ("environments", "runs", "epochs")
 EPOCH_COLUMNS = "epoch, train, test, lga, seconds"
 """The columns for `epoch_of_row`."""
 ERRORS = (sqlite3.Error, UnicodeError)
@@ -175,6 +176,7 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
     """Check the file as a whole. Runs are checked when they are read."""
     # Bytes that are not text are damage, which is detected later; the decoder must not fail.
     database.text_factory = lambda content: content.decode(errors="replace")
+    _check_schema(path, database)
     if (verdict := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
         raise sqlite3.DatabaseError(verdict.splitlines()[0])
     columns = {row[1] for row in database.execute("PRAGMA table_info (epochs)")}
@@ -186,6 +188,19 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
     if orphan := database.execute("SELECT run FROM epochs WHERE run NOT IN (SELECT key FROM runs)").fetchone():
         raise UsageError(f"{path}: it has epochs of run {orphan[0]}, but not the run: {_DAMAGED}")
     database.execute("SELECT 1 FROM environments LIMIT 1")
+
+
+def _check_schema(path: Path, database: sqlite3.Connection) -> None:
+    """Refuse what a store does not have: SQL of somebody else, which would run while we read or write."""
+    database.execute("PRAGMA trusted_schema = OFF")
+    found = set(database.execute("SELECT type, name FROM sqlite_master").fetchall())
+    if other := sorted(found - {("table", name) for name in _TABLES}):
+        kind, name = other[0]
+        raise UsageError(f"{path}: it has the {kind} {name!r}, which no results of lossaware have: {_DAMAGED}")
+    for table in _TABLES:
+        for column in database.execute(f"PRAGMA table_xinfo ({table})"):
+            if column[-1]:
+                raise UsageError(f"{path}: column {column[1]!r} of {table} is computed, not stored: {_DAMAGED}")
 
 
 def epoch_of_row(epoch: int, train: str, test: str, lga: str | None, seconds: float) -> EpochRecord:

@@ -1,0 +1,17 @@
+"""A checkpoint takes no memory of its own, neither to write it nor to go on from it."""
+
+import sys
+
+import pytest
+from benchmarks.checkpoint_memory import measure
+
+MOST = 1.1
+"""Times the memory of the run without a checkpoint."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads the largest memory from POSIX's getrusage")
+def test_a_checkpoint_takes_no_memory_of_its_own():
+    found = measure(5_000_000)
+    assert found["run"] > 4 * 4 * 5_000_000, "parameters, gradients and both moments of Adam"
+    assert found["write"] < MOST * found["run"]
+    assert found["resume"] < MOST * found["run"]
