@@ -250,7 +250,9 @@ def head(port, folder):
     with log.open("wb") as output:
         started = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
-        wait_until(lambda: "Ray runtime started" in log.read_text())
+        while "Ray runtime started" not in log.read_text():
+            assert started.poll() is None, log.read_text()
+            time.sleep(0.1)
         yield
     finally:
         for number in (started.pid, *descendants(started.pid)):
@@ -320,9 +322,9 @@ def test_other_users_cannot_use_its_cluster(mine, tmp_path):
     mine("waits")
     events = RayEngine(1).execute([mine("waits")], None)
     next(events)
-    (port,) = {found for line in descendants().values() for found in re.findall(r"--gcs_server_port=(\d+)", line)}
+    (host,) = {found for line in descendants().values() for found in re.findall(r"--gcs-address=(\S+)", line)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    program = f"import ray; ray.init('127.0.0.1:{port}'); print('is in')"
+    program = f"import ray; ray.init('{host}'); print('is in')"
     with pytest.raises(subprocess.TimeoutExpired) as tried:
         subprocess.run(
             [sys.executable, "-c", program],
