@@ -118,20 +118,22 @@ def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximiz
 
 
 @pytest.mark.parametrize("strategy", [BackOff(0.5), AutoGamma2(certainty=0.5)], ids=["backs off", "sets itself"])
-@pytest.mark.parametrize("bound", [Progressive(), Zero()], ids=["progressive", "zero"])
-def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strategy: Gamma2Rule) -> None:
+@pytest.mark.parametrize("bound", [Progressive(), Average(), Zero()], ids=["progressive", "average", "zero"])
+@pytest.mark.parametrize("below_0", [False, True], ids=["above 0", "below 0"])
+def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strategy: Gamma2Rule, below_0: bool) -> None:
     made, held = launcher(kernels, bound=bound, strategy=strategy)
     law, state = Law(3, bound, 0.1, strategy), LawState()
     parameter, mean = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     ones = torch.ones(1, dtype=torch.float64)
     moved = 0.0
-    for loss in losses():
+    for value in losses():
+        loss = value - 3.0 if below_0 else value
         made.step([([(parameter, ones, mean if strategy.momentum else None)], 1.0, False)], scalar(loss), None)
         state = law.advance(state, loss)
         np.testing.assert_allclose(held.cpu().numpy(), np.array(state), rtol=1e-12)
         moved -= strategy.step_size(state, HOST) / ((float(mean) if strategy.momentum else 1) + XI)
         assert float(parameter) == pytest.approx(moved, rel=1e-12)
-    assert state.gamma2_factor not in (0.0, 1.0)
+    assert below_0 or state.gamma2_factor not in (0.0, 1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

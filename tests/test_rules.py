@@ -168,6 +168,21 @@ def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> Non
         assert float(AutoGamma2().step_size(state, ops)) == 0.0
 
 
+def test_auto_pushes_nothing_where_u_is_below_0_whatever_the_lower_bound_is() -> None:
+    """Unguarded: L falls below such losses, and the push goes by an Omega that is no share of U."""
+    p = nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=2, gamma2=AutoGamma2(steps_at_least=2), lower_bound="average")
+    opened = 0
+    for step in range(20):
+        p.grad = torch.ones(3)
+        optimizer.step(loss=-1.0 - 0.1 * (step % 7))
+        opened += lga.status.omega > 0
+    assert opened > 0
+    assert torch.equal(p, torch.ones(3))
+    assert lga.status.gamma2 == 0
+
+
 def test_the_factor_of_auto_does_not_grow_where_losses_are_below_0() -> None:
     """Unguarded: it overflows after some thousand statuses."""
     law, state = Law(1, Zero(), 0.0, AutoGamma2()), LawState()
@@ -251,6 +266,9 @@ def test_auto_takes_a_change_for_one_from_so_many_standard_errors(certainty: flo
     assert factor_after(1.01 * certainty) == 0.5
     assert factor_after(-1.01 * certainty) == 1.5
     assert factor_after(0.99 * certainty) == factor_after(-0.99 * certainty) == factor_after(0.0) == 0.75
+    exactly = state._replace(error=1.0)  # 2 is the standard error of this and 3
+    for change in (2.0 * certainty, -2.0 * certainty):
+        assert rule.update_factor(exactly, 4.0 + change, 3.0, HOST) == 0.5 * 0.75
 
 
 @pytest.mark.parametrize(

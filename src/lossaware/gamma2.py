@@ -195,10 +195,10 @@ class AutoGamma2(Gamma2Rule):
         return self.reach * xi * scale
 
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.step_size`. At most 1."""
+        """See `Gamma2Rule.step_size`. At most 1, and 0 if U is not above 0, whatever the lower bound is."""
         first = state.upper - state.origin
         wanted = state.gamma2_factor * (state.omega / ops.where(first > 0, first, 1.0)) ** 0.5
-        return ops.where(state.omega > 0, ops.where(wanted < 1.0, wanted, 1.0), 0.0)
+        return ops.where((state.omega > 0) & (first > 0), ops.where(wanted < 1.0, wanted, 1.0), 0.0)
 
     def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
         """See `Gamma2Rule.update_factor`."""

@@ -175,7 +175,7 @@ def _law_kernel(  # type: ignore[no-untyped-def]
     omega = tl.where(opened, gap, 0.0)
     if SELF_SET:
         wanted = factor * tl.sqrt(omega / tl.where(upper > 0.0, upper, 1.0))
-        size = tl.where(omega > 0.0, tl.where(wanted < 1.0, wanted, 1.0), 0.0)
+        size = tl.where((omega > 0.0) & (upper > 0.0), tl.where(wanted < 1.0, wanted, 1.0), 0.0)
     else:
         size = factor * omega
     skipped = False
