@@ -6,6 +6,7 @@ Where there is nothing, the page says by which command it comes about.
 """
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +62,8 @@ class _Measured(SphinxDirective):
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """Markdown as a part of the page."""
-        return self.parse_text_to_nodes(text.replace("  \n", "\\\n"))  # blanks at the end of a line would be stripped
+        # Docutils strips the blanks at the end of a line, which end it in Markdown, as a backslash does.
+        return self.parse_text_to_nodes(re.sub(r" {2}\n(?=\S)", r"\\\n", text))
 
     def tables(self, table: StudyTable, *, with_title: bool = True) -> list[nodes.Node]:
         """The table, cells under other settings in a second one, and how it was measured in a fold."""
