@@ -1,0 +1,41 @@
+"""The sentence on the best learning rate of each arm, which is chosen on the validation set where there is one."""
+
+from dataclasses import replace
+
+from lossaware.studies.analysis.comparisons import comparisons
+from lossaware.studies.analysis.study_table import tabulate
+from lossaware.studies.report.comparison import _remarks
+from support.synthetic import compared, run_of
+
+
+def validated(accuracy: float, validation: float):
+    """A run with this accuracy on the test set and that on the validation set."""
+    return [
+        [replace(record, test={**record.test, "validation_accuracy": validation}) for record in run_of([accuracy] * 2)]
+    ]
+
+
+def remarks(*rows, **axes) -> list[str]:
+    study, made = compared(*rows, lrs=(1e-3, 1e-2), epochs=2, **axes)
+    return _remarks(study, comparisons(tabulate(study, made)), made)
+
+
+def test_the_best_is_chosen_on_the_validation_set_and_shown_on_the_test_set():
+    said = remarks((validated(0.8, 0.6), validated(0.9, 0.5)), (validated(0.7, 0.65), validated(0.85, 0.4)))
+    assert said == [
+        "At the learning rate that is the best on the validation set, sgd reaches 70.00 % without (lr 1e-2), "
+        "90.00 % with LGA (lr 1e-3)."
+    ]
+
+
+def test_without_a_validation_set_the_best_is_that_of_the_table():
+    said = remarks(([run_of([0.8] * 2)], [run_of([0.9] * 2)]), ([run_of([0.7] * 2)], [run_of([0.95] * 2)]))
+    assert said == [
+        "At the learning rate that is the best tried, sgd reaches 80.00 % without (lr 1e-3), "
+        "95.00 % with LGA (lr 1e-2)."
+    ]
+
+
+def test_an_arm_with_a_learning_rate_of_its_own_is_said_with_it():
+    row = ([run_of([0.8] * 2)], [run_of([0.9] * 2)])
+    assert "90.00 % prodigy(lr=1) (lr 1)." in remarks(row, row, arms="without,prodigy(lr=1)")[0]
