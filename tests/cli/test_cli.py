@@ -207,7 +207,7 @@ def test_an_output_that_lacks_a_character_gets_the_table_all_the_same(tmp_path, 
         check=False,
     )
     assert done.returncode == 0
-    assert done.stderr.startswith(b"lossaware: nothing of it is measured: ")
+    assert done.stderr.startswith(b"lossaware: there are no results of it: ")
     assert len(done.stderr.splitlines()) == 1
     assert b"StepLR" in done.stdout
 

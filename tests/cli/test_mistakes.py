@@ -107,4 +107,4 @@ def test_a_study_that_is_not_measured_says_where_it_looked(capsys, tmp_path, mon
         main(["study", "show", "table01"])
     assert not stopped.value.code
     shown = capsys.readouterr().err
-    assert "runs are looked for in lossaware-out (--out), exported ones in results (--results)" in shown
+    assert "runs are read from lossaware-out (--out), exported ones from results (--results)" in shown

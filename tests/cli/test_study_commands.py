@@ -83,7 +83,7 @@ def test_precision_and_device_are_overrides_like_any_other(file, capsys, monkeyp
     assert lossaware("study", "run", "grid.toml", *small, "--device", "cuda") == 2
     assert "device 'cuda': torch" in capsys.readouterr().err
     assert lossaware("study", "run", "grid.toml", *small, "--device", "cpu", "--set", "device=cpu") == 2
-    assert "--set gives device twice" in capsys.readouterr().err
+    assert "--set has device twice" in capsys.readouterr().err
 
 
 def test_list_and_show_need_no_data(capsys):
@@ -99,7 +99,7 @@ def test_list_and_show_need_no_data(capsys):
     ("arguments", "message"),
     [
         (["run", "tabel02"], "unknown study 'tabel02'; did you mean table02"),
-        (["run", "grid.toml", "--only", "sgd"], "--only wants axis=point, got 'sgd'; axes: algorithm, strategy, lr"),
+        (["run", "grid.toml", "--only", "sgd"], "--only needs axis=point, got 'sgd'; axes: algorithm, strategy, lr"),
         (["run", "grid.toml", "--only", "algorithm=sdg"], "did you mean SGD"),
         (["run", "readings", "--only", "reading=a status an epoch, natural lag"], "point of axis 'reading'"),
         (["run", "grid.toml", "--epochs", "0"], "--epochs must be at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""`lossaware study`: the paper's tables, and any other grid of runs from a TOML file."""
+"""`lossaware study`: the paper's tables, and your own grids of runs from TOML files."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="study",
-    help="Run the paper's experiments, or your own grid of runs, and show them beside the published figures.",
+    help="Run the paper's experiments, or your own grid of runs, and compare them with the published figures.",
     default_parameter=Parameter(negative=""),
 )
 
@@ -54,30 +54,30 @@ def run(
     precision: Literal["fp32", "bf16"] | None = None,
     distributed: str | None = None,
 ) -> int:
-    """Carry out the runs of a study that are missing, and show its table.
+    """Execute the missing runs of a study, and show its table.
 
-    Runs are kept by what they are: one that several studies need is computed once, and the same command again runs
-    only what is missing. Runs that others exported are taken over. What is overridden here is shown above the table.
+    A run that several studies need is computed once, and repeating the command executes only missing runs. Exported
+    runs of others are reused. Overrides are shown above the table.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
         only: Points of an axis to run, axis=point,point; may be given several times. A point may have commas.
-        seeds: How many seeds instead of those of the study.
-        epochs: Passes over the training set instead of those of the study.
+        seeds: Number of seeds instead of the study's.
+        epochs: Passes over the training set instead of the study's.
         settings: Any other setting of all runs, such as batch_size=32, lga.gamma2=1e-7, optimizer_options.momentum=0.9,
             or an option of the task, such as pad=0; may be given several times.
         data: Folder of the data, for tasks that need one.
-        no_verify: Read data files also where they differ from their checksums. Each run's record says so.
-        jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
-        engine: Where runs execute: local, or ray.
-        ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
+        no_verify: Read data files even if they differ from their checksums. Each run's record states it.
+        jobs: Runs at a time. Default: one per core, and at most 8 on a GPU.
+        engine: The engine that executes the runs: local or ray.
+        ray_address: An existing Ray cluster, HOST:PORT or auto. Default: a new one on this machine.
         out: Folder for the runs.
-        results: Folder of exported studies (`lossaware study export`), whose runs need not be computed again.
-        fresh: Compute all runs here, and take none from --results.
-        tensorboard: Folder for logs that TensorBoard reads.
-        device: cpu or cuda, short for --set device=... It is part of what a run is, as the last bits differ.
+        results: Folder of exported studies (`lossaware study export`), whose runs are reused.
+        fresh: Compute all runs, without those of --results.
+        tensorboard: Folder for TensorBoard's logs.
+        device: cpu or cuda, short for --set device=... It is part of a run's specification, as the last bits differ.
         precision: fp32, or bf16 (autocast), short for --set precision=...
-        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
+        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of a run's specification, too.
     """
     from lossaware.cli.output import console, say
     from lossaware.studies.analysis.collect import measurements
@@ -102,8 +102,8 @@ def run(
             console=console(sys.stderr),
             tensorboard=tensorboard,
         )
-    with measurements(out, reused) as there:
-        _print(there.table(study, chosen.overrides))
+    with measurements(out, reused) as measured:
+        _print(measured.table(study, chosen.overrides))
     if failures:
         say(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
     return 1 if failures else 0
@@ -117,13 +117,13 @@ def show(
     results: Path = RESULTS,
     format: str = "text",  # noqa: A002
 ) -> int:
-    """Show the table of a study: measured, published and their difference.
+    """Show the table of a study: measured figures, published figures and their differences.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
         out: Folder of the runs.
         results: Folder of exported studies.
-        format: How to write it: text, markdown, latex, html, csv or json.
+        format: Output format: text, markdown, latex, html, csv or json.
     """
     from lossaware.cli.output import say
     from lossaware.studies.analysis.collect import measurements
@@ -132,11 +132,11 @@ def show(
     from lossaware.studies.specs.study import load_study
 
     check_format(format)
-    with measurements(out, results) as there:
-        table = there.table(load_study(name))
+    with measurements(out, results) as measured:
+        table = measured.table(load_study(name))
     if not any(measured.values for measured in table.cells.values()):
         say(
-            f"nothing of it is measured: runs are looked for in {out} (--out), exported ones in {results} (--results); "
+            f"there are no results of it: runs are read from {out} (--out), exported ones from {results} (--results); "
             "a clone of the repository has those of the paper in its folder results"
         )
     if format == "text":
@@ -148,15 +148,15 @@ def show(
 
 @app.command
 def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
-    """Write what is measured of a study as plain files, to be read and committed.
+    """Write the results of a study to text files, to be read and committed.
 
     NAME.csv has the value of each cell and seed, NAME-epochs.csv every epoch of every run, NAME.study.json the
-    specification of each run, and command, commit, machine, date and overrides. A README.md that `lossaware report`
-    wrote is brought up to date.
+    specification of each run, and command, commit, machine, date and overrides. A README.md of `lossaware report` is
+    updated.
 
     Args:
         name: One of `lossaware study list`, or a FILE.toml of your own.
-        to: Folder to write to. What an earlier export has there stays in.
+        to: Folder to write to. The runs of earlier exports to it are kept.
         out: Folder of the runs.
     """
     from lossaware.cli.output import tell
@@ -166,8 +166,8 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
     from lossaware.studies.specs.study import load_study
 
     study = load_study(name)
-    with measurements(out, to) as there:
-        for path in export_study(there.table(study), there.sources, there.launches(study), to):
+    with measurements(out, to) as measured:
+        for path in export_study(measured.table(study), measured.sources, measured.launches(study), to):
             tell(path)
     results_page.refresh(to)
     return 0
@@ -175,7 +175,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
 
 @app.command(name="import")
 def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
-    """Take all runs of exported studies into the runs at hand, where they are missing.
+    """Copy the runs of exported studies to the folder of runs, if they are missing there.
 
     Args:
         results: Folder of exported studies.
@@ -190,44 +190,44 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
     if not (specs := exported.specs()):
         raise UsageError(f"there are no exported studies in {results}")
     with Store(Folder(out).database) as store:
-        taken = adopt(specs, exported, store)
-        tell(f"{taken} of {len(specs)} runs were missing and are taken from {results}.")
+        count = adopt(specs, exported, store)
+        tell(f"{count} of {len(specs)} runs were missing and are copied from {results}.")
     return 0
 
 
 @app.command
 def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
-    """Check that stored runs, exported studies and the tables of pictures are what was written, number by number.
+    """Check every number of stored runs, exported studies and the tables of plots for changes since it was written.
 
-    Says which run and epoch is not, and exits with code 2 then.
+    Prints each changed run and epoch; the exit code is then 2.
 
     Args:
         folder: Folder of exported studies, or of runs (--out of the other commands).
-        add_digests: Add digests to exported studies of earlier versions, as they are now. The files say so.
+        add_digests: Add digests to exported studies of earlier versions, in their present state. The files state it.
     """
     from lossaware.cli.output import say, tell
     from lossaware.studies.report import artifacts
     from lossaware.studies.store.export import add_digests as add
-    from lossaware.studies.store.verify import verify as verified
+    from lossaware.studies.store.verify import verify as verify_folder
 
     if add_digests:
         for path in (*add(folder), *artifacts.add_digests(folder)):
             tell(f"{path} has digests now")
-    found = verified(folder)
-    problems = [*found.problems, *artifacts.damage(folder)]
+    checked = verify_folder(folder)
+    problems = [*checked.problems, *artifacts.damage(folder)]
     for problem in problems:
         say(problem)
     if problems:
         return 2
-    tell(f"{folder}: {found.runs} runs with {found.epochs} epochs are what was written.")
+    tell(f"{folder}: {checked.runs} runs with {checked.epochs} epochs are what was written.")
     return 0
 
 
 @app.command
 def backup(to: Path, /, *, out: Path = OUT) -> int:
-    """Copy the runs at hand, also while they are being computed.
+    """Copy the folder of runs, also while runs are computed.
 
-    A copy by other means misses what is still beside the database, in results.sqlite-wal.
+    Other ways of copying can miss runs that are still in results.sqlite-wal.
 
     Args:
         to: Folder of the copy.
@@ -264,17 +264,17 @@ def _overrides(
         axis, equals, points = text.partition("=")
         names = split_points(points, study.file.axes.get(axis.strip(), ()))
         if not (axis.strip() and equals and all(names)):
-            raise UsageError(f"--only wants axis=point, got {text!r}; axes: {', '.join(study.file.axes)}")
+            raise UsageError(f"--only needs axis=point, got {text!r}; axes: {', '.join(study.file.axes)}")
         chosen[axis.strip()] = (*chosen.get(axis.strip(), ()), *names)
     for option, count in (("--seeds", seeds), ("--epochs", epochs)):
         if count is not None and count < 1:
             raise UsageError(f"{option} must be at least 1, got {count}")
-    given: dict[str, Any] = {"seeds": seeds, "epochs": epochs}
+    values: dict[str, Any] = {"seeds": seeds, "epochs": epochs}
     for text in settings:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals):
-            raise UsageError(f"--set wants key=value, got {text!r}")
-        if given.get(key) is not None:
-            raise UsageError(f"--set gives {key} twice")
-        given[key] = value
-    return Overrides(chosen, parse_settings({key: value for key, value in given.items() if value is not None}))
+            raise UsageError(f"--set needs key=value, got {text!r}")
+        if values.get(key) is not None:
+            raise UsageError(f"--set has {key} twice")
+        values[key] = value
+    return Overrides(chosen, parse_settings({key: value for key, value in values.items() if value is not None}))

@@ -106,7 +106,7 @@ def test_an_iterable_set(records):
     assert found[0].test["largest"] == 11
     assert found[-1].lga is not None
     assert found[-1].lga["steps"] == 4
-    with pytest.raises(UsageError, match="batches_per_epoch must be a whole number of at least 1, got 0"):
+    with pytest.raises(UsageError, match="batches_per_epoch must be an integer of at least 1, got 0"):
         Data(train=Stream(), test=Stream(), batches_per_epoch=0)
 
 

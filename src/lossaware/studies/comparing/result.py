@@ -12,7 +12,7 @@ from lossaware.studies.specs.atomic import write_whole
 
 
 class Result:
-    """What a comparison showed. A notebook shows it as a table.
+    """The results of a comparison. A notebook shows them as a table.
 
     Attributes:
         verdict: The verdicts in a sentence.
@@ -36,7 +36,7 @@ class Result:
         return [dict(record) for record in self._outcome.tables[0].records]
 
     def curves(self) -> list[dict[str, Any]]:
-        """What each run reported after each epoch, to draw it: setting, arm, seed, epoch (from 1), and the numbers."""
+        """The reports of each run per epoch, for plots: setting, arm, seed, epoch (from 1), and the values."""
         return [dict(record) for record in self._outcome.curves]
 
     def to_frame(self) -> Any:

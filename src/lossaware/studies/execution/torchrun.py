@@ -1,7 +1,7 @@
-"""Runs that several processes carry out together, started by torchrun: the first leads, the others follow it.
+"""Runs on several ranks, which torchrun has started: rank 0 is the leader, the others are followers.
 
-Every process executes the same command line. The leader does all that one process does: it checks, keeps the store,
-prints. Its engine has the followers carry out each run with it, and they leave when it does.
+Every process executes the same command line. The leader does everything that a single process does: it checks,
+stores and prints. Its engine executes each run together with the followers, which exit when the leader does.
 """
 
 import json
@@ -31,23 +31,23 @@ from lossaware.studies.training.checkpoint import Checkpoints
 from lossaware.studies.training.ranks import MODES
 
 GRACE = timedelta(seconds=30)
-"""How long a rank that failed waits for the others to fail, too; else they wait for it and must be ended."""
-_FOR_EVER = timedelta(days=365)
+"""Time that a failed rank waits for the others to end. If they do not, they wait for it and must be stopped."""
+_UNLIMITED = timedelta(days=365)
 _LOOK_EVERY = 1.0
-"""Seconds after which the leader, who may be among those that wait, looks whether a rank has given them up."""
+"""Interval in seconds at which the leader checks whether a rank has failed while others wait for it."""
 _BROKEN = "broken"
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @contextmanager
 def joined(mode: str) -> Iterator["TorchrunEngine"]:
-    """The engine of the leader; a follower does not return from here, but exits as the leader did.
+    """The engine of the leader. A follower does not return, but exits with the leader's exit code.
 
     Args:
         mode: ``"ddp"`` or ``"fsdp"``.
 
     Raises:
-        UsageError: An unknown mode, or torchrun has not started this process.
+        UsageError: The mode is unknown, or torchrun has not started this process.
     """
     if mode not in MODES:
         raise UsageError(f"unknown --distributed {mode!r}{did_you_mean(mode, MODES)}")
@@ -59,7 +59,7 @@ def joined(mode: str) -> Iterator["TorchrunEngine"]:
     team = _Team()
     try:
         if not team.leads:
-            warnings.simplefilter("ignore")  # the leader has the same ones
+            warnings.simplefilter("ignore")  # the leader has the same warnings
             raise SystemExit(team.follow())
         code = 1
         _end_by_torchrun(team)
@@ -81,7 +81,7 @@ def joined(mode: str) -> Iterator["TorchrunEngine"]:
 
 
 def _end_by_torchrun(team: "_Team") -> None:
-    """When torchrun ends this process, it stops as by Ctrl-C: it says so, and how to go on."""
+    """Handle torchrun's SIGTERM as Ctrl-C: the process prints the reason and how to continue."""
 
     def end(number: int, frame: object) -> NoReturn:
         team.is_ended = True
@@ -92,13 +92,13 @@ def _end_by_torchrun(team: "_Team") -> None:
 
 
 def _plain(data: DataSource) -> dict[str, Any]:
-    """A source of data as an order of the leader has it."""
+    """A data source as JSON values, for an order of the leader."""
     path = path_of(data)
     return {"data": None if path is None else str(path), "verify": not isinstance(data, DataFolder) or data.verify}
 
 
 class TorchrunEngine:
-    """An engine that carries out one run after another, each on all ranks.
+    """An engine that executes one run at a time, on all ranks.
 
     Attributes:
         failed: Whether a run has failed.
@@ -117,7 +117,7 @@ class TorchrunEngine:
         for spec in specs:
             yield RunStarted(spec)
             self._team.order({"run": spec.to_json(), **_plain(data_folder)})
-            # In a thread, for a run tells of its progress while it is carried out.
+            # In a thread, because a run reports its progress while it is executed.
             events: SimpleQueue[Event] = SimpleQueue()
             work = (spec, data_folder, checkpoints, events)
             threading.Thread(target=self._team.execute_run, args=work, daemon=True).start()
@@ -132,13 +132,13 @@ class TorchrunEngine:
                 self.failed |= isinstance(event, RunFailed)
                 yield event
             if self.failed and self._team.broken() is not None:
-                return  # those that wait for ever take part in no further run
+                return  # the ranks that still wait cannot take part in further runs
 
 
 class _Team:
-    """All ranks, the first of which leads.
+    """All ranks, with rank 0 as the leader.
 
-    They speak by torchrun's store, at which nobody has to wait; collectives are for the runs alone.
+    They communicate by torchrun's store, which does not block. Only runs use collectives.
     """
 
     def __init__(self) -> None:
@@ -146,25 +146,25 @@ class _Team:
         self._store: Any = PrefixStore("lossaware", store)
         self._rank, self._world = rank, world
         self.leads = rank == 0
-        self.is_ended = False  # whether torchrun has told this rank to end
+        self.is_ended = False  # whether torchrun has sent SIGTERM to this rank
         self._orders = self._runs = 0
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=PrefixStore("ranks", store), rank=rank, world_size=world)
 
     def broken(self) -> str | None:
-        """Why a rank failed that others wait for in vain; None where none has."""
+        """The error of a failed rank for which others still wait; None if there is none."""
         return self._store.get(_BROKEN).decode() if self._store.check([_BROKEN]) else None
 
     def order(self, order: dict[str, Any]) -> None:
-        """Tell the followers what comes next."""
+        """Send an order to the followers."""
         self._orders += 1
         self._store.set(f"order {self._orders}", json.dumps(order))
 
     def follow(self) -> int:
-        """Carry out runs as the leader says, until it ends; gives the code with which to exit."""
+        """Execute the leader's orders until it exits. Returns the exit code."""
         while True:
             self._orders += 1
-            self._store.wait([f"order {self._orders}"], _FOR_EVER)
+            self._store.wait([f"order {self._orders}"], _UNLIMITED)
             order = json.loads(self._store.get(f"order {self._orders}"))
             if "exit" in order:
                 return int(order["exit"])
@@ -174,9 +174,9 @@ class _Team:
     def execute_run(
         self, spec: RunSpec, data: DataSource, checkpoints: Checkpoints | None, events: "SimpleQueue[Event]"
     ) -> None:
-        """This rank's part of a run. How it ended is told once all ranks have said it."""
+        """Execute this rank's part of a run. Its last event follows when all ranks have ended the run."""
         if spec.device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # it is a thread's own
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # the device is per thread
         self._runs += 1
         end: Event = RunStarted(spec)
 
@@ -190,12 +190,12 @@ class _Team:
         events.put(self._agreed(end))
 
     def _agreed(self, end: Event) -> Event:
-        """How the run ended for all: if any rank failed, for the reason of the first that did."""
+        """The last event of the run on all ranks: if any failed, a failure with the reason of the first one."""
         reason = f"run {self._runs}: reason"
         if isinstance(end, RunFailed):
             self._store.compare_set(reason, "", end.message)
         self._store.set(f"run {self._runs}: end on {self._rank}", "")
-        if not self._all_ended(GRACE if isinstance(end, RunFailed) else _FOR_EVER):
+        if not self._all_ended(GRACE if isinstance(end, RunFailed) else _UNLIMITED):
             # The others wait in a collective for this rank.
             self._store.set(_BROKEN, self._store.get(reason))
         return RunFailed(end.spec, self._store.get(reason).decode()) if self._store.check([reason]) else end

@@ -219,7 +219,7 @@ def _read_image(path: Path) -> Image:
 def _read_svg(path: Path) -> tuple[str, ElementTree.Element]:
     """The text of an SVG, and its root element.
 
-    Pages show it as an image, in which scripts do not run and nothing is fetched.
+    Pages show it as an image, which cannot run scripts or load files.
     """
     try:
         text = read_text(path)

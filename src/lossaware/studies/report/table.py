@@ -1,4 +1,4 @@
-"""A table as texts: everything that is shown as a table is laid out as one, and any writer can write it."""
+"""The table of texts that all reports build and all writers write."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Cell:
-    """The texts of a cell; empty where there is nothing to show.
+    """The texts of a cell; empty if there is nothing to show.
 
     Attributes:
         text: The content, or the first of its lines.
-        missing: Whether nothing was measured.
-        mark: The letter under which the legend says more.
+        missing: Whether there is no measurement.
+        mark: The letter of its entry in the legend.
         published: The published figure as it was printed.
         sign: Whether the published figure lies in the interval: ``≈``, ``≠`` or nothing.
         difference: Measured minus published.
-        verdict: The verdict on the cell. It is the content where there is no text.
+        verdict: The verdict on the cell. It is the content if there is no text.
     """
 
     text: str = ""
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def content(self) -> str:
-        """The text, or the verdict in its place."""
+        """The text; if it is empty, the verdict."""
         return self.text or (self.verdict.word if self.verdict else "")
 
     @property
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def lines(self) -> list[tuple[str, list[str]]]:
-        """The lines of text that the row takes, each with its name: measured, published, difference."""
+        """The lines of the row by name: measured, published, difference."""
         lines = {
             "measured": [cell.marked for cell in self.cells],
             "published": [cell.published for cell in self.cells],
@@ -71,19 +71,19 @@ class Table:
         axes: Names of the columns that hold the names of the rows.
         heads: Names of each column, from the outermost level to the innermost.
         rows: From top to bottom.
-        text_columns: Columns of words, which are aligned on the left.
-        optional: Columns that are left out where there is no room, each with what it means.
-        with_lines: Whether each line of a row is named: measured, published, difference.
+        text_columns: Columns of words, aligned on the left.
+        optional: Columns that are left out if the output is too narrow, with their meanings.
+        with_lines: Whether to show the name of each line of a row: measured, published, difference.
         total: Whether the last row is the sum of the others.
         remark: A sentence below the title.
         head: Warnings above the table.
-        explanations: What is to be said of the verdicts on single rows, where their cells do not show the reason.
+        explanations: Explanations of the verdicts on single rows, if their cells do not show the reason.
         legend: Meanings of the marks, and notes on single rows.
         caption: How to read the table.
         notes: Notes on the published figures.
-        provenance: When, where and by what command it was measured.
-        records: The table for machines: a mapping a row or cell, with all that is known of it.
-        facts: What all records have in common.
+        provenance: Date, machine and command of the measurements.
+        records: The table for programs: one mapping per row or cell, with all its values.
+        facts: Values that all records share.
     """
 
     title: str
@@ -112,7 +112,7 @@ class Table:
 
     @property
     def plain_records(self) -> Sequence[Mapping[str, Any]]:
-        """The `records`; where there are none, the texts by the names of their columns, with a hyphen for a minus."""
+        """The `records`; if empty, the texts by column name, with hyphens for minus signs."""
         columns = [*self.axes, *map(", ".join, self.heads)]
         return self.records or [
             dict(zip(columns, (*row.names, *(hyphens(cell.content) for cell in row.cells)), strict=True))
@@ -140,16 +140,16 @@ def plain_table(
 
 
 def spans(names: Sequence[Names]) -> list[tuple[Names, int]]:
-    """Equal neighbours as one, with their number."""
-    found: list[tuple[Names, int]] = []
+    """Runs of equal neighbours, with their lengths."""
+    groups: list[tuple[Names, int]] = []
     for name in names:
-        if found and found[-1][0] == name:
-            found[-1] = (name, found[-1][1] + 1)
+        if groups and groups[-1][0] == name:
+            groups[-1] = (name, groups[-1][1] + 1)
         else:
-            found.append((name, 1))
-    return found
+            groups.append((name, 1))
+    return groups
 
 
 def finite(value: float) -> float | None:
-    """The value for a record: None where it is not finite."""
+    """The value for a record: None if it is not finite."""
     return float(value) if math.isfinite(value) else None

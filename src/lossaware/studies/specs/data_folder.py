@@ -80,7 +80,7 @@ def current_reading() -> Reading:
 
 @contextmanager
 def reading(source: DataSource = None) -> Iterator[Reading]:
-    """A context that lists the opened data sets and verifies them, if ``source`` says so."""
+    """A context that lists the opened data sets and verifies them if ``source`` requires it."""
     token = _current.set(Reading(source.verify if isinstance(source, DataFolder) else True))
     try:
         yield current_reading()

@@ -1,7 +1,7 @@
-"""Texts that may come from foreign files, escaped for each output. In HTML, Jinja's autoescape does it.
+"""Escaping of texts that may come from foreign files, per output format. Jinja's autoescape does it in HTML.
 
-Whatever a title, a name or a message holds, it stays text: nothing in it moves a cursor, begins a command of LaTeX,
-loads a picture or is computed by a spreadsheet.
+Titles, names and messages stay text: they cannot move the cursor, start LaTeX commands, load images or become
+formulas of a spreadsheet.
 """
 
 import csv
@@ -11,20 +11,20 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Control characters but tab and line feed, marks that turn the direction of writing, and halves of characters."""
+"""Control characters except tab and line feed, marks for the direction of writing, and surrogates."""
 
 
 _MARKDOWN = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\[(?!\w\](?![:(\[]))")
-"""What Markdown reads as its own; an underscore within a word and a mark such as ``[a]`` are text there, too."""
+"""Markup of Markdown. An underscore within a word and a mark such as ``[a]`` are text, and not included."""
 
 
 def terminal(text: str) -> str:
-    """Text for a terminal: control characters become their pictures, such as ␛ for ESC, which are as wide as one."""
+    """Text for a terminal: control characters become symbols of one column, such as ␛ for ESC."""
     return _CONTROLS.sub(_picture, text)
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The text with plain characters in place of those that the encoding lacks: a hyphen for a minus sign."""
+    """The text, with ASCII in place of characters that the encoding lacks, such as a hyphen for a minus sign."""
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):
@@ -44,7 +44,7 @@ def _plain(encoding: str) -> Callable[[str], str]:
 
 
 def write_plainly(error: UnicodeError) -> tuple[str, int]:
-    """What is written for characters that an output lacks; see `codecs.register_error`."""
+    """The ASCII replacement of characters that an encoding lacks; see `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(_ASCII.get(it, "?") for it in error.object[error.start : error.end]), error.end
@@ -61,28 +61,28 @@ def latex(text: str) -> str:
 
 
 def latex_comment(text: str) -> str:
-    """A comment in LaTeX: whatever the text holds, all of it is in the line that begins with ``%``."""
+    """A comment in LaTeX. The whole text is in the line that begins with ``%``."""
     return f"% {one_line(text)}"
 
 
 def markdown(text: str) -> str:
-    """Text for Markdown, in one line, also within a cell of a table: no HTML, no link, no picture."""
+    """Text for Markdown, in one line, also for cells of tables, without HTML, links and images."""
     return _MARKDOWN.sub(r"\\\g<0>", one_line(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def markdown_code(text: str) -> str:
-    """Text as code in Markdown, also within a cell of a table."""
+    """Text as code in Markdown, also for cells of tables."""
     return f"`{one_line(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def matplotlib(text: str) -> str:
-    """Text for Matplotlib, in one line: no formula between dollars, and not hidden in a legend for its underscore."""
+    """Text for Matplotlib, in one line. Dollars do not start formulas; underscores do not hide legend entries."""
     escaped = one_line(text).replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV, in which no text is a formula of a spreadsheet."""
+    """Rows as CSV, without texts that are formulas of a spreadsheet."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerows([_csv_cell(cell) for cell in row] for row in rows)
@@ -90,12 +90,12 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def svg_address(svg: str) -> str:
-    """An SVG as the address of an ``<img>``. There it only draws: nothing runs, is fetched, or styles the page."""
+    """An SVG as the address of an ``<img>``, where it cannot run scripts, load files or style the page."""
     return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"
 
 
 def _csv_cell(cell: object) -> object:
-    """The cell; a text that a spreadsheet would compute begins with an apostrophe, after which it is a text there."""
+    """The cell. A text that a spreadsheet would compute gets an apostrophe in front, which makes it a text there."""
     if not isinstance(cell, str):
         return cell
     text = terminal(cell)
@@ -106,8 +106,8 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", text, re.IGNORECASE) is not None
 
 
-def _picture(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _picture(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
 
 
@@ -122,7 +122,7 @@ _ASCII = {
     "\u2007": " ",
     "\u2008": " ",
 }
-"""Plain characters for outputs that lack these."""
+"""Replacements for encodings that lack these characters."""
 
 _LATEX = {
     "&": r"\&",

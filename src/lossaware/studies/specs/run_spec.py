@@ -92,7 +92,7 @@ def lga_options(given: Mapping[str, Any]) -> Options:
 
 
 VALIDATION = "validation_"
-"""What is measured on a validation set has the name that it has on the test set, after this."""
+"""Prefix of the names of measures on the validation set."""
 AS_CODED = "as coded"
 """Instead of a gamma2: LGA has the settings in the code of the user's function."""
 

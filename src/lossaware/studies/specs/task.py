@@ -16,27 +16,27 @@ from lossaware.studies.specs.options import where
 __all__ = ["Batch", "Data", "Examples", "InMemory", "Source", "Subject", "Task"]
 
 Source = Any
-"""A set of examples as a user gives it: `Examples`, a ``DataLoader``, or a dataset of torch's."""
+"""A user's set of examples: `Examples`, a ``DataLoader``, or a torch dataset."""
 
 
 @dataclass(frozen=True)
 class Data:
     """The sets of a task.
 
-    Each is given as `InMemory` tensors, as a dataset, whose examples ``collate`` makes batches of, as a ``DataLoader``,
-    which keeps its own batches, or as `Examples` of your own. The run's seed decides the order of training. Batches may
-    be tuples, lists or dicts of tensors, nested as you like; the first tensor's length is the number of examples.
+    Each is a set of `InMemory` tensors, a dataset, whose examples ``collate`` combines into batches, a ``DataLoader``,
+    which keeps its own batches, or your own `Examples`. The run's seed determines the order of training. Batches may
+    be nested tuples, lists or dicts of tensors; the first tensor's length is the number of examples.
 
     Attributes:
         train: Training set, used in random order. An iterable dataset keeps its own order.
         test: Test set, measured after each epoch.
-        augment: Changes a training batch at random, given the batch and the run's generator. None: no augmentation.
+        augment: Called with a training batch and the run's generator; returns the changed batch. None: no augmentation.
         files: The data files that were read, and whether they were verified; set when the task loads them.
-        validation: Validation set, measured after each epoch, too: the best learning rate is then chosen on it, and the
-            score of that learning rate on the test set is shown.
-        collate: Makes a batch of a list of examples of a dataset; None is torch's ``default_collate``.
-        batches_per_epoch: How many batches of the training set make an epoch; None is all. An iterable set without
-            length needs it.
+        validation: Validation set, measured after each epoch, too. The best learning rate is then chosen on it, and its
+            score on the test set is shown.
+        collate: Makes a batch from a list of a dataset's examples; None is torch's ``default_collate``.
+        batches_per_epoch: Number of training batches per epoch; None is all. Required for an iterable set without
+            length.
     """
 
     train: Source
@@ -50,14 +50,14 @@ class Data:
     def __post_init__(self) -> None:
         limit = self.batches_per_epoch
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise UsageError(f"Data: batches_per_epoch must be a whole number of at least 1, got {limit!r}")
+            raise UsageError(f"Data: batches_per_epoch must be an integer of at least 1, got {limit!r}")
         for name, most in (("train", limit), ("test", None), ("validation", None)):
-            if (given := getattr(self, name)) is not None and not isinstance(given, _WRAPPED):
-                object.__setattr__(self, name, as_examples(given, self.collate, most))
+            if (source := getattr(self, name)) is not None and not isinstance(source, _WRAPPED):
+                object.__setattr__(self, name, as_examples(source, self.collate, most))
 
 
 _WRAPPED = (FromDataset, FromLoader, Limited)
-"""What is not wrapped again where data are replaced."""
+"""Types that are not wrapped again when `Data` is copied."""
 
 
 class Subject(Protocol):
@@ -86,7 +86,7 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A training task: how to make its model, load its data and measure a batch.
+    """A training task: its model, its data and the measures of a batch.
 
     Attributes:
         name: Short name, as on the command line.
@@ -165,10 +165,10 @@ class Task:
 
 
 def _length(examples: Any) -> int | None:
-    """The number of examples; None where nobody knows.
+    """The number of examples; None if unknown.
 
     Raises:
-        UsageError: It is no set of examples.
+        UsageError: The value is not a set of examples.
     """
     if not hasattr(examples, "batches"):
         raise UsageError(

@@ -67,8 +67,8 @@ def has_changed(names: Sequence[str], measured: str | None) -> bool:
 def _source(place: str) -> str | None:
     """The digest of a file, or None.
 
-    The name may come from a foreign file that is only shown. So nothing is imported here, and only regular files with
-    the endings of Python modules are opened.
+    The name may come from a foreign file that is only shown. So this imports no module, and opens only regular files
+    with the suffixes of Python modules.
     """
     try:
         path = place if _is_file(place) else _find_module(place)

@@ -209,7 +209,7 @@ class _Training:
 
     @torch.no_grad()
     def _tested(self) -> dict[str, float]:
-        """What is measured on the test set, and, by the names of `VALIDATION`, on the validation set."""
+        """The measures on the test set, and those on the validation set with the prefix `VALIDATION`."""
         self._model.eval()
         found: dict[str, float] = {}
         for prefix, examples in (("", self._test), (VALIDATION, self._validation)):

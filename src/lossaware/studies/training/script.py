@@ -48,14 +48,14 @@ class Assignment:
 
 
 def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
-    """The trial of this script: from ``lossaware compare --command``, or one of its own.
+    """The trial of this script: from ``lossaware compare --command``, or a standalone one.
 
-    By itself the script trains with LGA as its code attaches it, and prints what it reports. The generators of Python,
+    Standalone, the script trains with LGA as its code attaches it, and prints its reports. The generators of Python,
     NumPy and torch are seeded.
 
     Args:
-        lr: The learning rate where the script runs by itself.
-        seed: The seed likewise.
+        lr: The learning rate of a standalone script.
+        seed: The seed of a standalone script.
 
     Example:
         .. code-block:: python
