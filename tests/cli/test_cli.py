@@ -343,7 +343,7 @@ WRONG = {
     "compare digits --scheduler StepLR,step_size=0": "scheduler 'StepLR' cannot step with step_size=0",
     "compare digits --set hiden=3": "did you mean hidden?",
     "compare digits --set hidden": "--set needs key=value, got 'hidden'",
-    "compare digits --set hidden=3 --set hidden=4": "--set gives hidden twice",
+    "compare digits --set hidden=3 --set hidden=4": "--set has hidden twice",
     "compare digits --set hidden=0": "hidden must be an integer of at least 1",
     "compare mnist": "needs --data DIR",
     "compare mnist --data nowhere": "nowhere",

@@ -85,7 +85,7 @@ def assignments(option: str, texts: Sequence[str]) -> "Options":
         if not (key.isidentifier() and equals):
             raise UsageError(f"{option} needs key=value, got {text!r}")
         if key in result:
-            raise UsageError(f"{option} gives {key} twice")
+            raise UsageError(f"{option} has {key} twice")
         result[key] = parse_value(value)
     return tuple(sorted(result.items()))
 
