@@ -155,7 +155,7 @@ class PrintedEffects(_StudyRole):
         for variant, base in pairs(table.study).items():
             with_, without = table.study.cells[variant], table.study.cells[base]
             if variant in keys and with_.published is not None and without.published is not None:
-                gains.append((with_.published - without.published) * (1 if with_.quantity.higher_is_better else -1))
+                gains.append((with_.published - without.published) * (1 if with_.metric.higher_is_better else -1))
         better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         return f"better in {better} of {len(gains)}, worse in {worse}"
 

@@ -26,7 +26,7 @@ from lossaware.studies.report.writers.markdown import write
 from lossaware.studies.specs.escape import markdown
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Quantity, Study, load_study, studies, without_lga
+from lossaware.studies.specs.study import Metric, Study, load_study, studies, without_lga
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.results import Sources
 
@@ -174,29 +174,27 @@ class MeasuredFilesDirective(_Measured):
 
 def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
     """A figure for each base that was measured, with every variant of LGA that the study has of it."""
-    groups: dict[tuple[RunSpec, Quantity], dict[str, list[list[float]]]] = {}
-    shown: set[tuple[RunSpec, Quantity]] = set()
+    groups: dict[tuple[RunSpec, Metric], dict[str, list[list[float]]]] = {}
+    shown: set[tuple[RunSpec, Metric]] = set()
     for cell in (measured.cell for measured in table.cells.values()):
-        specs, quantity = cell.specs, replace(cell.quantity, at="final")
-        if not specs or specs[0].lga is None or (specs[0], quantity) in shown:  # a table may show one run several times
+        specs, metric = cell.specs, replace(cell.metric, at="final")
+        if not specs or specs[0].lga is None or (specs[0], metric) in shown:  # a table may show one run several times
             continue
         runs = [(exported.records(without_lga(spec)), exported.records(spec)) for spec in specs]
         finished = [
-            [quantity.curve(records) for records in pair]
+            [metric.curve(records) for records in pair]
             for spec, pair in zip(specs, runs, strict=True)
             if {len(records) for records in pair} == {spec.epochs}
         ]
         if not finished:
             continue
-        shown.add((specs[0], quantity))
+        shown.add((specs[0], metric))
         without, with_lga = map(list, zip(*finished, strict=True))
-        lines = groups.setdefault((without_lga(specs[0]), quantity), {"without LGA": without})
+        lines = groups.setdefault((without_lga(specs[0]), metric), {"without LGA": without})
         lines[_label(table.study, cell.row, cell.column)] = with_lga
     return [
-        _gallery(
-            quantity, [Curves(_heading(base), of, lines) for (base, of), lines in groups.items() if of == quantity]
-        )
-        for quantity in dict.fromkeys(quantity for _, quantity in groups)
+        _gallery(metric, [Curves(_heading(base), of, lines) for (base, of), lines in groups.items() if of == metric])
+        for metric in dict.fromkeys(metric for _, metric in groups)
     ]
 
 
@@ -214,7 +212,7 @@ def _label(study: Study, row: Sequence[str], column: Sequence[str]) -> str:
     return ", ".join(point for axis, point in places if axis in (switching or changing)) or "with LGA"
 
 
-def _gallery(quantity: Quantity, groups: list[Curves]) -> nodes.Node:
+def _gallery(metric: Metric, groups: list[Curves]) -> nodes.Node:
     labels = dict.fromkeys(label for group in groups for label in group.lines)
     keys = "".join(
         f'<li style="--color: var(--series-{index % len(SERIES)})">{html.escape(label)}</li>'
@@ -224,10 +222,10 @@ def _gallery(quantity: Quantity, groups: list[Curves]) -> nodes.Node:
         f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{_image(figure.image)}</figure>"
         for figure in plot_curves(groups)
     ]
-    said = f"{quantity.measure.capitalize()} by epoch: mean over seeds, and their range as a band."
+    said = f"{metric.measure.capitalize()} by epoch: mean over seeds, and their range as a band."
     text = f'<p>{said}</p><ul class="series">{keys}</ul><div class="grid">{"".join(drawn)}</div>'
     if len(drawn) > MANY:
-        text = f"<details><summary>{len(drawn)} figures: {quantity.measure} by epoch</summary>{text}</details>"
+        text = f"<details><summary>{len(drawn)} figures: {metric.measure} by epoch</summary>{text}</details>"
     return nodes.raw("", f'<div class="curves">{text}</div>', format="html")
 
 

@@ -9,11 +9,11 @@ from lossaware.studies.models.classification import classification
 from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
 from lossaware.studies.specs.comparison import comparison
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
-from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.study import Metric, Study
 from lossaware.studies.specs.task import Data, InMemory, Task
 
-ACCURACY = Quantity("test", "accuracy", "final", percent=True, higher_is_better=True)
-LOSS = Quantity("train", "loss", "final", percent=False, higher_is_better=False)
+ACCURACY = Metric("test", "accuracy", "final", percent=True, higher_is_better=True)
+LOSS = Metric("train", "loss", "final", percent=False, higher_is_better=False)
 Runs = Sequence[Sequence[EpochRecord]]
 """The records of each seed."""
 

@@ -237,7 +237,7 @@ def test_the_schedulers_of_table_5_have_the_arguments_that_its_note_names() -> N
 
 def test_what_the_cells_show() -> None:
     def shown(number: int) -> Counter[tuple[str, str, str, bool]]:
-        quantities = [cell.quantity for cell in study(number).cells.values()]
+        quantities = [cell.metric for cell in study(number).cells.values()]
         return Counter((q.set, q.name, q.at, q.percent) for q in quantities)
 
     assert shown(1) == {("train", "accuracy", "final", True): 42}
@@ -258,9 +258,7 @@ def test_what_the_cells_show() -> None:
         ("train", "accuracy"),
         ("train", "accuracy_rot"),
     }
-    assert not any(
-        cell.quantity.higher_is_better for number in (9, 10, 12, 13) for cell in study(number).cells.values()
-    )
+    assert not any(cell.metric.higher_is_better for number in (9, 10, 12, 13) for cell in study(number).cells.values())
 
 
 def test_the_other_estimates_of_the_lower_bound() -> None:

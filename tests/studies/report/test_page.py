@@ -16,24 +16,24 @@ from lossaware.studies.report.curves import Curves, Figure, Scores, plot_curves,
 from lossaware.studies.report.page import Plots, Report, Section, render, write
 from lossaware.studies.report.plot import PALETTE, SERIES
 from lossaware.studies.report.table import Table
-from lossaware.studies.specs.study import Quantity
+from lossaware.studies.specs.study import Metric
 from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser, pictures
 from support.synthetic import ACCURACY, BASE, LOSS, four_pairs, rising
 
 LONG = "lossaware compare some/rather/long/path/to/a/task_of_ones_own.py:build --optimizers sgd,adam,adadelta " * 2
 
 
-def curves_of(lines: Mapping[str, Sequence[Sequence[float]]], quantity: Quantity = ACCURACY) -> Curves:
-    return Curves("sgd · lr 1e-3", quantity, lines)
+def curves_of(lines: Mapping[str, Sequence[Sequence[float]]], metric: Metric = ACCURACY) -> Curves:
+    return Curves("sgd · lr 1e-3", metric, lines)
 
 
-def scores_of(lines: Mapping[str, Sequence[Sequence[float]]], quantity: Quantity = ACCURACY) -> Scores:
+def scores_of(lines: Mapping[str, Sequence[Sequence[float]]], metric: Metric = ACCURACY) -> Scores:
     """The last scores of the curves, all at one learning rate."""
-    return Scores("sgd", quantity, {label: {1e-3: [run[-1] for run in runs if run]} for label, runs in lines.items()})
+    return Scores("sgd", metric, {label: {1e-3: [run[-1] for run in runs if run]} for label, runs in lines.items()})
 
 
-def figures_of(lines: Mapping[str, Sequence[Sequence[float]]], quantity: Quantity = ACCURACY) -> list[Figure]:
-    return [*plot_curves([curves_of(lines, quantity)]), *plot_scores([scores_of(lines, quantity)])]
+def figures_of(lines: Mapping[str, Sequence[Sequence[float]]], metric: Metric = ACCURACY) -> list[Figure]:
+    return [*plot_curves([curves_of(lines, metric)]), *plot_scores([scores_of(lines, metric)])]
 
 
 TWO = {"without": [rising(final) for final in BASE], "with LGA": [rising(final, speed=0.9) for final in BASE]}
@@ -105,12 +105,12 @@ def test_a_curve_stops_where_a_seed_is_lost():
     assert polyline_points(figure.plot.svg(), 1) == 2
 
 
-@pytest.mark.parametrize("quantity", [ACCURACY, LOSS])
+@pytest.mark.parametrize("metric", [ACCURACY, LOSS])
 @pytest.mark.filterwarnings("error")
-def test_awkward_data_is_drawn_without_a_warning(quantity):
+def test_awkward_data_is_drawn_without_a_warning(metric):
     nan = math.nan
     for runs in ([[0.5]], [[0.5, 0.5]], [[nan, nan]], [[]], [[1.0] * 3, [0.0] * 3]):
-        for figure in figures_of({"a": runs, "b": runs}, quantity):
+        for figure in figures_of({"a": runs, "b": runs}, metric):
             ET.fromstring(figure.plot.svg())
 
 

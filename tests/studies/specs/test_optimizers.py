@@ -317,7 +317,7 @@ def test_the_study_beside_auto_computes_nothing_twice():
             1e-1,
             {"schedulefree-adamw": 2.5e-3}.get(name, 1.0),
         }
-    measured = {cell.row[0]: cell.quantity for cell in study.cells.values()}
+    measured = {cell.row[0]: cell.metric for cell in study.cells.values()}
     assert {name: (what.name, what.higher_is_better) for name, what in measured.items()} == {
         "Digits": ("accuracy", True),
         "MNIST": ("accuracy", True),

@@ -69,9 +69,9 @@ def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: 
 
 def _provenance(table: StudyTable, results: Results) -> list[str]:
     """Date, machine, versions and commands of a table's runs."""
-    shown = {spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values}
-    environments = [results.environment(spec) for spec in sorted(shown, key=lambda spec: spec.key)]
+    used = {spec for measured in table.cells.values() for spec in measured.cell.needed if spec.seed in measured.values}
+    environments = [results.environment(spec) for spec in sorted(used, key=lambda spec: spec.key)]
     if not any(environments):
         return []
     first, *commands = format_provenance(environments)
-    return [f"{len(shown)} run{'s' * (len(shown) != 1)}: {first}", *commands]
+    return [f"{len(used)} run{'s' * (len(used) != 1)}: {first}", *commands]

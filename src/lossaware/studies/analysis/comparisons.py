@@ -23,7 +23,7 @@ from lossaware.studies.analysis.statistics import (
 )
 from lossaware.studies.analysis.study_table import Key, Measured, StudyTable
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.study import Metric, Study
 
 Way = Literal["better", "equal", "worse"]
 
@@ -52,9 +52,9 @@ class Comparison:
     verdict: Verdict
 
     @property
-    def quantity(self) -> Quantity:
+    def metric(self) -> Metric:
         """The compared metric."""
-        return self.with_lga.cell.quantity
+        return self.with_lga.cell.metric
 
     @property
     def count(self) -> int:
@@ -74,18 +74,18 @@ class Comparison:
     @property
     def way(self) -> Way:
         """Whether the mean is better with LGA; if scores are not finite, whether more seeds are."""
-        better, worse = better_and_worse(self.result, higher_is_better=self.quantity.higher_is_better)
+        better, worse = better_and_worse(self.result, higher_is_better=self.metric.higher_is_better)
         balance: float = better - worse
         if not (self.result.lost_without or self.result.lost_with):
             mean = self.result.difference.mean
             rounding = 1e-9 * abs(self.base_scores.mean)  # rounding of differences that cancel
-            balance = 0.0 if abs(mean) <= rounding else mean * (1 if self.quantity.higher_is_better else -1)
+            balance = 0.0 if abs(mean) <= rounding else mean * (1 if self.metric.higher_is_better else -1)
         return "better" if balance > 0 else "worse" if balance < 0 else "equal"
 
 
 def comparisons(table: StudyTable) -> list[Comparison]:
     """All pairs of cells, over their common seeds; pairs of the same runs count once."""
-    chosen: dict[tuple[Quantity, tuple[RunSpec, ...], tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
+    chosen: dict[tuple[Metric, tuple[RunSpec, ...], tuple[RunSpec, ...]], tuple[Key, Key, list[int], Paired]] = {}
     for variant, base in pairs(table.study).items():
         with_lga, without = table.cells[variant], table.cells[base]
         bases = {spec: without.scores.get(spec.seed) for spec in without.cell.specs}
@@ -95,12 +95,12 @@ def comparisons(table: StudyTable) -> list[Comparison]:
             if spec.seed in with_lga.scores and (score := bases.get(reference)) is not None
         }
         result = paired([left for left, _ in scores.values()], [right for _, right in scores.values()])
-        key = with_lga.cell.quantity, with_lga.cell.specs, with_lga.cell.bases
+        key = with_lga.cell.metric, with_lga.cell.specs, with_lga.cell.bases
         if key not in chosen or (_count(result) and not _count(chosen[key][3])):
             chosen[key] = variant, base, list(scores), result
     ps = {
-        variant: deciding_p(result, higher_is_better=quantity.higher_is_better) if _count(result) > 1 else math.nan
-        for (quantity, _, _), (variant, _, _, result) in chosen.items()
+        variant: deciding_p(result, higher_is_better=metric.higher_is_better) if _count(result) > 1 else math.nan
+        for (metric, _, _), (variant, _, _, result) in chosen.items()
     }
     corrected = dict(zip(ps, holm(list(ps.values())), strict=True))
     many = sum(not math.isnan(p) for p in ps.values())
@@ -114,25 +114,25 @@ def comparisons(table: StudyTable) -> list[Comparison]:
             result,
             verdict(
                 result,
-                higher_is_better=quantity.higher_is_better,
+                higher_is_better=metric.higher_is_better,
                 corrected_p=corrected[variant],
                 comparisons=many,
             ),
         )
-        for (quantity, _, _), (variant, base, seeds, result) in chosen.items()
+        for (metric, _, _), (variant, base, seeds, result) in chosen.items()
     ]
 
 
 def pairs(study: Study) -> dict[Key, Key]:
     """Each cell that has a reference, and the reference cell with the same metric."""
-    bases: dict[tuple[Quantity, tuple[RunSpec, ...]], Key] = {}
+    bases: dict[tuple[Metric, tuple[RunSpec, ...]], Key] = {}
     for key, cell in study.cells.items():
         if cell.specs and cell.specs == cell.bases:
-            bases.setdefault((cell.quantity, cell.specs), key)
+            bases.setdefault((cell.metric, cell.specs), key)
     return {
         key: base
         for key, cell in study.cells.items()
-        if cell.specs != cell.bases and (base := bases.get((cell.quantity, cell.bases))) is not None
+        if cell.specs != cell.bases and (base := bases.get((cell.metric, cell.bases))) is not None
     }
 
 

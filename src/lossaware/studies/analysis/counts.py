@@ -129,6 +129,6 @@ def _published(study: Study) -> Counts:
     for variant, base in pairs(study).items():
         with_, without = study.cells[variant], study.cells[base]
         if with_.published is not None and without.published is not None:
-            gain = (with_.published - without.published) * (1 if with_.quantity.higher_is_better else -1)
+            gain = (with_.published - without.published) * (1 if with_.metric.higher_is_better else -1)
             ways.append("better" if gain > 0 else "worse" if gain < 0 else "equal")
     return Counts(figures=sum(cell.published is not None for cell in study.cells.values()), published=Ways.of(ways))

@@ -16,7 +16,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.study_table import Measured, StudyTable
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Quantity, Study, without_lga
+from lossaware.studies.specs.study import Metric, Study, without_lga
 from lossaware.studies.specs.study_file import StudyFile
 from lossaware.studies.store.results import Results
 
@@ -28,7 +28,7 @@ class Series:
     Attributes:
         panel: The study's name of the task.
         name: The study's name of the optimizer.
-        quantity: The metric of its scores.
+        metric: The metric of its scores.
         at: Its cells by learning rate, in ascending order, with or without finished runs.
         rates: The learning rates that the study has for all optimizers.
         own: The optimizer's default learning rate, if the study has it; it may be one of the others.
@@ -36,7 +36,7 @@ class Series:
 
     panel: str
     name: str
-    quantity: Quantity
+    metric: Metric
     at: Mapping[float, Measured] = field(default_factory=dict)
     rates: frozenset[float] = frozenset()
     own: float | None = None
@@ -85,9 +85,9 @@ def overall(series: Series) -> Overall | None:
     measured = {lr: series.at[lr] for lr in sorted(series.rates)}
     if not measured or not all(one.there for one in measured.values()):
         return None
-    bad = -math.inf if series.quantity.higher_is_better else math.inf
+    bad = -math.inf if series.metric.higher_is_better else math.inf
     scores = {lr: bad if one.summary.lost else series.means[lr] for lr, one in measured.items()}
-    worst = (min if series.quantity.higher_is_better else max)(scores, key=scores.__getitem__)
+    worst = (min if series.metric.higher_is_better else max)(scores, key=scores.__getitem__)
     return Overall(scores[worst], worst, fmean(scores.values()))
 
 
@@ -129,7 +129,7 @@ def all_series(table: StudyTable) -> list[Series]:
     panels, rates, names = _roles(study.file)
     if not rates:
         raise UsageError(f"{study.what}: it does not have an axis with only learning rates")
-    result: dict[tuple[str, str, Quantity], Series] = {}
+    result: dict[tuple[str, str, Metric], Series] = {}
     for (row, column), measured in table.cells.items():
         cell = measured.cell
         if not cell.specs or cell.compares:
@@ -138,7 +138,7 @@ def all_series(table: StudyTable) -> list[Series]:
         panel, name = (", ".join(place[axis] for axis in axes) for axes in (panels, names))
         panel = ", ".join(filter(None, [panel or cell.specs[0].task, measured.caution]))
         lr = cell.specs[0].lr
-        before = result.get(key := (panel, name, cell.quantity), Series(*key))
+        before = result.get(key := (panel, name, cell.metric), Series(*key))
         shared = any(study.file.axes[axis][place[axis]].lr for axis in rates)
         result[key] = replace(
             before,
@@ -174,10 +174,10 @@ def bases(series: Sequence[Series]) -> list[Series]:
 
 def times(series: Sequence[Series], results: Results) -> list[Time]:
     """The times of all series, at each learning rate, to the best score of each base of their task."""
-    curves = {spec: _curve(one.quantity, spec, results) for one in series for spec in one.specs}
+    curves = {spec: _curve(one.metric, spec, results) for one in series for spec in one.specs}
     result = []
     for base in bases(series):
-        better = max if base.quantity.higher_is_better else min
+        better = max if base.metric.higher_is_better else min
         best = {
             lr: {
                 spec.seed: better(finite)
@@ -191,22 +191,22 @@ def times(series: Sequence[Series], results: Results) -> list[Time]:
             continue
         base_lr = better(scores, key=scores.__getitem__)
         for one in series:
-            if (one.panel, one.quantity) == (base.panel, base.quantity):
+            if (one.panel, one.metric) == (base.panel, base.metric):
                 for lr, measured in one.at.items():
                     runs = [
-                        _reaches(one.quantity, curves[spec], best[base_lr][spec.seed])
+                        _reaches(one.metric, curves[spec], best[base_lr][spec.seed])
                         for spec in measured.cell.specs
                         if curves[spec] and spec.seed in best[base_lr]
                     ]
                     if runs:
-                        target = scores[base_lr] * (100 if base.quantity.percent else 1)
+                        target = scores[base_lr] * (100 if base.metric.percent else 1)
                         reached = sum(math.isfinite(epochs) for epochs, _ in runs)
                         epochs, seconds = (median_high(values) for values in zip(*runs, strict=True))
                         result.append(Time(one, lr, base, base_lr, target, len(runs), reached, epochs, seconds))
     return result
 
 
-def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[tuple[float, float]]:
+def _curve(metric: Metric, spec: RunSpec, results: Results) -> list[tuple[float, float]]:
     """Score and total seconds after each epoch; empty unless the run is finished."""
     records = results.records(spec)
     if len(records) < spec.epochs:
@@ -215,14 +215,14 @@ def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[tuple[fl
     curve = []
     for record in records:
         seconds += record.seconds
-        curve.append((getattr(record, quantity.set).get(quantity.name, math.nan), seconds))
+        curve.append((getattr(record, metric.set).get(metric.name, math.nan), seconds))
     return curve
 
 
-def _reaches(quantity: Quantity, curve: Sequence[tuple[float, float]], target: float) -> tuple[float, float]:
+def _reaches(metric: Metric, curve: Sequence[tuple[float, float]], target: float) -> tuple[float, float]:
     """Epochs and seconds to the target; infinite if it is not reached."""
     for epoch, (score, seconds) in enumerate(curve, start=1):
-        if score >= target if quantity.higher_is_better else score <= target:
+        if score >= target if metric.higher_is_better else score <= target:
             return epoch, seconds
     return math.inf, math.inf
 

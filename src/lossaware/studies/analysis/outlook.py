@@ -60,7 +60,7 @@ def outlooks(compared: Sequence[Comparison], margin: float | None = None) -> lis
         margin: The largest irrelevant difference, in units of the measured score.
     """
     ps = [
-        deciding_p(it.result, higher_is_better=it.quantity.higher_is_better) if it.count > 1 else math.nan
+        deciding_p(it.result, higher_is_better=it.metric.higher_is_better) if it.count > 1 else math.nan
         for it in compared
     ]
     corrected = holm(ps)

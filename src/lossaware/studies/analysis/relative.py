@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossaware.studies.analysis.lr_sensitivity import Series, bases, overall
-from lossaware.studies.specs.study import Quantity, without_lga
+from lossaware.studies.specs.study import Metric, without_lga
 
 MEASURES = ("worst", "mean", "best", "own")
 """The compared scores of a method; fields of `Relative`."""
@@ -52,7 +52,7 @@ def relatives(series: Sequence[Series]) -> list[Relative]:
         own_base = _base_of(one, series)
         if not tuned_scores or (own_base is not None and own_base not in tuned_scores):
             continue
-        base = own_base or (max if one.quantity.higher_is_better else min)(tuned_scores, key=tuned_scores.__getitem__)
+        base = own_base or (max if one.metric.higher_is_better else min)(tuned_scores, key=tuned_scores.__getitem__)
         over = overall(one)
         scores = {
             "worst": None if over is None else over.worst,
@@ -62,8 +62,8 @@ def relatives(series: Sequence[Series]) -> list[Relative]:
         }
         if all(score is None for score in scores.values()):
             continue
-        lost = {name: _lost(score, tuned_scores[base], one.quantity) for name, score in scores.items()}
-        result.append(Relative(one.panel, one.name, base, tuned_scores[base], one.quantity.percent, **lost))
+        lost = {name: _lost(score, tuned_scores[base], one.metric) for name, score in scores.items()}
+        result.append(Relative(one.panel, one.name, base, tuned_scores[base], one.metric.percent, **lost))
     return result
 
 
@@ -72,14 +72,14 @@ def _best(series: Series) -> float | None:
     scores = [series.means[lr] for lr in series.rates if lr in series.means and not series.at[lr].summary.lost]
     if overall(series) is None or not scores:
         return None
-    return (max if series.quantity.higher_is_better else min)(scores)
+    return (max if series.metric.higher_is_better else min)(scores)
 
 
 def _own(series: Series) -> float | None:
     if series.own is None or not series.at[series.own].there:
         return None
     if series.at[series.own].summary.lost:
-        return -math.inf if series.quantity.higher_is_better else math.inf
+        return -math.inf if series.metric.higher_is_better else math.inf
     return series.means[series.own]
 
 
@@ -90,11 +90,11 @@ def _base_of(one: Series, series: Sequence[Series]) -> str | None:
     return next((base.name for base in candidates if not without.isdisjoint(base.specs)), None)
 
 
-def _lost(score: float | None, base: float, quantity: Quantity) -> float | None:
+def _lost(score: float | None, base: float, metric: Metric) -> float | None:
     if score is None:
         return None
-    loss = base - score if quantity.higher_is_better else score - base
-    return loss if quantity.percent or not math.isfinite(loss) else 100 * loss / abs(base)
+    loss = base - score if metric.higher_is_better else score - base
+    return loss if metric.percent or not math.isfinite(loss) else 100 * loss / abs(base)
 
 
 def relative_rows(relatives: Sequence[Relative]) -> list[dict[str, Any]]:

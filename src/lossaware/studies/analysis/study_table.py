@@ -11,7 +11,7 @@ from lossaware.studies.analysis.statistics import FEWEST, Summary, difference_ha
 from lossaware.studies.analysis.untrained import is_untrained
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Cell, Coordinates, Overrides, Quantity, Study
+from lossaware.studies.specs.study import Cell, Coordinates, Metric, Overrides, Study
 from lossaware.studies.store.results import Results
 
 Key = tuple[Coordinates, Coordinates]
@@ -42,7 +42,7 @@ class Measured:
     @cached_property
     def values(self) -> dict[int, float]:
         """The score of each finished seed in the units of the table."""
-        return {seed: self.cell.quantity.factor * score for seed, score in self.scores.items()}
+        return {seed: self.cell.metric.factor * score for seed, score in self.scores.items()}
 
     @property
     def there(self) -> bool:
@@ -184,7 +184,7 @@ class StudyTable:
     @property
     def caption(self) -> str:
         """The explanation of the table."""
-        shown = {measured.cell.quantity.title: None for measured in self.cells.values()}
+        shown = {measured.cell.metric.title: None for measured in self.cells.values()}
         parts = ["; ".join(shown).capitalize() + "."]
         seeds = {len(measured.values) for measured in self.cells.values() if measured.values}
         if seeds == {1}:
@@ -194,7 +194,7 @@ class StudyTable:
             spread = ["± is the half width of the 95 % t-interval"] * (max(seeds) >= FEWEST)
             spread += ["n = 2: no interval"] * (2 in seeds)
             spread += [f"in brackets {WIDE}"] * any(
-                it.summary.is_wider_than(it.cell.quantity.scale) for it in self.cells.values()
+                it.summary.is_wider_than(it.cell.metric.scale) for it in self.cells.values()
             )
             parts.append("; ".join([f"Mean over {count}", *spread]) + ".")
         if any(measured.cell.derived for measured in self.cells.values()):
@@ -261,42 +261,42 @@ def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
     scores = {
         spec.seed: value
         for spec, base in zip(cell.specs, cell.bases, strict=True)
-        if (value := score(cell.quantity, spec, base, results)) is not None
+        if (value := score(cell.metric, spec, base, results)) is not None
     }
-    summed = summary([cell.quantity.factor * value for value in scores.values()])
+    summed = summary([cell.metric.factor * value for value in scores.values()])
     untrained = sum(is_untrained(spec, results.records(spec)) for spec in cell.specs if spec.seed in scores)
     return Measured(cell, scores, summed, overrides, untrained=untrained)
 
 
-def score(quantity: Quantity, spec: RunSpec, reference: RunSpec, results: Results) -> float | None:
+def score(metric: Metric, spec: RunSpec, reference: RunSpec, results: Results) -> float | None:
     """The score of a run, as measured; None if the run, or its reference, is not finished."""
-    curve = _curve(quantity, spec, results)
+    curve = _curve(metric, spec, results)
     if not curve:
         return None
-    match quantity.at:
+    match metric.at:
         case "final":
             return curve[-1]
         case "best":
             finite = [value for value in curve if math.isfinite(value)]
-            return (max if quantity.higher_is_better else min)(finite, default=math.nan)
-    base = _curve(quantity, reference, results)
+            return (max if metric.higher_is_better else min)(finite, default=math.nan)
+    base = _curve(metric, reference, results)
     if not base:
         return None
-    ratio = epoch_ratio(base, curve, higher_is_better=quantity.higher_is_better)
-    if quantity.at == "ratio" or math.isnan(ratio):
+    ratio = epoch_ratio(base, curve, higher_is_better=metric.higher_is_better)
+    if metric.at == "ratio" or math.isnan(ratio):
         return ratio
     return curve[round(ratio * len(base)) - 1]
 
 
-def _curve(quantity: Quantity, spec: RunSpec, results: Results) -> list[float]:
+def _curve(metric: Metric, spec: RunSpec, results: Results) -> list[float]:
     """The measure after each epoch; empty unless the run is finished."""
     records = results.records(spec)
     if len(records) < spec.epochs or not records:
         return []
-    known = quantity.of(records[-1])
-    if quantity.name not in known and quantity.set != "reported":
-        raise UsageError(f"task {spec.task!r} does not measure {quantity.name!r}{did_you_mean(quantity.name, known)}")
-    return quantity.curve(records)
+    known = metric.of(records[-1])
+    if metric.name not in known and metric.set != "reported":
+        raise UsageError(f"task {spec.task!r} does not measure {metric.name!r}{did_you_mean(metric.name, known)}")
+    return metric.curve(records)
 
 
 def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:

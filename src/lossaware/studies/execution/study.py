@@ -105,7 +105,7 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
 def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
     """Refuse a measure that the task does not have, before the runs and not in the table after them."""
     for cell in study.cells.values():
-        name = cell.quantity.name
+        name = cell.metric.name
         if known and name not in known and study.chosen(cell) and any(spec.task == task for spec in cell.specs):
             raise UsageError(f"task {task!r} does not measure {name!r}{did_you_mean(name, known)}")
 

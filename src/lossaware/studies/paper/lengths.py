@@ -179,7 +179,7 @@ def _best_epochs(column: Column, seed: int) -> NDArray[np.int64]:
 def _is_usable(study: Study, measured: Measured) -> bool:
     return (
         ALGORITHM in study.file.axes
-        and measured.cell.quantity.at == "final"
+        and measured.cell.metric.at == "final"
         and not measured.untrained
         and not measured.summary.lost
         and np.isfinite(measured.difference)
@@ -188,13 +188,13 @@ def _is_usable(study: Study, measured: Measured) -> bool:
 
 
 def _curve(measured: Measured, results: Results) -> NDArray[np.float64]:
-    quantity = measured.cell.quantity
+    metric = measured.cell.metric
     curves = [
-        [getattr(record, quantity.set)[quantity.name] for record in results.records(spec)]
+        [getattr(record, metric.set)[metric.name] for record in results.records(spec)]
         for spec in measured.cell.specs
         if spec.seed in measured.values
     ]
-    mean: NDArray[np.float64] = np.mean(curves, axis=0) * (100 if quantity.percent else 1)
+    mean: NDArray[np.float64] = np.mean(curves, axis=0) * (100 if metric.percent else 1)
     return mean
 
 

@@ -29,7 +29,7 @@ from lossaware.studies.specs.escape import csv_text
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import VALIDATION, RunSpec
-from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.study import Metric, Study
 from lossaware.studies.specs.task import Subject
 from lossaware.studies.store.results import Results
 
@@ -129,10 +129,10 @@ def summarize(
         scores=_run_scores(study, compared, results),
         curves=_run_curves(study, compared, results),
     )
-    quantity = compared[0].quantity
+    metric = compared[0].metric
     sections = [_section(tables[0], study, compared, results, _drawn(compared, results))]
     if all(it.without.cell.specs[0].lr for it in compared):
-        sentences = [f"{quantity.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
+        sentences = [f"{metric.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
         sections.append(
             report.Section(
                 "How it depends on the learning rate",
@@ -142,7 +142,7 @@ def summarize(
         )
     for it, table in zip(training, tables[1:], strict=True):
         alone = replace(table, legend=(), caption="", optional={})
-        drawn = [next(iter(it.cells.values())).quantity]
+        drawn = [next(iter(it.cells.values())).metric]
         sections.append(replace(_section(alone, study, compared, results, drawn), folded=True))
     here = environment()
     seeds, epochs = len(study.file.base.all_seeds), study.specs[0].epochs
@@ -177,21 +177,21 @@ def _runs(study: Study, compared: Sequence[Comparison]) -> Iterator[tuple[Compar
 
 def _run_scores(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
     return [
-        {**names, it.quantity.name: [math.nan, *it.quantity.curve(results.records(spec))][-1]}
+        {**names, it.metric.name: [math.nan, *it.metric.curve(results.records(spec))][-1]}
         for it, names, spec in _runs(study, compared)
     ]
 
 
 def _run_curves(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
     return [
-        {**names, "epoch": record.epoch, **it.quantity.of(record)}
+        {**names, "epoch": record.epoch, **it.metric.of(record)}
         for it, names, spec in _runs(study, compared)
         for record in results.records(spec)
     ]
 
 
 def _section(
-    table: Table, study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Quantity]
+    table: Table, study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Metric]
 ) -> report.Section:
     """A table and its learning curves."""
     return report.Section(
@@ -200,28 +200,28 @@ def _section(
         table=table,
         plots=[
             report.Plots(
-                f"Learning curves: {quantity.measure}",
+                f"Learning curves: {metric.measure}",
                 "Mean over the seeds; the band reaches from the lowest to the highest seed.",
-                plot_curves(_curves(study, compared, results, quantity)),
+                plot_curves(_curves(study, compared, results, metric)),
             )
-            for quantity in shown
+            for metric in shown
         ],
     )
 
 
-def _drawn(compared: Sequence[Comparison], results: Results) -> list[Quantity]:
+def _drawn(compared: Sequence[Comparison], results: Results) -> list[Metric]:
     """The measures whose curves are drawn: the score, unless it is known of the last epoch alone, then the loss."""
-    quantity = compared[0].quantity
-    if quantity.set != "reported":
-        return [quantity]
+    metric = compared[0].metric
+    if metric.set != "reported":
+        return [metric]
     runs = [results.records(spec) for it in compared for cell in (it.without, it.with_lga) for spec in cell.cell.specs]
-    for shown in (quantity, replace(quantity, name="loss", higher_is_better=False, percent=False)):
+    for shown in (metric, replace(metric, name="loss", higher_is_better=False, percent=False)):
         if any(math.isfinite(value) for run in runs for value in shown.curve(run)[:-1]):
             return [shown]
     return []
 
 
-def _curves(study: Study, compared: Sequence[Comparison], results: Results, quantity: Quantity) -> list[Curves]:
+def _curves(study: Study, compared: Sequence[Comparison], results: Results, metric: Metric) -> list[Curves]:
     """The curves of each base, with those of all that is compared with it."""
     groups: dict[Any, list[Comparison]] = {}
     for it in compared:
@@ -231,11 +231,11 @@ def _curves(study: Study, compared: Sequence[Comparison], results: Results, quan
         lines = {}
         for it in group:
             for label, cell in zip(labels_of(study, it), (it.without.cell, it.with_lga.cell), strict=True):
-                lines[label] = [quantity.curve(results.records(spec)) for spec in cell.specs]
+                lines[label] = [metric.curve(results.records(spec)) for spec in cell.specs]
         common = setting_of(study, group[0])
         if len(group) > 1:
             common.pop("arm", None)
-        found.append(Curves(heading_of(common), quantity, lines))
+        found.append(Curves(heading_of(common), metric, lines))
     return found
 
 
@@ -248,7 +248,7 @@ def _scores(study: Study, compared: Sequence[Comparison]) -> list[Scores]:
         for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True):
             by_lr = groups.setdefault(optimizer, {}).setdefault(label, {})
             by_lr[lr] = [side.scores[seed] for seed in it.seeds]
-    return [Scores(name, compared[0].quantity, lines) for name, lines in groups.items()]
+    return [Scores(name, compared[0].metric, lines) for name, lines in groups.items()]
 
 
 def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
@@ -259,8 +259,8 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
     if len(study.file.axes["lr"]) < 2:
         return []
     remarks = []
-    quantity = compared[0].quantity
-    better = max if quantity.higher_is_better else min
+    metric = compared[0].metric
+    better = max if metric.higher_is_better else min
     for optimizer in study.file.axes["optimizer"]:
         means: dict[str, dict[str, tuple[float, float]]] = {}
         chosen_on_validation = []
@@ -269,24 +269,24 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
             sides = zip(labels_of(study, it), (it.without, it.with_lga), (it.base_scores, it.lga_scores), strict=True)
             for label, side, summed in sides:
                 if name == optimizer and math.isfinite(summed.mean):
-                    validated = _validated(side.cell.specs, it.seeds, quantity, results)
+                    validated = _validated(side.cell.specs, it.seeds, metric, results)
                     chosen_on_validation.append(math.isfinite(validated))
                     choice = validated if chosen_on_validation[-1] else summed.mean
                     means.setdefault(label, {})[number(side.cell.specs[0].lr)] = choice, summed.mean
         best = []
         for label, by_lr in means.items():
             lr = better(by_lr, key=lambda lr: by_lr[lr][0])
-            unit = " %" if quantity.percent else ""
-            best.append(f"{show_score(quantity, by_lr[lr][1])}{unit} {label} (lr {lr})")
+            unit = " %" if metric.percent else ""
+            best.append(f"{show_score(metric, by_lr[lr][1])}{unit} {label} (lr {lr})")
         if best:
             tried = "the best on the validation set" if all(chosen_on_validation) else "the best tried"
             remarks.append(f"At the learning rate that is {tried}, {optimizer or 'it'} reaches {', '.join(best)}.")
     return remarks
 
 
-def _validated(specs: Sequence[RunSpec], seeds: Sequence[int], quantity: Quantity, results: Results) -> float:
+def _validated(specs: Sequence[RunSpec], seeds: Sequence[int], metric: Metric, results: Results) -> float:
     """The mean score on the validation set at the end of these runs; NaN where there is none."""
-    last = [results.records(spec)[-1].test.get(VALIDATION + quantity.name) for spec in specs if spec.seed in seeds]
+    last = [results.records(spec)[-1].test.get(VALIDATION + metric.name) for spec in specs if spec.seed in seeds]
     return fmean(value for value in last if value is not None) if last and None not in last else math.nan
 
 

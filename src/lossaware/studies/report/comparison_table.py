@@ -17,7 +17,7 @@ from lossaware.studies.report.numbers import signed, true_minus, with_spread, wi
 from lossaware.studies.report.table import Cell, Row, Table, finite
 from lossaware.studies.specs.formatting import size
 from lossaware.studies.specs.run_spec import RunSpec
-from lossaware.studies.specs.study import Quantity, Study
+from lossaware.studies.specs.study import Metric, Study
 from lossaware.studies.specs.trial_command import TrialCommand
 from lossaware.studies.store.results import Results
 
@@ -45,23 +45,23 @@ def comparison_table(
     compared = with_failures(comparisons(measured), failures)
     rows, records, explanations = [], [], []
     said = outlooks(compared, margin)
-    quantity = next(iter(study.cells.values())).quantity
+    metric = next(iter(study.cells.values())).metric
     for it, outlook in zip(compared, said, strict=True):
         setting = setting_of(study, it)
-        if more := explanation(it, outlook, lambda summed: number_format(quantity, summed, is_difference=True)):
+        if more := explanation(it, outlook, lambda summed: number_format(metric, summed, is_difference=True)):
             explanations.append(f"{' '.join(setting.values())}: {it.verdict.word}: {more}.")
         ratio, own = (mean_ratio(ratios, it, key) for key in (it.variant, it.base))
         cells = [
             Cell(verdict=explained(it.verdict, more)),
-            Cell(show_summary(quantity, it.base_scores)),
-            Cell(show_summary(quantity, it.lga_scores)),
-            Cell(show_summary(quantity, it.result.difference, is_difference=True)),
+            Cell(show_summary(metric, it.base_scores)),
+            Cell(show_summary(metric, it.lga_scores)),
+            Cell(show_summary(metric, it.result.difference, is_difference=True)),
             Cell(show_epochs(ratio, own)),
         ]
         rows.append(Row(tuple(setting.values()), cells))
         records.append(_record(it, outlook, setting, ratio, own, notes(it, results, labels_of(study, it))))
     return Table(
-        title=(title or quantity.title.capitalize()) + (", %" if quantity.percent else ""),
+        title=(title or metric.title.capitalize()) + (", %" if metric.percent else ""),
         axes=tuple(setting_of(study, compared[0])),
         heads=[(head,) for head in ("verdict", *sides_of(study), "difference", "same score after")],
         rows=rows,
@@ -74,9 +74,9 @@ def comparison_table(
         records=records,
         facts={
             "measure": {
-                "name": quantity.name,
-                "split": quantity.set,
-                "higher_is_better": quantity.higher_is_better,
+                "name": metric.name,
+                "split": metric.set,
+                "higher_is_better": metric.higher_is_better,
             },
             **({} if margin is None else {"margin": margin}),
         },
@@ -157,7 +157,7 @@ def epochs_read(sides: tuple[str, str]) -> str:
 def _spread(compared: Sequence[Comparison]) -> list[str]:
     """How the spread of the seeds is shown in these rows."""
     means = [
-        (one, it.quantity.scale / it.quantity.factor)
+        (one, it.metric.scale / it.metric.factor)
         for it in compared
         for one in (it.base_scores, it.lga_scores, it.result.difference)
     ]
@@ -186,7 +186,7 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
     for it in compared:
         rows.setdefault(it.verdict.word, []).append(" ".join(setting_of(study, it).values()))
     total = len(compared)
-    measure = compared[0].quantity.measure
+    measure = compared[0].metric.measure
     who = "LGA" if is_about_lga(study) else sides_of(study)[1].replace("this arm", "another arm")
     measure += "" if is_about_lga(study) else f", against {study.reference}"
     if total == 1:
@@ -223,23 +223,23 @@ def badges(compared: Sequence[Comparison]) -> list[tuple[str, str]]:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def show_score(quantity: Quantity, score: float) -> str:
+def show_score(metric: Metric, score: float) -> str:
     """A score as it is printed, without unit; a dash where it is not finite."""
     if not math.isfinite(score):
         return "—"
-    return true_minus(f"{100 * score:.2f}" if quantity.percent else f"{score:.4g}")
+    return true_minus(f"{100 * score:.2f}" if metric.percent else f"{score:.4g}")
 
 
-def number_format(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> Callable[[float], str]:
+def number_format(metric: Metric, values: Summary, *, is_difference: bool = False) -> Callable[[float], str]:
     """How numbers beside a mean are written: two decimals in percent, else as many as give the half width two digits.
 
     Args:
-        quantity: What is measured.
+        metric: What is measured.
         values: The mean.
         is_difference: Whether numbers have a sign.
     """
     half = values.half_width
-    if quantity.percent:
+    if metric.percent:
         form = ".2f"
     elif not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
         form = ".4g"
@@ -249,18 +249,18 @@ def number_format(quantity: Quantity, values: Summary, *, is_difference: bool = 
     def show(value: float) -> str:
         if not math.isfinite(value):
             return "—"
-        text = format(100 * value if quantity.percent else value, form)
+        text = format(100 * value if metric.percent else value, form)
         return signed(text) if is_difference else true_minus(text)
 
     return show
 
 
-def show_summary(quantity: Quantity, values: Summary, *, is_difference: bool = False) -> str:
+def show_summary(metric: Metric, values: Summary, *, is_difference: bool = False) -> str:
     """``mean ± half width`` with the same decimals; see `number_format` and `with_spread`."""
     half = values.half_width
-    width = number_format(quantity, values)(half) if quantity.percent or 1e-6 <= half < 1e6 else f"{half:.2g}"
-    show = number_format(quantity, values, is_difference=is_difference)
-    return with_spread(values, show, width, scale=quantity.scale / quantity.factor)
+    width = number_format(metric, values)(half) if metric.percent or 1e-6 <= half < 1e6 else f"{half:.2g}"
+    show = number_format(metric, values, is_difference=is_difference)
+    return with_spread(values, show, width, scale=metric.scale / metric.factor)
 
 
 def show_epochs(ratio: float, own: float) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from lossaware.studies.report.image import Image
 from lossaware.studies.report.plot import SERIES, Plot
 from lossaware.studies.specs.formatting import number
-from lossaware.studies.specs.study import Quantity
+from lossaware.studies.specs.study import Metric
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Curves:
 
     Attributes:
         heading: Common settings.
-        quantity: The metric; its epoch is ignored.
+        metric: The metric; its epoch is ignored.
         lines: By label, one curve per seed; the first label is the base.
     """
 
     heading: str
-    quantity: Quantity
+    metric: Metric
     lines: Mapping[str, Sequence[Sequence[float]]]
 
 
@@ -48,12 +48,12 @@ class Scores:
 
     Attributes:
         heading: Common settings.
-        quantity: The metric.
+        metric: The metric.
         lines: By label and learning rate, one score per seed; the first label is the base.
     """
 
     heading: str
-    quantity: Quantity
+    metric: Metric
     lines: Mapping[str, Mapping[float, Sequence[float]]]
 
 
@@ -61,8 +61,8 @@ def plot_curves(groups: Sequence[Curves]) -> list[Figure]:
     """One figure per group: mean over seeds, and their range as a band."""
     return [
         Figure(
-            group.heading or group.quantity.measure,
-            _plot(partial(_curves, group=group), f"{group.quantity.measure} by epoch, {group.heading}"),
+            group.heading or group.metric.measure,
+            _plot(partial(_curves, group=group), f"{group.metric.measure} by epoch, {group.heading}"),
         )
         for group in groups
     ]
@@ -72,8 +72,8 @@ def plot_scores(groups: Sequence[Scores]) -> list[Figure]:
     """One figure per group: the scores over the learning rate, and a line through their means."""
     return [
         Figure(
-            group.heading or group.quantity.measure,
-            _plot(partial(_scores, group=group), f"{group.quantity.measure} against lr, {group.heading}"),
+            group.heading or group.metric.measure,
+            _plot(partial(_scores, group=group), f"{group.metric.measure} against lr, {group.heading}"),
         )
         for group in groups
     ]
@@ -116,7 +116,7 @@ def _curves(axes: Axes, group: Curves) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5 if longest < 3 else 1, longest + (0.5 if longest < 3 else 0))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _score_axis(axes, group.quantity)
+    _score_axis(axes, group.metric)
 
 
 def _scores(axes: Axes, group: Scores) -> None:
@@ -143,13 +143,13 @@ def _scores(axes: Axes, group: Scores) -> None:
     axes.set_xticks(ticks, [number(at) for at in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("learning rate")
-    _score_axis(axes, group.quantity)
+    _score_axis(axes, group.metric)
 
 
-def _score_axis(axes: Axes, quantity: Quantity) -> None:
+def _score_axis(axes: Axes, metric: Metric) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.margins(y=0.08)
-    if quantity.percent:
+    if metric.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.01), min(high, 1.01))

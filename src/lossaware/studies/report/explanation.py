@@ -32,7 +32,7 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
     if word in ("helps", "hurts"):
         if not outlook.is_within_margin:
             return ""
-    elif interval.is_wider_than(it.quantity.scale / it.quantity.factor):
+    elif interval.is_wider_than(it.metric.scale / it.metric.factor):
         parts.append(f"the seeds differ by {write(interval.least)} to {write(interval.most)}")
     else:
         parts.append(f"the interval reaches from {write(interval.low)} to {write(interval.high)}")

@@ -15,7 +15,7 @@ from lossaware.studies.report.plot import CARD, INK, SERIES, Plot, label
 from lossaware.studies.report.table import Table, plain_table
 from lossaware.studies.specs.escape import matplotlib
 from lossaware.studies.specs.formatting import number
-from lossaware.studies.specs.study import Quantity, without_lga
+from lossaware.studies.specs.study import Metric, without_lga
 
 
 def score_overview(series: Sequence[Series], panel: str) -> Table:
@@ -25,19 +25,19 @@ def score_overview(series: Sequence[Series], panel: str) -> Table:
     if the study has it.
     """
     its = [one for one in series if one.panel == panel]
-    quantity, count = its[0].quantity, len(its[0].rates)
+    metric, count = its[0].metric, len(its[0].rates)
     heads = ["optimizer", "best (lr)", f"worst of {count} (lr)", f"mean of {count}"]
     if with_own := any(one.own is not None for one in its):
         heads.append("own (lr)")
     rows = []
     for one in its:
         means = one.means
-        best = max(means, key=lambda lr: means[lr] if quantity.higher_is_better else -means[lr], default=None)
-        cells = ["not run" if best is None else _show(means[best], quantity, best), "", ""]
+        best = max(means, key=lambda lr: means[lr] if metric.higher_is_better else -means[lr], default=None)
+        cells = ["not run" if best is None else _show(means[best], metric, best), "", ""]
         if summed := overall(one):
-            cells[1:] = _show(summed.worst, quantity, summed.worst_lr), _show(summed.mean, quantity)
+            cells[1:] = _show(summed.worst, metric, summed.worst_lr), _show(summed.mean, metric)
         if with_own:
-            cells.append(_show(means[one.own], quantity, one.own) if one.own in means else "")
+            cells.append(_show(means[one.own], metric, one.own) if one.own in means else "")
         rows.append([one.name, *cells])
     return plain_table(panel, heads, rows)
 
@@ -48,7 +48,7 @@ def time_overview(series: Sequence[Series], times: Sequence[Time], panel: str) -
     targets = {time.base.name: time for time in times if time.series.panel == panel}
     heads = [
         "optimizer",
-        *(f"to {name}'s {_show(time.target, its[0].quantity)} (lr)" for name, time in targets.items()),
+        *(f"to {name}'s {_show(time.target, its[0].metric)} (lr)" for name, time in targets.items()),
     ]
     rows = []
     for one in its:
@@ -61,9 +61,9 @@ def time_overview(series: Sequence[Series], times: Sequence[Time], panel: str) -
     return plain_table(panel, heads, rows)
 
 
-def _show(score: float, quantity: Quantity, lr: float | None = None) -> str:
+def _show(score: float, metric: Metric, lr: float | None = None) -> str:
     """A score, with two decimals in percent, otherwise four, as in the study's table; its learning rate in brackets."""
-    text = "not finite" if math.isinf(score) else f"{score:.2f}%" if quantity.percent else f"{score:.4f}"
+    text = "not finite" if math.isinf(score) else f"{score:.2f}%" if metric.percent else f"{score:.4f}"
     return text if lr is None else f"{text} ({number(lr)})"
 
 
@@ -95,22 +95,22 @@ def plot_series(series: Sequence[Series]) -> Plot:
         grid = canvas.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for panel, axes in zip(panels, grid, strict=True):
             its = [one for one in series if one.panel == panel]
-            quantity = its[0].quantity
+            metric = its[0].metric
             label(axes, panel)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(numticks=12))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_ylabel(matplotlib(f"{quantity.set} {quantity.name}"))
-            if _spread(its) > 10 and not quantity.percent:
+            axes.set_ylabel(matplotlib(f"{metric.set} {metric.name}"))
+            if _spread(its) > 10 and not metric.percent:
                 axes.set_yscale("log")
             else:
                 axes.yaxis.set_major_locator(MaxNLocator(5))
-            if quantity.percent:
+            if metric.percent:
                 axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
             for one in its:
                 _line(axes, one, styles[one.name])
             # A cross at the bad end of the axis marks scores that are not finite, where a line ends.
-            end = 0 if quantity.higher_is_better else 1
+            end = 0 if metric.higher_is_better else 1
             for one in its:
                 for lr in (lr for lr, measured in one.at.items() if measured.summary.lost):
                     style = {**_CROSS, "color": styles[one.name]["color"]}

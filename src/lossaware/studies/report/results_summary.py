@@ -125,18 +125,18 @@ def by_chance(found: Counts) -> float:
 
 def agreement_said(found: Counts) -> str:
     """The agreement of measured and published figures, in sentences."""
-    said = [
+    sentences = [
         f"Of the {found.figures} figures in the paper's tables, {found.measured} are measured here at the paper's "
         "settings."
     ]
     if judged := found.agree + found.differ:
-        said.append(
+        sentences.append(
             f"{judged} of them have an interval: {found.agree} agree with the published figure and {found.differ} "
             f"differ, where {by_chance(found):.1f} would differ by chance. By the old count, {found.contained} agreed."
         )
     if found.single:
-        said.append(f"{found.single} have none: one seed or two, or computed from others.")
-    return " ".join(said)
+        sentences.append(f"{found.single} have none: one seed or two, or computed from others.")
+    return " ".join(sentences)
 
 
 EFFECTS_HEADS = (
@@ -180,18 +180,18 @@ def _ways(ways: Ways) -> str:
 
 def effects_said(found: Counts) -> str:
     """The effects of LGA, measured and published, in sentences."""
-    said = []
+    sentences = []
     if found.judged:
-        said.append(
+        sentences.append(
             f"In the {found.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
             f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}. "
             f"{found.unsure.total} have too few seeds to tell"
             + (f": in these {_said(found.unsure)}." if found.unsure.total else ".")
         )
     if found.one_seed.total:
-        said.append(f"In the {found.one_seed.total} pairs with one seed, {_said(found.one_seed)}.")
-    said.append(f"In the {found.published.total} pairs that the paper prints, {_said(found.published)}.")
-    return " ".join(said)
+        sentences.append(f"In the {found.one_seed.total} pairs with one seed, {_said(found.one_seed)}.")
+    sentences.append(f"In the {found.published.total} pairs that the paper prints, {_said(found.published)}.")
+    return " ".join(sentences)
 
 
 def _said(ways: Ways) -> str:
@@ -203,20 +203,20 @@ def _said(ways: Ways) -> str:
 
 def lead(found: Counts) -> str:
     """The outcome for the top of a page."""
-    said = [
+    sentences = [
         f"{found.measured} of the {found.figures} figures in the paper's tables are measured at the paper's settings."
     ]
     if judged := found.agree + found.differ:
-        said.append(
+        sentences.append(
             f"Where seeds give an interval, {found.agree} of {judged} agree with the published figure "
             f"({by_chance(found):.1f} would differ by chance)."
         )
     if found.judged:
-        said.append(
+        sentences.append(
             f"Of {found.judged} pairs with two seeds or more, LGA helps in {found.helps}, hurts in {found.hurts} and "
             f"shows no difference in {found.no_difference}; {found.unsure.total} have too few seeds to tell."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def show_mean(measured: Measured, digits: int) -> str:
         return true_minus(f"{value:.{digits}f}") if math.isfinite(value) else "not finite"
 
     half = f"{measured.summary.half_width:.{digits}f}"
-    return with_spread(measured.summary, show, half, scale=measured.cell.quantity.scale)
+    return with_spread(measured.summary, show, half, scale=measured.cell.metric.scale)
 
 
 def show_difference(measured: Measured, digits: int) -> str:
@@ -71,7 +71,7 @@ def show_difference(measured: Measured, digits: int) -> str:
 
 def digits_of(row: Sequence[Measured]) -> list[int]:
     """Decimals of each cell: 2 for percentages and ratios; otherwise as many as in the paper's row, or 4."""
-    plain = [not (m.cell.quantity.percent or m.cell.quantity.at == "ratio") for m in row]
+    plain = [not (m.cell.metric.percent or m.cell.metric.at == "ratio") for m in row]
     published = [
         -int(m.cell.published.as_tuple().exponent)
         for m, is_plain in zip(row, plain, strict=True)

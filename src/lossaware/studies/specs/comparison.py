@@ -11,7 +11,7 @@ from lossaware.studies.specs.arms import Arm
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.run_spec import AS_CODED
 from lossaware.studies.specs.study import Study, make_study
-from lossaware.studies.specs.study_file import Point, Settings, Shown, StudyFile, explain
+from lossaware.studies.specs.study_file import MetricSettings, Point, Settings, StudyFile, explain
 from lossaware.studies.specs.task import Subject
 from lossaware.studies.specs.trial_function import SCORE
 
@@ -45,8 +45,8 @@ def comparison(
     Raises:
         UsageError: A setting does not exist, or has a value that is not allowed.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
-    measure = Shown(
+    known = {name: value for name, value in settings.items() if value is not None}
+    measure = MetricSettings(
         set="test",
         name=subject.score,
         percent=subject.percent,
@@ -56,7 +56,7 @@ def comparison(
     try:
         set_ = [replace(arm, gamma2=gamma2) if arm.gamma2 == AS_CODED else arm for arm in arms]
         axes = _axes(optimizers, lrs, set_, lga or {}, optimizer_options or {})
-        file = _file(subject.name, arms, Settings.model_validate(given), measure, axes)
+        file = _file(subject.name, arms, Settings.model_validate(known), measure, axes)
     except ValidationError as error:
         raise UsageError(f"compare: {explain(error)}") from None
     return replace(make_study(file, "comparison", "compare"), reference=arms[0].name)
@@ -85,7 +85,9 @@ def trial_comparison(
         lga: Arguments that override those in the function's code.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    measure = Shown.model_construct(set="reported", name=SCORE, percent=False, higher_is_better=True, at="final")
+    measure = MetricSettings.model_construct(
+        set="reported", name=SCORE, percent=False, higher_is_better=True, at="final"
+    )
     axes = _axes([""], lrs, arms, lga or {}, {})
     file = _file(name, arms, Settings.model_construct(**given), measure, axes)
     return replace(make_study(file, "comparison", "compare", kind), reference=arms[0].name)
@@ -112,17 +114,17 @@ def _axes(
 
 
 def _point(arm: Arm, lga: Mapping[str, Any], optimizer_options: Mapping[str, Any]) -> Point:
-    given: dict[str, Any] = {"lga": False if arm.gamma2 is None else {**lga, "gamma2": arm.gamma2}}
-    given["optimizer_options"] = dict(optimizer_options if arm.optimizer is None else arm.options)
+    values: dict[str, Any] = {"lga": False if arm.gamma2 is None else {**lga, "gamma2": arm.gamma2}}
+    values["optimizer_options"] = dict(optimizer_options if arm.optimizer is None else arm.options)
     if arm.optimizer is not None:
-        given["optimizer"] = arm.optimizer
+        values["optimizer"] = arm.optimizer
     if arm.lr is not None:
-        given["lr"] = arm.lr
-    return Point(**given)
+        values["lr"] = arm.lr
+    return Point(**values)
 
 
 def _file(
-    name: str, arms: Sequence[Arm], base: Settings, measure: Shown, axes: dict[str, dict[str, Point]]
+    name: str, arms: Sequence[Arm], base: Settings, measure: MetricSettings, axes: dict[str, dict[str, Point]]
 ) -> StudyFile:
     first, *others = arms
     better = others[0].name if len(others) == 1 else "another arm"

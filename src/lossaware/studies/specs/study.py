@@ -23,7 +23,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options, options
-from lossaware.studies.specs.study_file import MAX_RUNS, Settings, Shown, StudyFile, check_axes, explain
+from lossaware.studies.specs.study_file import MAX_RUNS, MetricSettings, Settings, StudyFile, check_axes, explain
 
 BUILT_IN = Path(__file__).parents[1]
 """The folder of the built-in studies: ``paper/*.toml`` and ``further/*.toml``."""
@@ -32,8 +32,8 @@ Coordinates = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """The metric of a cell, with all settings resolved; see `Shown`."""
+class Metric:
+    """The metric of a cell, with all settings resolved; see `MetricSettings`."""
 
     set: Literal["train", "test", "reported"]
     name: str
@@ -82,7 +82,7 @@ class Cell:
     Attributes:
         row: Its points along the row axes.
         column: Its points along the column axes.
-        quantity: Its metric.
+        metric: The metric of its value.
         specs: Its runs, one per seed; empty for a derived cell.
         published: The published figure with its printed digits, or None.
         published_seeds: Number of experiments of the published figure, which is their mean.
@@ -92,7 +92,7 @@ class Cell:
 
     row: Coordinates
     column: Coordinates
-    quantity: Quantity
+    metric: Metric
     specs: tuple[RunSpec, ...]
     published: Decimal | None = None
     derived: tuple[Literal["mean", "deviation"], tuple[tuple[Coordinates, Coordinates], ...]] | None = None
@@ -102,7 +102,7 @@ class Cell:
     @property
     def compares(self) -> bool:
         """Whether its metric also depends on its reference runs."""
-        return self.quantity.at in ("reached", "ratio")
+        return self.metric.at in ("reached", "ratio")
 
     @property
     def needed(self) -> tuple[RunSpec, ...]:
@@ -177,9 +177,9 @@ class Study:
         """
         only = {}
         for axis, names in overrides.only.items():
-            found = _match(f"{self.what}: axis", axis, self.file.axes)
-            what = f"{self.what}: point of axis {found!r}"
-            only[found] = tuple(_match(what, name, self.file.axes[found]) for name in names)
+            match = _match(f"{self.what}: axis", axis, self.file.axes)
+            what = f"{self.what}: point of axis {match!r}"
+            only[match] = tuple(_match(what, name, self.file.axes[match]) for name in names)
         changed = replace(self, overrides=Overrides(only, overrides.settings))
         assert changed.cells  # detects settings that exclude each other
         return changed
@@ -214,7 +214,7 @@ class Study:
         return sorted(dict.fromkeys(chosen), key=lambda spec: spec.seed)
 
     def measuring(self, **changes: Any) -> "Study":
-        """The same runs with another metric; the arguments are fields of `Shown`."""
+        """The same runs with another metric; the arguments are fields of `MetricSettings`."""
         return replace(
             self, file=self.file.model_copy(update={"measure": self.file.measure.model_copy(update=changes)})
         )
@@ -239,12 +239,12 @@ class Study:
         derived = self.file.derived
         if derived and (kind := derived.points.get(place[derived.axis])):
             sources = [self._at({**place, derived.axis: point}) for point in self.file.axes[derived.axis]]
-            quantity = self._cell(*sources[0], None).quantity
-            return Cell(row, column, quantity, (), published, (kind, tuple(sources)))
-        settings, shown = self.file.base, self.file.measure
+            metric = self._cell(*sources[0], None).metric
+            return Cell(row, column, metric, (), published, (kind, tuple(sources)))
+        settings, measure = self.file.base, self.file.measure
         for axis, points in self.file.axes.items():
             point = points[place[axis]]
-            settings, shown = point.over(settings), point.measure.over(shown)
+            settings, measure = point.over(settings), point.measure.over(measure)
         changed = self.overrides.settings.over(settings)
         if not isinstance(settings.lga, dict):  # arguments of LGA do not switch LGA on
             changed = changed.model_copy(update={"lga": settings.lga})
@@ -257,7 +257,7 @@ class Study:
         return Cell(
             row,
             column,
-            _quantity(what, shown),
+            _metric(what, measure),
             specs,
             published,
             published_seeds=self.file.published_seeds,
@@ -273,8 +273,8 @@ class Study:
 
 def studies() -> dict[str, Path]:
     """The built-in studies: name and file."""
-    found = [*sorted((BUILT_IN / "paper").glob("*.toml")), *sorted((BUILT_IN / "further").glob("*.toml"))]
-    return {path.stem: path for path in found}
+    paths = [*sorted((BUILT_IN / "paper").glob("*.toml")), *sorted((BUILT_IN / "further").glob("*.toml"))]
+    return {path.stem: path for path in paths}
 
 
 def load_study(name: str) -> Study:
@@ -344,10 +344,10 @@ def _match(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     if name in names:
         return name
-    found = [point for point in names if _plain(point) == _plain(name)]
-    if len(found) != 1:
+    matches = [point for point in names if _plain(point) == _plain(name)]
+    if len(matches) != 1:
         raise UsageError(f"{what} {name!r} does not exist{did_you_mean(name, names)}")
-    return found[0]
+    return matches[0]
 
 
 def _plain(name: str) -> str:
@@ -355,16 +355,16 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 
-def _quantity(what: str, shown: Shown) -> Quantity:
-    if shown.set is None or shown.name is None:
+def _metric(what: str, measure: MetricSettings) -> Metric:
+    if measure.set is None or measure.name is None:
         raise UsageError(f"{what}: measure needs a set (train or test) and a name")
-    is_loss = "loss" in shown.name
-    return Quantity(
-        set=shown.set,
-        name=shown.name,
-        at=shown.at or "final",
-        percent=("accuracy" in shown.name if shown.percent is None else shown.percent) and shown.at != "ratio",
-        higher_is_better=not is_loss if shown.higher_is_better is None else shown.higher_is_better,
+    is_loss = "loss" in measure.name
+    return Metric(
+        set=measure.set,
+        name=measure.name,
+        at=measure.at or "final",
+        percent=("accuracy" in measure.name if measure.percent is None else measure.percent) and measure.at != "ratio",
+        higher_is_better=not is_loss if measure.higher_is_better is None else measure.higher_is_better,
     )
 
 
@@ -376,7 +376,7 @@ def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
     per_step = settings.training.get("interval") == "step"  # its length is known when the data is
     if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task" and not per_step:
         schedule.setdefault("T_max", settings.epochs)  # the schedule ends with the run
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "task": settings.task,
         "task_options": options(**settings.task_options),
         "optimizer": settings.optimizer,
@@ -393,13 +393,13 @@ def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
         "kind": kind,
         "training": options(**settings.training),
     }
-    return tuple(RunSpec(seed=seed, **given) for seed in settings.all_seeds)
+    return tuple(RunSpec(seed=seed, **arguments) for seed in settings.all_seeds)
 
 
-def _lga(given: Mapping[str, Any], kind: str) -> Options:
+def _lga(arguments: Mapping[str, Any], kind: str) -> Options:
     if kind == "task":
-        return lga_options(given)
-    return function_options(given["gamma2"], {name: value for name, value in given.items() if name != "gamma2"})
+        return lga_options(arguments)
+    return function_options(arguments["gamma2"], {name: value for name, value in arguments.items() if name != "gamma2"})
 
 
 def without_lga(spec: RunSpec) -> RunSpec:

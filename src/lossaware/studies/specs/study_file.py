@@ -30,7 +30,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Shown(_Table):
+class MetricSettings(_Table):
     """The metric that a cell shows of its runs.
 
     Attributes:
@@ -117,7 +117,7 @@ class Settings(_Table):
 class Point(Settings):
     """A point of an axis: the settings of its cells."""
 
-    measure: Shown = Shown()
+    measure: MetricSettings = MetricSettings()
 
 
 class Derived(_Table):
@@ -147,7 +147,7 @@ class StudyFile(_Table):
     rows: list[str]
     columns: list[str]
     base: Settings = Settings()
-    measure: Shown
+    measure: MetricSettings
     axes: dict[str, dict[str, Point]]
     derived: Derived | None = None
     published: dict[str, Any] = {}
@@ -246,7 +246,7 @@ def _place(location: Iterable[int | str]) -> tuple[str, ...]:
 def _fields(place: Sequence[str]) -> Iterable[str]:
     """The allowed keys next to the last one of a place."""
     if place[-2:-1] == ("measure",):
-        return Shown.model_fields
+        return MetricSettings.model_fields
     match place[0], len(place):
         case _, 1:
             return StudyFile.model_fields

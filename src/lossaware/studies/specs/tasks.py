@@ -70,9 +70,9 @@ def takes_option(name: str, option: str) -> bool:
     Raises:
         UsageError: The task is not there.
     """
-    found = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
+    subject = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
     try:
-        parameters = inspect.signature(found).parameters.values()
+        parameters = inspect.signature(subject).parameters.values()
     except (TypeError, ValueError):  # a Task has none
         return False
     return any(each.name == option or each.kind is each.VAR_KEYWORD for each in parameters)

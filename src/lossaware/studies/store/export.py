@@ -44,20 +44,20 @@ def write_study(
     # Files of a user's own code are only read if the present study names them, not if only an exported one does.
     own_code = {name for spec in study.specs for name in spec.own_code}
     exported = {spec.key: spec for spec in earlier.specs(study.name)}
-    kept = {key for key, spec in exported.items() if not own_code.issuperset(spec.own_code)}
-    specs = {key: spec for key, spec in exported.items() if key in kept or earlier.records(spec)}
+    keys = {key for key, spec in exported.items() if not own_code.issuperset(spec.own_code)}
+    specs = {key: spec for key, spec in exported.items() if key in keys or earlier.records(spec)}
     specs |= {spec.key: spec for spec in measured}
     if not specs:
         raise UsageError(f"{study.what} has no results yet; run it first: lossaware study run {study.source}")
     places = Sources([results, earlier])
     records = {
-        key: earlier.epochs(study.name)[key] if key in kept else places.records(spec)
+        key: earlier.epochs(study.name)[key] if key in keys else places.records(spec)
         for key, spec in sorted(specs.items())
     }
     environments: list[Mapping[str, str]] = []
     runs: dict[str, Any] = {}
     for key, spec in sorted(specs.items()):
-        run_environment = _shareable((earlier if key in kept else places).environment(spec))
+        run_environment = _shareable((earlier if key in keys else places).environment(spec))
         if run_environment not in environments:
             environments.append(run_environment)
         runs[key] = {
@@ -65,7 +65,7 @@ def write_study(
             "spec": json.loads(spec.to_json()),
             **_run_digests(spec, records[key]),
         }
-        source_now = None if key in kept else source_digest(spec.own_code)
+        source_now = None if key in keys else source_digest(spec.own_code)
         if spec.own_code and (source := source_now or earlier.source(spec)):
             runs[key]["source"] = source
     tables = {f"{study.name}.csv": values, f"{study.name}-epochs.csv": _epochs_csv(records)}

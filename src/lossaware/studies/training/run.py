@@ -211,14 +211,14 @@ class _Training:
     def _tested(self) -> dict[str, float]:
         """The measures on the test set, and those on the validation set with the prefix `VALIDATION`."""
         self._model.eval()
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for prefix, examples in (("", self._test), (VALIDATION, self._validation)):
             if examples is not None:
                 means = _Means(self._task, self._ranks)
                 for batch in examples.batches(self._task.test_batch_size, None):
                     means.add(self._measure(batch), size_of(batch))
-                found |= {prefix + name: value for name, value in means.result().items()}
-        return found
+                values |= {prefix + name: value for name, value in means.result().items()}
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """The state on which the next epochs depend."""
