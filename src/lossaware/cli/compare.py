@@ -1,4 +1,4 @@
-"""`lossaware compare`: a task trained without and with LGA from the same seeds, and what that shows."""
+"""`lossaware compare`: train a task without and with LGA from the same seeds, and judge the difference."""
 
 import math
 import sys
@@ -62,7 +62,7 @@ def compare(
 
     TASK is a task, or a function of your own that trains: def train(trial), which returns a score (docs/compare.md).
 
-    Finished runs are kept: the same command again runs only what is missing. Writes results.sqlite and report.html.
+    Finished runs are kept: repeating the command executes only missing runs. Writes results.sqlite and report.html.
 
     Args:
         task: One of `lossaware tasks`, or your own: train.py:train, my_task.py:build or package.module:build.
@@ -72,46 +72,46 @@ def compare(
         optimizers: Base optimizers (`lossaware optimizers`), separated by commas. Default: sgd,adam; a function has its
             own.
         lrs: Learning rates, separated by commas. Default: 1e-3,1e-2; a function may have its own.
-        arms: What is held against what, separated by commas; the first is the reference: without,lga,auto, a gamma2,
+        arms: The compared arms, separated by commas; the first is the reference: without,lga,auto, a gamma2,
             an optimizer such as prodigy(lr=1), file.py:Class, adam+auto. Default: without,lga.
-        gamma2: Sizes of LGA's correction, separated by commas; auto sets itself. --gamma2 1e-7,auto is
+        gamma2: Sizes of LGA's correction, separated by commas; auto adapts it. --gamma2 1e-7,auto is
             --arms without,1e-7,auto.
-        seeds: How many seeds; each runs without and with LGA. With fewer than 6, no sign test can be significant.
+        seeds: Number of seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
-        batch_size: Examples a step. Default: the task's.
+        batch_size: Examples per step. Default: the task's.
         data: Folder of the data, for tasks that need one.
-        no_verify: Read data files also where they differ from their checksums. Each run's record says so.
-        jobs: Runs at a time. Default: one a core, and at most 8 on a GPU.
-        engine: Where runs execute: local, or ray.
-        ray_address: A Ray cluster that is there, HOST:PORT or auto. Default: one is started on this machine.
+        no_verify: Read data files even if they differ from their checksums. Each run's record states it.
+        jobs: Runs at a time. Default: one per core, and at most 8 on a GPU.
+        engine: The engine that executes the runs: local or ray.
+        ray_address: An existing Ray cluster, HOST:PORT or auto. Default: a new one on this machine.
         out: Folder for results and report.
-        scheduler: Of torch.optim.lr_scheduler: StepLR,step_size=5,gamma=0.5.
-        scheduler_interval: When it steps: after each epoch, or each step. Default: epoch.
-        accumulate: Batches whose gradients make one step. Default: 1.
-        clip: Largest norm of the gradients of a step; longer ones are scaled to it. Default: no clipping.
+        scheduler: A scheduler of torch.optim.lr_scheduler: StepLR,step_size=5,gamma=0.5.
+        scheduler_interval: Whether the scheduler steps per epoch or per step. Default: epoch.
+        accumulate: Batches per step, whose gradients are accumulated. Default: 1.
+        clip: Maximum norm of the gradients of a step; larger ones are scaled to it. Default: no clipping.
         settings: An option of the task, of its optimizers or of the function, key=value; may be given several times:
             --set hidden=32 --set weight_decay=0.1.
-        steps_per_epoch: Steps that make one loss status for LGA; 1 is the letter of Algorithm 1. Default: an epoch.
-        eps: Gap between loss and lower bound from which LGA acts. Default: 0.1, and 0 for gamma2 auto.
+        steps_per_epoch: Steps per loss status of LGA; 1 is Algorithm 1 to the letter. Default: an epoch.
+        eps: Minimum gap between loss and lower bound for the correction. Default: 0.1, and 0 for gamma2 auto.
         xi: Stability constant of LGA's correction. Default: 0.01, and 1 for gamma2 auto.
         lower_bound: progressive, average, momentum or zero; options follow: progressive,log_base=2.718. Default:
             progressive, and zero for gamma2 auto.
-        backoff: Factor on a fixed gamma2 each time the loss of a status rose. Default: 0.1.
-        zero_gradient: push (as the paper) or rest: what happens where a gradient is exactly zero. Default: push, and
+        backoff: Factor on a fixed gamma2 whenever the loss of a status rose. Default: 0.1.
+        zero_gradient: Correction where a gradient is exactly zero: push (as the paper) or rest. Default: push, and
             rest for gamma2 auto.
         json: Print the results as JSON on standard output, and the tables on standard error.
-        csv: File for the score of each run, a line per run.
-        config: TOML file with any of these options, such as lrs = [1e-4, 1e-3]; the command line goes before it.
-        tensorboard: Folder for logs that TensorBoard reads.
-        score: The name of a number that the function reports, to be compared. Default: what it returns.
+        csv: File for the scores, one line per run.
+        config: TOML file with any of these options, such as lrs = [1e-4, 1e-3]; the command line overrides it.
+        tensorboard: Folder for TensorBoard's logs.
+        score: The name of a reported number to compare. Default: the returned score.
         percent: Show a function's score as a percentage. Default: an accuracy between 0 and 1.
-        margin: The largest difference that does not matter, in units of the score: half a point of accuracy is 0.005.
-            Where the whole interval lies within it, the report says so.
-        device: cpu or cuda. It is part of what a run is, as the last bits differ.
+        margin: The largest irrelevant difference, in units of the score: half a point of accuracy is 0.005. The report
+            states whether the whole interval is within it.
+        device: cpu or cuda. It is part of a run's specification, as the last bits differ.
         precision: fp32, or bf16 (autocast).
-        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of what a run is, too.
+        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of a run's specification, too.
     """
-    # What needs no library is checked before any is loaded.
+    # Checks that need no library are before the imports, so that they are fast.
     lr_values = None if lrs is None else numbers("--lrs", lrs, at_least=0.0, exclusive=True)
     gamma2_values = None if gamma2 is None else sizes("--gamma2", gamma2)
     names = None if optimizers is None else words("--optimizers", optimizers)
@@ -154,11 +154,11 @@ def compare(
         raise UsageError("say what to train: a task, train.py:train, or --command, and one of them alone")
     bases = [*(names or ["sgd", "adam"])] if command is None else []
     own, optimizer_options = _split(str(task), task_options, bases) if command is None else ((), {})
-    found = TrialCommand(command) if command is not None else load_subject(str(task), own)
-    is_command = isinstance(found, TrialCommand)
-    is_task = isinstance(found, Task)
+    subject = TrialCommand(command) if command is not None else load_subject(str(task), own)
+    is_command = isinstance(subject, TrialCommand)
+    is_task = isinstance(subject, Task)
     if optimizer_options and not is_task:
-        load_subject(str(task), task_options)  # a function has its own optimizer: this says that it has no such option
+        load_subject(str(task), task_options)  # a function has its own optimizer: this raises the error on its options
     for option, value, allowed in (
         ("--direction", direction, not is_task),
         ("--score", score, not is_task),
@@ -177,14 +177,14 @@ def compare(
         if value is not None and not allowed:
             whose = "a task says it itself" if is_task else "what trains there has its own"
             raise UsageError(f"{option} does not go with {command or task}: {whose}")
-    if margin is not None and margin >= 1 and (percent or (isinstance(found, Task) and found.percent)):
+    if margin is not None and margin >= 1 and (percent or (isinstance(subject, Task) and subject.percent)):
         raise UsageError(f"--margin must be below 1, as the score is a share: 0.005 is half a point; got {margin:g}")
     training: dict[str, Value] = {
         "accumulate": None if accumulate == 1 else accumulate,
         "clip": clip,
         "interval": None if scheduler_interval == "epoch" else scheduler_interval,
     }
-    given: dict[str, Value] = {
+    lga_arguments: dict[str, Value] = {
         "eps": eps,
         "xi": xi,
         "lower_bound": bound_name,
@@ -193,16 +193,16 @@ def compare(
         "steps_per_epoch": steps_per_epoch,
         **{f"lower_bound.{key}": value for key, value in bound_options},
     }
-    lga = {name: value for name, value in given.items() if value is not None}
+    lga = {name: value for name, value in lga_arguments.items() if value is not None}
     if arms is not None and gamma2_values is not None:
         raise UsageError(f"--gamma2 {gamma2} does not go with --arms, which may name it: --arms {arms},{gamma2}")
     sides = parse_arms(arms) if arms is not None else arms_of_gamma2(gamma2_values or [AS_CODED])
     has_bases, has_lrs = all(arm.optimizer for arm in sides), all(arm.lr for arm in sides)
-    for option, value, vain in (("--optimizers", optimizers, has_bases), ("--lrs", lrs, has_lrs)):
-        if value is not None and vain:
+    for option, value, is_unused in (("--optimizers", optimizers, has_bases), ("--lrs", lrs, has_lrs)):
+        if value is not None and is_unused:
             raise UsageError(f"{option} {value} would do nothing: every arm has its own, as --arms says")
-    if isinstance(found, Task):
-        epochs, batch_size = epochs or found.epochs, batch_size or found.batch_size
+    if isinstance(subject, Task):
+        epochs, batch_size = epochs or subject.epochs, batch_size or subject.batch_size
         names = [""] if has_bases else names or ["sgd", "adam"]
         lr_values = [0.0] if has_lrs else lr_values or [1e-3, 1e-2]
     else:
@@ -222,8 +222,8 @@ def compare(
             "distributed": named_here(distributed),
             "training": {name: value for name, value in training.items() if value is not None},
         }
-        if isinstance(found, TrialCommand):
-            place = CommandEngine(found, jobs)
+        if isinstance(subject, TrialCommand):
+            place = CommandEngine(subject, jobs)
         how: dict[str, Any] = {
             "data": source,
             "engine": place,
@@ -232,29 +232,29 @@ def compare(
             "margin": margin,
         }
         how["console"] = console(sys.stderr)
-        if isinstance(found, Task):
+        if isinstance(subject, Task):
             study = comparison(
-                found,
+                subject,
                 settings_of_all,
                 optimizers=names or [],
                 lrs=lr_values,
                 arms=sides,
-                gamma2=found.gamma2,
+                gamma2=subject.gamma2,
                 optimizer_options=optimizer_options,
                 lga=lga,
             )
-            outcome = execute_comparison(study, found, **how)
+            outcome = execute_comparison(study, subject, **how)
         else:
-            kind: Literal["function", "command"] = "command" if isinstance(found, TrialCommand) else "function"
-            study = trial_comparison(found.name, kind, settings_of_all, lrs=lr_values, arms=sides, lga=lga)
-            outcome = execute_trials(study, found, scoring, **how)
-    shown = console(sys.stderr if json else sys.stdout)
+            kind: Literal["function", "command"] = "command" if isinstance(subject, TrialCommand) else "function"
+            study = trial_comparison(subject.name, kind, settings_of_all, lrs=lr_values, arms=sides, lga=lga)
+            outcome = execute_trials(study, subject, scoring, **how)
+    screen = console(sys.stderr if json else sys.stdout)
     for table in outcome.tables:
-        shown.print(text.body(table, shown.width, shown.encoding))
-    shown.print(text.below(outcome.tables[0], shown.width, shown.encoding))
-    shown.print()
+        screen.print(text.body(table, screen.width, screen.encoding))
+    screen.print(text.below(outcome.tables[0], screen.width, screen.encoding))
+    screen.print()
     for line in (outcome.lead, *outcome.remarks, f"Report: {outcome.report}"):
-        shown.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)
     if json:
         print(outcome.to_json())
     if csv is not None:
@@ -266,13 +266,13 @@ def compare(
     return 0
 
 
-def _split(task: str, given: "Options", bases: "Sequence[str]") -> "tuple[Options, dict[str, Value]]":
-    """Options of the task, and those that are its optimizers', as one of them has it and the task has not."""
+def _split(task: str, arguments: "Options", bases: "Sequence[str]") -> "tuple[Options, dict[str, Value]]":
+    """Options of the task, and options of its optimizers, which the task lacks and an optimizer has."""
     from lossaware.studies.specs import optimizers, tasks
 
     theirs = {
         name: value
-        for name, value in given
+        for name, value in arguments
         if not tasks.takes_option(task, name) and any(optimizers.takes_option(base, name) for base in bases)
     }
-    return tuple((name, value) for name, value in given if name not in theirs), theirs
+    return tuple((name, value) for name, value in arguments if name not in theirs), theirs

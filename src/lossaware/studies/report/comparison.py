@@ -1,4 +1,4 @@
-"""The outcome of a comparison, as a page and for machines."""
+"""The outcome of a comparison, as a page and as data."""
 
 import json
 import math
@@ -34,23 +34,23 @@ from lossaware.studies.specs.task import Subject
 from lossaware.studies.store.results import Results
 
 MANY = 8
-"""Fewer epochs than these do not say how long one takes."""
+"""Minimum number of epochs for a statement on their time."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a comparison showed.
+    """The outcome of a comparison.
 
     Attributes:
-        tables: First the task's score on the test set, then the same score while training; of a function that trains,
-            its score alone.
+        tables: First the task's score on the test set, then the same score in training; for functions that train only
+            their score.
         lead: The verdicts of the first table in one sentence.
-        remarks: What else should be known of the outcome, a sentence each.
-        report: Where the page was written.
+        remarks: Further statements on the outcome, one sentence each.
+        report: The path of the page.
         failures: Runs that failed, with the reason.
-        facts: What was run, as in the report.
-        scores: A record for each run: the names of its row, its arm, seed and score, as measured.
-        curves: A record for each run and epoch: the same names, the epoch, and all that was measured after it.
+        facts: The settings and machines of the report.
+        scores: One record per run: the names of its row, its arm, seed and measured score.
+        curves: One record per run and epoch: the same names, the epoch, and all measures after it.
     """
 
     tables: Sequence[Table]
@@ -63,12 +63,12 @@ class Outcome:
     curves: Sequence[Mapping[str, Any]]
 
     def to_csv(self) -> str:
-        """A line for each run: the names of its row, its arm, seed and score, as measured."""
+        """One line per run: the names of its row, its arm, seed and measured score."""
         rows = [tuple(record.values()) for record in self.scores]
         return csv_text([tuple(self.scores[0]), *dict.fromkeys(rows)])
 
     def to_json(self) -> str:
-        """Everything for machines."""
+        """The outcome as JSON."""
         content: dict[str, Any] = {
             "tables": [to_plain(table) for table in self.tables],
             "remarks": list(self.remarks),
@@ -88,15 +88,15 @@ def summarize(
     *,
     margin: float | None = None,
 ) -> Outcome:
-    """Judge what the results have of a comparison, and write the report to ``page``.
+    """Judge the results of a comparison, and write the report to ``page``.
 
     Args:
         study: See `lossaware.studies.specs.comparison`.
         task: Its task, or its function that trains.
-        results: Where its runs are.
-        page: Where to write.
+        results: The results of its runs.
+        page: The path of the report.
         failures: Runs that failed, with the reason.
-        margin: The largest difference that does not matter, in units of the score as measured.
+        margin: The largest irrelevant difference, in units of the measured score.
     """
     failed = dict(failures)
     training = [study.measuring(set="train")] if study.kind == "task" else []
@@ -168,7 +168,7 @@ def summarize(
 
 
 def _runs(study: Study, compared: Sequence[Comparison]) -> Iterator[tuple[Comparison, dict[str, Any], RunSpec]]:
-    """The runs of all comparisons, with the names of each; those of a base once for every variant of LGA."""
+    """The runs of all comparisons, with their names; runs of a base once per variant of LGA."""
     for it in compared:
         for label, side in zip(labels_of(study, it), (it.without, it.with_lga), strict=True):
             for spec in side.cell.specs:
@@ -210,7 +210,7 @@ def _section(
 
 
 def _drawn(compared: Sequence[Comparison], results: Results) -> list[Metric]:
-    """The measures whose curves are drawn: the score, unless it is known of the last epoch alone, then the loss."""
+    """The metrics with curves: the score; the loss if the score is only known for the last epoch."""
     metric = compared[0].metric
     if metric.set != "reported":
         return [metric]
@@ -222,11 +222,11 @@ def _drawn(compared: Sequence[Comparison], results: Results) -> list[Metric]:
 
 
 def _curves(study: Study, compared: Sequence[Comparison], results: Results, metric: Metric) -> list[Curves]:
-    """The curves of each base, with those of all that is compared with it."""
+    """The curves of each base and of its variants."""
     groups: dict[Any, list[Comparison]] = {}
     for it in compared:
         groups.setdefault(it.base, []).append(it)
-    found = []
+    curves = []
     for group in groups.values():
         lines = {}
         for it in group:
@@ -235,12 +235,12 @@ def _curves(study: Study, compared: Sequence[Comparison], results: Results, metr
         common = setting_of(study, group[0])
         if len(group) > 1:
             common.pop("arm", None)
-        found.append(Curves(heading_of(common), metric, lines))
-    return found
+        curves.append(Curves(heading_of(common), metric, lines))
+    return curves
 
 
 def _scores(study: Study, compared: Sequence[Comparison]) -> list[Scores]:
-    """The final scores by learning rate, of each optimizer."""
+    """The final scores of each optimizer by learning rate."""
     groups: dict[str, dict[str, dict[float, list[float]]]] = {}
     for it in compared:
         (optimizer, _), _ = it.variant
@@ -252,9 +252,9 @@ def _scores(study: Study, compared: Sequence[Comparison]) -> list[Scores]:
 
 
 def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
-    """Each arm at its best learning rate: LGA at a poor one can lose to the base at a good one.
+    """Sentences on each arm at its best learning rate: LGA at a bad one can be worse than the base at a good one.
 
-    Where there is a validation set, the best is chosen on it; else on what is shown.
+    The best is chosen on the validation set; without one, on the shown score.
     """
     if len(study.file.axes["lr"]) < 2:
         return []
@@ -285,13 +285,13 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
 
 
 def _validated(specs: Sequence[RunSpec], seeds: Sequence[int], metric: Metric, results: Results) -> float:
-    """The mean score on the validation set at the end of these runs; NaN where there is none."""
+    """The mean final score of these runs on the validation set; NaN without one."""
     last = [results.records(spec)[-1].test.get(VALIDATION + metric.name) for spec in specs if spec.seed in seeds]
     return fmean(value for value in last if value is not None) if last and None not in last else math.nan
 
 
 def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str, str]]:
-    """Settings, and every environment that contributed a run."""
+    """Settings, and all environments of the runs."""
     base, axes, specs = study.file.base, study.file.axes, study.specs
     attached = [dict(point.lga) for point in axes["arm"].values() if isinstance(point.lga, dict)]
     arguments = attached[0] if attached else {}
@@ -316,7 +316,7 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
         "device": plain.device,
         **({"distributed": plain.distributed} if plain.distributed else {}),
     }
-    settings = {name: value for name, value in settings.items() if value}  # a function decides some by itself
+    settings = {name: value for name, value in settings.items() if value}  # functions set some of them
     places: dict[str, dict[str, None]] = {}
     for spec in specs:
         for name, value in results.environment(spec).items():
@@ -335,13 +335,13 @@ def _shown(value: Any) -> str:
 
 
 def _training_times(study: Study, results: Results) -> dict[str, str]:
-    """The seconds of an epoch of each arm, or without LGA and with it."""
-    found: dict[str, list[float]] = {}
+    """The seconds per epoch of each arm, or without and with LGA."""
+    times: dict[str, list[float]] = {}
     for (_, (arm,)), cell in study.cells.items():
         without, with_lga = sides_of(study)
         label = arm if not is_about_lga(study) else without if arm == study.reference else with_lga
-        found.setdefault(label, []).extend(record.seconds for s in cell.specs for record in results.records(s))
-    return {label: _time(seconds) for label, seconds in found.items() if len(seconds) >= MANY}
+        times.setdefault(label, []).extend(record.seconds for s in cell.specs for record in results.records(s))
+    return {label: _time(seconds) for label, seconds in times.items() if len(seconds) >= MANY}
 
 
 def _time(seconds: Sequence[float]) -> str:

@@ -31,22 +31,22 @@ def comparison_table(
     margin: float | None = None,
     failures: Mapping[RunSpec, str] = MappingProxyType({}),
 ) -> Table:
-    """What the results have of a comparison, judged together and laid out.
+    """The table of a comparison, with verdicts that are corrected for all its rows.
 
     Args:
         study: Made by `lossaware.studies.specs.comparison.comparison`.
-        results: Where its runs are.
+        results: The results of its runs.
         title: Heading; by default the measure.
-        remark: A sentence below it.
-        margin: The largest difference that does not matter, in units of the score as measured.
+        remark: A sentence below the heading.
+        margin: The largest irrelevant difference, in units of the measured score.
         failures: Runs that failed, with the reason.
     """
     measured, ratios = tabulate(study, results), tabulate(study.measuring(at="ratio"), results)
     compared = with_failures(comparisons(measured), failures)
     rows, records, explanations = [], [], []
-    said = outlooks(compared, margin)
+    all_outlooks = outlooks(compared, margin)
     metric = next(iter(study.cells.values())).metric
-    for it, outlook in zip(compared, said, strict=True):
+    for it, outlook in zip(compared, all_outlooks, strict=True):
         setting = setting_of(study, it)
         if more := explanation(it, outlook, lambda summed: number_format(metric, summed, is_difference=True)):
             explanations.append(f"{' '.join(setting.values())}: {it.verdict.word}: {more}.")
@@ -70,7 +70,7 @@ def comparison_table(
         remark=remark,
         legend=gathered_notes(study, compared, results),
         explanations=explanations,
-        caption=how_to_read(compared, said, sides_of(study)),
+        caption=how_to_read(compared, all_outlooks, sides_of(study)),
         records=records,
         facts={
             "measure": {
@@ -84,10 +84,10 @@ def comparison_table(
 
 
 def setting_of(study: Study, compared: Comparison) -> dict[str, str]:
-    """The names of a row by column: ``{"optimizer": "sgd", "lr": "1e-3"}``, and the arm where there are several."""
+    """The names of a row by column: ``{"optimizer": "sgd", "lr": "1e-3"}``, and the arm if there are several."""
     (row, column), file = compared.variant, study.file
     setting = dict(zip(file.rows, row, strict=True))
-    # A function that trains has an optimizer of its own, and perhaps a learning rate; so may every arm.
+    # Functions that train have their own optimizer, and may have their own learning rate; so may arms.
     setting = {name: point for name, point in setting.items() if point and getattr(file.axes[name][point], name)}
     if len(study.columns) > 2:
         setting |= dict(zip(file.columns, column, strict=True))
@@ -98,13 +98,13 @@ def setting_of(study: Study, compared: Comparison) -> dict[str, str]:
 
 
 def is_about_lga(study: Study) -> bool:
-    """Whether the arms differ by LGA alone."""
+    """Whether the arms differ only in LGA."""
     arms = list(study.file.axes["arm"].values())
     return not arms[0].lga and all(arm.lga for arm in arms[1:]) and all(arm.optimizer is None for arm in arms)
 
 
 def sides_of(study: Study) -> tuple[str, str]:
-    """What tables call the two that are held against each other."""
+    """Names of the reference and of the arm that is compared with it, for tables."""
     if is_about_lga(study):
         return "without", "with LGA"
     return study.reference, study.columns[1][0] if len(study.columns) == 2 else "this arm"
@@ -120,7 +120,7 @@ def labels_of(study: Study, compared: Comparison) -> tuple[str, str]:
 def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, ...], tuple[str, ...]]) -> float:
     """The mean of `statistics.epoch_ratio` over the seeds of a comparison; ``key`` is one of its two cells.
 
-    That of the base itself is below 1 where it had passed its final score earlier.
+    The base's own ratio is below 1 if it had passed its final score earlier.
     """
     return summary([ratios.cells[key].scores[seed] for seed in compared.seeds]).mean
 
@@ -128,7 +128,7 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
 def how_to_read(
     compared: Sequence[Comparison], said: Sequence[Outlook], sides: tuple[str, str] = ("without", "with LGA")
 ) -> str:
-    """The columns, and the tests that the verdicts rest on."""
+    """Explanation of the columns, and of the tests behind the verdicts."""
     reference, arm = sides
     seeds = max((len(it.without.cell.specs) for it in compared), default=0)
     spread = _spread(compared)
@@ -155,7 +155,7 @@ def epochs_read(sides: tuple[str, str]) -> str:
 
 
 def _spread(compared: Sequence[Comparison]) -> list[str]:
-    """How the spread of the seeds is shown in these rows."""
+    """Explanations of how these rows show the spread of the seeds."""
     means = [
         (one, it.metric.scale / it.metric.factor)
         for it in compared
@@ -171,7 +171,7 @@ def _spread(compared: Sequence[Comparison]) -> list[str]:
 
 
 def gathered_notes(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
-    """The `notes` of all rows, each once, with the rows it belongs to."""
+    """The `notes` of all rows, each once, with the names of its rows."""
     where: dict[str, list[str]] = {}
     for it in compared:
         for note in notes(it, results, labels_of(study, it)):
@@ -211,7 +211,7 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
 
 
 def badges(compared: Sequence[Comparison]) -> list[tuple[str, str]]:
-    """Each verdict of a table, and the words for it: with their number, where there are several comparisons."""
+    """Each verdict of a table, and its text: with the number of rows if there are several comparisons."""
     words = [it.verdict.word for it in compared]
     return [
         (word, word if len(words) == 1 else f"{words.count(word)} of {len(words)}: {word}")
@@ -224,24 +224,24 @@ def badges(compared: Sequence[Comparison]) -> list[tuple[str, str]]:
 
 
 def show_score(metric: Metric, score: float) -> str:
-    """A score as it is printed, without unit; a dash where it is not finite."""
+    """A score as text, without unit; a dash if it is not finite."""
     if not math.isfinite(score):
         return "—"
     return true_minus(f"{100 * score:.2f}" if metric.percent else f"{score:.4g}")
 
 
 def number_format(metric: Metric, values: Summary, *, is_difference: bool = False) -> Callable[[float], str]:
-    """How numbers beside a mean are written: two decimals in percent, else as many as give the half width two digits.
+    """A format for a mean and its interval: two decimals in percent, else two digits of the half width.
 
     Args:
-        metric: What is measured.
+        metric: The metric.
         values: The mean.
         is_difference: Whether numbers have a sign.
     """
     half = values.half_width
     if metric.percent:
         form = ".2f"
-    elif not 1e-6 <= half < 1e6:  # a width that is NaN, 0 or far off fixes no decimals
+    elif not 1e-6 <= half < 1e6:  # a width that is NaN, 0, tiny or huge does not determine the decimals
         form = ".4g"
     else:
         form = f".{max(0, 1 - math.floor(math.log10(half)))}f"
@@ -264,7 +264,7 @@ def show_summary(metric: Metric, values: Summary, *, is_difference: bool = False
 
 
 def show_epochs(ratio: float, own: float) -> str:
-    """``26 % of the epochs``; in brackets the base's own share where it is not all of them. See `mean_ratio`."""
+    """``26 % of the epochs``; in brackets the base's own share if it is below 100 %. See `mean_ratio`."""
     if math.isnan(ratio):
         return "—"
     whole, base = (f"{100 * share:.0f} %" for share in (ratio, own))
@@ -287,7 +287,7 @@ def _record(
     setting: Mapping[str, str],
     ratio: float,
     own_ratio: float,
-    said: Sequence[str],
+    row_notes: Sequence[str],
 ) -> dict[str, Any]:
     """A row as plain data; scores are as measured, not percentages."""
     more = outlook.more_seeds
@@ -305,7 +305,7 @@ def _record(
         "reason": compared.verdict.reason,
         "more_seeds": None if more is None else int(more) if math.isfinite(more) else f"more than {MOST}",
         **({} if outlook.margin is None else {"is_within_margin": outlook.is_within_margin}),
-        "notes": list(said),
+        "notes": list(row_notes),
         "scores": [
             {
                 "seed": seed,

@@ -1,4 +1,4 @@
-"""What is said of a verdict: how far the interval reaches, how many more seeds would tell, what it all rests on."""
+"""Explanations of verdicts: the interval, the number of additional seeds, and the tests."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ Show = Callable[[float], str]
 
 
 def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show]) -> str:
-    """A sentence that goes on where the word of the verdict ends; empty where there is nothing to add.
+    """The continuation of a sentence that begins with the verdict; empty if there is nothing to add.
 
     Args:
         it: The comparison.
-        outlook: Its own.
-        show: How numbers of a mean are written, with their sign.
+        outlook: Its outlook.
+        show: Formats a number in the units of a mean, with its sign.
     """
     interval, word = outlook.interval, it.verdict.word
     if word == "failed":
@@ -47,7 +47,7 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
 
 
 def _hindrance(it: Comparison, outlook: Outlook) -> str:
-    """Why there is no verdict although the interval lacks 0."""
+    """The reason for no verdict although the interval excludes 0."""
     if outlook.p > LEVEL:
         return f"p = {outlook.p:.3f} after Holm's correction for {outlook.comparisons} comparisons"
     return f"the sign-flip test does not confirm it (p = {it.result.flip_p:.3f})"
@@ -60,7 +60,7 @@ def _count(seeds: float) -> str:
 
 
 def tests_behind(compared: Sequence[Comparison]) -> list[str]:
-    """The tests that the verdicts of a table rest on, a sentence each."""
+    """The tests behind the verdicts of a table, one sentence per test."""
     counts = [it.count for it in compared if it.count >= FEWEST]
     if not counts:
         return [f"Fewer than {FEWEST} seeds cannot show a difference."]
@@ -80,9 +80,9 @@ def tests_behind(compared: Sequence[Comparison]) -> list[str]:
     return parts
 
 
-def estimate_behind(said: Sequence[Outlook]) -> list[str]:
-    """What is meant by more seeds, where a row speaks of them."""
-    if all(it.more_seeds is None or it.is_within_margin for it in said):
+def estimate_behind(shown: Sequence[Outlook]) -> list[str]:
+    """The meaning of more seeds, if a row mentions them."""
+    if all(it.more_seeds is None or it.is_within_margin for it in shown):
         return []
     chance = f"with a probability of {100 * POWER:.0f} %"
     return [f"More seeds: so many that a difference as large as seen gets a verdict {chance}."]

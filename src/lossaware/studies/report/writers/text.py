@@ -15,7 +15,7 @@ from lossaware.studies.specs.escape import encodable
 GAP = 2
 """Spaces between columns."""
 NARROWEST = 13
-"""Words are wrapped down to so many characters, so that their column stays beside the others."""
+"""Minimum width of wrapped words, so that more columns fit next to each other."""
 STYLES = {
     "helps": "bold green",
     "hurts": "bold red",
@@ -34,12 +34,12 @@ def write(table: Table) -> str:
 
 
 def render(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
-    """The table with everything around it, in characters of that encoding."""
+    """The table with title, legend and notes, in characters of that encoding."""
     return Group(body(table, width, encoding), below(table, width, encoding))
 
 
 def body(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
-    """The table below its title; columns that do not fit beside the others follow below them."""
+    """The title and the table; columns that do not fit into the width follow in further blocks."""
     layout = _layout(table, width, encoding)
     parts = [Text(), Text(layout.table.title, style="bold")]
     parts += [Text(layout.table.remark, style="dim")] if layout.table.remark else []
@@ -50,7 +50,7 @@ def body(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
 
 
 def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
-    """Explanations, legend, caption, notes and provenance, after an empty line; nothing where there are none."""
+    """An empty line, then explanations, legend, caption, notes and provenance; empty if the table lacks them."""
     layout = _layout(table, width, encoding)
     left_out = [table.heads[i][-1] for i in table.optional if i not in layout.columns]
     shown = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
@@ -62,12 +62,12 @@ def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A table for a width.
+    """The layout of a table in a given width.
 
     Attributes:
-        table: In characters that can be written.
+        table: The table, in characters of the encoding.
         lead: Widths of the columns that hold the names of rows and lines.
-        columns: The other columns that are shown, with their widths.
+        columns: The widths of the other shown columns.
         texts: Their texts by row, line and column; figures are aligned.
     """
 
@@ -97,12 +97,12 @@ def _layout(table: Table, width: int, encoding: str) -> _Layout:
 
 
 def _narrow(table: Table, column: int, width: int) -> int:
-    """How narrow a column of words may become."""
+    """The minimum width of a column of words."""
     return min(width, GAP + max(NARROWEST, len(table.heads[column][-1])))
 
 
 def _lead(table: Table, room: int) -> list[int]:
-    """The widths of the columns with names; long names are wrapped, so that there is room for a column of words."""
+    """The widths of the columns of names. Long names are wrapped if a column of words would not fit."""
     lines = [max(len(name) for row in table.rows for name, _ in row.lines)] * table.with_lines
     gaps = [GAP] * (len(table.axes) - (not table.with_lines)) + [0] * (not table.with_lines)
     sizes = [max([len(axis), *(len(row.names[i]) for row in table.rows)]) for i, axis in enumerate(table.axes)]
@@ -126,7 +126,7 @@ def _texts(table: Table) -> list[list[dict[int, str]]]:
 
 
 def _in_encoding(table: Table, encoding: str) -> Table:
-    """The table with nothing in it that cannot be written."""
+    """The table in characters of the encoding."""
 
     def plain(text: str) -> str:
         return encodable(text, encoding)
@@ -156,7 +156,7 @@ def _block(layout: _Layout, chosen: Sequence[int]) -> list[Text]:
     table, lead, widths = layout.table, layout.lead, dict(layout.columns)
     heads = [table.heads[i] for i in chosen]
     levels = len(heads[0])
-    # A name above several columns may be wider than they are together.
+    # A name above several columns may be wider than the columns.
     for level in range(levels - 1):
         start = 0
         for names, count in spans([head[: level + 1] for head in heads]):
@@ -214,7 +214,7 @@ def _placed(layout: _Layout, text: str, column: int, width: int) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The lines of words."""
+    """The text in lines of at most this width."""
     return [text] if len(text) <= width else textwrap.wrap(text, width)
 
 
@@ -223,7 +223,7 @@ def _style(cell: Cell) -> str:
 
 
 def _blocks(layout: _Layout, room: int) -> list[list[int]]:
-    """Columns that go beside each other: as many groups of one first name as fit, or parts of a group that does not."""
+    """Blocks of columns that fit into the width: groups with the same first name, or parts of a too wide group."""
     heads, widths = layout.table.heads, layout.columns
     groups: list[list[int]] = []
     for i in widths:
