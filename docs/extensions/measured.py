@@ -58,7 +58,7 @@ class _Measured(SphinxDirective):
         self.env.note_dependency(str(self.folder / f"{name}.study.json"))
         exported = Exported(self.folder)
         table = show(study, Sources([exported]), exported.launches(study))
-        return table if any(measured.there for measured in table.cells.values()) else None
+        return table if any(measured.has_results for measured in table.cells.values()) else None
 
     def markdown(self, text: str) -> list[nodes.Node]:
         """Markdown as a part of the page."""
@@ -141,7 +141,7 @@ class AllStudiesDirective(_Measured):
             title = markdown(load_study(name).title)
             if f"results/{name}" in self.env.found_docs:
                 title = f"{{doc}}`{title} </results/{name}>`"
-            cells = [] if table is None else [measured for measured in table.cells.values() if measured.there]
+            cells = [] if table is None else [measured for measured in table.cells.values() if measured.has_results]
             changed = sum(bool(measured.changed) for measured in cells)
             seeds = sorted({len(measured.values) for measured in cells if measured.values})
             spread = "" if not seeds else str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"

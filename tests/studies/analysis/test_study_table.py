@@ -61,7 +61,7 @@ def test_a_ratio_waits_for_the_base():
     known = Known()
     known.put(cell.specs[0], 0.4, 0.55, 0.8, 0.6)
     (found,) = measured(one("ratio"), known).cells.values()
-    assert not found.there
+    assert not found.has_results
 
 
 def test_an_unfinished_run_is_not_shown_and_a_diverged_one_is_counted():
@@ -133,8 +133,8 @@ def test_a_derived_cell_needs_all_its_cells(grid):
     known = Known()
     fill(grid.overridden(Overrides({"algorithm": ("SGD",)})), known)
     table = tabulate(grid, known)
-    assert table.cells[at(grid, "SGD", "w/ LGA, 1e-2")].there
-    assert not table.cells[at(grid, "mean", "w/ LGA, 1e-2")].there
+    assert table.cells[at(grid, "SGD", "w/ LGA, 1e-2")].has_results
+    assert not table.cells[at(grid, "mean", "w/ LGA, 1e-2")].has_results
 
 
 def test_a_mean_of_cells_under_different_settings_says_so(grid):
@@ -166,7 +166,7 @@ def test_runs_under_other_settings_are_not_held_against_the_published_figures(gr
     known = Known()
     fill(grid.overridden(SHORT), known)
     table = tabulate(grid, known, [SHORT])
-    published = [measured for measured in table.cells.values() if measured.there and measured.cell.published]
+    published = [measured for measured in table.cells.values() if measured.has_results and measured.cell.published]
     assert published
     assert all(math.isnan(measured.difference) and measured.agrees is None for measured in published)
     assert "measured minus published" not in table.caption
@@ -215,6 +215,6 @@ def test_a_changed_file_over_old_results(grid, tmp_path):
         "The study's file has changed since it was run on 2026-01-02: shown is what still belongs to it; what does "
         "not is kept."
     ]
-    assert table.cells[at(grid, "SGD", "w/ LGA, 1e-2")].there
-    assert not table.cells[at(grid, "SGD", "w/ LGA, 1e-3")].there
+    assert table.cells[at(grid, "SGD", "w/ LGA, 1e-2")].has_results
+    assert not table.cells[at(grid, "SGD", "w/ LGA, 1e-3")].has_results
     assert not show(grid, known, [launch]).head

@@ -92,7 +92,7 @@ def counts(table: StudyTable) -> dict[str, Counts]:
     """
     result = {"": _published(table.study)}
     for measured in table.cells.values():
-        if measured.there and measured.cell.published is not None and not (changed := measured.changed):
+        if measured.has_results and measured.cell.published is not None and not (changed := measured.changed):
             agrees = measured.agrees
             one = Counts(
                 agree=agrees is True,

@@ -38,6 +38,6 @@ def _final_csv(table: StudyTable) -> str:
         keys = {spec.seed: spec.key for spec in measured.cell.specs}
         published = "" if measured.cell.published is None else measured.cell.published
         for seed, value in sorted(measured.values.items()):
-            values = measured.cell.metric.title, seed, repr(float(value)), published, measured.said
+            values = measured.cell.metric.title, seed, repr(float(value)), published, measured.caveats
             rows.append([*row, *column, *values, keys[seed]])
     return csv_text(rows)

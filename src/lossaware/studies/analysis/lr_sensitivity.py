@@ -83,7 +83,7 @@ def overall(series: Series) -> Overall | None:
         None if there are no results at some of the rates, as others would not be comparable.
     """
     measured = {lr: series.at[lr] for lr in sorted(series.rates)}
-    if not measured or not all(one.there for one in measured.values()):
+    if not measured or not all(one.has_results for one in measured.values()):
         return None
     bad = -math.inf if series.metric.higher_is_better else math.inf
     scores = {lr: bad if one.summary.lost else series.means[lr] for lr, one in measured.items()}
@@ -246,7 +246,7 @@ def score_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
             "low": min(finite_values(measured.values.values())),
             "high": max(finite_values(measured.values.values())),
             "seeds": len(measured.values),
-            "overridden": measured.said,
+            "overridden": measured.caveats,
         }
         for one in series
         for lr, measured in one.at.items()
@@ -261,7 +261,7 @@ def overall_rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     """
     rows = []
     for one in series:
-        measured = [one.at[lr] for lr in one.rates if one.at[lr].there]
+        measured = [one.at[lr] for lr in one.rates if one.at[lr].has_results]
         summed = overall(one)
         own = one.means.get(one.own) if one.own is not None else None
         rows.append(

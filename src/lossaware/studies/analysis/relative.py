@@ -76,7 +76,7 @@ def _best(series: Series) -> float | None:
 
 
 def _own(series: Series) -> float | None:
-    if series.own is None or not series.at[series.own].there:
+    if series.own is None or not series.at[series.own].has_results:
         return None
     if series.at[series.own].summary.lost:
         return -math.inf if series.metric.higher_is_better else math.inf

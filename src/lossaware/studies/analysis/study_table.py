@@ -45,7 +45,7 @@ class Measured:
         return {seed: self.cell.metric.factor * score for seed, score in self.scores.items()}
 
     @property
-    def there(self) -> bool:
+    def has_results(self) -> bool:
         """Whether there are results."""
         return self.summary.n > 0 or self.summary.lost > 0
 
@@ -87,7 +87,7 @@ class Measured:
         return self._of_sources(lambda source: source.differs) if self.sources else describe(self.overrides)
 
     @property
-    def said(self) -> str:
+    def caveats(self) -> str:
         """The caution and the differences from the study's file, in one line."""
         return ", ".join(filter(None, [self.caution, self.differs]))
 
@@ -107,7 +107,7 @@ class Measured:
     @property
     def partial(self) -> bool:
         """Whether some, but not all, seeds of the cell or of one of its sources are finished."""
-        return self.there and (
+        return self.has_results and (
             len(self.values) < len(self.cell.specs) or any(source.partial for source in self.sources)
         )
 
@@ -147,9 +147,9 @@ class StudyTable:
     def _peculiarity(self, measured: Measured) -> str:
         """Differences of a cell from the others."""
         parts = []
-        if measured.there and measured.caution and not self._common_caution:
+        if measured.has_results and measured.caution and not self._common_caution:
             parts.append(measured.caution)
-        if measured.there and measured.differs and not self._common_overrides:
+        if measured.has_results and measured.differs and not self._common_overrides:
             parts.append(measured.differs)
         if measured.partial:
             some = f"{len(measured.values)} of {len(measured.cell.specs)} seeds"
@@ -202,13 +202,13 @@ class StudyTable:
         judged = [measured.agrees for measured in self.cells.values() if measured.agrees is not None]
         if any(math.isfinite(measured.difference) for measured in self.cells.values()):
             parts.append("Difference: measured minus published.")
-        if any(m.there and m.changed and m.cell.published is not None for m in self.cells.values()):
+        if any(m.has_results and m.changed and m.cell.published is not None for m in self.cells.values()):
             parts.append("Figures under overridden settings are not held against the published ones.")
         if judged:
             parts.append(
                 f"It is within the 95 % interval of a difference of two means in {sum(judged)} of {len(judged)} cells."
             )
-        if missing := sum(not measured.there for measured in self.cells.values()):
+        if missing := sum(not measured.has_results for measured in self.cells.values()):
             parts.append(f"Not run: {missing} of {len(self.cells)} cells.")
         return " ".join(parts)
 
@@ -240,7 +240,7 @@ def tabulate(
     def nearness(measured: Measured) -> tuple[bool, bool, bool, int, int, bool]:
         specs = measured.cell.specs
         return (
-            measured.there,
+            measured.has_results,
             prefer is not None and measured.overrides.settings == prefer.settings,
             not measured.changed,
             specs[0].epochs if specs else 0,

@@ -13,7 +13,7 @@ def split_by_settings(table: StudyTable) -> list[Table]:
 
     There is only one table if all measured cells are of one kind.
     """
-    measured = {key for key, measured in table.cells.items() if measured.there}
+    measured = {key for key, measured in table.cells.items() if measured.has_results}
     changed = {key for key in measured if table.cells[key].changed}
     if changed in (set(), measured):
         return [study_table(table)]

@@ -28,14 +28,14 @@ class Drawing:
         title: Its title.
         image: The plot; None without results.
         tables: Its numbers, by title.
-        made: Provenance, in lines.
+        provenance: Date, machine and command, in lines.
     """
 
     name: str
     title: str
     image: Image | None = None
     tables: Mapping[str, Table] = field(default_factory=dict)
-    made: Sequence[str] = ()
+    provenance: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
         Chapter(
             "agreement",
             "Measured beside published",
-            [summary.agreement_said(together)],
+            [summary.agreement_text(together)],
             summary.agreement_table(rows),
             summary.AGREEMENT_READ,
         ),
         Chapter(
             "effects",
             "Does LGA help?",
-            [summary.effects_said(together)],
+            [summary.effects_text(together)],
             summary.effects_table(rows),
             summary.EFFECTS_READ,
         ),
@@ -212,16 +212,16 @@ def _over_rates(table: StudyTable, measured: Measurements) -> Drawing:
 def _figure2(table: StudyTable, measured: Measurements, plot_figure2: FromRuns) -> Drawing:
     title, command = summary.PICTURES["figure02"]
     if (plot := plot_figure2(table, measured.sources)) is None:
-        return Drawing("figure02", title, made=["Not run: lossaware study run table01 --data DIR"])
-    made = [*table.provenance, f"To save it: {command}"]
-    return Drawing("figure02", title, Image.of(plot), made=made)
+        return Drawing("figure02", title, provenance=["Not run: lossaware study run table01 --data DIR"])
+    provenance = [*table.provenance, f"To save it: {command}"]
+    return Drawing("figure02", title, Image.of(plot), provenance=provenance)
 
 
 def _saved(name: str, saved: Mapping[str, Saved]) -> Drawing:
     if name in saved:
         return _drawing(saved[name])
     title, command = summary.PICTURES[name]
-    return Drawing(name, title, made=[f"Not made: {command}"])
+    return Drawing(name, title, provenance=[f"Not made: {command}"])
 
 
 def _drawing(saved: Saved) -> Drawing:

@@ -26,12 +26,12 @@ def of_the_paper(study: Study) -> bool:
 
 def is_measured(table: StudyTable) -> bool:
     """Whether any of its cells has results."""
-    return any(measured.there for measured in table.cells.values())
+    return any(measured.has_results for measured in table.cells.values())
 
 
 def how_much(table: StudyTable) -> str:
     """The share of a study with results: ``42 of 126 cells, seeds: 1 to 3``."""
-    cells = [measured for measured in table.cells.values() if measured.there]
+    cells = [measured for measured in table.cells.values() if measured.has_results]
     seeds = _range([len(measured.values) for measured in cells if measured.values])
     return f"{len(cells)} of {len(table.cells)} cells" + (f", seeds: {seeds}" if seeds else "")
 
@@ -123,7 +123,7 @@ def by_chance(found: Counts) -> float:
     return LEVEL * (found.agree + found.differ)
 
 
-def agreement_said(found: Counts) -> str:
+def agreement_text(found: Counts) -> str:
     """The agreement of measured and published figures, in sentences."""
     sentences = [
         f"Of the {found.figures} figures in the paper's tables, {found.measured} are measured here at the paper's "
@@ -178,7 +178,7 @@ def _ways(ways: Ways) -> str:
     return f"{ways.total} ({ways.better} / {ways.equal} / {ways.worse})" if ways.total else "0"
 
 
-def effects_said(found: Counts) -> str:
+def effects_text(found: Counts) -> str:
     """The effects of LGA, measured and published, in sentences."""
     sentences = []
     if found.judged:

@@ -23,7 +23,7 @@ def study_table(table: StudyTable) -> Table:
         cells = [
             Cell(
                 text=show_mean(one, digits),
-                missing=not one.there,
+                missing=not one.has_results,
                 mark=marks.get((row, column), ""),
                 published="" if one.cell.published is None else str(one.cell.published),
                 sign=SIGNS[one.agrees],
@@ -52,7 +52,7 @@ def study_table(table: StudyTable) -> Table:
 
 def show_mean(measured: Measured, digits: int) -> str:
     """The mean, with half the width of its interval if it has one; see `with_spread`."""
-    if not measured.there:
+    if not measured.has_results:
         return NOT_RUN
 
     def show(value: float) -> str:
@@ -93,7 +93,7 @@ def _records(table: StudyTable) -> list[dict[str, Any]]:
             "seeds_wanted": len(measured.cell.specs),
             "published": measured.cell.published,
             "difference": finite(measured.difference),
-            "overridden": measured.said if measured.there else "",
+            "overridden": measured.caveats if measured.has_results else "",
         }
         for (row, column), measured in table.cells.items()
     ]
