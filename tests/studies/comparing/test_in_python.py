@@ -80,7 +80,7 @@ def test_a_function_without_a_file_as_in_a_notebook():
     exec("def train(trial):\n    return trial.seed * 1.0 + (trial.arm == 'lga')", space)
     with pytest.raises(UsageError, match=r"does not call trial.attach"):
         lossaware.compare(space["train"], direction="maximize", seeds=2, progress=False)
-    with pytest.raises(UsageError, match="in no file"):
+    with pytest.raises(UsageError, match="not in a file"):
         lossaware.compare(space["train"], direction="maximize", seeds=2, progress=False, out="somewhere")
 
 
@@ -101,7 +101,7 @@ def test_finished_runs_are_kept_in_a_folder(tmp_path, capsys):
     ("change", "message"),
     [
         ({"direction": "up"}, "--direction must be maximize or minimize"),
-        ({"seeds": 0}, "seeds must be a whole number of at least 1"),
+        ({"seeds": 0}, "seeds must be an integer of at least 1"),
         ({"lrs": None}, "lrs="),
         ({"set": {"strat": 1}}, "did you mean start"),
         ({"train": lambda: 0}, "a function of one argument"),

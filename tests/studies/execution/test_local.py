@@ -161,14 +161,14 @@ def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
     once, never = (dataclasses.replace(mine(kind), epochs=20) for kind in ("hang", "hangs"))
     events = list(LocalEngine(2).execute([once, never], None))
     notes = {event.spec: event.message for event in events if isinstance(event, RunNote)}
-    pattern = r"its process is ended for hanging: nothing was heard for \d+ s; another one begins"
+    pattern = r"its process is killed for hanging: no event for \d+ s; it is started again"
     assert re.fullmatch(pattern, notes[once])
     assert re.fullmatch(pattern, notes[never])
     assert RunDone(once, once.epochs) in events
     assert [event.record.epoch for event in events if isinstance(event, EpochDone) and event.spec == once][-1] == 20
     [failed] = [event for event in events if isinstance(event, RunFailed)]
     assert failed.spec == never
-    assert re.fullmatch(r"its process died twice, the last time by hanging: nothing was heard .*", failed.message)
+    assert re.fullmatch(r"its process died twice, the last time by hanging: no event for .*", failed.message)
 
 
 def test_patience_is_a_multiple_of_what_a_run_needs(monkeypatch):

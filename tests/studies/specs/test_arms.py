@@ -152,5 +152,5 @@ def test_an_arm_that_would_train_as_another_is_refused(arms, message, monkeypatc
 
 
 def test_arms_and_gamma2_do_not_go_together():
-    with pytest.raises(UsageError, match="gamma2='auto' does not go with arms='without,lga'"):
+    with pytest.raises(UsageError, match="gamma2='auto' cannot be combined with arms='without,lga'"):
         lossaware.compare(train, direction="minimize", lrs=1e-2, arms="without,lga", gamma2="auto")

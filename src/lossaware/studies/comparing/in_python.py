@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lossaware.errors import UsageError
-from lossaware.studies.comparing.execute import execute_trials as carry_out_trials
+from lossaware.studies.comparing.execute import execute_trials
 from lossaware.studies.comparing.result import Result
 from lossaware.studies.comparing.scoring import Scoring
 from lossaware.studies.specs.arms import Arm, arms_of_gamma2, parse_arms
@@ -42,32 +42,32 @@ def compare(
 ) -> Result:
     """Train in several arms from the same seeds, by default without and with LGA, and say whether it helped.
 
-    The runs execute in this process, one after another; each arm is rehearsed by one step before the first of them.
+    The runs are executed in this process, one after another. Before the first run, each arm is rehearsed for one step.
 
     Args:
         train: A function ``train(trial)`` that trains and returns its score; see `lossaware.Trial`.
         direction: Whether a higher score is better.
-        seeds: How many seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
-        lrs: Learning rates, which the function reads as ``trial.lr``. None where it has its own.
-        arms: What is held against what: ``["without", "lga", "auto"]``, or as a text, ``"adamw,prodigy(lr=1)"``; the
-            first is the reference. None is ``["without", "lga"]``, with LGA as the function attaches it. Other bases
-            come from ``trial.make_optimizer``.
-        gamma2: Sizes of LGA's correction, each an arm beside ``"without"``; in place of ``arms``.
-        epochs: In place of what the function says to ``trial.epochs``.
+        seeds: Number of seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
+        lrs: Learning rates, which the function reads as ``trial.lr``. None if it has its own.
+        arms: The compared arms: ``["without", "lga", "auto"]``, or a text, ``"adamw,prodigy(lr=1)"``; the first is the
+            reference. None is ``["without", "lga"]``, with LGA as the function attaches it. Other bases come from
+            ``trial.make_optimizer``.
+        gamma2: Sizes of LGA's correction, one arm per size besides ``"without"``; instead of ``arms``.
+        epochs: Overrides the function's argument of ``trial.epochs``.
         score: The name of a reported number to compare; None compares what the function returns.
         percent: Whether to show the score as a percentage. None does so for an accuracy between 0 and 1.
-        margin: The largest difference that does not matter, in units of the score: half a point of accuracy is 0.005.
-            Where the whole interval lies within it, the result says so.
+        margin: The largest irrelevant difference, in units of the score: half a point of accuracy is 0.005. The result
+            states whether the whole interval is within it.
         set: Keyword arguments of the function besides the trial.
         lga: LGA's other settings, over those in the function's code.
-        device: What ``trial.device`` is.
-        data: What ``trial.data`` is.
-        out: A folder in which finished runs are kept, so that the same call runs only what is missing; the function
-            must be in a file then. None keeps nothing but the result.
-        progress: Whether to show how far it is.
+        device: ``trial.device``.
+        data: ``trial.data``.
+        out: A folder for finished runs, so that a repeated call executes only missing runs; the function must be in a
+            file then. None keeps only the result.
+        progress: Whether to show progress.
 
     Raises:
-        UsageError: A setting is not allowed, or an arm fails in its rehearsal; in one line, before the first run.
+        UsageError: A setting is not allowed, or an arm fails in its rehearsal. The message has one line.
 
     Example:
         .. code-block:: python
@@ -76,9 +76,9 @@ def compare(
             print(result.verdict)
     """
     if not takes_a_trial(train, options(**(set or {}))):
-        raise UsageError(f"compare wants a function of one argument, the trial: def train(trial), got {train!r:.80}")
+        raise UsageError(f"compare needs a function of one argument, the trial: def train(trial), got {train!r:.80}")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise UsageError(f"seeds must be a whole number of at least 1, got {seeds!r}")
+        raise UsageError(f"seeds must be an integer of at least 1, got {seeds!r}")
     if margin is not None and not 0 < margin < math.inf:
         raise UsageError(f"margin must be a number above 0, got {margin!r}")
     function = make_trial_function(f"function {train.__name__!r}", train, options(**(set or {})))
@@ -101,7 +101,7 @@ def compare(
     with ExitStack() as stack:
         folder = Path(out) if out is not None else stack.enter_context(temporary_folder("compare"))
         console = Console(file=sys.stderr, quiet=not progress)
-        outcome = carry_out_trials(
+        outcome = execute_trials(
             study,
             function,
             scoring,
@@ -116,7 +116,7 @@ def compare(
 
 def _arms(arms: str | Sequence[str] | None, gamma2: float | str | Sequence[float | str] | None) -> list[Arm]:
     if arms is not None and gamma2 is not None:
-        raise UsageError(f"gamma2={gamma2!r} does not go with arms={arms!r}, which may name it")
+        raise UsageError(f"gamma2={gamma2!r} cannot be combined with arms={arms!r}, which may include it")
     if arms is not None:
         return parse_arms(arms)
     sizes = [AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2)
@@ -124,10 +124,10 @@ def _arms(arms: str | Sequence[str] | None, gamma2: float | str | Sequence[float
 
 
 def _place(train: Callable[..., Any], *, needs_file: bool) -> str:
-    """The function's place as a specification has it: ``FILE.py:NAME``, or one that no file has.
+    """The function's place in the specification: ``FILE.py:NAME``, or a placeholder if it is not in a file.
 
     Raises:
-        UsageError: A file is needed, and there is none that has the function by its name.
+        UsageError: A file is needed, and no file has the function by its name.
     """
     name = getattr(train, "__qualname__", "function")
     try:
@@ -138,7 +138,7 @@ def _place(train: Callable[..., Any], *, needs_file: bool) -> str:
         return f"{file}:{name}"
     if needs_file:
         raise UsageError(
-            f"out={'...'}: results are kept with the file of the code that they belong to, and {name} is in no file, "
-            "or within another function: move it to a file, or leave out away and keep result.report(path)"
+            f"out={'...'}: results belong to the file of their code, and {name} is not in a file, or is within "
+            "another function: move it to a file, or omit out and save result.report(path)"
         )
     return f"(in memory):{name}"

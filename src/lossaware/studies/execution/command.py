@@ -1,4 +1,4 @@
-"""Runs that are commands: scripts that call `lossaware.trial`, each started as its user starts it."""
+"""Runs of commands: scripts that call `lossaware.trial`, started as their user starts them."""
 
 import json
 import os
@@ -32,15 +32,15 @@ from lossaware.studies.training.checkpoint import Checkpoints
 from lossaware.studies.training.script import ENVIRONMENT, Assignment
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks at what the scripts report."""
+"""Interval in seconds at which the reports of scripts are read."""
 
 
 class CommandEngine:
-    """A process a run, ``jobs`` at a time; each may start others, as launchers do.
+    """One process per run, ``jobs`` at a time; it may start others, as launchers do.
 
     Args:
         command: The command.
-        jobs: Runs at a time, at least 1. None is 1, as a script may use all that there is.
+        jobs: Runs at a time, at least 1. None is 1, as a script may use the whole machine.
 
     Raises:
         UsageError: ``jobs`` below 1.
@@ -68,7 +68,7 @@ class CommandEngine:
                         yield RunStarted(spec)
                         running.append(_Script(self._command, spec, own, folder, data_folder))
                     for script in list(running):
-                        is_over = script.is_over  # before its reports are read, so that none is missed
+                        is_over = script.is_over  # before its reports are read, so that no report is missed
                         yield from script.events()
                         if is_over:
                             running.remove(script)
@@ -83,7 +83,7 @@ class CommandEngine:
         """Run each arm to its first step, one after another.
 
         Raises:
-            UsageError: One ends before that; in one line, with the end of its output.
+            UsageError: A script ends before that. The message has one line, with the end of its output.
         """
         arms = {spec.arm: spec for spec in reversed(specs)}
         for spec in reversed(arms.values()):
@@ -105,7 +105,7 @@ class CommandEngine:
 
 
 class _Script:
-    """One started command."""
+    """A started command."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class _Script:
             rehearsal=rehearsal,
             process=os.getpid(),
         )
-        # Where nothing is activated, `python` and launchers are those beside the Python that runs this.
+        # Without an activated environment, `python` and launchers are those next to our Python.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         words = command.words(spec, arm_of(spec))
         try:
@@ -142,7 +142,7 @@ class _Script:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, ENVIRONMENT: assignment.to_json(), "PATH": path},
-                    start_new_session=True,  # so that Ctrl-C is ours, and all that it starts can be ended
+                    start_new_session=True,  # Ctrl-C does not reach it, and its children can be killed with it
                 )
         except OSError as error:
             raise UsageError(
@@ -155,12 +155,12 @@ class _Script:
         return self._process.poll() is not None
 
     def wait(self, seconds: float = 30.0) -> None:
-        """Give it time to end by itself."""
+        """Wait until it ends, but not longer than this."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
     def events(self) -> Iterator[Event]:
-        """What it has reported since the last look."""
+        """The new reports since the last call."""
         for what in self._new_lines():
             match what:
                 case {"epoch": record}:
@@ -185,13 +185,13 @@ class _Script:
         return [json.loads(line) for line in whole.splitlines()]
 
     def end(self) -> Event:
-        """How the run ended."""
+        """The last event of the run."""
         if self._process.returncode == 0 and self._epoch:
             return RunDone(self.spec, self._epoch)
         return RunFailed(self.spec, self.why())
 
     def why(self) -> str:
-        """Why it has not done what it should, with the end of its output."""
+        """The reason of its failure, with the end of its output."""
         code = self._process.returncode
         text = self._output.read_text(encoding="utf-8", errors="replace")
         if code == 0:
@@ -201,11 +201,11 @@ class _Script:
             ended = f"the script was ended by {signal.Signals(-code).name}"
         else:
             ended = f"the script ended with exit code {code}"
-        said = end_of(text)
-        return f"{ended}; its output ends with: {said}" if said else f"{ended}, without output"
+        output = end_of(text)
+        return f"{ended}; its output ends with: {output}" if output else f"{ended}, without output"
 
     def stop(self) -> None:
-        """End it, with all that it started."""
+        """Kill it and its children."""
         if not self.is_over:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Runs on this machine: a process for each, as many at a time as there are cores."""
+"""Runs on this machine: one process per run, one run per core at a time."""
 
 import errno
 import multiprocessing
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class LocalEngine:
-    """A process a run on this machine, ``jobs`` at a time, each with one torch thread.
+    """One process per run on this machine, ``jobs`` at a time, each with one torch thread.
 
-    The processes are forked from a server that has torch imported already, so that a run starts in milliseconds. One
-    that dies (killed, out of memory) is started once more, from its checkpoint; after that the run has failed.
+    The processes are forked from a server that has imported torch, so that a run starts in milliseconds. If a process
+    dies (killed, out of memory), it is started again once, from its checkpoint; then the run has failed.
 
     Args:
-        jobs: Runs at a time, at least 1; None takes one a core.
+        jobs: Runs at a time, at least 1; None is one per core.
 
     Raises:
-        UsageError: ``jobs`` below 1.
+        UsageError: ``jobs`` is below 1.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -63,7 +63,7 @@ class LocalEngine:
                     except (EOFError, OSError) as error:
                         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
                             raise UsageError(_TOO_MANY_FILES) from None
-                        # The server that forks it was killed while it did.
+                        # The server was killed while it forked the process.
                         if attempt == 1:
                             waiting.appendleft((spec, 2))
                         else:
@@ -71,10 +71,10 @@ class LocalEngine:
                         continue
                     yield RunStarted(spec)
                 for worker in [worker for worker in workers.values() if worker.patience.is_over()]:
-                    # Its end is that of its messages, too, and is dealt with as any other death.
+                    # Its messages end with it, so it is handled like any other death.
                     worker.hang()
                     if worker.attempt == 1:
-                        yield RunNote(worker.spec, f"its process is ended for {worker.death()}; another one begins")
+                        yield RunNote(worker.spec, f"its process is killed for {worker.death()}; it is started again")
                 for messages in connection.wait(list(workers), timeout=_LOOK_EVERY if workers else 0):
                     assert isinstance(messages, Connection)
                     worker = workers[messages]
@@ -99,12 +99,12 @@ class LocalEngine:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Patience:
-    """How long a worker may say nothing: a multiple of what it needed so far, and never less than `SILENCE`."""
+    """The allowed silence of a worker: a multiple of its longest one so far, and at least `SILENCE`."""
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
@@ -112,7 +112,7 @@ class Patience:
         self._has_epoch = False
 
     def hears(self, event: Event) -> None:
-        """The worker has said something."""
+        """Record an event of the worker."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
@@ -120,29 +120,29 @@ class Patience:
 
     @property
     def silence(self) -> float:
-        """Seconds since the worker last said something."""
+        """Seconds since the worker's last event."""
         return time.monotonic() - self._last
 
     def is_over(self) -> bool:
-        """Whether it has been silent for too long."""
+        """Whether the worker has been silent for too long."""
         if self._has_epoch:
             return self.silence > max(SILENCE, MANY * self._longest)
-        # Until an epoch has passed nothing tells how long a test takes, or what a user's own function does at once.
+        # Before the first epoch it is unknown how long a test takes, or how much a user's function does at a time.
         return self.silence > max(FIRST_SILENCE, MANY * (self._last - self._began))
 
 
 SILENCE = 600.0
-"""Seconds that a worker may always say nothing, once it has done an epoch."""
+"""Seconds of silence that are always allowed after a worker's first epoch."""
 FIRST_SILENCE = 24 * 3600.0
-"""The same before that."""
+"""The same before its first epoch."""
 MANY = 20
-"""Times its longest silence so far that a worker may say nothing."""
+"""Multiple of a worker's longest silence that is allowed."""
 _LOOK_EVERY = 5.0
 _TOO_MANY_FILES = "too many files are open for so many processes: raise the limit (ulimit -n), or lower --jobs"
 
 
 class _Worker:
-    """The process of one run, as its parent sees it."""
+    """The process of one run, seen from its parent."""
 
     def __init__(
         self,
@@ -163,25 +163,25 @@ class _Worker:
         )
         try:
             self._process.start()
-        except (EOFError, ConnectionError):  # the server that forks it was killed; another takes its place
+        except (EOFError, ConnectionError):  # the server was killed; a new one is started
             self._process.start()
-        # With this copy closed, the end of the process is the end of its messages.
+        # With this copy closed, the messages end with the process.
         other_end.close()
 
     def stop(self) -> None:
-        """Ends the process unless it ends by itself, and takes leave of it."""
+        """Kill the process unless its run has ended, and close its messages."""
         if not self.finished and self._process.is_alive():
             self._process.kill()
         self._process.join()
         self.messages.close()
 
     def hang(self) -> None:
-        """Ends the process, as it has said nothing for too long."""
-        self._silence = f"hanging: nothing was heard for {self.patience.silence:.0f} s"
+        """Kill the process because it was silent for too long."""
+        self._silence = f"hanging: no event for {self.patience.silence:.0f} s"
         self._process.kill()
 
     def death(self) -> str:
-        """What the process died of."""
+        """The reason of the process's death."""
         if self._silence:
             return self._silence
         code = self._process.exitcode
@@ -194,14 +194,14 @@ class _Worker:
 def _work(
     messages: Connection, spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str
 ) -> None:
-    """What a worker does: the run, told event by event."""
+    """Worker entry point: executes the run and sends its events."""
     leave_ctrl_c_to_parent()
     os.chdir(folder)
 
     try:
         execute_run(spec, data_folder, checkpoints, messages.send)
     except BrokenPipeError:
-        os._exit(1)  # nobody listens any more
+        os._exit(1)  # the parent is gone
 
 
 def _context(specs: Sequence[RunSpec]) -> "_Context":
@@ -217,7 +217,7 @@ def _context(specs: Sequence[RunSpec]) -> "_Context":
 
 
 def default_jobs(device: str | None) -> int | None:
-    """Runs at a time where nobody says: fewer than cores on a GPU, whose memory they share; else as the engine does."""
+    """Default number of runs at a time: fewer than cores on a GPU, whose memory they share; else the engine's."""
     return min(cores(), GPU_JOBS) if device == "cuda" else None
 
 

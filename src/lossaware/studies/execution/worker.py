@@ -15,7 +15,7 @@ from lossaware.studies.training.checkpoint import Checkpoints
 def execute_run(
     spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, tell: Callable[[Event], None]
 ) -> None:
-    """Executes a run in this process, and tells each event but its start. Whatever it raises is told as well."""
+    """Execute a run in this process. Report all events except its start; exceptions are reported as failures."""
     if spec.kind == "function":
         execute_function(spec, data_folder, checkpoints, tell, threads=1)
         return
@@ -55,15 +55,15 @@ def execute_function(
     function: TrialFunction | None = None,
     threads: int | None = None,
 ) -> None:
-    """The same for a run whose function trains.
+    """Execute a run of a training function.
 
     Args:
         spec: See `execute_run`.
-        data_folder: Likewise.
-        checkpoints: Likewise; they have the run's own folder.
-        tell: Likewise.
-        function: The function; None loads the one that the specification names.
-        threads: How many threads torch computes on; None leaves that as it is.
+        data_folder: See `execute_run`.
+        checkpoints: See `execute_run`; they have the run's own folder.
+        tell: See `execute_run`.
+        function: The function; None loads it from the specification.
+        threads: Number of torch's threads; None does not change it.
     """
     from lossaware.studies.training.function import run_function
     from lossaware.studies.training.trial import Listener

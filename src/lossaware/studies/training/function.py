@@ -1,4 +1,4 @@
-"""One run of a function that trains: a specification in, a record an epoch out."""
+"""One run of a training function: from a specification to one record per epoch."""
 
 import random
 import warnings
@@ -29,47 +29,47 @@ def run_function(
     function: TrialFunction | None = None,
     threads: int | None = None,
 ) -> int:
-    """Train as a function says; gives the number of epochs.
+    """Train by a function. Returns the number of epochs.
 
-    Python's, NumPy's and torch's generators are seeded before it is called, and afterwards as they were.
+    Python's, NumPy's and torch's generators are seeded before the call, and restored after it.
 
     Args:
-        spec: What to run.
-        data: The folder that the user named.
-        listener: Hears of the epochs.
-        folder: The run's own folder, which is made when the function asks for it.
-        function: The function; None loads the one that the specification names.
-        threads: How many threads torch computes on; None leaves that as it is.
+        spec: The run.
+        data: The user's data folder.
+        listener: Receives the epochs.
+        folder: The run's own folder, created when the function reads it.
+        function: The function; None loads it from the specification.
+        threads: Number of torch's threads; None does not change it.
 
     Raises:
         UsageError: The function uses its trial wrongly, or returns no score.
-        Exception: Whatever the function raises.
+        Exception: The function's exceptions.
     """
     function = function or load_function(spec)
     trial = Trial(spec, folder=folder, data=path_of(data), listener=listener)
     with _seeded(spec.seed), reproducible(spec.device, threads), warnings.catch_warnings():
-        warnings.simplefilter("ignore", GateWarning)  # tables and reports tell it
+        warnings.simplefilter("ignore", GateWarning)  # tables and reports show it
         returned = function(trial)
     return trial.finish(check_score(f"function {function.name!r}", returned))
 
 
 def load_function(spec: RunSpec) -> TrialFunction:
-    """The function that a specification names.
+    """The training function of a specification.
 
     Raises:
-        UsageError: It is not there, or is a task.
+        UsageError: It does not exist, or is a task.
     """
-    found = load_subject(spec.task, spec.task_options)
-    if isinstance(found, Task):
-        raise UsageError(f"{spec.task!r} is a task, and no function that trains")
-    return found
+    subject = load_subject(spec.task, spec.task_options)
+    if isinstance(subject, Task):
+        raise UsageError(f"{spec.task!r} is a task, not a training function")
+    return subject
 
 
 def rehearse_functions(specs: Sequence[RunSpec], data: DataSource, function: TrialFunction) -> None:
-    """Run each arm to its first step or report, so that what fails there fails before the first run.
+    """Run each arm to its first step or report, so that mistakes appear before the first run.
 
     Raises:
-        UsageError: What failed, in one line.
+        UsageError: An arm fails. The message has one line.
     """
     arms = {spec.arm: spec for spec in reversed(specs)}
     for spec in reversed(arms.values()):
@@ -82,7 +82,7 @@ def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
         what = f"{function.name}, arm {trial.arm!r}, fails in a rehearsal of one step"
         try:
             with _seeded(spec.seed), reproducible(spec.device, None), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they come again in the run
+                warnings.simplefilter("ignore")  # the run shows them again
                 returned = function(trial)
         except Rehearsed:
             return
@@ -91,14 +91,14 @@ def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
         except (Exception, SystemExit) as error:
             raise UsageError(f"{what}: {where(error)}") from error
         if isinstance(returned, Task):
-            raise UsageError(f"{function.name} returns a Task: its argument is missing, give it by --set NAME=VALUE")
+            raise UsageError(f"{function.name} returns a Task: its argument is missing: pass --set NAME=VALUE")
         trial.seen()
         check_score(f"function {function.name!r}", returned)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """All generators start from the seed, and go on afterwards from where they were."""
+    """A context with seeded generators, which are restored at the end."""
     import numpy
 
     python, array, own = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
