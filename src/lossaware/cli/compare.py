@@ -195,7 +195,7 @@ def compare(
     }
     lga = {name: value for name, value in lga_arguments.items() if value is not None}
     if arms is not None and gamma2_values is not None:
-        raise UsageError(f"--gamma2 {gamma2} cannot be combined with --arms, which may include it: --arms {arms},{gamma2}")
+        raise UsageError(f"--gamma2 {gamma2} cannot be combined with --arms, but may be in it: --arms {arms},{gamma2}")
     sides = parse_arms(arms) if arms is not None else arms_of_gamma2(gamma2_values or [AS_CODED])
     has_bases, has_lrs = all(arm.optimizer for arm in sides), all(arm.lr for arm in sides)
     for option, value, is_unused in (("--optimizers", optimizers, has_bases), ("--lrs", lrs, has_lrs)):

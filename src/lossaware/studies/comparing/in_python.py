@@ -116,7 +116,7 @@ def compare(
 
 def _arms(arms: str | Sequence[str] | None, gamma2: float | str | Sequence[float | str] | None) -> list[Arm]:
     if arms is not None and gamma2 is not None:
-        raise UsageError(f"gamma2={gamma2!r} cannot be combined with arms={arms!r}, which may include it")
+        raise UsageError(f"gamma2={gamma2!r} cannot be combined with arms={arms!r}, but may be in it")
     if arms is not None:
         return parse_arms(arms)
     sizes = [AS_CODED] if gamma2 is None else [gamma2] if isinstance(gamma2, int | float | str) else list(gamma2)
