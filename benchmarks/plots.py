@@ -1,5 +1,6 @@
 """The figures of what was measured."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import matplotlib as mpl
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it misses fonts that no figure needs
 
 
 def scaling(rows: list[dict[str, Any]], of_ranks: list[dict[str, Any]], path: Path) -> None:
