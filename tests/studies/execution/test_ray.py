@@ -233,7 +233,7 @@ def test_after_the_kill_of_a_part_of_its_cluster_another_one_goes_on(mine, tmp_p
         for spec in specs:
             assert exact(store.records(spec)) == exact(run(spec, None))
     notes = [event.message for event in events if isinstance(event, RunNote)]
-    assert any(re.fullmatch(r"its Ray cluster was lost \(.*\); another one is started", note) for note in notes), notes
+    assert any(re.fullmatch(r"its Ray cluster was lost \(.*\); a new one is started", note) for note in notes), notes
     assert not any(isinstance(event, RunFailed) for event in events)
     assert len(folders) == 1
     assert not Path(folders.pop()).exists()
@@ -308,11 +308,11 @@ def test_a_cluster_by_address_that_is_lost_is_waited_for(mine, tmp_path, monkeyp
                     carry_out(lose, store)
                 assert str(error.value) == (
                     f"the Ray cluster at 127.0.0.1:{port} was lost and did not answer again within 2 s; "
-                    "finished runs are kept, and the same command goes on from there"
+                    "finished runs are kept, and the same command continues"
                 )
                 assert len(store.records(spec)) >= 2
     notes = [event.message for event in events if isinstance(event, RunNote)]
-    assert re.fullmatch(r"its Ray cluster was lost \(.*\); it is waited for, \d+ s", notes[0])
+    assert re.fullmatch(r"its Ray cluster was lost \(.*\); waiting for it, up to \d+ s", notes[0])
 
 
 @pytest.mark.mutations
@@ -376,7 +376,7 @@ def test_another_cluster_is_given_the_runs_that_have_not_ended(scripted):
     )
     events = list(RayEngine(1).execute([FIRST, SECOND], None))
     assert given == [[FIRST, SECOND], [SECOND]]
-    note = RunNote(SECOND, "its Ray cluster was lost (a test); another one is started")
+    note = RunNote(SECOND, "its Ray cluster was lost (a test); a new one is started")
     started, done = RunStarted(SECOND), RunDone(SECOND)
     assert events == [RunStarted(FIRST), RunDone(FIRST), started, note, started, done]
 

@@ -1,4 +1,4 @@
-"""How processes of this package start and end: quietly, and not after the process that started them."""
+"""Start and end of child processes: without tracebacks, and not later than their parent."""
 
 import contextlib
 import multiprocessing
@@ -13,14 +13,14 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """While a process starts: Ctrl-C waits, and the program's main module is not executed again in the process.
+    """A context to start a process: Ctrl-C is delayed, and the process does not execute the program's main module.
 
-    Without the first, a server or a worker that is interrupted before it is ready shows a traceback. The second spares
-    each run the imports of the command line, and lets a script without ``if __name__ == "__main__"`` use the engine.
+    Without the delay, a process that is interrupted before it is ready shows a traceback. Without the main module, a
+    run need not import the command line, and a script without ``if __name__ == "__main__"`` can use the engine.
     """
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
-    resource_tracker.ensure_running()  # as it starts, it lets signals through again
+    resource_tracker.ensure_running()  # its start unblocks signals
     with _interrupts_wait():
         try:
             for name in hidden:
@@ -33,10 +33,10 @@ def quiet_start() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C counts only at the end.
+    """A context that delays Ctrl-C to its end.
 
-    A new process inherits that the signal is blocked. In this one that is not enough: the threads of libraries let it
-    in, and Python then raises in the main thread, wherever that is.
+    A new process inherits the blocked signal. Blocking does not suffice in this process: the threads of libraries
+    receive the signal, and Python then raises in the main thread.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is None or threading.current_thread() is not threading.main_thread():
@@ -57,13 +57,13 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def leave_ctrl_c_to_parent() -> None:
-    """To be called first in a process: its parent gets Ctrl-C too, and ends it; and it ends when its parent is gone."""
+    """Ignore Ctrl-C, after which the parent stops this process, and exit when the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its processes; they see it go."""
+    """Exit when the parent has ended: a killed parent cannot stop its children."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Runs on Ray: in a small cluster of its own on this machine, or on one that is there already."""
+"""Runs on Ray: on a small local cluster, or on an existing one."""
 
 import contextlib
 import importlib.util
@@ -24,38 +24,38 @@ from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.training.checkpoint import Checkpoints
 
 ADDRESS_SECONDS = 10.0
-"""How long an address may take to accept a connection."""
+"""Time in which an address must accept a connection."""
 START_SECONDS = 120.0
-"""How long a cluster may take to start, or to answer. Ray itself would try for many minutes."""
+"""Time in which a cluster must start or answer. Ray itself would try for many minutes."""
 LOST_SECONDS = 60.0
-"""How long a cluster by address that was lost is waited for."""
+"""Time in which a lost cluster by address must answer again."""
 RETRY_SECONDS = 1.0
-"""The time between two attempts to reach it."""
+"""Interval between attempts to reach it."""
 LOSSES = 3
-"""How many clusters may be lost while they carry out a run. It may be the run that ends them."""
+"""Number of lost clusters after which a run has failed, as the run may be the cause."""
 _STOP_SECONDS = 15.0
 
 
 class RayEngine:
-    """A Ray task a run, each with one CPU, one torch thread and a process of its own.
+    """One Ray task per run, each with one CPU, one torch thread and its own process.
 
-    Without an address, Ray is started on this machine for as long as the runs take: no dashboard, no statistics sent,
-    no port open to the network or to other users, its files removed in the end. With one, a cluster that is there is
-    used, of which this machine must be a part.
+    Without an address, Ray is started on this machine for the duration of the runs. It has no dashboard, sends no
+    statistics, opens no port to the network or to other users, and its files are removed at the end. With an address,
+    an existing cluster is used, which must include this machine.
 
-    A run whose worker or node is lost is started once more, from its checkpoint where that can be reached; after that
-    it has failed. Where the whole cluster is lost, as its raylet or its control service was killed, another one is
-    started; one by address is waited for `LOST_SECONDS`. A run has failed after `LOSSES` clusters. On a GPU each run
-    takes an eighth of one.
+    If its worker or node is lost, a run is started again once, from its checkpoint if that can be reached; then it has
+    failed. If the whole cluster is lost, because its raylet or control service was killed, a new one is started; one
+    by address has `LOST_SECONDS` to answer again. A run has failed after `LOSSES` lost clusters. On a GPU each run
+    uses an eighth of it.
 
     Args:
-        jobs: Runs at a time, at least 1; None takes one a CPU of the cluster.
-        address: ``HOST:PORT`` of a cluster, or ``auto`` for the one that runs on this machine or that ``RAY_ADDRESS``
-            names; None starts one.
+        jobs: Runs at a time, at least 1; None is one per CPU of the cluster.
+        address: ``HOST:PORT`` of a cluster, or ``auto`` for the cluster of this machine or of ``RAY_ADDRESS``; None
+            starts one.
 
     Raises:
-        UsageError: Ray is not installed, ``jobs`` is below 1, or the address is none. That no cluster answers there
-            is found by `execute`, before the first run.
+        UsageError: Ray is not installed, ``jobs`` is below 1, or the address is not valid. `execute` raises it before
+            the first run if no cluster answers there.
     """
 
     def __init__(self, jobs: int | None = None, address: str | None = None) -> None:
@@ -74,7 +74,7 @@ class RayEngine:
         self, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None = None
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
-        losses = dict.fromkeys(specs, 0)  # of the runs that have not ended
+        losses = dict.fromkeys(specs, 0)  # for the runs that have not ended
         begun: set[RunSpec] = set()
         waits_until: float | None = None
         while losses:
@@ -110,13 +110,13 @@ class RayEngine:
                 if time.monotonic() > waits_until:
                     raise UsageError(
                         f"the Ray cluster at {self._address} was lost and did not answer again within "
-                        f"{LOST_SECONDS:g} s; finished runs are kept, and the same command goes on from there"
+                        f"{LOST_SECONDS:g} s; finished runs are kept, and the same command continues"
                     )
                 time.sleep(RETRY_SECONDS)
 
     def _after(self, lost: Lost, begun: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
-        """What is told of the runs that a lost cluster had begun."""
-        next_one = "another one is started" if self._address is None else f"it is waited for, {LOST_SECONDS:g} s"
+        """Events of the runs that a lost cluster had begun."""
+        next_one = "a new one is started" if self._address is None else f"waiting for it, up to {LOST_SECONDS:g} s"
         for spec in [spec for spec in losses if spec in begun]:
             losses[spec] += 1
             if losses[spec] < LOSSES:
@@ -133,14 +133,14 @@ class RayEngine:
         checkpoints: Checkpoints | None,
         waits_until: float | None,
     ) -> Iterator[Iterator[Message]]:
-        """What a process tells that carries out runs in a cluster. It is gone afterwards, with all that it started."""
+        """The messages of a process that executes runs on a cluster. At the end, it is stopped with its children."""
         if (refused := self._refused()) is not None:
             yield iter([refused])
             return
         with contextlib.ExitStack() as stack:
             folder = None
             if self._address is None:
-                # The paths of its sockets must be short, which those of temporary folders are not everywhere.
+                # The paths of its sockets must be short, but the system's temporary folder may have a long one.
                 within = Path("/tmp") if os.name == "posix" else None
                 folder = stack.enter_context(temporary_folder("ray", within))
             context = multiprocessing.get_context("spawn")
@@ -151,12 +151,12 @@ class RayEngine:
                 process = context.Process(target=drive, args=what, daemon=True)
                 process.start()
             stack.callback(_stop, process)
-            other_end.close()  # with this copy closed, the end of the process is the end of its messages
+            other_end.close()  # with this copy closed, the messages end with the process
             until = time.monotonic() + START_SECONDS if waits_until is None else waits_until
             yield self._heard(process, messages, until)
 
     def _heard(self, process: BaseProcess, messages: Connection, until: float) -> Iterator[Message]:
-        """All messages of a process; the first must come before ``until``."""
+        """The messages of a process; the first must arrive before ``until``."""
         try:
             if not messages.poll(max(0.0, until - time.monotonic())):
                 yield Refused(
@@ -175,7 +175,7 @@ class RayEngine:
             yield Lost(f"Ray ended its own process, with exit code {process.exitcode}")
 
     def _refused(self) -> Refused | None:
-        """Why nothing is started at all: nobody listens at the address."""
+        """The reason not to start a process: the address does not accept connections."""
         if self._address in (None, "auto"):
             return None
         host, _, port = self._address.rpartition(":")
@@ -187,7 +187,7 @@ class RayEngine:
 
 
 def _stop(process: BaseProcess) -> None:
-    """End it; it has its runs stopped and leaves the cluster, or ends its own."""
+    """Terminate it: it stops its runs, and leaves the cluster or stops its own."""
     process.terminate()
     process.join(_STOP_SECONDS)
     if process.is_alive():

@@ -1,4 +1,4 @@
-"""The process that speaks with Ray. Ray's libraries end their process where they lose the cluster; it is this one."""
+"""The process that uses Ray, because Ray's libraries end their process if they lose the cluster."""
 
 import contextlib
 import os
@@ -26,15 +26,15 @@ from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
 
 LOOK_EVERY = 5.0
-"""Seconds between two looks at the cluster."""
-_OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are small and never get there, and Ray wants 75 MiB
+"""Interval in seconds at which the cluster is checked."""
+_OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are too small for it, but Ray needs 75 MiB
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 _ALONE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, it keeps all its servers on the loopback interface
-    "RAY_worker_niceness": "0",  # its 15 would leave next to nothing to a run where the machine does other work, too
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # its 60 are for servers that somebody starts again
-    "RAY_AUTH_MODE": "token",  # other users of this machine reach its servers, too
+    "RAY_worker_niceness": "0",  # with its default of 15, runs would get little time on a busy machine
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",  # its default of 60 is for servers that are restarted
+    "RAY_AUTH_MODE": "token",  # other users of this machine can reach its servers
 }
 
 
@@ -74,23 +74,23 @@ def drive(
     data_folder: DataSource,
     checkpoints: Checkpoints | None,
 ) -> None:
-    """What the process does; SIGTERM ends it, with all runs that it has begun.
+    """Entry point of the process. SIGTERM ends it with all begun runs.
 
     Args:
-        messages: Gets what happens, `Ready` or `Refused` first, `Over`, `Refused` or `Lost` last.
-        address: Of the cluster, as in `lossaware.studies.execution.ray.RayEngine`.
-        jobs: Runs at a time; None takes one a CPU of the cluster.
-        folder: For the files of a cluster of its own.
+        messages: Receives the messages: `Ready` or `Refused` first, `Over`, `Refused` or `Lost` last.
+        address: The cluster, as in `lossaware.studies.execution.ray.RayEngine`.
+        jobs: Runs at a time; None is one per CPU of the cluster.
+        folder: The files of its own cluster.
         specs: The runs.
-        data_folder: As in `Engine.execute`.
-        checkpoints: Likewise.
+        data_folder: See `Engine.execute`.
+        checkpoints: See `Engine.execute`.
     """
     leave_ctrl_c_to_parent()
-    _say_nothing()
+    _discard_output()
     signal.signal(signal.SIGTERM, _leave)
     try:
         with _cluster(address, jobs, folder):
-            signal.signal(signal.SIGTERM, _leave)  # Ray has put its own in the place
+            signal.signal(signal.SIGTERM, _leave)  # Ray has replaced it
             messages.send(Ready())
             for event in _events(jobs, specs, data_folder, checkpoints):
                 messages.send(event)
@@ -100,7 +100,7 @@ def drive(
     except _ClusterLostError as error:
         messages.send(Lost(str(error)))
     except Exception as error:
-        ours = not type(error).__module__.startswith("ray.")  # its texts are long, and name its log files
+        ours = not type(error).__module__.startswith("ray.")  # Ray's messages are long, and name its log files
         messages.send(Lost(where(error) if ours else type(error).__name__))
 
 
@@ -108,8 +108,8 @@ def _leave(number: int, frame: object) -> NoReturn:
     raise SystemExit(1)
 
 
-def _say_nothing() -> None:
-    """What Ray's libraries print says nothing that is not told otherwise."""
+def _discard_output() -> None:
+    """Discard the output of Ray's libraries, which repeats the events."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
@@ -120,22 +120,22 @@ def _events(
 ) -> Generator[Event, None, None]:
     import ray
 
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     needed = {"CPU", *("GPU" for spec in specs if spec.device == "cuda")}
-    if missing := needed - set(there):
+    if missing := needed - set(resources):
         raise UsageError(f"the Ray cluster has no {' and no '.join(sorted(missing))}")
-    # Ray's own retry tells only what comes after as many events as were told, as though all came alike again.
+    # Ray's own retry would skip as many events as before, as if a repeated run had the same ones.
     task: Any = ray.remote(num_cpus=1, num_returns="streaming", max_calls=1, max_retries=0)(stream)
 
     def begin(spec: RunSpec) -> Any:
         gpus = 1 / GPU_JOBS if spec.device == "cuda" else 0
         return task.options(num_gpus=gpus).remote(spec, data_folder, checkpoints, os.getcwd(), PACKAGE)
 
-    yield from _told(specs, int(jobs or there["CPU"]), begin)
+    yield from _events_of(specs, int(jobs or resources["CPU"]), begin)
 
 
-def _told(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) -> Generator[Event, None, None]:
-    """What all runs tell, some of them at a time, each begun at most twice."""
+def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) -> Generator[Event, None, None]:
+    """The events of all runs, ``jobs`` at a time, each started at most twice."""
     import ray
 
     watch = _Watch()
@@ -148,36 +148,36 @@ def _told(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], Any]) 
                 running[begin(spec)] = spec, attempt
                 yield RunStarted(spec)
             watch.look()
-            for told in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
-                spec, attempt = running[told]
+            for run_events in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
+                spec, attempt = running[run_events]
                 event: Event
                 try:
-                    event = ray.get(next(told))
+                    event = ray.get(next(run_events))
                 except ray.exceptions.RayTaskError as error:
                     event = RunFailed(spec, f"its worker raised {where(error.cause)}")
                 except ray.exceptions.LocalRayletDiedError:
-                    raise _ClusterLostError("this machine's raylet died") from None  # which all runs go through
+                    raise _ClusterLostError("this machine's raylet died") from None  # all runs depend on it
                 except ray.exceptions.RayError as error:
                     if attempt == 1:
-                        del running[told]
+                        del running[run_events]
                         waiting.appendleft((spec, 2))
                         continue
                     event = RunFailed(spec, f"its worker was lost twice, the last time by {type(error).__name__}")
                 if isinstance(event, (RunDone, RunFailed)):
-                    del running[told]
+                    del running[run_events]
                 yield event
     finally:
         with contextlib.suppress(ray.exceptions.RayError):
-            for told in running:
-                ray.cancel(told, force=True)
+            for run_events in running:
+                ray.cancel(run_events, force=True)
 
 
 class _ClusterLostError(Exception):
-    """What the runs were started with is not there any more."""
+    """The cluster of the runs is lost."""
 
 
 class _Watch:
-    """Looks now and then whether the cluster still has this node. One that is started anew does not know its runs."""
+    """Checks that the cluster still has this node. A restarted one does not know its runs."""
 
     def __init__(self) -> None:
         import ray
@@ -186,7 +186,7 @@ class _Watch:
         self._looked = time.monotonic()
 
     def look(self) -> None:
-        """Raise `_ClusterLostError` where it has not."""
+        """Raise `_ClusterLostError` if it does not, at most every `LOOK_EVERY` seconds."""
         import ray
 
         if (now := time.monotonic()) - self._looked < LOOK_EVERY:
@@ -199,14 +199,14 @@ class _Watch:
 def stream(
     spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
 ) -> Iterator[Event]:
-    """What a worker does: the run, told event by event.
+    """Worker entry point: executes the run and yields its events.
 
     Args:
         spec: The run.
-        data_folder: As in `Engine.execute`.
-        checkpoints: Likewise.
+        data_folder: See `Engine.execute`.
+        checkpoints: See `Engine.execute`.
         folder: The working folder.
-        package: `PACKAGE` of whoever started the run.
+        package: `PACKAGE` of the process that started the run.
     """
     if package != PACKAGE:
         yield RunFailed(spec, f"{platform.node()} has another lossaware than the machine that you started it on")
@@ -216,28 +216,28 @@ def stream(
     except OSError as error:
         yield RunFailed(spec, f"{platform.node()} does not have the folder {folder} ({error.strerror})")
         return
-    told: SimpleQueue[Event | None] = SimpleQueue()
+    events: SimpleQueue[Event | None] = SimpleQueue()
 
     def work() -> None:
-        execute_run(spec, data_folder, checkpoints, told.put)
-        told.put(None)
+        execute_run(spec, data_folder, checkpoints, events.put)
+        events.put(None)
 
-    # A thread, as what a run tells within an epoch does not come through its iterator.
+    # In a thread, because a run's iterator does not yield its events within an epoch.
     threading.Thread(target=work, daemon=True).start()
-    while (event := told.get()) is not None:
+    while (event := events.get()) is not None:
         yield event
 
 
 @contextlib.contextmanager
 def _cluster(address: str | None, cpus: int | None, folder: Path | None) -> Iterator[None]:
-    """A cluster to work in: the one at ``address``, or one of our own, with its files in ``folder``."""
+    """A cluster: the one at ``address``, or a new one with its files in ``folder``."""
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         os.environ.update(_ALONE, RAY_AUTH_TOKEN=secrets.token_hex(32))  # before Ray is imported
         how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         how |= {"_temp_dir": str(folder)}
     elif address.rpartition(":")[0] in _LOOPBACK:
-        # Else Ray puts this machine's address in the network in its place, where the cluster may not answer.
+        # Otherwise Ray replaces it by this machine's network address, at which the cluster may not answer.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
@@ -249,5 +249,5 @@ def _cluster(address: str | None, cpus: int | None, folder: Path | None) -> Iter
             raise UsageError(f"{what}: {str(error).strip().splitlines()[0]}") from None
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is already ending
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""Temporary folders that a kill leaves behind only until the next one is made."""
+"""Temporary folders. Those of killed processes are removed when the next one is created."""
 
 import contextlib
 import os
@@ -11,32 +11,32 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_MARK, _CONTENT = "made-by-lossaware", "d"  # short names, for paths of sockets must be short
+_MARK, _CONTENT = "made-by-lossaware", "d"  # short names, because paths of sockets must be short
 _PATIENCE = 5.0
-"""Seconds in which processes that still end may write to a folder that is being removed."""
+"""Seconds for which removal is repeated, while ending processes still write to the folder."""
 
 
 @contextlib.contextmanager
 def temporary_folder(purpose: str, within: Path | None = None) -> Iterator[Path]:
-    """A folder of this process alone, which is removed at the end. Other users cannot look into it.
+    """A private folder of this process, removed at the end. Other users cannot read it.
 
-    A process that is killed cannot remove its folder. It holds a lock on it, which ends with the process whatever
-    happens to that; so those of killed processes are known, and are removed here first.
+    A killed process cannot remove its folder. But its lock on the folder ends with the process, so that the folders of
+    killed processes can be recognised and removed first.
 
     Args:
-        purpose: What it is for, a word; part of its name.
-        within: The folder in which it is made; None takes the system's for temporary files.
+        purpose: A word for its name.
+        within: The parent folder; None is the system's folder for temporary files.
     """
     within = Path(tempfile.gettempdir()) if within is None else within
     prefix = f"lossaware-{purpose}-"
-    if sys.platform == "win32":  # where a folder cannot be locked
+    if sys.platform == "win32":  # folders cannot be locked
         with tempfile.TemporaryDirectory(prefix=prefix, dir=within, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
     _clear(within, prefix)
     own, lock = _make(within, prefix)
     try:
-        content = own / _CONTENT  # whoever makes this one open to all opens nothing
+        content = own / _CONTENT  # the outer folder stays private if a program opens this one to all
         content.mkdir()
         yield content
     finally:
@@ -54,11 +54,11 @@ def _make(within: Path, prefix: str) -> tuple[Path, int]:
                 (folder / _MARK).touch()
                 return folder, lock
             os.close(lock)
-        # Another process took it for one without an owner, as it was before it had the lock.
+        # Another process removed it before it was locked, as if its owner had been killed.
 
 
 def _clear(within: Path, prefix: str) -> None:
-    """Remove the folders of processes that are gone; nothing of other users, and nothing that was not made here."""
+    """Remove the folders of ended processes, but not those of other users or programs."""
     for folder in within.glob(f"{prefix}*"):
         if not re.fullmatch(re.escape(prefix) + r"[a-z0-9_]{8}", folder.name):
             continue
@@ -68,13 +68,13 @@ def _clear(within: Path, prefix: str) -> None:
                     if (folder / _MARK).is_file():
                         _remove(folder, time.monotonic())
                     else:
-                        folder.rmdir()  # it was killed before it made the mark; else it is not ours, and not empty
+                        folder.rmdir()  # its process was killed before it wrote the mark; foreign folders are not empty
                 finally:
                     os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:
-    """A lock on a folder of this user; None where another process holds it, or it is something else by now."""
+    """A lock on a folder of this user; None if another process holds it, or the folder was replaced."""
     import fcntl
 
     try:
@@ -82,10 +82,10 @@ def _locked(folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        found = os.fstat(lock)
-        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode):
+        status = os.fstat(lock)
+        if status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(found, folder.lstat()):
+            if os.path.samestat(status, folder.lstat()):
                 return lock
     except OSError:
         pass
