@@ -195,7 +195,7 @@ class AutoGamma2(Gamma2Rule):
         return self.reach * xi * scale
 
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
-        """See `Gamma2Rule.step_size`. At most 1, and 0 if U is not above 0, whatever the lower bound is."""
+        """See `Gamma2Rule.step_size`. At most 1, and 0 if U is not above 0, for any lower bound."""
         first = state.upper - state.origin
         wanted = state.gamma2_factor * (state.omega / ops.where(first > 0, first, 1.0)) ** 0.5
         return ops.where((state.omega > 0) & (first > 0), ops.where(wanted < 1.0, wanted, 1.0), 0.0)

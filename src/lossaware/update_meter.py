@@ -15,12 +15,12 @@ SAMPLE = 1 << 16
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one step did to the parameters.
+    """The effect of one step on the parameters.
 
     Attributes:
-        step: The optimizer step, counted from 1 since measuring was asked for.
-        update_norm: Euclidean norm of what the base optimizer changed.
-        correction_norm: Euclidean norm of what LGA changed after it.
+        step: The optimizer step, counted from 1 since the start of measuring.
+        update_norm: Euclidean norm of the base optimizer's change.
+        correction_norm: Euclidean norm of LGA's change after it.
     """
 
     step: int

@@ -16,7 +16,7 @@ SMALL_REACH = 0.005
 
 
 TRY = "try --arms without,auto"
-"""What is suggested where a fixed gamma2 could move nothing."""
+"""The suggestion if a fixed gamma2 could not move the weights."""
 
 
 def notes(comparison: Comparison, results: Results, labels: tuple[str, str] = ("without", "with LGA")) -> list[str]:

@@ -80,7 +80,7 @@ def drive(
         messages: Receives the messages: `Ready` or `Refused` first, `Over`, `Refused` or `Lost` last.
         address: The cluster, as in `lossaware.studies.execution.ray.RayEngine`.
         jobs: Runs at a time; None is one per CPU of the cluster.
-        folder: The files of its own cluster.
+        folder: The folder for the files of a new cluster.
         specs: The runs.
         data_folder: See `Engine.execute`.
         checkpoints: See `Engine.execute`.

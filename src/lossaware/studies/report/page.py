@@ -26,7 +26,7 @@ class Plots:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, then whatever it has of text, a table and plots.
+    """A part of the page: a heading, and optionally text, a table and plots.
 
     A folded section shows only its heading until a reader opens it.
     """
