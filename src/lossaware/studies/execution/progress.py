@@ -59,15 +59,17 @@ class RunProgress:
         self._restored = 0  # epochs from checkpoints, which do not count for the pace
         self._began = self._last_line = time.monotonic()
         self._first_step: float | None = None  # its time; the pace counts from it, without importing torch
+        # A terminal that cannot move the cursor gets lines, as a file does.
+        self._has_bars = console.is_terminal and not console.is_dumb_terminal
         self._bars = Bars(
-            SpinnerColumn(),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             _Name(),
             BarColumn(bar_width=40 if console.width >= 120 else 10),
             TextColumn("{task.fields[where]}", markup=False, table_column=Column(no_wrap=True)),
             _TimeLeft(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not self._has_bars,
         )
         self._overall = self._bars.add_task("all runs", total=self._epochs(), where=self._count(), taken=0, start=False)
         self._lines: dict[RunSpec, TaskID] = {}
@@ -160,7 +162,7 @@ class RunProgress:
             self._bars.remove_task(self._lines.pop(spec))
 
     def _occasionally(self) -> None:
-        if self._console.is_terminal or (now := time.monotonic()) - self._last_line < LINE_EVERY:
+        if self._has_bars or (now := time.monotonic()) - self._last_line < LINE_EVERY:
             return
         self._last_line = now
         reached = self._reached()

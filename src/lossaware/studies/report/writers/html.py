@@ -1,12 +1,13 @@
 """Tables as HTML, alone or in a page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lossaware._version import __version__
+from lossaware.studies.report.alignment import FIGURE, aligned
 from lossaware.studies.report.plot import PALETTE, SERIES
 from lossaware.studies.report.table import Row, Table, spans
 from lossaware.studies.specs.provenance import without_home
@@ -65,6 +66,7 @@ class Layout:
 
 def layout(table: Table) -> Layout:
     """The table, ready for a template."""
+    table = _aligned(table)
     levels = len(table.heads[0]) if table.heads else 0
     heads = [
         [Head(names[-1], span) for names, span in spans([head[: level + 1] for head in table.heads])]
@@ -72,6 +74,22 @@ def layout(table: Table) -> Layout:
     ]
     firsts = [0, *accumulate(head.span for head in heads[0])][:-1] if levels > 1 else []
     return Layout(table, heads, _groups(table), firsts)
+
+
+def _aligned(table: Table) -> Table:
+    """The table with figures below each other, where each cell has one figure."""
+    if table.with_lines:
+        return table
+    columns = []
+    for i in range(len(table.heads)):
+        texts = [row.cells[i].text for row in table.rows]
+        has_points = i not in table.text_columns and any("." in text or "%" in text for text in texts)
+        columns.append(aligned(texts, FIGURE) if has_points else texts)
+    rows = [
+        replace(row, cells=[replace(cell, text=texts[number]) for cell, texts in zip(row.cells, columns, strict=True)])
+        for number, row in enumerate(table.rows)
+    ]
+    return replace(table, rows=rows)
 
 
 def _groups(table: Table) -> list[list[Line]]:
