@@ -50,8 +50,8 @@ def test_compare_from_start_to_report(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "Test accuracy after the last epoch, %" in shown.out
     assert "Running training accuracy of the last epoch, %" in shown.out
-    assert re.search(r"sgd +1e-2 +[\d.]+ ± [\d.]+ ", shown.out)
-    assert "2 is few" in shown.out
+    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+ +[\d.]+ ", shown.out)
+    assert "n = 2: no interval" in shown.out
     assert shown.out.rstrip().endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
     assert "4 runs to do" in shown.err
     assert "Traceback" not in shown.err
@@ -127,7 +127,7 @@ def build():
     assert "RuntimeError: the weights exploded" in shown.err
     assert shown.err.rstrip().endswith("lossaware: 2 runs failed, see above; the same command tries again")
     assert "Traceback" not in shown.err
-    assert re.search(r"sgd +1e-2 +[\d.]+", shown.out)
+    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+", shown.out)
     assert (tmp_path / "lossaware-out" / "report.html").exists()
 
 

@@ -21,7 +21,6 @@ try:
     from lossaware.cli.config_file import expand
     from lossaware.cli.mistakes import explain
     from lossaware.cli.output import listing, say
-    from lossaware.studies.specs.escape import write_plainly
 except ImportError as error:
     raise SystemExit(f"lossaware: the command line needs {error.name}: {how_to_install('studies')}") from None
 
@@ -67,8 +66,14 @@ app.command(
 app.command("lossaware.cli.report:report", name="report", help="Show all measured results in one page.")
 
 
+def _write_plainly(error: UnicodeError) -> tuple[str, int]:
+    from lossaware.studies.specs.escape import write_plainly  # help comes at once, without the studies
+
+    return write_plainly(error)
+
+
 _PLAINLY = "lossaware.plainly"
-codecs.register_error(_PLAINLY, write_plainly)
+codecs.register_error(_PLAINLY, _write_plainly)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Bars of progress on terminals."""
+"""Bars and times on terminals of any width."""
 
 import io
 import re
@@ -7,29 +7,59 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from lossaware.studies.execution.events import Progress, RunStarted
+from lossaware.studies.execution.events import EpochDone, Progress, RunStarted
 from lossaware.studies.execution.progress import RunProgress
-from lossaware.studies.specs.run_spec import RunSpec, lga_options
+from lossaware.studies.specs.run_spec import EpochRecord
+from support.synthetic import BASE, compared, pair
 
-SPEC = RunSpec(
-    "digits", "schedulefree-adamw", 1e-3, seed=0, epochs=20, batch_size=10, lga=lga_options({"gamma2": 1e-8})
-)
+SPECS = [replace(spec, epochs=100) for spec in compared(pair(BASE, BASE))[0].specs]
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 200])
-def test_a_bar_is_one_line_with_its_time(width):
-    out = io.StringIO()
-    console = Console(file=out, width=width, height=30, force_terminal=True, color_system=None)
-    runs = [replace(SPEC, seed=seed) for seed in range(2)]
-    with RunProgress(runs, finished=0, jobs=2, console=console) as shown:
-        for spec in runs:
-            shown.handle(RunStarted(spec))
-            shown.handle(Progress(spec, 12, 5, 10, 1.2345))
-        out.truncate(0)
-        shown._bars.refresh()
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "").strip("\n\x00")
-    lines = text.splitlines()
-    assert len(lines) == 3
-    assert all(len(line) <= width for line in lines)
-    assert all(re.search(r"epoch 12 of 20, loss 1\.234 +\d+ s left *$", line) for line in lines[1:])
-    assert re.search(r"0 of 2 runs +\d+ s left *$", lines[0])
+def shown(width: int, monkeypatch, **how) -> list[str]:
+    """The lines of the bars in the middle of two runs, an hour after the first began."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    file = io.TextIOWrapper(io.BytesIO(), encoding=how.pop("encoding", "utf-8"), errors="backslashreplace")
+    console = Console(file=file, width=width, force_terminal=True, color_system=None, get_time=lambda: now, **how)
+    progress = RunProgress(SPECS, finished=0, jobs=2, console=console)
+    for spec in (SPECS[0], SPECS[-1]):
+        progress.handle(RunStarted(spec))
+        progress.handle(Progress(spec, 1, 1, 10, 2.3))
+    now = 3600.0
+    for spec in (SPECS[0], SPECS[-1]):
+        progress.handle(EpochDone(spec, EpochRecord(12, {"loss": 2.3456}, {}, None, 0.0)))
+    with console.capture() as found:
+        console.print(progress._bars.get_renderable())
+    return found.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_each_bar_and_its_time_are_on_one_line(width, monkeypatch):
+    lines = shown(width, monkeypatch)
+    assert len(lines) == 3, "all runs, and two at a time"
+    assert max(map(len, lines)) <= width
+    for line in lines:
+        assert re.search(r"\d+ h \d+ min left", line), line
+    assert "all r" in lines[0]
+    assert "0 of 12 runs" in lines[0]
+    for line in lines[1:]:
+        assert "epoch 13 of 100" in line
+        assert "sgd" in line
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, _environ={"TERM": "dumb"})
+    with RunProgress(SPECS[:1], finished=0, jobs=1, console=console) as progress:
+        progress.handle(RunStarted(SPECS[0]))
+        progress.handle(Progress(SPECS[0], 1, 1, 10, 2.3))
+        now = 60.0
+        progress.handle(EpochDone(SPECS[0], EpochRecord(12, {"loss": 2.3}, {}, None, 0.0)))
+    assert "0 of 1 run done, about 7 min 20 s left." in file.getvalue()
+    assert "\x1b[?25l" not in file.getvalue()
+
+
+def test_a_spinner_of_plain_characters(monkeypatch):
+    assert "\\u28" not in "".join(shown(80, monkeypatch, encoding="cp1252"))
