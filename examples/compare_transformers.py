@@ -2,7 +2,7 @@
 
     lossaware compare compare_transformers.py:train --direction maximize --lrs 1e-3,1e-2 --seeds 6
 
-Needs ``pip install 'lossaware[studies,transformers]'``.
+It needs ``pip install -e '.[studies,transformers]'`` in a clone of the repository.
 """
 
 from typing import Any
