@@ -43,7 +43,7 @@ def milliseconds(call: Callable[[], object], rounds: int) -> float:
     """Median time on the device."""
     times: list[float] = []
     for _ in range(rounds):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
         call()
         ended.record()
@@ -124,7 +124,7 @@ def captured() -> list[Goal]:
     loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
     captured, eager = (on_gpu(10**5, 10, torch.optim.Adam, capturable=True) for _ in range(2))
     lgas = attach(captured), attach(eager)
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
             captured.step(loss=loss)

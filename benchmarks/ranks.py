@@ -62,7 +62,7 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     def step(optimizer: torch.optim.Optimizer, with_loss: bool) -> float:
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         own: Any = optimizer.step
         value = loss.detach()
         own(loss=value) if with_loss else own()

@@ -59,7 +59,7 @@ def _training_step(
     def step() -> None:
         loss = nn.functional.cross_entropy(model(inputs), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if with_loss:
             step_of(loss=loss)
         else:
@@ -167,14 +167,14 @@ def _bare_epoch(*, channels_last: bool = True) -> Callable[[], None]:
 
     def epoch() -> None:
         losses, correct = [], []
-        for chosen in torch.randperm(len(labels)).split(BATCH):  # type: ignore[no-untyped-call]
+        for chosen in torch.randperm(len(labels)).split(BATCH):
             x, y = inputs[chosen], labels[chosen]
             outputs = model(x)
             loss = nn.functional.cross_entropy(outputs, y)
             correct.append((outputs.argmax(1) == y).float().mean())
             losses.append(loss.detach())
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         torch.stack(losses).mean().item(), torch.stack(correct).mean().item()
 
@@ -199,7 +199,7 @@ def _usual_epoch() -> Callable[[], None]:
             optimizer.zero_grad()
             outputs = model(x)
             loss = nn.functional.cross_entropy(outputs, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             total += loss.item()
             correct += (outputs.argmax(1) == y).sum().item()

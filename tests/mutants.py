@@ -33,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,30 +79,31 @@ EXCHANGES: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
     """What may stand in a node's place."""
+    changed: Any
     match node:
         case ast.Compare(ops=ops):
             for index, op in enumerate(ops):
                 for other in EXCHANGES[type(op)]:
                     changed = copy.deepcopy(node)
-                    changed.ops[index] = other()  # type: ignore[call-overload]
+                    changed.ops[index] = other()
                     yield changed
         case ast.BoolOp(op=op) | ast.BinOp(op=op) | ast.AugAssign(op=op):
             for other in EXCHANGES.get(type(op), ()):
                 changed = copy.deepcopy(node)
-                changed.op = other()  # type: ignore[attr-defined]
+                changed.op = other()
                 yield changed
             if isinstance(node, ast.AugAssign):
                 yield ast.Pass()
             if isinstance(node, ast.BoolOp):
                 for index in range(len(node.values)):
                     changed = copy.deepcopy(node)
-                    del changed.values[index]  # type: ignore[attr-defined]
-                    yield changed if len(node.values) > 2 else changed.values[0]  # type: ignore[attr-defined]
+                    del changed.values[index]
+                    yield changed if len(node.values) > 2 else changed.values[0]
         case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.Invert(), operand=operand):
             yield copy.deepcopy(operand)
         case ast.If(test=test) | ast.IfExp(test=test) | ast.While(test=test) if not is_changed_itself(test):
             changed = copy.deepcopy(node)
-            changed.test = ast.UnaryOp(ast.Not(), test)  # type: ignore[attr-defined]
+            changed.test = ast.UnaryOp(ast.Not(), test)
             yield changed
         case ast.Constant(value=bool(value)):
             yield ast.Constant(not value)
@@ -128,7 +130,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         case ast.ExceptHandler(type=ast.Tuple(elts=kinds)):
             for index in range(len(kinds)):
                 changed = copy.deepcopy(node)
-                del changed.type.elts[index]  # type: ignore[union-attr]
+                del changed.type.elts[index]
                 yield changed
 
 

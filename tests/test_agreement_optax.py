@@ -60,13 +60,12 @@ def flat(tree: Any) -> reference.Array:
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
-def compiled(solver: Any) -> Callable[..., Any]:
-    @jax.jit
+def compiled(solver: Any) -> Any:
     def step(params: Any, state: Any, grads: Any, value: Any) -> Any:
         updates, state = solver.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
-    return step
+    return jax.jit(step)
 
 
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 1e-5), ("sgd", 10.0), ("momentum", 1e-2), ("adamw", 10.0)])

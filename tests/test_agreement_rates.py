@@ -36,7 +36,7 @@ class Failing(torch.optim.SGD):
 
     fails = False
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         if self.fails:
             raise KeyError("of the base's")
         return super().step(closure)

@@ -47,7 +47,8 @@ def test_a_step_without_a_loss_is_the_bases_alone() -> None:
 
 def test_a_group_that_is_switched_off_is_the_bases_alone() -> None:
     one, two, alone = (nn.Parameter(torch.ones(3, 2)) for _ in range(3))
-    optimizer: Any = torch.optim.AdamW([{"params": [one]}, {"params": [two], "gamma2": 0}], lr=1e-1)
+    groups: list[dict[str, Any]] = [{"params": [one]}, {"params": [two], "gamma2": 0}]
+    optimizer: Any = torch.optim.AdamW(groups, lr=1e-1)
     base = torch.optim.AdamW([alone], lr=1e-1)
     LGA(optimizer, gamma2="agreement")
     for step in range(5):

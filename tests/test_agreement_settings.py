@@ -60,7 +60,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(change: dict[str, Any], messa
 def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
     optimizer = torch.optim.SGD(parameters(problem()[0], *SHAPES), lr=1e-3)
     with pytest.raises(TypeError, match="steps_per_epoch is missing"):
-        LGA(optimizer)
+        LGA(optimizer)  # type: ignore[call-overload]
     LGA(optimizer, gamma2="agreement").detach()
     LGA(optimizer, gamma2="agreement", steps_per_epoch=100)
 

@@ -48,9 +48,9 @@ def test_bad_hyperparameters_are_named_with_their_value(kwargs: dict[str, Any], 
 def test_steps_per_epoch_has_no_default() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(START.clone())], lr=0.1)
     with pytest.raises(TypeError, match=r"^steps_per_epoch is missing: .*steps_per_epoch=len\(loader\)"):
-        LGA(optimizer)
+        LGA(optimizer)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"^steps_per_epoch is missing"):
-        LGA(optimizer, steps_per_epoch=None)
+        LGA(optimizer, steps_per_epoch=None)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("gamma2", [-1.0, math.nan, "much"])

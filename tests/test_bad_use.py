@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -71,12 +72,13 @@ def test_a_scheduler_as_optimizer(name: str) -> None:
 
     optimizer = sgd()
     step_lr = lr_scheduler.StepLR(optimizer, 1)
-    made = {
+    schedulers: dict[str, Callable[[], Any]] = {
         "StepLR": lambda: step_lr,
         "ReduceLROnPlateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer),
         "SequentialLR": lambda: lr_scheduler.SequentialLR(optimizer, [step_lr], []),
-    }[name]()
-    message = error_of(lambda: LGA(made, steps_per_epoch=10))  # type: ignore[arg-type]
+    }
+    made = schedulers[name]()
+    message = error_of(lambda: LGA(made, steps_per_epoch=10))
     assert message == (
         f"LGA attaches to a torch.optim.Optimizer: got {name}, which holds one; attach LGA to its .optimizer"
     )
@@ -84,10 +86,10 @@ def test_a_scheduler_as_optimizer(name: str) -> None:
 
 def test_other_things_as_optimizer() -> None:
     assert "create an instance, Adam(model.parameters(), ...)" in error_of(
-        lambda: LGA(torch.optim.Adam, steps_per_epoch=10)  # type: ignore[arg-type]
+        lambda: LGA(torch.optim.Adam, steps_per_epoch=10)  # type: ignore[call-overload]
     )
     assert "attach one LGA to each optimizer" in error_of(
-        lambda: LGA([sgd(), sgd()], steps_per_epoch=10)  # type: ignore[arg-type]
+        lambda: LGA([sgd(), sgd()], steps_per_epoch=10)  # type: ignore[call-overload]
     )
 
 

@@ -1,6 +1,8 @@
 """The stand-in for LGA: the same calls, and the base optimizer to the bit."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,12 @@ import lossaware
 from lossaware import LGA, Baseline
 
 
-def trained(kind: type | None, make=torch.optim.Adam, dtype=torch.float32, **options) -> torch.Tensor:
+def trained(
+    kind: type[LGA] | None,
+    make: Callable[..., Any] = torch.optim.Adam,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> torch.Tensor:
     torch.manual_seed(0)
     model = torch.nn.Linear(6, 3).to(dtype)
     optimizer = make(model.parameters(), lr=1e-2)
@@ -32,18 +39,18 @@ def trained(kind: type | None, make=torch.optim.Adam, dtype=torch.float32, **opt
     [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True), torch.optim.ASGD],
 )
 @pytest.mark.parametrize("options", [{}, {"gamma2": "auto"}])
-def test_the_base_to_the_bit(make, dtype, options):
+def test_the_base_to_the_bit(make: Callable[..., Any], dtype: torch.dtype, options: dict[str, Any]) -> None:
     plain = trained(None, make, dtype)
     assert torch.equal(trained(Baseline, make, dtype, **options), plain)
     assert not torch.equal(trained(LGA, make, dtype, **{"gamma2": 1e-2, **options}), plain)
 
 
-def test_all_three_ways_of_the_loss_are_counted():
+def test_all_three_ways_of_the_loss_are_counted() -> None:
     p = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer: Any = torch.optim.SGD([p], lr=0.1)
     lga = Baseline(optimizer, steps_per_epoch=1)
 
-    def closure():
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = p.square().sum()
         loss.backward()
@@ -67,27 +74,31 @@ def test_all_three_ways_of_the_loss_are_counted():
         optimizer.step(loss=1.0)
 
 
-def test_what_lga_refuses_is_refused():
+def test_what_lga_refuses_is_refused() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.1)
-    for options, message in (({"xi": 0.0}, "xi must be"), ({"lower_bound": "averge"}, "did you mean")):
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"xi": 0.0}, "xi must be"),
+        ({"lower_bound": "averge"}, "did you mean"),
+    )
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             Baseline(optimizer, steps_per_epoch=1, **options)
     with pytest.raises(TypeError, match="steps_per_epoch is missing"):
-        Baseline(optimizer)  # type: ignore[call-arg]
+        Baseline(optimizer)  # type: ignore[call-overload]
     Baseline(optimizer, steps_per_epoch=1)
     with pytest.raises(ValueError, match="already has LGA attached"):
         LGA(optimizer, steps_per_epoch=1)
 
 
-def test_it_has_every_public_name_of_lga_and_takes_the_same_settings():
+def test_it_has_every_public_name_of_lga_and_takes_the_same_settings() -> None:
     own = {name for name in vars(Baseline) if not name.startswith("_")}
     acting = {name for name in vars(LGA) if not name.startswith("_")} - own
     assert acting == {"observe", "forget", "of", "optimizer"}  # which need neither law nor gradients
     assert inspect.signature(Baseline).parameters == inspect.signature(LGA).parameters
 
 
-def test_recipes_find_it_and_a_compiled_step_is_the_plain_one():
+def test_recipes_find_it_and_a_compiled_step_is_the_plain_one() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.5)
     lga = Baseline(optimizer, steps_per_epoch=7)
@@ -103,7 +114,7 @@ def test_recipes_find_it_and_a_compiled_step_is_the_plain_one():
     assert "Baseline(SGD)" in repr(lga)
 
 
-def test_its_state_goes_on_and_that_of_lga_is_refused():
+def test_its_state_goes_on_and_that_of_lga_is_refused() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     first, second = (Baseline(torch.optim.SGD([p], lr=0.5), steps_per_epoch=7) for _ in range(2))
     optimizer = torch.optim.SGD([p], lr=0.5)

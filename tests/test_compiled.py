@@ -155,7 +155,7 @@ def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
     moved = []
     for way in ("eager", "compiled"):
         params = [torch.nn.Parameter(start.clone()) for _ in range(2)]
-        groups = [{"params": [params[0]], "gamma2": 0.0}, {"params": [params[1]]}]
+        groups: list[dict[str, Any]] = [{"params": [params[0]], "gamma2": 0.0}, {"params": [params[1]]}]
         optimizer: Any = torch.optim.SGD(groups, lr=0.0)
         lga = LGA(optimizer, steps_per_epoch=3, gamma2=1e-5)
         step = compiled(lga) if way == "compiled" else lambda loss, optimizer=optimizer: optimizer.step(loss=loss)
@@ -298,7 +298,7 @@ def test_without_a_loss_it_is_the_base_step() -> None:
 
 def test_a_base_that_cannot_be_traced_says_what_to_use() -> None:
     params = [torch.nn.Parameter(torch.ones(3, 3))]
-    optimizer = torch.optim.Adafactor(params, lr=0.01)
+    optimizer: Any = torch.optim.Adafactor(params, lr=0.01)
     lga = LGA(optimizer, steps_per_epoch=3)
     step = compiled(lga)
     set_gradients(params, 0)
@@ -308,7 +308,7 @@ def test_a_base_that_cannot_be_traced_says_what_to_use() -> None:
         step(2.0)
     assert torch.equal(params[0], before)
     assert isinstance(optimizer.param_groups[0]["lr"], float)
-    optimizer.step(loss=2.0)  # type: ignore[call-overload]
+    optimizer.step(loss=2.0)
     assert lga.status.steps == 2
 
 
@@ -384,7 +384,7 @@ def test_an_observed_loss_after_a_compiled_step() -> None:
 
 
 class ReadsTheLoss(torch.optim.SGD):
-    def step(self, closure: Any = None, loss: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None, loss: Any = None) -> Any:
         assert loss is not None
         return super().step(closure)
 
@@ -433,7 +433,7 @@ def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) ->
     assert lga is None or (lga.status.steps == 20 and lga.status.open_share > 0)
 
 
-def test_a_torch_whose_compiler_cannot_trace_the_state_is_refused(monkeypatch):
+def test_a_torch_whose_compiler_cannot_trace_the_state_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.6.0+cpu"))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=1)

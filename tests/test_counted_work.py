@@ -53,7 +53,8 @@ def made(
 
 def operators(optimizer: Any, **step: Any) -> Operators:
     optimizer.step(**step)  # makes the optimizer's state
-    with Operators() as counted:
+    counted = Operators()
+    with counted:
         optimizer.step(**step)
     return counted
 

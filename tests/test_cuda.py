@@ -130,7 +130,7 @@ def test_a_captured_graph_goes_on_as_eager_steps_do(bound: Any, losses: list[tor
     plain, without = made(capturable=True)
     lga, eager = attached(optimizer, bound), attached(eager_optimizer, bound)
     static = losses[0].clone()
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream: Any = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for loss in losses[:3]:

@@ -53,7 +53,7 @@ def test_old_attributes_of_lga(name: str) -> None:
 @pytest.mark.parametrize("module", ["lossaware", "lossaware.status", "lossaware.gamma2", "lossaware.companion"])
 def test_other_names_are_unknown(module: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'Nothing'"):
-        _ = importlib.import_module(module).Nothing  # type: ignore[attr-defined]
+        _ = importlib.import_module(module).Nothing
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
     with pytest.raises(AttributeError, match="'LGA' object has no attribute 'nothing'"):
         _ = LGA(optimizer, steps_per_epoch=10).nothing

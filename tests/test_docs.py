@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import tomllib
 import urllib.parse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_each_study_has_a_page() -> None:
 def test_inline_code_breaks_after_separators_and_not_within_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     needs("sphinx")
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "extensions"))
-    from breaks import with_breaks
+    with_breaks: Callable[[str], str] = importlib.import_module("breaks").with_breaks
 
     def shown(code: str) -> list[str]:
         start, end = '<code class="docutils literal notranslate"><span class="pre">', "</span></code>"
@@ -267,7 +268,7 @@ def test_commands_exist() -> None:
         command, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
         said = bound.arguments
         if command.__name__ == "compare":
-            task = said.get("task")
+            task = said.get("task", "")
             assert "command" in said or ":" in task or task in tasks(), place
             names = said.get("optimizers", "sgd").split(",")
             assert all(name in optimizers() or ".py:" in name for name in names), place
@@ -276,8 +277,8 @@ def test_commands_exist() -> None:
             from lossaware.cli.study import _overrides
 
             if command.__name__ == "run":
-                chosen = (said.get(option) for option in ("seeds", "epochs"))
-                study.overridden(_overrides(study, said.get("only", ()), *chosen, said.get("settings", ())))
+                seeds, epochs = said.get("seeds"), said.get("epochs")
+                study.overridden(_overrides(study, said.get("only", ()), seeds, epochs, said.get("settings", ())))
     assert {"pip", "lossaware"} <= kinds
 
 

@@ -12,7 +12,7 @@ from support import needs
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def compared(capsys, *arguments: str) -> str:
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What `lossaware compare` shows."""
     with pytest.raises(SystemExit) as stopped:
         main(["compare", *arguments])
@@ -20,26 +20,26 @@ def compared(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_loop_of_ones_own(tmp_path, capsys):
+def test_a_loop_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--seeds", "2", "--epochs", "2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_loop.py'}:train", "--direction", "maximize", *small)
     assert "Accuracy after the last epoch, %" in shown
     assert re.search(r"^1e-4 +too few seeds to tell +[\d.]+ ", shown, re.MULTILINE)
 
 
-def test_a_table_of_numbers(tmp_path, capsys):
+def test_a_table_of_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--seeds", "2", "--epochs", "2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_tabular.py'}:train", "--direction", "minimize", *small)
     assert "Error after the last epoch" in shown
 
 
-def test_other_optimizers_as_arms(tmp_path, capsys):
+def test_other_optimizers_as_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--seeds", "1", "--epochs", "1", "--lrs", "1e-3", "--arms", "sgd,adamw(lr=1)", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_tabular.py'}:train", "--direction", "minimize", *small)
     assert re.search(r"^lr +verdict +sgd +adamw\(lr=1\)", shown, re.MULTILINE)
 
 
-def test_lightning(tmp_path, capsys):
+def test_lightning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs("lightning")
     small = ["--seeds", "1", "--set", "epochs=2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_lightning.py'}:train", "--direction", "maximize", *small, "--json")
@@ -47,7 +47,7 @@ def test_lightning(tmp_path, capsys):
     assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0
 
 
-def test_transformers(tmp_path, capsys):
+def test_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs("transformers")
     small = ["--seeds", "1", "--set", "epochs=1", "--lrs", "1e-2", "--jobs", "2", "--out", str(tmp_path)]
     scored = ["--direction", "minimize", "--score", "eval_loss", "--json"]
@@ -56,7 +56,7 @@ def test_transformers(tmp_path, capsys):
     assert 0 < row["scores"][0]["with"] != row["scores"][0]["without"] > 0
 
 
-def test_jax(tmp_path, capsys):
+def test_jax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs("optax")
     small = ["--seeds", "1", "--epochs", "2", "--lrs", "1e-3", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_jax.py'}:train", "--direction", "maximize", *small, "--json")
@@ -64,7 +64,7 @@ def test_jax(tmp_path, capsys):
     assert row["scores"][0]["with"] > row["scores"][0]["without"] > 0
 
 
-def test_accelerate_by_its_launcher(tmp_path, capsys):
+def test_accelerate_by_its_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     needs("accelerate")
     command = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu "
     command += str(EXAMPLES / "compare_accelerate.py")

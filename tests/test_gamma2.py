@@ -128,7 +128,7 @@ def test_no_parameter_moves_further_than_the_reach() -> None:
     x, gradients, values = problem()
     for scaled in (1e-6, 1.0, 1e6):  # whatever the gradients and losses are
         params = parameters(x, *SHAPES)
-        optimizer = torch.optim.SGD(params, lr=0.0)
+        optimizer: Any = torch.optim.SGD(params, lr=0.0)
         LGA(optimizer, steps_per_epoch=40, gamma2=SHORT)
         bound = SHORT.reach * float(np.sqrt(np.mean(x**2)))
         moved = 0.0
@@ -155,7 +155,7 @@ def test_the_scale_of_gradients_hardly_matters(scaled: float) -> None:
 
     def pushed(scale: float) -> reference.Array:
         params = parameters(x, *SHAPES)
-        optimizer = torch.optim.SGD(params, lr=0.0)
+        optimizer: Any = torch.optim.SGD(params, lr=0.0)
         LGA(optimizer, steps_per_epoch=40, gamma2="auto")
         set_gradients(params, gradients[0] / np.abs(gradients[0]).max() * 0.01 * scale)
         optimizer.step(loss=scale)
@@ -220,7 +220,7 @@ def test_it_goes_where_the_mean_gradient_is_zero_and_not_where_half_of_them_are(
 ) -> None:
     """Nine examples of ten want x at 0, and the tenth, which counts as much as any, wants it at 1: the mean is 0.1."""
     x = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
-    optimizer = torch.optim.SGD([x], lr=0.0)
+    optimizer: Any = torch.optim.SGD([x], lr=0.0)
     LGA(optimizer, steps_per_epoch=50, gamma2=AutoGamma2(reach=0.004, momentum=momentum, fade=0.999, growth=1.0))
     rng = np.random.default_rng(0)
     for step in range(4000):
@@ -234,7 +234,7 @@ def test_it_goes_where_the_mean_gradient_is_zero_and_not_where_half_of_them_are(
 @pytest.mark.parametrize("arrives", [float, torch.tensor])
 def test_a_step_that_does_not_push_leaves_the_means(arrives: Any, on_device: bool) -> None:
     p = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([p], lr=0.0)
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     if on_device:  # as with losses from an accelerator: what the step pushes by is then a tensor
         lga._stepper.state_on(torch.device("cpu"))
@@ -277,7 +277,7 @@ def test_a_step_without_a_loss_makes_the_place_that_a_checkpoint_loads_into() ->
 @pytest.mark.parametrize("gamma2", [1e-3, AutoGamma2(momentum=0.0)], ids=["fixed", "no momentum"])
 def test_without_momentum_nothing_is_kept(gamma2: Any) -> None:
     p = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.SGD([p], lr=0.0)
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2=gamma2)
     p.grad = torch.ones(3)
     optimizer.step(loss=2.0)
@@ -288,7 +288,8 @@ def test_without_momentum_nothing_is_kept(gamma2: Any) -> None:
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_of_a_group_that_is_left_out_nothing_is_kept(compiled: bool) -> None:
     within, out = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    optimizer: Any = torch.optim.SGD([{"params": [within]}, {"params": [out], "gamma2": 0}], lr=0.0)
+    groups: list[dict[str, Any]] = [{"params": [within]}, {"params": [out], "gamma2": 0}]
+    optimizer: Any = torch.optim.SGD(groups, lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     step = lga.compile(backend="eager") if compiled else lambda loss: optimizer.step(loss=loss)
     for _ in range(3):
@@ -338,7 +339,7 @@ def test_sparse_gradients_are_read_as_they_are() -> None:
     table = nn.Embedding(4, 2, sparse=True)
     with torch.no_grad():
         table.weight.fill_(1.0)
-    optimizer = torch.optim.SGD(table.parameters(), lr=0.0)
+    optimizer: Any = torch.optim.SGD(table.parameters(), lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     for row in (1, 3):
         optimizer.zero_grad()
@@ -365,13 +366,13 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
 
 
-def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
+def train(net: nn.Module, optimizer: Any, steps: Iterable[int]) -> None:
     inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
     for step in steps:
         optimizer.zero_grad()
         loss = (net(inputs[step % 8 :: 8]) - 1).square().mean()
         loss.backward()
-        optimizer.step(loss=loss)  # type: ignore[call-arg]
+        optimizer.step(loss=loss)
 
 
 def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch.Tensor]:
@@ -434,8 +435,8 @@ def test_auto_is_the_rule_with_its_own_defaults() -> None:
 
 def test_groups_have_scales_of_their_own_and_may_be_left_out() -> None:
     small, large, out = (nn.Parameter(torch.full((4,), value)) for value in (0.1, 10.0, 1.0))
-    groups = [{"params": [small]}, {"params": [large]}, {"params": [out], "gamma2": 0}]
-    optimizer = torch.optim.SGD(groups, lr=0.0)
+    groups: list[dict[str, Any]] = [{"params": [small]}, {"params": [large]}, {"params": [out], "gamma2": 0}]
+    optimizer: Any = torch.optim.SGD(groups, lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     for p in (small, large, out):
         p.grad = torch.full_like(p, 1e-9)

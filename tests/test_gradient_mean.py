@@ -208,7 +208,7 @@ def test_means_of_gradients_with_a_graph_have_none() -> None:
     for _ in range(2):
         loss = (p**3).sum()
         p.grad = None
-        loss.backward(create_graph=True)  # type: ignore[no-untyped-call]
+        loss.backward(create_graph=True)
         assert p.grad is not None
         assert p.grad.requires_grad
         optimizer.step(loss=loss)

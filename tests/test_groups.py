@@ -83,7 +83,8 @@ def test_a_parameter_that_is_gone_leaves_no_scale_behind() -> None:
 
 
 def test_empty_groups_have_a_size_too() -> None:
-    optimizer = torch.optim.SGD([{"params": []}, {"params": [p := filled(1.0)]}], lr=0.0)
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [p := filled(1.0)]}]
+    optimizer = torch.optim.SGD(groups, lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2="auto")
     assert moves(optimizer, [p]) == pytest.approx([REACH], rel=1e-6)
 
@@ -238,7 +239,8 @@ def test_a_groups_gamma2_survives_a_checkpoint_that_was_written_without(own: flo
     """As one of before LGA: the optimizer takes the entries of its groups from the checkpoint."""
     plain = torch.optim.SGD([{"params": [filled(1.0)]}, {"params": [filled(1.0)]}], lr=0.0)
     p, q = filled(1.0), filled(1.0)
-    optimizer = torch.optim.SGD([{"params": [p]}, {"params": [q], "gamma2": own}], lr=0.0)
+    groups: list[dict[str, Any]] = [{"params": [p]}, {"params": [q], "gamma2": own}]
+    optimizer = torch.optim.SGD(groups, lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2=5e-3, xi=1.0)
     optimizer.load_state_dict(plain.state_dict())
     assert moves(optimizer, [p, q]) == pytest.approx([1e-2, 2 * own], rel=1e-9)

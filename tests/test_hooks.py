@@ -198,9 +198,13 @@ def dropped(p: torch.Tensor) -> None:
 def test_a_base_that_begins_to_change_gradients(write: Callable[[torch.Tensor], None], gamma2: Any) -> None:
     """Unguarded: from then on phi would read other gradients, or none."""
     ends = []
-    for make in (lambda params: Late(params, 0.1, write), lambda params: Plain(params, 0.1)):
+    bases: tuple[Callable[[Any], Any], ...] = (
+        lambda params: Late(params, 0.1, write),
+        lambda params: Plain(params, 0.1),
+    )
+    for make in bases:
         p = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
-        optimizer: Any = make([p])
+        optimizer = make([p])
         LGA(optimizer, steps_per_epoch=4, gamma2=gamma2)
         for step in range(6):
             p.grad = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64) * (step + 1)

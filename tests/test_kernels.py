@@ -220,7 +220,12 @@ def test_a_table_is_made_once(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> 
     made, _ = launcher(kernels)
     tables = []
     table = push_kernel()._Table
-    monkeypatch.setattr(push_kernel(), "_Table", lambda *of: tables.append(table(*of)) or tables[-1])
+
+    def noted(*of: Any) -> Any:
+        tables.append(table(*of))
+        return tables[-1]
+
+    monkeypatch.setattr(push_kernel(), "_Table", noted)
     for _ in range(3):
         made.step([([(torch.zeros(4), torch.ones(4), None)], 1e-3, False)], scalar(2.0), None)
     assert len(tables) == 1
@@ -300,7 +305,7 @@ def test_the_companion_steps_by_it(kernels: Any, device: str, gamma2: Any) -> No
             torch.nn.Parameter(torch.randn(n, dtype=d))
             for n, d in ((5, torch.float32), (7, torch.float64), (3, torch.float32))
         ]
-        groups = [{"params": params[:2]}, {"params": params[2:], "gamma2": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": params[:2]}, {"params": params[2:], "gamma2": 0.0}]
         optimizer: Any = torch.optim.SGD(groups, lr=0.1)
         lga = LGA(optimizer, steps_per_epoch=3, gamma2=gamma2)
         if with_kernel or device == "cuda":

@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_part_imports_what_lies_above_it(path: Path):
+def test_no_part_imports_what_lies_above_it(path: Path) -> None:
     module = ".".join(["lossaware", *path.relative_to(PACKAGE).with_suffix("").parts])
     here = part(module)
     if here == "cli" or module in ("lossaware.__main__", "lossaware.__init__"):  # the latter names all that is public
@@ -56,7 +56,7 @@ def test_no_part_imports_what_lies_above_it(path: Path):
     assert there <= ALLOWED.get(here, set()), f"{here} imports {sorted(there - ALLOWED.get(here, set()))}"
 
 
-def test_every_folder_of_studies_has_its_place():
+def test_every_folder_of_studies_has_its_place() -> None:
     folders = {path.name for path in (PACKAGE / "studies").iterdir() if path.is_dir() and any(path.glob("*.py"))}
     assert folders <= set(ALLOWED)
 
@@ -78,7 +78,7 @@ def imports(path: Path, modules: set[str]) -> set[str]:
     return found & modules
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_module_imports_itself_by_way_of_others() -> None:
     """Imports inside functions and for the type checker count, too.
 
     Only `lossaware` itself, which finds its public names when they are used, may name all.
@@ -94,7 +94,7 @@ def test_no_module_imports_itself_by_way_of_others():
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-def test_what_a_user_reads_first_is_short():
+def test_what_a_user_reads_first_is_short() -> None:
     path = PACKAGE / "lga.py"
     text = path.read_text(encoding="utf-8")
     (lga,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "LGA")
@@ -107,7 +107,7 @@ METHOD = sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "correction").glob("*.py")])
 
 
 @pytest.mark.parametrize("path", METHOD, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_of_the_method_uses_what_is_private_to_another(path: Path):
+def test_no_module_of_the_method_uses_what_is_private_to_another(path: Path) -> None:
     """Names with an underscore that belong to the package; those of torch are another matter."""
     private = set()
     for other in METHOD:

@@ -32,7 +32,7 @@ def _no_garbage_collector(_first_optimizer: None) -> Iterator[None]:
         gc.enable()
 
 
-def made(**settings: Any) -> tuple[nn.Module, Any, LGA]:
+def made(**settings: Any) -> tuple[nn.Linear, Any, LGA]:
     model = nn.Linear(3, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return model, optimizer, LGA(optimizer, **{"steps_per_epoch": 3, "gamma2": 1e-3, **settings})
@@ -174,7 +174,7 @@ def test_a_compiled_step_frees_them_too(backend: str) -> None:
 
 @pytest.mark.parametrize("way", [by_loss, by_closure])
 def test_lga_lives_as_long_as_the_optimizer_where_nobody_keeps_it(way: Callable[..., None]) -> None:
-    moved = []
+    moved: list[torch.Tensor] = []
     for keep in (True, False):
         torch.manual_seed(0)
         model, optimizer, lga = made()

@@ -95,15 +95,14 @@ def flat(params: Any) -> reference.Array:
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(params)])
 
 
-def stepper(solver: Any) -> Callable[..., Any]:
+def stepper(solver: Any) -> Any:
     """A compiled training step on given gradients."""
 
-    @jax.jit
     def step(params: Any, state: Any, grads: Any, value: Any) -> Any:
         updates, state = solver.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
-    return step
+    return jax.jit(step)
 
 
 def walk(solver: Any, problem: Problem, losses: list[float] | None = None) -> Iterator[tuple[Any, Any]]:
@@ -226,13 +225,13 @@ def test_it_compiles_once(problem: Problem) -> None:
     solver = loss_aware(optax.adam(1e-3), steps_per_epoch=3)
     traces = 0
 
-    @jax.jit
-    def step(params: Any, state: Any, value: Any) -> Any:
+    def traced(params: Any, state: Any, value: Any) -> Any:
         nonlocal traces
         traces += 1
         updates, state = solver.update(params, state, params, value=value)
         return optax.apply_updates(params, updates), state
 
+    step = jax.jit(traced)
     for dtype in (jnp.bfloat16, jnp.float32, jnp.float64):
         with enable_x64(dtype == jnp.float64):
             traces, params = 0, jnp.asarray(problem.x, dtype)
@@ -535,7 +534,11 @@ def test_stochastic_rounding_goes_to_a_neighbour_and_keeps_the_mean(dtype: str) 
 
 
 def test_stochastic_rounding_leaves_the_rest_alone() -> None:
-    params = {"wide": jnp.ones(3), "none": None, "special": jnp.array([math.inf, -math.inf, math.nan], jnp.bfloat16)}
+    params: dict[str, Any] = {
+        "wide": jnp.ones(3),
+        "none": None,
+        "special": jnp.array([math.inf, -math.inf, math.nan], jnp.bfloat16),
+    }
     updates = {"wide": jnp.full(3, 1e-3), "none": None, "special": jnp.zeros(3, jnp.bfloat16)}
     moved = apply_updates_stochastically(params, updates, jax.random.key(0))
     np.testing.assert_array_equal(moved["wide"], optax.apply_updates(params["wide"], updates["wide"]))
@@ -669,29 +672,29 @@ def test_flax_nnx_passes_the_loss_and_compiles_once() -> None:
     nnx = needs("flax.nnx")
     traces = 0
 
-    @nnx.jit
-    def step(model: Any, optimizer: Any, x: Any) -> Any:
+    def traced(model: Any, optimizer: Any, x: Any) -> Any:
         nonlocal traces
         traces += 1
         loss, grads = nnx.value_and_grad(lambda model: (model(x) ** 2).mean())(model)
         optimizer.update(model, grads, value=loss)
         return loss
 
+    step = nnx.jit(traced)
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
     solver = multi_steps(loss_aware(optax.adam(1e-2), steps_per_epoch=2, gamma2=GAMMA2), 2)
     optimizer = nnx.Optimizer(model, solver, wrt=nnx.Param)
     x = jnp.ones((4, 3))
     params = {name: jnp.asarray(getattr(model, name)[...]) for name in ("kernel", "bias")}
 
-    @jax.jit
     def by_hand(params: Any, state: Any) -> Any:
         value, grads = jax.value_and_grad(lambda p: ((x @ p["kernel"] + p["bias"]) ** 2).mean())(params)
         updates, state = solver.update(grads, state, params, value=value)
         return optax.apply_updates(params, updates), state, value
 
+    compiled = jax.jit(by_hand)
     state = solver.init(params)
     for _ in range(6):
-        params, state, value = by_hand(params, state)
+        params, state, value = compiled(params, state)
         assert float(step(model, optimizer, x)) == pytest.approx(float(value), rel=1e-5)
     assert traces == 1
     assert vars(status(optimizer.opt_state)) == pytest.approx(vars(status(state)), rel=1e-5)

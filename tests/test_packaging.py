@@ -163,7 +163,7 @@ def test_the_minimum_version_is_one_that_was_tried(package: str) -> None:
     assert len(minima) == 1, wanted
     with (ROOT / "results" / "versions.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if re.search(rf"(^|, ){re.escape(package)} ", row["versions"])]
-    tried = {}
+    tried: dict[tuple[int, ...], list[dict[str, str]]] = {}
     for row in rows:
         version = dict(one.split(" ") for one in row["versions"].split(", "))[package]
         tried.setdefault(release(version), []).append(row)

@@ -33,14 +33,14 @@ GRADIENTS = list(np.random.default_rng(1).normal(size=(STEPS, 11)))
 class Outside:
     """Not derived from anything: a share of the parameters' scale, halved where a status' mean loss is above 1.5."""
 
-    defaults = Defaults(eps=0.3, xi=0.5, lower_bound="average", zero_gradient="rest")
+    defaults: ClassVar[Defaults] = Defaults(eps=0.3, xi=0.5, lower_bound="average", zero_gradient="rest")
     momentum = MOMENTUM
-    uses_scale = True
-    own_gamma2 = True
-    logs_backoffs = True
-    needs_statuses = True
-    needs_epochs = True
-    moves_base = False
+    uses_scale: ClassVar[bool] = True
+    own_gamma2: ClassVar[bool] = True
+    logs_backoffs: ClassVar[bool] = True
+    needs_statuses: ClassVar[bool] = True
+    needs_epochs: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = False
 
     def group_size(self, scale: Any, xi: Any) -> Any:
         return SHARE * scale * xi
@@ -212,11 +212,12 @@ def test_autos_values_reach_to_the_ends_of_their_ranges(
         values += [(math.nextafter(low, -1), False), (math.nextafter(low, 11), True)]
         values += [(math.nextafter(high, 11), False), (math.nextafter(high, -1), True), (math.nan, False)]
     for value, is_allowed in values:
+        changed: dict[str, Any] = {name: value}
         if is_allowed:
-            assert getattr(AutoGamma2(**{name: value}), name) == value
+            assert getattr(AutoGamma2(**changed), name) == value
         else:
             with pytest.raises(ValueError, match=f"^{name} must be "):
-                AutoGamma2(**{name: value})
+                AutoGamma2(**changed)
 
 
 @pytest.mark.parametrize("xi", [0.01, 1.0, 5.0])
@@ -299,7 +300,7 @@ def test_a_rule_says_whether_groups_may_have_their_own() -> None:
 def test_a_rule_says_whether_a_run_without_a_status_is_worth_a_warning(
     needs_statuses: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rule = Outside()
+    rule: Any = Outside()
     rule.needs_statuses = needs_statuses
     p = nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.0)

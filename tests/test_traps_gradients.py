@@ -103,7 +103,7 @@ def test_5_gradients_from_before_the_base_wrote_into_them(by: Callable[..., None
 
 
 @pytest.mark.parametrize("base", [ReplacesGradients, DecaysThroughData])
-def test_5_gradients_from_before_the_base_replaced_them(base: type[Optimizer]) -> None:
+def test_5_gradients_from_before_the_base_replaced_them(base: type[DecaysInPlace]) -> None:
     params = parameters(X, (12,))
     optimizer: Any = base(params)
     attach(optimizer)

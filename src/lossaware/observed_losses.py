@@ -51,7 +51,7 @@ class ObservedLosses:
             watched = _first_trained(optimizer)
             if watched is not None:
                 self._watched = weakref.ref(watched)
-                self._handle = watched.register_hook(self._on_backward)  # type: ignore[no-untyped-call]
+                self._handle = watched.register_hook(self._on_backward)
                 g, zeros = watched.grad, self._zeros
                 are_zeros = zeros is not None and g is zeros[0] and g._version == zeros[1]
                 self._backward_ran = g is not None and not are_zeros
@@ -125,5 +125,5 @@ def _observed(loss: Any, value: LossValue) -> _Observed:
     def note(_: Tensor) -> None:
         one.unused = False
 
-    loss.register_hook(note)  # type: ignore[no-untyped-call]
+    loss.register_hook(note)
     return one

@@ -6,13 +6,13 @@ pytree of arrays, so jit, scan, sharding and checkpoints work as for any other o
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 from lossaware.extras import how_to_install
 from lossaware.gamma2 import SMALLEST_SCALE, Gamma2Rule
 from lossaware.law_state import LawState, Status, summarize
 from lossaware.lower_bounds import LowerBound
-from lossaware.settings import make_settings, says_what_is_missing
+from lossaware.settings import make_settings
 from lossaware.upper_bounds import UpperBound
 
 try:
@@ -26,6 +26,9 @@ except ModuleNotFoundError as error:
 
 from lossaware.jax_state import LossAwareState, WithoutNaN, fresh_state, wide, widest_float
 
+if TYPE_CHECKING:
+    from lossaware.agreement import Agreement  # which imports torch
+
 __all__ = ["LossAwareState", "MultiStepsState", "apply_updates_stochastically", "loss_aware", "multi_steps", "status"]
 
 PyTree = Any
@@ -34,11 +37,41 @@ _LACKING_BITS = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float16): 13}
 """Mantissa bits of float32 that the type does not have."""
 
 
-@says_what_is_missing
+class OtherSettings(TypedDict, total=False):
+    """The settings of `loss_aware` but ``steps_per_epoch`` and ``gamma2``, for type checkers."""
+
+    eps: float | None
+    xi: float | None
+    lower_bound: str | LowerBound | None
+    upper_bound: str | UpperBound
+    backoff: float
+    zero_gradient: str | None
+    axis_name: Any
+
+
+@overload
 def loss_aware(
     base: optax.GradientTransformation,
     *,
     steps_per_epoch: int,
+    gamma2: float | str | Gamma2Rule = 1e-8,
+    **settings: Unpack[OtherSettings],
+) -> optax.GradientTransformationExtraArgs: ...
+
+
+@overload
+def loss_aware(
+    base: optax.GradientTransformation,
+    *,
+    gamma2: "Literal['agreement'] | Agreement",
+    **settings: Unpack[OtherSettings],
+) -> optax.GradientTransformationExtraArgs: ...
+
+
+def loss_aware(
+    base: optax.GradientTransformation,
+    *,
+    steps_per_epoch: int | None = None,
     gamma2: float | str | Gamma2Rule = 1e-8,
     eps: float | None = None,
     xi: float | None = None,

@@ -2,9 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from lossaware.choices import described
@@ -135,17 +133,6 @@ def make_settings(
         rule=rule,
         law=law,
     )
-
-
-def says_what_is_missing(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: if the required ``steps_per_epoch`` is missing, the error is that of `make_settings`."""
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        kwargs.setdefault("steps_per_epoch", None)
-        return function(*args, **kwargs)
-
-    return call
 
 
 def _refuse_unread(rule: Gamma2Rule, **values: Any) -> None:

@@ -25,7 +25,8 @@ class UpperBound(Protocol):
             dominate its mean. The paper does not clip.
     """
 
-    limits_mean: ClassVar[bool]
+    @property
+    def limits_mean(self) -> bool: ...  # noqa: D102 - an attribute, of the class or of the object
 
     def update(self, state: LawState, loss: Scalar, count: Scalar, ops: Ops) -> LossRange:
         """The range after a step with a finite loss; its U already applies to this step.

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def test_progress_in_plain_lines(engine, tmp_path):
 
 def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     spec = spec_of("sgd", 0.01, 0, with_lga=False)
     spec = dataclasses.replace(spec, epochs=100)
     with (tmp_path / "lines").open("w") as file:
@@ -260,7 +261,7 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
 
 def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     spec = dataclasses.replace(spec_of("sgd", 0.01, 0, with_lga=False), epochs=10)
     lines = io.StringIO()
     with progress.RunProgress([spec], finished=0, jobs=1, console=Console(file=lines, width=100)) as shown:

@@ -34,10 +34,11 @@ def test_the_command_shows_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
     from lossaware.cli import data as data_cli
 
     server.answers["things.tar.gz"] = [cut(TAR), whole(TAR)]
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=100)
     with data_cli._bars(console) as bar:
         get(archive_set(server), tmp_path, bar=bar)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
     assert "things.tar.gz" in shown
     assert f"{len(TAR)}/{len(TAR)} bytes" in shown
 

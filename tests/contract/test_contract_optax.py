@@ -19,7 +19,8 @@ from support.pairwise import pairwise
 jax = needs("jax")
 optax = needs("optax")
 import jax.numpy as jnp  # noqa: E402
-from optax_bases import BASES, FAILS_ALONE, LEFT_OUT, contrib  # noqa: E402
+import optax.contrib as contrib  # noqa: E402
+from optax_bases import BASES, FAILS_ALONE, LEFT_OUT  # noqa: E402
 
 from lossaware.optax import loss_aware, status  # noqa: E402
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import AMOUNT, DTYPES, GRADIENTS, SIZE, VIEWS, XI, laid_out, needs_library, problem, same_bits
 from torch import Tensor
 
 from lossaware.correction import WORK, Correction, Means, native
 from lossaware.correction import correction as of_correction
+from support.pushes import AMOUNT, DTYPES, GRADIENTS, SIZE, VIEWS, XI, laid_out, needs_library, problem, same_bits
 
 WEIGHT = 1 - 0.9
 
@@ -172,14 +172,18 @@ def channels_last(t: Tensor) -> Tensor:
     return t.reshape(1, 2, 1, 3).contiguous(memory_format=torch.channels_last)
 
 
+def row_of(make: Callable[[], Tensor]) -> Row:
+    return make(), make(), make()
+
+
 ODD: dict[str, Callable[[Tensor, Tensor, Tensor], Row]] = {
     "a gradient of another shape": lambda p, g, m: (p, torch.ones(3, 2), m),
     "a gradient of other dimensions": lambda p, g, m: (p, torch.ones(6), m),
     "a mean of another shape": lambda p, g, m: (p, g, torch.ones(3, 2)),
     "a transposed parameter": lambda p, g, m: (torch.ones(3, 2).t(), g, m),
     "a transposed mean": lambda p, g, m: (p, g, torch.ones(3, 2).t()),
-    "gaps in all of them": lambda p, g, m: tuple(torch.ones(2, 6)[:, ::2] for _ in range(3)),  # type: ignore[return-value]
-    "shared elements": lambda p, g, m: tuple(torch.ones(1, 3).expand(2, 3) for _ in range(3)),  # type: ignore[return-value]
+    "gaps in all of them": lambda p, g, m: row_of(lambda: torch.ones(2, 6)[:, ::2]),
+    "shared elements": lambda p, g, m: row_of(lambda: torch.ones(1, 3).expand(2, 3)),
     "a gradient with gaps": lambda p, g, m: (p, torch.ones(2, 6)[:, ::2], m),
     "a gradient of another dtype": lambda p, g, m: (p, g.double(), m),
     "a mean of another dtype": lambda p, g, m: (p, g, m.double()),
@@ -208,9 +212,9 @@ def test_one_that_is_not_like_the_others_is_seen(odd: str, place: int) -> None:
 @needs_library
 def test_one_layout_of_dense_memory_is_taken_as_it_lies() -> None:
     batch = a_batch()
-    batch[1] = tuple(torch.ones(3, 2).t() for _ in range(3))  # type: ignore[assignment]
+    batch[1] = row_of(lambda: torch.ones(3, 2).t())
     batch[2] = tuple(channels_last(t) for t in batch[2] if t is not None)  # type: ignore[assignment]
-    batch[3] = tuple(torch.ones(0, 3) for _ in range(3))  # type: ignore[assignment]
+    batch[3] = row_of(lambda: torch.ones(0, 3))
     assert table_of(batch) is not None
     assert table_of(batch, means=False) is not None
 

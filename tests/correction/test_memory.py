@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from pairs import DTYPES, GRADIENTS, VIEWS, XI, laid_out
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lossaware import LGA
 from lossaware.correction import Correction, refuse_shared_elements
 from lossaware.correction.memory import flattened, is_flat
+from support.pushes import DTYPES, GRADIENTS, VIEWS, XI, laid_out
 
 # Views --------------------------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ def test_what_the_gate_lets_through_by_its_class() -> None:
 
     class Dispatches(Tensor):
         @classmethod
-        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
             return NotImplemented
 
     plain = torch.zeros(3)
@@ -240,7 +240,8 @@ def test_elements_that_share_memory_are_refused_before_anything_moves() -> None:
     p = torch.nn.Parameter(torch.zeros(3, 1).expand(3, 4))
     with pytest.raises(ValueError, match=r"must not share memory.*shape \(3, 4\) with strides \(1, 0\)"):
         LGA(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3)), p]), steps_per_epoch=5)
-    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(3))]}, {"params": [p], "gamma2": 0.0}])
+    groups: list[dict[str, Any]] = [{"params": [torch.nn.Parameter(torch.zeros(3))]}, {"params": [p], "gamma2": 0.0}]
+    optimizer = torch.optim.SGD(groups)
     LGA(optimizer, steps_per_epoch=5)
     p.requires_grad_(False)
     LGA(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3)), p]), steps_per_epoch=5)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pairs import needs_library
 
 from lossaware import LGA
 from lossaware.correction import Correction, build, native
 from lossaware.correction.operators import Push
+from support.pushes import needs_library
 
 CC = shutil.which("cc")
 compile_really = build.compile_by
@@ -264,7 +264,7 @@ def no_home(place: Path, patch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     patch.delenv("XDG_CACHE_HOME")
-    patch.setattr(build.Path, "home", home)
+    patch.setattr(Path, "home", home)
 
 
 def another_system(place: Path, patch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs import AMOUNT, DTYPES, GRADIENTS, SIZE, VIEWS, XI, applied, laid_out, needs_library, problem, same_bits
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import reference
 from lossaware.correction import Correction, native
+from support.pushes import (
+    AMOUNT,
+    DTYPES,
+    GRADIENTS,
+    SIZE,
+    VIEWS,
+    XI,
+    applied,
+    laid_out,
+    needs_library,
+    problem,
+    same_bits,
+)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pairs import VIEWS
 from torch import Tensor
 
 from lossaware.correction import Correction
 from lossaware.correction.rounding import noise_key, round_to
+from support.pushes import VIEWS
 
 
 @pytest.mark.parametrize("value", [0.05, -3.0, 3e-5, -5.9e-8], ids=["usual", "large", "subnormal", "smallest"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -96,7 +96,7 @@ def on_host(value: object) -> object:
 
 
 SAYS: dict[Any, Callable[[Tensor], object]] = {
-    Tensor.device.__get__: lambda t: GPU if device.holds(t) else t.device,  # type: ignore[attr-defined]
+    Tensor.device.__get__: lambda t: GPU if device.holds(t) else t.device,
     Tensor.is_cuda.__get__: lambda t: device.holds(t),  # type: ignore[attr-defined]
     Tensor.is_cpu.__get__: lambda t: t.is_cpu and not device.holds(t),  # type: ignore[attr-defined]
     Tensor.get_device: lambda t: 0 if device.holds(t) else t.get_device(),
@@ -277,7 +277,7 @@ class Generator(torch.Generator):
     """On the CPU wherever it is asked for."""
 
     def __new__(cls, device: Any = "cpu") -> Generator:
-        return super().__new__(cls, on_host(device))
+        return super().__new__(cls, on_host(device))  # type: ignore[call-arg]
 
 
 def set_sync_debug_mode(mode: str) -> None:

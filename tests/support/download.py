@@ -9,6 +9,7 @@ import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pooch
 import pytest
@@ -81,7 +82,8 @@ class Server:
             with contextlib.closing(connection):  # the other side takes leave within the handshake
                 return context.wrap_socket(connection, server_side=True), address
 
-        self.http.get_request = get_request
+        http: Any = self.http
+        http.get_request = get_request
         self.scheme = "https"
 
     def close(self):

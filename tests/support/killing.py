@@ -5,6 +5,7 @@ import multiprocessing
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from lossaware.studies.execution import local
 from lossaware.studies.execution.factory import make_engine
@@ -21,7 +22,8 @@ def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: flo
     The workers are forked from this process, which has torch already: a server of its own would take seconds a kill. As
     a program (`main`) it has one.
     """
-    local._context = lambda specs: multiprocessing.get_context("fork")
+    fork: Any = multiprocessing.get_context("fork")
+    local._context = lambda specs: fork
     checkpoint.SECONDS, checkpoint.SHARE = seconds, math.inf
     with Store(path) as store:
         for event in execute_missing(specs, store, LocalEngine(jobs), None):

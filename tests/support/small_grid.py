@@ -12,6 +12,7 @@ from lossaware.studies.report.writers import text, write
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, Study, parse_study
 from lossaware.studies.specs.study_file import Settings
+from support.made_up import MadeUp
 
 TEXT = """
 title = "A small grid"
@@ -59,11 +60,8 @@ def at(study: Study, row: str, column: str) -> tuple[tuple[str, ...], tuple[str,
     return key
 
 
-class Known:
-    """Results that a test makes up: an accuracy an epoch for each run."""
-
-    def __init__(self) -> None:
-        self.runs: dict[RunSpec, list[EpochRecord]] = {}
+class Known(MadeUp):
+    """An accuracy an epoch for each run."""
 
     def put(self, spec: RunSpec, *accuracies: float) -> None:
         self.runs[spec] = [
@@ -72,9 +70,6 @@ class Known:
             )
             for i, a in enumerate(accuracies, 1)
         ]
-
-    def records(self, spec: RunSpec) -> list[EpochRecord]:
-        return self.runs.get(spec, [])
 
     def environment(self, spec: RunSpec) -> dict[str, str]:
         return (
@@ -126,9 +121,9 @@ class Exact(Known):
 
 
 def text_of(table: StudyTable, width: int = 120) -> str:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(text.render(study_table(table), width))
-    return console.file.getvalue()
+    shown = io.StringIO()
+    Console(width=width, file=shown, color_system=None).print(text.render(study_table(table), width))
+    return shown.getvalue()
 
 
 def written(table: StudyTable, name: str) -> str:

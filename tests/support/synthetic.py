@@ -1,16 +1,17 @@
 """Epoch records made of formulas, for tests of what comes after the runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from lossaware.studies.models.classification import classification
 from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
 from lossaware.studies.specs.comparison import comparison
-from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.run_spec import EpochRecord
 from lossaware.studies.specs.study import Metric, Study
 from lossaware.studies.specs.task import Data, InMemory, Task
+from support.made_up import MadeUp
 
 ACCURACY = Metric("test", "accuracy", "final", percent=True, higher_is_better=True)
 LOSS = Metric("train", "loss", "final", percent=False, higher_is_better=False)
@@ -45,29 +46,13 @@ def ending_at(finals: Sequence[float], *, lga: bool = False, epochs: int = 10) -
     return [run_of(rising(final, epochs, 0.9 if lga else 0.4), lga) for final in finals]
 
 
-class Made:
-    """Results that a test makes up."""
-
-    def __init__(self) -> None:
-        self.runs: dict[RunSpec, Sequence[EpochRecord]] = {}
-
-    def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-        return self.runs.get(spec, [])
-
-    def environment(self, spec: RunSpec) -> Mapping[str, str]:
-        return {}
-
-    def specs(self) -> Sequence[RunSpec]:
-        return list(self.runs)
-
-
 def task(score: str = "accuracy") -> Task:
     """A task that is never trained."""
     examples = InMemory((torch.zeros(1),))
     return Task(
         name="digits",
         summary="",
-        model=lambda: None,  # type: ignore[arg-type, return-value]
+        model=lambda: None,
         data=lambda folder: Data(examples, examples),
         measure=classification,
         score=score,
@@ -85,7 +70,7 @@ def compared(
     score: str = "accuracy",
     epochs: int = 10,
     set_: str = "test",
-) -> tuple[Study, Made]:
+) -> tuple[Study, MadeUp]:
     """A comparison and its runs: for each optimizer and learning rate, those of each arm."""
     study = comparison(
         task(score),
@@ -95,7 +80,7 @@ def compared(
         arms=parse_arms(arms) if arms else arms_of_gamma2(gamma2s),
         lga={"xi": 0.01},
     ).measuring(set=set_)
-    made = Made()
+    made = MadeUp()
     for names, row in zip(study.rows, rows, strict=True):
         for column, runs in zip(study.columns, row, strict=True):
             for spec, records in zip(study.cells[names, column].specs, runs, strict=True):
@@ -111,7 +96,7 @@ def pair(without: Sequence[float], with_: Sequence[float], epochs: int = 10) -> 
     return ending_at(without, epochs=epochs), ending_at(with_, lga=True, epochs=epochs)
 
 
-def four_pairs() -> tuple[Study, Made]:
+def four_pairs() -> tuple[Study, MadeUp]:
     """Helps, hurts, shows nothing, and is identical."""
     return compared(
         pair(BASE, [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]),

@@ -7,7 +7,8 @@ import pytest
 from lossaware.studies.analysis.activity import largest_push, notes
 from lossaware.studies.analysis.comparisons import comparisons
 from lossaware.studies.analysis.study_table import tabulate
-from support.synthetic import Made, compared, record, run_of, status
+from support.made_up import MadeUp
+from support.synthetic import compared, record, run_of, status
 
 
 def notes_of(*statuses, gamma2=1e-6) -> list[str]:
@@ -17,7 +18,7 @@ def notes_of(*statuses, gamma2=1e-6) -> list[str]:
     return notes_on(*compared((base, runs), epochs=len(statuses), gamma2s=(gamma2,)))
 
 
-def notes_on(study, results: Made) -> list[str]:
+def notes_on(study, results: MadeUp) -> list[str]:
     [it] = comparisons(tabulate(study, results))
     return notes(it, results)
 

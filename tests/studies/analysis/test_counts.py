@@ -8,6 +8,7 @@ from lossaware.studies.analysis.study_table import StudyTable, tabulate
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Overrides, Study, load_study, parse_study, studies
 from lossaware.studies.specs.study_file import Settings
+from support.made_up import MadeUp
 
 TEXT = """
 title = "A small grid"
@@ -43,10 +44,11 @@ Adamax = [90, 80, nan]
 """
 
 
-class Scores:
+class Scores(MadeUp):
     """One epoch a run, with made-up scores by optimizer and strategy: a score a seed."""
 
     def __init__(self, scores: dict[tuple[str, bool], list[float]], name: str = "accuracy", epochs: int = 1) -> None:
+        super().__init__()
         self.scores, self.name, self.epochs = scores, name, epochs
 
     def records(self, spec: RunSpec) -> list[EpochRecord]:
@@ -55,9 +57,6 @@ class Scores:
             return []
         values = {self.name: seeds[spec.seed]}
         return [EpochRecord(epoch, values, values, None, 1.0) for epoch in range(1, spec.epochs + 1)]
-
-    def environment(self, spec: RunSpec) -> dict[str, str]:
-        return {}
 
 
 def grid(name: str = "accuracy", old: str = "", new: str = "") -> Study:

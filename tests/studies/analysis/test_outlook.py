@@ -50,10 +50,11 @@ def test_it_is_the_smallest_number_with_the_power(values, level):
         assert power(seen.n + MOST, effect, level) < POWER
         return
     assert more == int(more) >= 1
-    assert seen.n + more >= FEW
-    assert power(seen.n + more, effect, level) >= POWER - 1e-9
-    if seen.n + more > max(FEW + 1, seen.n + 1):
-        assert power(seen.n + more - 1, effect, level) < POWER + 1e-9
+    n = seen.n + int(more)
+    assert n >= FEW
+    assert power(n, effect, level) >= POWER - 1e-9
+    if n > max(FEW + 1, seen.n + 1):
+        assert power(n - 1, effect, level) < POWER + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_with_these_seeds_verdicts_are_as_frequent_as_it_says(values, seeds):
 def test_six_seeds_must_all_point_the_same_way():
     """The t-test alone would be content with six: 0.82. But a sixth of such six seeds have one that points back."""
     values = [0.0, 0.7, 0.55, 0.35, 0.8]
-    effect = np.mean(values) / np.std(values, ddof=1)
+    effect = float(np.mean(values) / np.std(values, ddof=1))
     assert power(6, effect) > POWER > stats.norm.cdf(effect) ** 6
     assert more_seeds(summary(values)) == 2
 

@@ -14,6 +14,7 @@ from lossaware.studies.report import relative_plot
 from lossaware.studies.specs.run_spec import EpochRecord
 from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.database import Store
+from support.made_up import MadeUp
 
 TEXT = """
 title = "Two bases, one with LGA, and a peer"
@@ -54,7 +55,7 @@ SCORES = {
 }
 
 
-class Known:
+class Known(MadeUp):
     """Made-up results."""
 
     def records(self, spec):

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from support import needs
 def train(trial, start=1.0):
     """A quadratic."""
     p = torch.nn.Parameter(start + torch.rand(5))
-    optimizer = torch.optim.SGD([p], lr=trial.lr)
+    optimizer: Any = torch.optim.SGD([p], lr=trial.lr)
     trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
     for epoch in trial.epochs(2):
         for _ in range(2):

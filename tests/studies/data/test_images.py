@@ -14,6 +14,7 @@ from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.images import Images, read_image, standardised
 from lossaware.studies.data.subset import check_counts, part_of, spread
 from lossaware.studies.specs.tasks import load_task
+from support.examples import tensors_of
 
 
 def picture(path, pixels, **how):
@@ -147,20 +148,20 @@ def tiny(tmp_path):
 
 def test_tiny_imagenet_labels_and_order(tiny):
     data = load_task("tinyimagenet").data(tiny)
-    images, labels = data.train.tensors
+    images, labels = tensors_of(data.train)
     assert labels.tolist() == [label for label in range(200) for _ in range(2)]
     values = images[:, :, 30, 30].long()
     for first, (value, label) in enumerate(zip(values, labels.tolist(), strict=True)):
         # By number: _2 before _10. JPEG may be off by one.
         assert (value - label - (10 if first % 2 else 2)).abs().max() <= 1
-    images, labels = data.test.tensors
+    images, labels = tensors_of(data.test)
     assert labels.tolist() == list(range(199, 0, -2))
     assert (images[:, :, 5, 5].long() - labels[:, None]).abs().max() <= 1
 
 
 def test_a_part_of_tiny_imagenet_has_every_class(tiny):
     data = load_task("tinyimagenet", {"train_examples": 200, "test_examples": 3}).data(tiny)
-    assert data.train.tensors[1].tolist() == list(range(200))
+    assert tensors_of(data.train)[1].tolist() == list(range(200))
     assert len(data.test) == 3
 
 

@@ -82,7 +82,7 @@ def test_each_run_is_told_from_start_to_end_with_the_numbers_of_a_direct_run():
     for spec in specs:
         mine = [event for event in events if event.spec == spec and not isinstance(event, Progress)]
         assert [type(event) for event in mine] == [RunStarted, EpochDone, EpochDone, RunDone]
-        assert exact(event.record for event in mine[1:3]) == exact(run(spec, None))
+        assert exact(event.record for event in mine if isinstance(event, EpochDone)) == exact(run(spec, None))
 
 
 def test_a_worker_that_dies_is_retried_once_and_then_reported(mine):
@@ -126,16 +126,14 @@ def test_a_server_that_is_killed_around_each_start_fails_the_run_and_not_the_pro
     """Unguarded: ConnectionRefusedError or EOFError, and with it all runs end."""
     starts = []
 
-    class Refused:
-        def __init__(self, context, spec, *arguments):
-            starts.append(spec)
-            if spec.seed == 1:
-                raise (ConnectionRefusedError(111, "Connection refused"), EOFError())[len(starts) % 2]
-            self.__class__ = worker
-            worker.__init__(self, context, spec, *arguments)
+    def refused(context, spec, *arguments):
+        starts.append(spec)
+        if spec.seed == 1:
+            raise (ConnectionRefusedError(111, "Connection refused"), EOFError())[len(starts) % 2]
+        return worker(context, spec, *arguments)
 
     worker = local._Worker
-    monkeypatch.setattr(local, "_Worker", Refused)
+    monkeypatch.setattr(local, "_Worker", refused)
     lost, fine = mine("good", 1), mine("good")
     events = list(LocalEngine(1).execute([lost, fine], None))
     [failed] = [event for event in events if isinstance(event, RunFailed)]
@@ -173,7 +171,7 @@ def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
 
 def test_patience_is_a_multiple_of_what_a_run_needs(monkeypatch):
     now = 0.0
-    monkeypatch.setattr(local.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     patience = local.Patience()
     now = local.FIRST_SILENCE - 1
     assert not patience.is_over(), "data may take long to load"

@@ -202,13 +202,13 @@ def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
         # Whoever stops takes his runs along and leaves the cluster.
         for path in folder.iterdir():
             path.unlink()
-        events = engine.execute([specs[0]], None)
-        while not (isinstance(event := next(events), EpochDone) and event.record.epoch == 2):
+        running = engine.execute([specs[0]], None)
+        while not (isinstance(event := next(running), EpochDone) and event.record.epoch == 2):
             pass
         process = Path("/proc", str(os.getpid()))
         assert process.exists(), "sees processes through /proc"
         wait_until(lambda: any(folder.iterdir()))
-        events.close()
+        running.close()
         wait_until(lambda: not any(Path("/proc", path.name).exists() for path in folder.iterdir()))
         assert cluster.head_node.remaining_processes_alive()
     finally:

@@ -39,10 +39,9 @@ def test_compare_logs_each_epoch_and_what_was_there_already(tmp_path: Path) -> N
             (name,) = [name for name in logged if name.endswith(spec.key)]
             assert ("with LGA" in name) == (spec.lga is not None)
             for record in store.records(spec):
-                assert logged[name]["train/loss"][record.epoch - 1] == (
-                    record.epoch,
-                    pytest.approx(record.train["loss"], rel=1e-6),
-                )
+                epoch, loss = logged[name]["train/loss"][record.epoch - 1]
+                assert epoch == record.epoch
+                assert loss == pytest.approx(record.train["loss"], rel=1e-6)
             assert ("lga/gamma2" in logged[name]) == (spec.lga is not None)
 
     # A second time nothing is computed; the same points are written anew, none twice.

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -88,7 +89,7 @@ def test_vslnet_has_the_size_of_its_parts():
 
 
 def test_a_dense_layer_keeps_what_it_gets_and_adds_its_growth():
-    layer = densenet()[1].eval()
+    layer: Any = densenet()[1].eval()
     x = torch.randn(2, 16, 8, 8)
     y = layer(x)
     assert y.shape == (2, 28, 8, 8)
@@ -122,7 +123,7 @@ def test_densenet_halves_the_image_between_its_blocks_and_rectifies_after_each()
 
 def test_a_bottleneck_adds_three_convolutions_to_its_shortcut():
     torch.manual_seed(0)
-    stages = list(resnet50(10).eval())
+    stages: list[Any] = list(resnet50(10).eval())
     first, second = (stage for stage in stages[4:6])
     x = torch.randn(2, 64, 8, 8)
 
@@ -134,7 +135,7 @@ def test_a_bottleneck_adds_three_convolutions_to_its_shortcut():
     for block in (first, second):
         a, b, _, c, d, _, e, f = block.residual
         inner = normed(e, f, normed(c, d, normed(a, b, x).relu()).relu())
-        past = normed(*block.shortcut, x) if block is first else x
+        past = normed(block.shortcut[0], block.shortcut[1], x) if block is first else x
         y = block(x)
         torch.testing.assert_close(y, (inner + past).relu())
         x = y
@@ -184,10 +185,10 @@ def test_resnet_halves_the_image_where_its_stem_and_stages_say():
 
 def test_he_initialisation_has_its_variance():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(40, 80, 3, bias=False), nn.BatchNorm2d(80), nn.Linear(80, 10))
-    he_normal(net)
-    weight = net[0].weight
+    convolution, norm, linear = nn.Conv2d(40, 80, 3, bias=False), nn.BatchNorm2d(80), nn.Linear(80, 10)
+    he_normal(nn.Sequential(convolution, norm, linear))
+    weight = convolution.weight
     assert float(weight.detach().std()) == pytest.approx(math.sqrt(2 / (80 * 9)), rel=0.02)
     assert abs(float(weight.detach().mean())) < 1e-3
-    assert torch.equal(net[2].bias, torch.zeros(10))
-    assert torch.equal(net[1].weight, torch.ones(80))
+    assert torch.equal(linear.bias, torch.zeros(10))
+    assert torch.equal(norm.weight, torch.ones(80))

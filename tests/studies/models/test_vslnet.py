@@ -1,6 +1,7 @@
 """VSLNet, step by step as its paper has it."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -97,7 +98,7 @@ def test_vslnet_starts_after_xavier_and_drops_a_fifth():
 
 def test_the_end_is_looked_for_in_what_the_search_for_the_start_has_seen():
     torch.manual_seed(0)
-    net = VSLNet().eval()
+    net: Any = VSLNet().eval()
     _, start, end = net(*vslnet_batch())
     end[1].sum().backward(retain_graph=True)
     assert net.start.weight_hh_l0.grad.abs().max() > 0

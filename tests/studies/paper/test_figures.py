@@ -18,6 +18,7 @@ from lossaware.studies.specs.study import Overrides, load_study
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.folder import Folder, Launch
+from support.made_up import MadeUp
 
 EPOCHS = 3
 
@@ -91,16 +92,13 @@ def test_figure_2_without_any_run_says_what_to_do(tmp_path: Path, capsys: pytest
 def test_a_diverged_run_leaves_the_others_drawn() -> None:
     study = load_study("table01").overridden(Overrides({}, Settings(epochs=2, seeds=1)))
 
-    class Results:
+    class Diverged(MadeUp):
         def records(self, spec: RunSpec) -> list[EpochRecord]:
             value = float("nan") if spec.optimizer == "adam" else 1.0
             record = EpochRecord(1, {"loss": value, "accuracy": 0.1}, {"loss": value, "accuracy": 0.1}, None, 1.0)
             return [record, record]
 
-        def environment(self, spec: RunSpec) -> dict[str, str]:
-            return {}
-
-    curves = loss_curves(tabulate(study, Results()), Results())
+    curves = loss_curves(tabulate(study, Diverged()), Diverged())
     assert len(curve_rows(curves)) == len(curves) * 2
     svg = plot_figure2(curves).svg()
     assert "not run" not in svg

@@ -10,6 +10,7 @@ from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.paper.lengths import Column, columns, difference, interval, pair_rows, pairs, rows
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import load_study
+from support.made_up import MadeUp
 
 EPOCHS = 20
 NAMES = tuple("abcdefg")
@@ -46,23 +47,21 @@ def test_a_later_epoch_with_lga_is_told_from_none():
     assert low <= 0 <= high
 
 
-class Runs:
+class Runs(MadeUp):
     """Curves of Table 2 whose last epoch without LGA, or with it, is far from the published figures."""
 
     def __init__(self, best: dict[bool, int]) -> None:
+        super().__init__()
         table = load_study("table02")
         self.published = {cell.specs: float(cell.published) for cell in table.cells.values() if cell.published}
-        self.specs = {spec: specs for specs in self.published for spec in specs}
+        self.arms = {spec: specs for specs in self.published for spec in specs}
         self.best = best
 
     def records(self, spec: RunSpec) -> list[EpochRecord]:
-        target = self.published[self.specs[spec]]
+        target = self.published[self.arms[spec]]
         at = self.best[spec.lga is not None]
         scores = [(target + 0.1 * (epoch - at)) / 100 for epoch in range(1, EPOCHS + 1)]
         return [EpochRecord(i + 1, {"accuracy": s}, {"accuracy": s}, None, 1.0) for i, s in enumerate(scores)]
-
-    def environment(self, spec: RunSpec) -> dict[str, str]:
-        return {}
 
 
 def test_columns_and_pairs_of_a_table():

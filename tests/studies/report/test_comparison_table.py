@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_row_whose_runs_all_failed_says_so_with_the_reason():
 # --- notes ----------------------------------------------------------------------------------------------------------
 
 
-def with_lga(**changes: float) -> tuple[Runs, Runs]:
+def with_lga(**changes: Any) -> tuple[Runs, Runs]:
     return [run_of([0.5])], [[record(1, 0.5, lga=status(1, **changes))]]
 
 

@@ -130,8 +130,8 @@ def test_page_needs_nothing_from_outside(page: str):
 def test_page_says_it_all(report: Report, table: Table, page: str):
     for section in report.sections:
         assert f"<h2>{escape(section.heading)}</h2>" in page
-    for row in table.records:
-        assert escape(row["reason"], quote=True).replace("&#x27;", "&#39;") in page
+    for found in table.records:
+        assert escape(found["reason"], quote=True).replace("&#x27;", "&#39;") in page
     for row in table.rows:
         assert all(cell.text in page for cell in row.cells)
     assert escape(LONG) in page

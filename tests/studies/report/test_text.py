@@ -4,6 +4,7 @@ import importlib
 import io
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -143,7 +144,7 @@ def test_words_stay_where_colours_are_not_wanted(table, environment, monkeypatch
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("COLORTERM", raising=False)
-    terminal = {"force_terminal": True, "_environ": {"TERM": "xterm-256color"}}
+    terminal: dict[str, Any] = {"force_terminal": True, "_environ": {"TERM": "xterm-256color"}}
     assert re.search(r"\x1b\[1;32m *helps", shown(table, 80, **terminal))
     plain = shown(table, 80, force_terminal=True, _environ={"TERM": "xterm-256color", **environment})
     assert not re.search(r"\x1b\[[\d;]*3[0-7]m", plain), "no colour"

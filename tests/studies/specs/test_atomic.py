@@ -2,11 +2,11 @@
 
 import os
 import tempfile
+from typing import Any
 
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.specs import atomic
 from lossaware.studies.specs.atomic import remove_own, umask, whole_file, write_whole
 
 
@@ -47,7 +47,7 @@ class Faulty:
         self.calls = []
         self._fails_at, self._error = fails_at, error
         for module, name in ((tempfile, "mkstemp"), (os, "fsync"), (os, "chmod"), (os, "replace")):
-            monkeypatch.setattr(atomic.tempfile if module is tempfile else atomic.os, name, self._of(module, name))
+            monkeypatch.setattr(module, name, self._of(module, name))
 
     def _of(self, module, name):
         real = getattr(module, name)
@@ -97,7 +97,7 @@ def test_a_process_that_dies_at_any_call_leaves_one_whole_file_under_the_name(tm
     (tmp_path / "file").write_bytes(b"old")
     child = os.fork()
     if not child:
-        faulty = Faulty(monkeypatch, at)
+        faulty: Any = Faulty(monkeypatch, at)
         faulty.note = lambda name: faulty.calls.append(name) or (len(faulty.calls) - 1 == at and os._exit(9))
         write(tmp_path / "file", b"new", faulty)
         os._exit(0)

@@ -38,9 +38,13 @@ def table(request, grid):
     quoted = '"' + "".join(f"\\u{ord(c):04x}" for c in request.param) + '"'
     text = TEXT.replace('"A small grid"', quoted).replace("SGD", quoted).replace('"w/o LGA"', quoted)
     study = parse_study(f"caption = {quoted}\nnotes = [{quoted}]\n{text}", "grid")
-    known = Known()
+
+    class Foreign(Known):
+        def environment(self, spec):
+            return {"date": "2026-01-02", "commit": request.param, "command": request.param}
+
+    known = Foreign()
     fill(study, known)
-    known.environment = lambda spec: {"date": "2026-01-02", "commit": request.param, "command": request.param}
     return replace(show(study, known, []), remarks=[request.param]), known
 
 
@@ -54,10 +58,11 @@ def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
             return True
 
     shown, _ = table
-    for screen in (console(Terminal()), console(io.StringIO())):
+    for file in (Terminal(), io.StringIO()):
+        screen = console(file)
         screen.print(terminal_text.render(study_table(shown), 200))
         screen.print("[bold]:smile:[/bold]", ESC)
-        printed = screen.file.getvalue()
+        printed = file.getvalue()
         own = re.sub(r"\x1b\[[\d;]*m", "", printed)  # rich's colours
         assert controls(own) == set()
         assert "\x1b[31m" not in printed

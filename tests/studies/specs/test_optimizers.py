@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import sys
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -102,7 +102,7 @@ def test_alig_is_that_of_its_package(momentum):
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
     theirs = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-    one = AliG(ours.parameters(), lr=0.3, momentum=momentum, delta=1e-6)
+    one: Any = AliG(ours.parameters(), lr=0.3, momentum=momentum, delta=1e-6)
     other = package.AliG(theirs.parameters(), max_lr=0.3, momentum=momentum)
     sizes = []
     for step in range(30):
@@ -196,7 +196,11 @@ def test_dog_and_its_average_are_those_of_its_package():
         feed(ours, one, step)
         feed(theirs, other, step)
         averager.step()
-        for mode, expected in (("eval", averager.averaged_model), ("train", theirs)):
+        modes: tuple[tuple[Literal["train", "eval"], nn.Module], ...] = (
+            ("eval", averager.averaged_model),
+            ("train", theirs),
+        )
+        for mode, expected in modes:
             set_mode(one, mode)
             set_mode(one, mode)  # which changes nothing more
             for p, q in zip(ours.parameters(), expected.parameters(), strict=True):

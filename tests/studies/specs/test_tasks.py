@@ -19,6 +19,7 @@ from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.tasks import load_task, tasks
 from lossaware.studies.specs.user_code import source_digest
 from lossaware.studies.training.run import run
+from support.examples import tensors_of
 
 GOOD = """
 import torch
@@ -115,8 +116,8 @@ def test_digits_are_the_same_whatever_the_seed():
     second = task.data(None)
     assert (len(first.train), len(first.test)) == (1438, 359)
     for one, two in ((first.train, second.train), (first.test, second.test)):
-        assert all(map(torch.equal, one.tensors, two.tensors))
-    pixels, labels = first.train.tensors
+        assert all(map(torch.equal, tensors_of(one), tensors_of(two)))
+    pixels, labels = tensors_of(first.train)
     assert abs(float(pixels.mean())) < 1e-5
     assert abs(float(pixels.std()) - 1) < 1e-5
     assert labels.unique().tolist() == list(range(10))
@@ -143,9 +144,10 @@ def test_mnist_values(tmp_path, write_idx, inputs, scaled):
         write_idx(raw / f"{part}-images-idx3-ubyte", images)
         write_idx(raw / f"{part}-labels-idx1-ubyte", np.array([3, 0, 9], np.uint8))
     record_files(DATA_SETS["mnist"], tmp_path)
-    images, labels = load_task("mnist", {"inputs": inputs} if inputs else {}).data(tmp_path).train.tensors
-    assert images.shape == (3, 1, 28, 28)
-    for image, value in zip(images, (0, 128, 255), strict=True):
+    data = load_task("mnist", {"inputs": inputs} if inputs else {}).data(tmp_path)
+    inputs_read, labels = tensors_of(data.train)
+    assert inputs_read.shape == (3, 1, 28, 28)
+    for image, value in zip(inputs_read, (0, 128, 255), strict=True):
         torch.testing.assert_close(image, torch.full((1, 28, 28), scaled(value)))
     assert labels.tolist() == [3, 0, 9]
 

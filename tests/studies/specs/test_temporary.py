@@ -1,8 +1,10 @@
 """Temporary folders: those of killed processes go when the next one is made, and nothing else does."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 
 import pytest
 
@@ -88,7 +90,7 @@ def test_folders_of_other_users_stay(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    make, made = temporary.tempfile.mkdtemp, []
+    make, made = tempfile.mkdtemp, []
 
     def removed_once(**where):
         made.append(make(**where))
@@ -96,14 +98,14 @@ def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again
             os.rmdir(made[0])
         return made[-1]
 
-    monkeypatch.setattr(temporary.tempfile, "mkdtemp", removed_once)
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_once)
     with temporary_folder("test", tmp_path) as own:
         assert own.is_dir()
     assert len(made) == 2
 
 
 def test_what_is_written_while_it_is_removed_goes_too(tmp_path, monkeypatch):
-    remove, calls = temporary.shutil.rmtree, []
+    remove, calls = shutil.rmtree, []
 
     def late(path, **how):
         remove(path, **how)
@@ -112,7 +114,7 @@ def test_what_is_written_while_it_is_removed_goes_too(tmp_path, monkeypatch):
             path.mkdir()
             (path / "log").touch()
 
-    monkeypatch.setattr(temporary.shutil, "rmtree", late)
+    monkeypatch.setattr(shutil, "rmtree", late)
     with temporary_folder("test", tmp_path):
         pass
     assert names(tmp_path) == []

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,8 @@ def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind)
     (tmp_path / "task.py").write_text("# its task\n")
     file = tmp_path / f"{kind}.py"
     file.write_text("# one\n")
-    spec = replace(SPEC, **{"task": f"{tmp_path / 'task.py'}:build", kind: f"{file}:build"})
+    changes: dict[str, Any] = {"task": f"{tmp_path / 'task.py'}:build", kind: f"{file}:build"}
+    spec = replace(SPEC, **changes)
     with Store(path) as store:
         fill(store, spec, 2)
         assert store.missing([spec]) == []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -10,7 +11,6 @@ import pytest
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
-from lossaware.studies.specs import atomic
 from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.digests import sealed
@@ -229,7 +229,7 @@ def test_a_failing_disk_leaves_the_earlier_export(grid, tmp_path, monkeypatch):
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     fill(grid, known, shift=0.001)
     with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\)"):
         export(show(grid, known, []), Sources([known]), [], tmp_path)

@@ -17,6 +17,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
+from support.made_up import MadeUp
 from support.mutations import change_content
 from support.small_grid import written
 
@@ -89,20 +90,9 @@ def exported(tmp_path_factory):
     return folder
 
 
-class Known:
-    """Runs held in memory."""
-
-    def __init__(self, runs):
-        self.runs = runs
-
-    def records(self, spec):
-        return self.runs.get(spec, [])
-
+class Known(MadeUp):
     def environment(self, spec):
         return {"lossaware": "0.1.0", "date": "2026-11-01T00:00:00+00:00", "command": "lossaware study run grid"}
-
-    def specs(self):
-        return list(self.runs)
 
 
 def shown(path):

@@ -13,6 +13,7 @@ from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.tasks import digits, embeddings
 from lossaware.studies.training.run import run
+from support.examples import tensors_of
 
 # Name, options, and the loss of a network that knows nothing: a uniform guess, or the variance of what is predicted.
 TASKS = [
@@ -71,9 +72,9 @@ def test_data_are_the_same_whatever_the_seed_and_no_example_is_in_both_sets(name
     torch.manual_seed(2)
     second = task.load(None)
     for one, two in ((first.train, second.train), (first.test, second.test)):
-        assert all(map(torch.equal, one.tensors, two.tensors))
+        assert all(map(torch.equal, tensors_of(one), tensors_of(two)))
     train, test = (
-        {tuple(row.flatten().tolist()) for row in part.tensors[0][:300]} for part in (first.train, first.test)
+        {tuple(row.flatten().tolist()) for row in tensors_of(part)[0][:300]} for part in (first.train, first.test)
     )
     assert name == "embeddings" or not train & test  # three words can come twice
 
@@ -134,7 +135,7 @@ def test_most_rows_of_embeddings_have_no_gradient_in_a_step():
 
 def test_noise_of_the_regression_is_in_the_training_values_alone():
     data = load_task("friedman").load(None)
-    variances = [part.tensors[1].var().item() for part in (data.train, data.test)]
+    variances = [tensors_of(part)[1].var().item() for part in (data.train, data.test)]
     assert variances[0] == pytest.approx(1, rel=0.01)
     assert variances[1] == pytest.approx(1 - 2.5**2 / (23.8 + 2.5**2), rel=0.1)  # 23.8: of the values without noise
 
@@ -147,14 +148,14 @@ def test_the_likelihood_falls_below_zero():
 @pytest.mark.parametrize("share", [0, 0.2, 1.0])
 def test_as_many_labels_are_drawn_as_asked_for(share):
     clean, noisy = digits.load(), load_task("noisy-labels", {"share": share}).load(None)
-    wrong = (clean.train.tensors[1] != noisy.train.tensors[1]).float().mean().item()
+    wrong = (tensors_of(clean.train)[1] != tensors_of(noisy.train)[1]).float().mean().item()
     assert wrong == pytest.approx(0.9 * share, abs=0.03)
-    assert torch.equal(clean.test.tensors[1], noisy.test.tensors[1])
+    assert torch.equal(tensors_of(clean.test)[1], tensors_of(noisy.test)[1])
 
 
 def test_a_vae_is_tested_without_noise():
     task = load_task("vae")
-    model, images = task.make_model().eval(), task.load(None).test.tensors
+    model, images = task.make_model().eval(), tensors_of(task.load(None).test)
     torch.manual_seed(0)
     first = task.measure(model, images)
     torch.manual_seed(1)
@@ -168,7 +169,7 @@ def test_continued_training_begins_with_a_trained_network():
     def accuracy(data):
         task = load_task("continued", {"data": data})
         torch.manual_seed(0)
-        return classification(task.make_model().eval(), task.load(None).test.tensors)["accuracy"].item()
+        return classification(task.make_model().eval(), tensors_of(task.load(None).test))["accuracy"].item()
 
     assert accuracy("same") > 0.95
     assert accuracy("inverted") < 0.5
@@ -176,7 +177,7 @@ def test_continued_training_begins_with_a_trained_network():
 
 def test_a_deep_network_has_as_many_layers_as_asked_for():
     model = load_task("deep", {"depth": 5}).make_model()
-    assert sum(isinstance(module, nn.Linear) for module in model) == 5
+    assert sum(isinstance(module, nn.Linear) for module in model.children()) == 5
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from lossaware.studies.training.batches import Resident
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.graphs import WARM_UP, RecordedStep, can_record
 from lossaware.studies.training.run import run
+from lossaware.studies.training.step import PlainStep
 from support import no_waiting
+from support.examples import tensors_of
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
 META = dataclasses.replace(SPEC, device="meta")
@@ -112,7 +114,7 @@ def test_larger_tasks_read_nothing_from_the_device(task, data_folder):
 def test_examples_in_memory_are_moved_once_and_others_batch_by_batch():
     meta = torch.device("meta")
     moved = Resident(InMemory((torch.ones(5, 2), torch.ones(5))), meta)
-    assert all(tensor.device == meta for tensor in moved._examples.tensors)
+    assert all(tensor.device == meta for tensor in tensors_of(moved._examples))
 
     class Stream:
         def __len__(self):
@@ -172,10 +174,9 @@ class Recorder:
 def recorder(monkeypatch):
     """Has all runs record their steps."""
     recorder = Recorder()
-    plain = run_module.PlainStep
 
-    def make(measure, optimizer, give_loss, device, ranks):
-        step = plain(measure, optimizer, give_loss, device, ranks)
+    def make(measure, optimizer, *rest):
+        step = PlainStep(measure, optimizer, *rest)
         step._fresh_gradients = False
         return RecordedStep(step, optimizer, recorder.size, lambda function: recorder(optimizer, function))
 

@@ -20,6 +20,7 @@ from lossaware.studies.execution.events import EpochDone, RunDone, RunFailed, Ru
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.models.classification import classification
+from lossaware.studies.specs import provenance
 from lossaware.studies.specs.optimizers import optimizers
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.task import Data, InMemory, Task
@@ -164,7 +165,7 @@ def test_a_short_run_writes_none_and_a_long_one_not_all_the_time(tmp_path, monke
     assert not path.parent.exists()
 
     now = 0.0
-    monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(checkpoint_module, "SECONDS", 5.0)
     monkeypatch.setattr(checkpoint_module, "SHARE", 0.02)
     written = []
@@ -242,7 +243,7 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
         ("torch", lambda monkeypatch: monkeypatch.setattr(torch, "__version__", "1.0")),
         (
             "processor",
-            lambda monkeypatch: monkeypatch.setattr(checkpoint_module.environment, "processor", lambda device: "other"),
+            lambda monkeypatch: monkeypatch.setattr(provenance, "processor", lambda device: "other"),
         ),
     ],
 )

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +20,11 @@ from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training import run as run_module
+from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.reproducible import derived
 from lossaware.studies.training.run import run
 from support import AT_ONE
+from support.examples import tensors_of
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_size=100)
 
@@ -93,11 +97,11 @@ def test_a_run_is_what_a_loop_written_by_hand_gives():
     spec = dataclasses.replace(SPEC, optimizer="momentum", lga=options(gamma2=1e-4))
     records = list(run(spec, None))
     task = load_task("digits")
-    x, y = task.data(None).train.tensors
-    xt, yt = task.data(None).test.tensors
+    x, y = tensors_of(task.data(None).train)
+    xt, yt = tensors_of(task.data(None).test)
     torch.manual_seed(3)
     model = task.model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     lga = LGA(optimizer, gamma2=1e-4, steps_per_epoch=15)
     order = torch.Generator().manual_seed(derived(3, "order"))
     for record in records:
@@ -138,14 +142,14 @@ def test_data_order_and_dropout_are_the_same_without_and_with_lga(seen):
 def test_each_epoch_sees_each_example_once(with_task):
     task = load_task("digits")
     data = task.data(None)
-    numbered = InMemory((*data.train.tensors, torch.arange(len(data.train))))
+    numbered = InMemory((*tensors_of(data.train), torch.arange(len(data.train))))
     shown: list[int] = []
 
     def measure(model, batch):
         shown.extend(batch[2].tolist())
         return classification(model, batch[:2])
 
-    test = InMemory((*data.test.tensors, torch.zeros(len(data.test), dtype=torch.long)))
+    test = InMemory((*tensors_of(data.test), torch.zeros(len(data.test), dtype=torch.long)))
     with_task(dataclasses.replace(task, data=lambda folder: Data(numbered, test), measure=measure))
     next(run(SPEC, None))
     assert sorted(shown[: len(numbered)]) == list(range(len(numbered)))
@@ -245,12 +249,18 @@ def test_bfloat16_is_another_computation_with_a_near_result():
     assert rounded.train["loss"] == pytest.approx(exact.train["loss"], rel=0.02)
 
 
+READINGS: dict[str, dict[str, Any]] = {
+    "letter": {"steps_per_epoch": 1, "lower_bound": "progressive", "lower_bound.log_base": math.e},
+    "momentum": {"lower_bound": "momentum", "lower_bound.beta": 1.0},
+}
+
+
 def test_the_readings_of_lga_are_options(with_task):
     """The letter of Algorithm 1 and the default reading differ in what is recorded."""
-    letter = options(**{"steps_per_epoch": 1, "lower_bound": "progressive", "lower_bound.log_base": math.e})
+    letter = options(**READINGS["letter"])
     records = {chosen: list(run(dataclasses.replace(SPEC, lga=chosen), None))[-1] for chosen in (options(), letter)}
     assert [record.lga["statuses"] for record in records.values()] == [2, 30]
-    momentum = options(**{"lower_bound": "momentum", "lower_bound.beta": 1.0})
+    momentum = options(**READINGS["momentum"])
     assert list(run(dataclasses.replace(SPEC, lga=momentum), None))[-1].lga["lower_bound"] == 0
 
 
@@ -351,14 +361,13 @@ def test_optimizers_are_those_of_torch():
 
 def test_attaching_lga_which_may_compile_is_no_training_time(monkeypatch):
     now = 0.0
-    attach = run_module.attach_lga
 
     def slow(*arguments):
         nonlocal now
         now += 100.0
-        return attach(*arguments)
+        return attach_lga(*arguments)
 
     monkeypatch.setattr(run_module, "attach_lga", slow)
-    monkeypatch.setattr(run_module.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     assert [record.seconds for record in run(dataclasses.replace(SPEC, lga=options()), None)] == [0.0, 0.0]
     assert now == 100.0

@@ -1,6 +1,7 @@
 """A trial: what a function that trains gets, and what becomes of its reports."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ WITH = function_options(1e-3, {})
 def train(trial):
     """A quadratic."""
     p = torch.nn.Parameter(torch.randn(5))
-    optimizer = torch.optim.SGD([p], lr=trial.lr)
+    optimizer: Any = torch.optim.SGD([p], lr=trial.lr)
     trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-2)
     for epoch in trial.epochs(3):
         for _ in range(2):
@@ -61,7 +62,7 @@ def test_reports_become_records_and_the_return_value_the_score(tmp_path):
 def test_without_is_the_plain_loop_to_the_bit_and_with_is_not(tmp_path):
     torch.manual_seed(3)
     p = torch.nn.Parameter(torch.randn(5))
-    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer: Any = torch.optim.SGD([p], lr=0.1)
     for _ in range(6):
         optimizer.zero_grad()
         p.square().sum().backward()
@@ -245,7 +246,7 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
 
     def counted(trial):
         p = torch.nn.Parameter(torch.ones(2))
-        optimizer = torch.optim.SGD([p], lr=0.1)
+        optimizer: Any = torch.optim.SGD([p], lr=0.1)
         trial.attach(optimizer, steps_per_epoch=2)
         while True:
             loss = p.square().sum()

@@ -113,7 +113,7 @@ def _exists(remote: Remote, path: Path, report: Report) -> bool:
 def _fetch(remote: Remote, path: Path, work: Path, report: Report, bar: Bar | None, attempts: int) -> None:
     """Download a file."""
     # Imported here: these libraries take a third of a second, and most commands do not download.
-    import pooch  # type: ignore[import-untyped]
+    import pooch
     import requests
 
     pooch.get_logger().setLevel("WARNING")

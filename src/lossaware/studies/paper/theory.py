@@ -184,7 +184,7 @@ def descend(problem: Problem, gamma1: float, gamma2: float, steps: int) -> Run:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = problem.loss(x)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         points.append((_distance(x, problem), loss.item()))
         lga.observe(loss)
         optimizer.step()

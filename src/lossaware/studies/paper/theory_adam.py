@@ -116,7 +116,7 @@ def train(problem: Problem, alpha: float, gamma2: float, steps: int) -> AdamRun:
     for _ in range(steps):
         optimizer.zero_grad()
         loss = problem.loss(x)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         reach = (x.detach() - problem.optimum).abs().max().item()
         lga.observe(loss)
         optimizer.step()

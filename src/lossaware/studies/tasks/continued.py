@@ -50,6 +50,6 @@ def trained() -> nn.Module:
         for chosen in torch.split(torch.randperm(len(images)), TRAINED_BATCH):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(net(images[chosen]), labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     return net

@@ -99,7 +99,7 @@ def on_side_stream(function: Replay) -> Mapping[str, Tensor]:
     """Run the function on a side stream, as torch requires before a recording. On a CPU, run it directly."""
     if not torch.cuda.is_available():
         return function()
-    here, stream = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    here, stream = torch.cuda.current_stream(), torch.cuda.Stream()
     stream.wait_stream(here)
     with torch.cuda.stream(stream):
         outputs = function()

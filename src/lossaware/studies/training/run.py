@@ -6,7 +6,7 @@ The same run gives the same numbers, bit for bit, also if it was interrupted and
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -49,7 +49,7 @@ def run(
     on_data: Callable[[Data], None] | None = None,
     checkpoint: Checkpoint | None = None,
     graphs: bool = False,
-) -> Iterator[EpochRecord]:
+) -> Generator[EpochRecord, None, None]:
     """Train as specified by ``spec``, and yield a record after each epoch.
 
     Until the iterator ends, torch computes on one thread, with deterministic algorithms where it has them. A loss that

@@ -54,7 +54,7 @@ class PlainStep:
         if begins:
             self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
             self._total = None
-        (loss if of == 1 else loss / of).backward()  # type: ignore[no-untyped-call]
+        (loss if of == 1 else loss / of).backward()
         total = loss.detach() if of == 1 else loss.detach() / of
         self._total = total if self._total is None else self._total + total
         if ends:
