@@ -4,6 +4,8 @@ Nothing here is shared with the package. Every fast version (for-loop, foreach, 
 to these few lines, so they are written to be compared with the paper by eye: `Law` is Eq. 3, Eq. 4 and lines 7-9 of
 Algorithm 1; `phi` is Eq. 5; `trajectory` is line 11. The optimizers follow their own papers, with the default arguments
 and the deviations of `torch.optim`, and take its argument names, so that one dictionary of arguments makes both.
+
+It is one file of more than 450 lines, so that the judge can be read, and copied, on its own.
 """
 
 from __future__ import annotations

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +20,16 @@ from lossaware.law import Law
 from lossaware.law_state import LawState
 from lossaware.lower_bounds import Zero
 from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
+from support.gamma2 import SHORT, model
 
 settings.register_profile("gamma2", deadline=None, derandomize=True)
 settings.load_profile("gamma2")
+
 
 XI = 1.0
 SHAPES = ((5, 3), (), (7,))
 SIZE = 23
 STEPS = 80
-SHORT = AutoGamma2(reach=0.2, steps_at_least=4)  # a status every 4 steps
 
 strategies = st.builds(
     AutoGamma2,
@@ -114,6 +112,14 @@ def test_optax_makes_the_same_steps() -> None:
 
 
 # What can be proved ---------------------------------------------------------------------------------------------------
+
+
+class _Host:
+    isfinite = staticmethod(math.isfinite)
+
+    @staticmethod
+    def where(condition: bool, yes: float, no: float) -> float:
+        return yes if condition else no
 
 
 @given(strategies, st.integers(1, 6), losses)
@@ -242,186 +248,6 @@ def test_a_step_that_does_not_push_leaves_the_means(arrives: Any, on_device: boo
         p.grad = torch.full_like(p, gradient)
         optimizer.step(loss=arrives(loss))
         torch.testing.assert_close(optimizer.state[p][MEAN], torch.full((3,), mean))
-
-
-def test_means_are_in_the_optimizers_checkpoint(tmp_path: Path) -> None:
-    """What a run needs to go on is in the two state_dicts, and a fresh process loads them with weights_only."""
-    whole = trained(auto, 40)
-    net = model()
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    lga = auto(optimizer)
-    train(net, optimizer, range(22))
-    torch.save([net.state_dict(), optimizer.state_dict(), lga.state_dict()], tmp_path / "kept")
-    of_net, of_optimizer, of_lga = torch.load(tmp_path / "kept", weights_only=True)
-    assert json.loads(json.dumps(of_lga)) == of_lga
-    fresh = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
-    optimizer = torch.optim.SGD(fresh.parameters(), lr=1e-3)
-    lga = auto(optimizer)
-    fresh.load_state_dict(of_net)
-    optimizer.load_state_dict(of_optimizer)
-    lga.load_state_dict(of_lga)
-    train(fresh, optimizer, range(22, 40))
-    assert all(torch.equal(a, b) for a, b in zip(whole, fresh.parameters(), strict=True))
-
-
-def test_a_step_without_a_loss_makes_the_place_that_a_checkpoint_loads_into() -> None:
-    p = nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.Adam([p], lr=0.0)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    p.grad = torch.zeros_like(p)
-    with pytest.warns(UserWarning, match="no loss"):
-        optimizer.step()
-    assert torch.equal(optimizer.state[p][MEAN], torch.zeros(3))
-
-
-@pytest.mark.parametrize("gamma2", [1e-3, AutoGamma2(momentum=0.0)], ids=["fixed", "no momentum"])
-def test_without_momentum_nothing_is_kept(gamma2: Any) -> None:
-    p = nn.Parameter(torch.ones(3))
-    optimizer: Any = torch.optim.SGD([p], lr=0.0)
-    LGA(optimizer, steps_per_epoch=10, gamma2=gamma2)
-    p.grad = torch.ones(3)
-    optimizer.step(loss=2.0)
-    assert not optimizer.state[p]
-    assert (p < 1).all()
-
-
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_of_a_group_that_is_left_out_nothing_is_kept(compiled: bool) -> None:
-    within, out = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    groups: list[dict[str, Any]] = [{"params": [within]}, {"params": [out], "gamma2": 0}]
-    optimizer: Any = torch.optim.SGD(groups, lr=0.0)
-    lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    step = lga.compile(backend="eager") if compiled else lambda loss: optimizer.step(loss=loss)
-    for _ in range(3):
-        within.grad, out.grad = torch.ones(3), torch.ones(3)
-        step(2.0)
-    assert list(optimizer.state[within]) == [MEAN]
-    assert not optimizer.state[out]
-    assert torch.equal(out, torch.ones(3))
-
-
-def test_asgds_average_is_pushed_along_the_mean_too() -> None:
-    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    optimizer: Any = torch.optim.ASGD([p], lr=0.1, t0=1000)  # until then the average is the parameter
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    for gradient in (1.0, 1.0, -0.1, 0.5):
-        p.grad = torch.full_like(p, gradient)
-        optimizer.step(loss=2.0)
-        torch.testing.assert_close(optimizer.state[p]["ax"], p.detach())
-
-
-@pytest.mark.parametrize("arrives", [float, torch.tensor])
-def test_where_the_base_maximizes_the_push_goes_up_the_mean(arrives: Any) -> None:
-    p = nn.Parameter(torch.ones(3))
-    optimizer: Any = torch.optim.SGD([p], lr=0.0, maximize=True)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    moved = 1.0
-    for gradient, mean in ((2.0, 0.2), (-1.0, 0.08)):
-        p.grad = torch.full_like(p, gradient)
-        optimizer.step(loss=arrives(2.0))
-        moved += 0.02 / (1 + mean)
-        torch.testing.assert_close(p.detach(), torch.full((3,), moved))
-
-
-def test_where_a_scaler_skips_a_fused_step_the_means_stay() -> None:
-    p = nn.Parameter(torch.ones(3))
-    optimizer: Any = torch.optim.SGD([p], lr=0.0, fused=True)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    for gradient, mean in ((1.0, 0.1), (math.inf, 0.1), (2.0, 0.29)):
-        p.grad = torch.full_like(p, gradient) * scaler.scale(torch.ones(()))
-        scaler.step(optimizer, loss=2.0)
-        scaler.update()
-        torch.testing.assert_close(optimizer.state[p][MEAN], torch.full((3,), mean))
-
-
-def test_sparse_gradients_are_read_as_they_are() -> None:
-    table = nn.Embedding(4, 2, sparse=True)
-    with torch.no_grad():
-        table.weight.fill_(1.0)
-    optimizer: Any = torch.optim.SGD(table.parameters(), lr=0.0)
-    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    for row in (1, 3):
-        optimizer.zero_grad()
-        table(torch.tensor([row])).sum().backward()
-        optimizer.step(loss=2.0)
-    assert not optimizer.state[table.weight]
-    once = 1 - 0.02 / 2  # a gradient of 1 is as large as xi
-    torch.testing.assert_close(table.weight.detach()[:, 0], torch.tensor([1.0, once, 1.0, once]))
-
-
-class _Host:
-    isfinite = staticmethod(math.isfinite)
-
-    @staticmethod
-    def where(condition: bool, yes: float, no: float) -> float:
-        return yes if condition else no
-
-
-# How it is asked for --------------------------------------------------------------------------------------------------
-
-
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1))
-
-
-def train(net: nn.Module, optimizer: Any, steps: Iterable[int]) -> None:
-    inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
-    for step in steps:
-        optimizer.zero_grad()
-        loss = (net(inputs[step % 8 :: 8]) - 1).square().mean()
-        loss.backward()
-        optimizer.step(loss=loss)
-
-
-def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch.Tensor]:
-    """Parameters after so many steps; where resumed, with another LGA on the same optimizer."""
-    net = model()
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-    lga = lga_of(optimizer)
-    train(net, optimizer, range(resume_at or steps))
-    if resume_at is not None:
-        kept = lga.state_dict()
-        lga.detach()
-        lga = lga_of(optimizer)
-        assert lga.state_dict()["groups"] != kept["groups"]  # a new companion measures its own, which must not count
-        lga.load_state_dict(kept)
-        train(net, optimizer, range(resume_at, steps))
-    return [p.detach().clone() for p in net.parameters()]
-
-
-def auto(optimizer: torch.optim.Optimizer) -> LGA:
-    return LGA(optimizer, steps_per_epoch=8, gamma2=SHORT)
-
-
-def test_a_checkpoint_goes_on_to_the_same_bits() -> None:
-    whole, parted = trained(auto, 40), trained(auto, 40, resume_at=22)
-    assert all(torch.equal(a, b) for a, b in zip(whole, parted, strict=True))
-    assert not torch.equal(whole[0], trained(lambda o: LGA(o, steps_per_epoch=8, gamma2=0.0), 40)[0])
-
-
-def test_a_group_that_was_just_added_is_in_the_checkpoint() -> None:
-    def with_new_group(value: float) -> tuple[torch.optim.Optimizer, LGA]:
-        optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1e-3)
-        lga = auto(optimizer)
-        optimizer.add_param_group({"params": [nn.Parameter(torch.full((3,), value))]})
-        return optimizer, lga
-
-    _optimizer, lga = with_new_group(2.0)
-    kept = lga.state_dict()
-    assert [group["scale"] for group in kept["groups"]] == pytest.approx([1.0, 2.0])
-    _optimizer, lga = with_new_group(4.0)
-    lga.load_state_dict(kept)
-    assert lga.state_dict()["groups"] == kept["groups"]
-
-
-def test_a_state_of_another_strategy_is_refused() -> None:
-    optimizer = torch.optim.SGD(model().parameters(), lr=1e-3)
-    kept = auto(optimizer).state_dict()
-    other = torch.optim.SGD(model().parameters(), lr=1e-3)
-    with pytest.raises(ValueError, match="gamma2 is 'AutoGamma2"):
-        LGA(other, steps_per_epoch=8).load_state_dict(kept)
 
 
 def test_auto_is_the_rule_with_its_own_defaults() -> None:

@@ -103,6 +103,30 @@ def test_what_a_user_reads_first_is_short() -> None:
     assert lga.end_lineno - lga.lineno < 250
 
 
+TESTS = Path(__file__).parent
+MAY_BE_LONGER = {"reference.py"}
+"""Files of more than 450 lines, whose first lines say why."""
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, TESTS], ids=["src", "tests"])
+def test_files_and_classes_are_short(folder: Path) -> None:
+    files, classes = {}, {}
+    for path in folder.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        name = path.relative_to(folder).as_posix()
+        if (lines := len(text.splitlines())) > 450 and name not in MAY_BE_LONGER:
+            files[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef) and (lines := (node.end_lineno or 0) - node.lineno + 1) > 250:
+                classes[f"{name}: {node.name}"] = lines
+    assert (files, classes) == ({}, {})
+
+
+def test_longer_files_say_why() -> None:
+    for name in MAY_BE_LONGER:
+        assert "more than 450 lines" in (TESTS / name).read_text(encoding="utf-8")[:2000]
+
+
 METHOD = sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "correction").glob("*.py")])
 
 

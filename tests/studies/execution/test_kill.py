@@ -23,6 +23,7 @@ from lossaware.studies.specs.temporary import temporary_folder
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
 from support import killing, needs
+from support.records import exact
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SPECS = [
@@ -31,10 +32,6 @@ SPECS = [
     for lga in (None, options(gamma2=1e-6))
 ]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forkserver")
-
-
-def exact(records):
-    return [dataclasses.replace(record, seconds=0.0) for record in records]
 
 
 def killed(program, *arguments, words, seconds, by=signal.SIGKILL):

@@ -20,6 +20,7 @@ from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
+from support.records import exact
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=0, epochs=2, batch_size=100)
 TASK = """
@@ -70,10 +71,6 @@ def mine(tmp_path):
         return dataclasses.replace(SPEC, task=f"{tmp_path}/my_task.py:build", task_options=chosen, seed=seed)
 
     return spec
-
-
-def exact(records):
-    return [dataclasses.replace(record, seconds=0.0) for record in records]
 
 
 def test_each_run_is_told_from_start_to_end_with_the_numbers_of_a_direct_run():

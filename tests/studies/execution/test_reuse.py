@@ -9,15 +9,12 @@ from lossaware.studies.execution.reuse import adopt_equal
 from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
+from support.records import exact
 
 PLAIN = RunSpec("digits", "adam", 0.003, 0, 6, 100, options(hidden=8), lga=options(gamma2=1e-6))
 # After two epochs without a gain of the first's loss, or without one that is out of reach.
 LAZY = options(patience=2)
 EAGER = options(patience=2, threshold=0.99)
-
-
-def exact(records):
-    return [replace(record, seconds=0.0) for record in records]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Runs on a GPU. Most of it is tested without one: torch's device "meta" has no numbers, so reading one fails there."""
 
 import dataclasses
-import json
 import math
 
 import pytest
@@ -27,15 +26,12 @@ from lossaware.studies.training.run import run
 from lossaware.studies.training.step import PlainStep
 from support import no_waiting
 from support.examples import tensors_of
+from support.records import exact
 
 SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=3, batch_size=300)
 META = dataclasses.replace(SPEC, device="meta")
 READ_THE_DEVICE = {"momo", "momo-adam", "alig", "prodigy", "dadapt-adam", "dog", "mechanic-sgd", "mechanic-adamw"}
 """Optimizers of others, and one after its authors, that read a number from the device at each step."""
-
-
-def exact(records):
-    return json.dumps([dataclasses.asdict(dataclasses.replace(record, seconds=0.0)) for record in records])
 
 
 # --- what identifies a run -------------------------------------------------------------------------------------------

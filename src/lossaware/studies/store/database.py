@@ -103,15 +103,15 @@ class Store:
     def record(self, spec: RunSpec, record: EpochRecord) -> None:
         """Record an epoch of a run. With its last epoch, and all others, the run is complete."""
         with self._transaction() as database:
-            self._insert(database, spec, record)
+            _insert(database, spec, record)
             if record.epoch == spec.epochs and not spec.is_open_ended:
-                self._complete(database, spec, spec.epochs)
+                _complete(database, spec, spec.epochs)
 
     def finish(self, spec: RunSpec, epochs: int) -> None:
         """Mark an open-ended run as complete with this number of epochs, if it has all of them."""
         with self._transaction() as database:
             database.execute("DELETE FROM epochs WHERE run = ? AND epoch > ?", (spec.key, epochs))
-            self._complete(database, spec, epochs)
+            _complete(database, spec, epochs)
 
     def fail(self, spec: RunSpec, message: str) -> None:
         """Record that a run failed; it counts as missing."""
@@ -138,8 +138,8 @@ class Store:
                 (spec.key, spec.to_json(), source_digest(spec.own_code), *place),
             )
             for record in records:
-                self._insert(database, spec, record)
-            self._complete(database, spec, len(records) if spec.is_open_ended else spec.epochs)
+                _insert(database, spec, record)
+            _complete(database, spec, len(records) if spec.is_open_ended else spec.epochs)
 
     # Reading.
 
@@ -261,32 +261,6 @@ class Store:
             self._environments[device, data] = added
         return self._environments[device, data]
 
-    @staticmethod
-    def _complete(database: sqlite3.Connection, spec: RunSpec, epochs: int) -> None:
-        """Mark a run as complete if it has all its epochs, at least one."""
-        rows = database.execute("SELECT epoch, digest FROM epochs WHERE run = ? ORDER BY epoch", (spec.key,)).fetchall()
-        if rows and [epoch for epoch, _ in rows] == list(range(1, epochs + 1)):
-            database.execute(
-                "UPDATE runs SET state = 'complete', message = NULL, digest = ? WHERE key = ?",
-                (run_digest(spec, [digest for _, digest in rows]), spec.key),
-            )
-
-    @staticmethod
-    def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:
-        database.execute(
-            "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds, digest) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                spec.key,
-                record.epoch,
-                json.dumps(dict(record.train)),
-                json.dumps(dict(record.test)),
-                None if record.lga is None else json.dumps(dict(record.lga)),
-                record.seconds,
-                epoch_digest(spec, record),
-            ),
-        )
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
@@ -295,6 +269,31 @@ class Store:
                 yield self._database
         except sqlite_file.ERRORS as error:
             raise UsageError(f"{self.path}: the results cannot be written ({one_line(error)})") from None
+
+
+def _complete(database: sqlite3.Connection, spec: RunSpec, epochs: int) -> None:
+    """Mark a run as complete if it has all its epochs, at least one."""
+    rows = database.execute("SELECT epoch, digest FROM epochs WHERE run = ? ORDER BY epoch", (spec.key,)).fetchall()
+    if rows and [epoch for epoch, _ in rows] == list(range(1, epochs + 1)):
+        database.execute(
+            "UPDATE runs SET state = 'complete', message = NULL, digest = ? WHERE key = ?",
+            (run_digest(spec, [digest for _, digest in rows]), spec.key),
+        )
+
+
+def _insert(database: sqlite3.Connection, spec: RunSpec, record: EpochRecord) -> None:
+    database.execute(
+        "INSERT OR REPLACE INTO epochs (run, epoch, train, test, lga, seconds, digest) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            spec.key,
+            record.epoch,
+            json.dumps(dict(record.train)),
+            json.dumps(dict(record.test)),
+            None if record.lga is None else json.dumps(dict(record.lga)),
+            record.seconds,
+            epoch_digest(spec, record),
+        ),
+    )
 
 
 def _texts(text: str) -> dict[str, str]:

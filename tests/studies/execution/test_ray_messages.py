@@ -1,0 +1,158 @@
+"""The engine on Ray: what is reported of lost clusters, and of what cannot be."""
+
+import dataclasses
+import importlib.util
+import socket
+from contextlib import contextmanager
+
+import pytest
+
+from lossaware.cli import main
+from lossaware.errors import UsageError
+from lossaware.extras import how_to_install
+from lossaware.studies.execution import ray as engine_module
+from lossaware.studies.execution.events import RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.factory import make_engine
+from lossaware.studies.execution.ray import LOSSES, RayEngine
+from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, stream
+from lossaware.studies.specs.run_spec import RunSpec
+
+without_ray = importlib.util.find_spec("ray") is None  # which is not imported here, as the engine prepares that
+pytestmark = pytest.mark.skipif(without_ray, reason="ray is not installed: pip install -e '.[everything]' brings it")
+
+
+DIGITS = RunSpec(task="digits", optimizer="adam", lr=0.01, seed=0, epochs=2, batch_size=100)
+FIRST, SECOND = DIGITS, dataclasses.replace(DIGITS, seed=1)
+LOST = Lost("a test")
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Has an engine hear what the given drivers tell, one driver after another; gives the runs that each was given."""
+
+    def install(*drivers):
+        given, left = [], list(drivers)
+
+        @contextmanager
+        def driver(self, specs, data_folder, checkpoints, waits_until):
+            given.append(specs)
+            yield iter(left.pop(0))
+
+        monkeypatch.setattr(RayEngine, "_driver", driver)
+        return given
+
+    return install
+
+
+def test_another_cluster_is_given_the_runs_that_have_not_ended(scripted):
+    given = scripted(
+        [Ready(), RunStarted(FIRST), RunDone(FIRST), RunStarted(SECOND), LOST],
+        [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()],
+    )
+    events = list(RayEngine(1).execute([FIRST, SECOND], None))
+    assert given == [[FIRST, SECOND], [SECOND]]
+    note = RunNote(SECOND, "its Ray cluster was lost (a test); a new one is started")
+    started, done = RunStarted(SECOND), RunDone(SECOND)
+    assert events == [RunStarted(FIRST), RunDone(FIRST), started, note, started, done]
+
+
+def test_a_run_with_which_each_cluster_is_lost_has_failed_in_the_end(scripted):
+    lost = [Ready(), RunStarted(FIRST), LOST]
+    given = scripted(*[lost] * LOSSES, [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()])
+    events = list(RayEngine(1).execute([FIRST, SECOND], None))
+    assert given == [[FIRST, SECOND]] * LOSSES + [[SECOND]]
+    failed = [event for event in events if isinstance(event, RunFailed)]
+    assert failed == [RunFailed(FIRST, f"its Ray cluster was lost {LOSSES} times, the last time by a test")]
+
+
+def test_a_cluster_that_is_lost_before_any_run_is_not_tried_for_ever(scripted):
+    scripted([Ready(), LOST])
+    with pytest.raises(UsageError, match="Ray cannot run here: a test"):
+        list(RayEngine(1).execute([FIRST], None))
+
+
+def test_a_cluster_by_address_is_waited_for_as_long_as_is_said(scripted, monkeypatch):
+    monkeypatch.setattr(engine_module, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(engine_module, "RETRY_SECONDS", 0.03)
+    refused = [Refused("no answer")]
+    lost = [Ready(), RunStarted(FIRST), LOST]
+    given = scripted(lost, refused, lost, *[refused] * 20)
+    told = RayEngine(1, "127.0.0.1:1").execute([FIRST], None)
+    with pytest.raises(UsageError, match=r"was lost and did not answer again within 0\.2 s; finished runs"):
+        list(told)
+    assert 3 < len(given) < 13
+    scripted(refused)
+    with pytest.raises(UsageError, match="no answer"):
+        list(RayEngine(1, "127.0.0.1:1").execute([FIRST], None))
+
+
+def test_an_address_that_accepts_and_says_nothing(monkeypatch):
+    monkeypatch.setattr(engine_module, "START_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"no Ray cluster answers at {address} within 1 s"):
+            list(RayEngine(1, address).execute([FIRST], None))
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------
+
+
+def said(capsys, *arguments):
+    """What the command line says of wrong input, in one line."""
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "digits", *arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_cluster_answers(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = said(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path))
+    assert line.startswith(f"lossaware: no Ray cluster answers at {address} (")
+
+
+@pytest.mark.parametrize("address", ["here", "ray://127.0.0.1:10001", "127.0.0.1:", "127.0.0.1:port", ""])
+def test_an_address_that_is_none(tmp_path, capsys, address):
+    line = said(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "out"))
+    assert line == f"lossaware: the address of a Ray cluster must be HOST:PORT or auto, got {address!r}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_auto_is_the_cluster_that_the_environment_names(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere")
+    with pytest.raises(UsageError, match="must be HOST:PORT or auto, got 'nowhere'"):
+        RayEngine(address="auto")
+
+
+def test_ray_is_not_installed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    line = said(capsys, "--engine", "ray", "--out", str(tmp_path / "out"))
+    assert line == f"lossaware: --engine ray needs the package ray: {how_to_install('ray')}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_engines_by_name():
+    assert make_engine("local", jobs=3).jobs == 3
+    with pytest.raises(UsageError, match=r"unknown engine 'rya'; did you mean ray\?"):
+        make_engine("rya")
+    with pytest.raises(UsageError, match="--ray-address needs --engine ray"):
+        make_engine("local", ray_address="auto")
+    with pytest.raises(UsageError, match="jobs must be at least 1, got 0"):
+        make_engine("ray", jobs=0)
+
+
+@pytest.mark.parametrize(
+    ("folder", "package", "reason"),
+    [
+        (".", "other", "has another lossaware than"),
+        ("/not/there", None, "does not have the folder /not/there (No such"),
+    ],
+)
+def test_a_machine_that_is_set_up_otherwise(monkeypatch, folder, package, reason):
+    from lossaware.studies.training.checkpoint import PACKAGE
+
+    (event,) = stream(DIGITS, None, None, folder, package or PACKAGE)
+    assert isinstance(event, RunFailed)
+    assert reason in event.message
