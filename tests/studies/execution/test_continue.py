@@ -14,6 +14,7 @@ from lossaware.studies.execution.events import EpochDone, RunDone, RunFailed, Ru
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.specs.run_spec import RunSpec, options
+from lossaware.studies.store import database as database_module
 from lossaware.studies.store.database import Store
 from lossaware.studies.training import checkpoint as checkpoint_module
 from lossaware.studies.training.checkpoint import Checkpoints
@@ -177,14 +178,14 @@ def test_a_failed_run_keeps_its_checkpoint_and_others_leave_nothing(mine, tmp_pa
 def test_the_store_says_when_its_disk_is_full_and_the_checkpoint_has_the_rest(mine, tmp_path, monkeypatch):
     """An epoch that cannot be stored is not lost: it is in the checkpoint."""
     spec, path = mine(dies=0), tmp_path / "results.sqlite"
-    insert = Store._insert
+    insert = database_module._insert
 
     def full(database, spec, record):
         if record.epoch == 3:
             raise sqlite3.OperationalError("database or disk is full")
         insert(database, spec, record)
 
-    monkeypatch.setattr(Store, "_insert", staticmethod(full))
+    monkeypatch.setattr(database_module, "_insert", full)
     with Store(path) as store:
         with pytest.raises(UsageError, match=r"the results cannot be written \(database or disk is full\)"):
             list(execute_missing([spec], store, LocalEngine(1), None))
