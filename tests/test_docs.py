@@ -74,6 +74,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for package in ("sphinx", "furo", "myst_nb"):
         needs(package)
     command = ["-m", "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--fresh-env"]
+    command += ["--define", "nb_execution_mode=off"]  # test_notebooks executes them
     command += ["-D", "nb_execution_mode=off"]  # test_notebooks executes them
     done = subprocess.run(
         [sys.executable, *command, "--builder", "html", ROOT / "docs", tmp_path], capture_output=True, text=True
