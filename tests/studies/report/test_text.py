@@ -119,7 +119,9 @@ def test_the_points_of_a_column_are_below_each_other():
 
 
 @pytest.mark.parametrize(
-    ("encoding", "minus", "spread"), [("utf-8", "−", "±"), ("cp1252", "-", "±"), ("ascii", "-", "+-")]
+    ("encoding", "minus", "spread"),
+    [("utf-8", "−", "±"), ("cp1252", "-", "±"), ("ascii", "-", "+-")],
+    ids=["utf-8", "cp1252", "ascii"],
 )
 def test_characters_that_an_output_lacks_are_plain_ones(table, encoding, minus, spread):
     seen = shown(table, 100, encoding)
