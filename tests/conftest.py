@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import signal
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.load_profile("steady")
 # Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
 # A shell that starts the tests in the background has Ctrl-C ignored, by what they start and interrupt, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
