@@ -3,6 +3,10 @@
 LONGEST = (
     "test_gpu_stand_in.py",
     "test_docs.py",
+    "test_notebooks.py",
+    "test_packaging.py",
+    "test_collection.py",
+    "test_transformers_epochs.py",
     "test_compiled.py",
     "test_contract_compiled.py",
     "test_contract_optax.py",

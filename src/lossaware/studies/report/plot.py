@@ -71,7 +71,17 @@ class Plot:
         with matplotlib.rc_context({**_style(ground), "svg.hashsalt": self.description}):
             canvas = Canvas(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
             self.draw(canvas)
+            _round_positions(canvas)
             canvas.savefig(file, **how)
+
+
+def _round_positions(canvas: Canvas) -> None:
+    """Lay out the panels, and round where they are: the layout's last bits depend on memory addresses."""
+    canvas.draw_without_rendering()
+    canvas.set_layout_engine("none")
+    for axes in canvas.axes:
+        left, bottom, width, height = (round(float(value), 6) for value in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def label(axes: Axes, text: str, *, pad: float = 5) -> None:
