@@ -19,9 +19,9 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
+from stored import study_table
 
 from lossaware.errors import UsageError
-from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.comparisons import comparisons, pairs
 from lossaware.studies.analysis.counts import Ways
 from lossaware.studies.analysis.study_table import Key, StudyTable
@@ -29,8 +29,6 @@ from lossaware.studies.report.numbers import without_interval
 from lossaware.studies.report.study_table import digits_of, show_mean
 from lossaware.studies.specs.study import Overrides, load_study
 from lossaware.studies.specs.study_file import split_points
-from lossaware.studies.store.exported import Exported
-from lossaware.studies.store.results import Sources
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -82,9 +80,7 @@ class _StudyRole(_FigureRole):
         split = (word.partition("=") for word in points)
         only = {axis: split_points(names, study.file.axes.get(axis, ())) for axis, _, names in split}
         chosen = study.overridden(Overrides(only))
-        self.env.note_dependency(str(self.folder / f"{name}.study.json"))
-        exported = Exported(self.folder)
-        table = show(study, Sources([exported]), exported.launches(study))
+        table = study_table(self.env, self.folder, name)
         return table, [key for key, cell in study.cells.items() if chosen.chosen(cell) and not cell.derived]
 
     def one(self) -> tuple[StudyTable, Key]:

@@ -15,8 +15,8 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from stored import exported_in, study_table
 
-from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.study_table import StudyTable
 from lossaware.studies.report.curves import Curves, heading_of, plot_curves
 from lossaware.studies.report.image import Image
@@ -28,7 +28,6 @@ from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Metric, Study, load_study, studies, without_lga
 from lossaware.studies.store.exported import Exported
-from lossaware.studies.store.results import Sources
 
 RESULTS = Path(__file__).parents[2] / "results"
 MANY = 8
@@ -54,10 +53,7 @@ class _Measured(SphinxDirective):
 
     def table(self, name: str) -> StudyTable | None:
         """A study as it was measured; None where it was not."""
-        study = load_study(name)
-        self.env.note_dependency(str(self.folder / f"{name}.study.json"))
-        exported = Exported(self.folder)
-        table = show(study, Sources([exported]), exported.launches(study))
+        table = study_table(self.env, self.folder, name)
         return table if any(measured.has_results for measured in table.cells.values()) else None
 
     def markdown(self, text: str) -> list[nodes.Node]:
@@ -115,7 +111,7 @@ class StudyPageDirective(_Measured):
             section += self.missing(name)
         else:
             section += self.tables(table, with_title=False)
-            section += curves(table, Exported(self.folder))
+            section += curves(table, exported_in(self.folder))
         return [section]
 
 
@@ -127,7 +123,7 @@ class StudyCurvesDirective(_Measured):
     def run(self) -> list[nodes.Node]:
         """See the module."""
         table = self.table(self.arguments[0])
-        return [] if table is None else curves(table, Exported(self.folder))
+        return [] if table is None else curves(table, exported_in(self.folder))
 
 
 class AllStudiesDirective(_Measured):

@@ -76,8 +76,10 @@ class Plot:
 
 
 def _round_positions(canvas: Canvas) -> None:
-    """Lay out the panels, and round where they are: the layout's last bits depend on memory addresses."""
-    canvas.draw_without_rendering()
+    """Lay out the panels, and round their positions: the layout's last bits depend on memory addresses."""
+    layout = canvas.get_layout_engine()
+    assert layout is not None
+    layout.execute(canvas)
     canvas.set_layout_engine("none")
     for axes in canvas.axes:
         left, bottom, width, height = (round(float(value), 6) for value in axes.get_position().bounds)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from types import NoneType
 from typing import Any
 
@@ -156,11 +157,11 @@ class RunSpec:
 
     def to_json(self) -> str:
         """One canonical line; equal specifications give equal lines."""
-        fields = asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task"), ("training", ())):
-            if fields[name] == usual:
-                del fields[name]  # so that runs of earlier versions keep their keys
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+            if values[name] == usual:
+                del values[name]  # so that runs of earlier versions keep their keys
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "RunSpec":
@@ -172,12 +173,12 @@ class RunSpec:
             KeyError: The line is not valid.
             AttributeError: The line is not valid.
         """
-        fields: dict[str, Any] = json.loads(line)
+        values: dict[str, Any] = json.loads(line)
         for name in ("task_options", "optimizer_options", "scheduler_options", "lga", "training"):
-            if fields.get(name) is not None:
-                fields[name] = tuple((key, value) for key, value in fields[name])
-        _check_types(fields)
-        spec = cls(**fields)
+            if values.get(name) is not None:
+                values[name] = tuple((key, value) for key, value in values[name])
+        _check_types(values)
+        spec = cls(**values)
         if not all(name.isprintable() for name in (spec.task, spec.optimizer, *spec.own_code)):
             raise ValueError(f"the names {spec.task!r}, {spec.optimizer!r} are not printable")
         return spec
@@ -203,7 +204,7 @@ class RunSpec:
         """Warning shown when the data are synthetic; empty for real data."""
         return "stand-in features" if ("features", "stand-in") in self.task_options else ""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The run's name in a store: 16 hexadecimal digits of the SHA-256 of `to_json`."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
