@@ -12,7 +12,7 @@ from multiprocessing.forkserver import ForkServer
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution import local
+from lossaware.studies.execution import local, patience
 from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.processes import quiet_start
@@ -150,9 +150,9 @@ def test_too_many_open_files_is_one_line(mine, monkeypatch):
 
 
 def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
-    monkeypatch.setattr(local, "SILENCE", 3.0)
-    monkeypatch.setattr(local, "MANY", 0.1)
-    monkeypatch.setattr(local, "_LOOK_EVERY", 0.2)
+    monkeypatch.setattr(patience, "SILENCE", 3.0)
+    monkeypatch.setattr(patience, "MANY", 0.1)
+    monkeypatch.setattr(patience, "LOOK_EVERY", 0.2)
     once, never = (dataclasses.replace(mine(kind), epochs=20) for kind in ("hang", "hangs"))
     events = list(LocalEngine(2).execute([once, never], None))
     notes = {event.spec: event.message for event in events if isinstance(event, RunNote)}
@@ -164,27 +164,6 @@ def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
     [failed] = [event for event in events if isinstance(event, RunFailed)]
     assert failed.spec == never
     assert re.fullmatch(r"its process died twice, the last time by hanging: no event for .*", failed.message)
-
-
-def test_patience_is_a_multiple_of_what_a_run_needs(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    patience = local.Patience()
-    now = local.FIRST_SILENCE - 1
-    assert not patience.is_over(), "data may take long to load"
-    patience.hears(Progress(SPEC, 1, 1, 2, 0.0))
-    now += 100
-    patience.hears(EpochDone(SPEC, None))
-    now += local.MANY * (local.FIRST_SILENCE - 1) - 1
-    assert not patience.is_over(), "it was as silent before"
-    now += 2
-    assert patience.is_over()
-    quick = local.Patience()
-    quick.hears(EpochDone(SPEC, None))
-    now += local.SILENCE - 1
-    assert not quick.is_over()
-    now += 2
-    assert quick.is_over()
 
 
 def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import ipaddress
+import multiprocessing
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from lossaware.errors import UsageError
+from lossaware.studies.execution import patience
 from lossaware.studies.execution import ray as engine_module
 from lossaware.studies.execution.events import EpochDone, Progress, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.ray import RayEngine
@@ -61,6 +63,11 @@ def build(kind, folder):
                 (there / str(os.getpid())).touch()
                 while not (there / "go").exists():
                     time.sleep(0.05)
+            if kind in ("hangs", "stops") or kind == "hangs once" and not (there / "hung").exists():
+                (there / "hung").touch()
+                if kind == "stops":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(1000)
         return classification(model, batch)
 
     def model():
@@ -233,6 +240,24 @@ def test_after_the_kill_of_a_part_of_its_cluster_another_one_goes_on(mine, tmp_p
     assert not any(isinstance(event, RunFailed) for event in events)
     assert len(folders) == 1
     assert not Path(folders.pop()).exists()
+
+
+@pytest.mark.mutations
+def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
+    monkeypatch.setattr(patience, "SILENCE", 6.0)
+    monkeypatch.setattr(patience, "MANY", 0.1)
+    fork = multiprocessing.get_context("fork")  # has this patience
+    monkeypatch.setattr(multiprocessing, "get_context", lambda name: fork)
+    specs = once, always, stops = mine("hangs once"), mine("hangs"), mine("stops")
+    events = list(RayEngine(3).execute(specs, None))
+    reason = r"hanging: no event for \d+ s"
+    for spec in specs:
+        [note] = [event.message for event in told(events, spec) if isinstance(event, RunNote)]
+        assert re.fullmatch(f"its worker is killed for {reason}; it is started again", note)
+        assert kinds(events, spec).count(RunStarted) == 2
+    assert told(events, once)[-1] == RunDone(once, 4)
+    for spec in (always, stops):
+        assert re.fullmatch(f"its worker was lost twice, the last time by {reason}", told(events, spec)[-1].message)
 
 
 @contextmanager

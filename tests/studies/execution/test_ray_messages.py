@@ -3,18 +3,22 @@
 import dataclasses
 import importlib.util
 import socket
+import sys
+import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
+from lossaware.studies.execution import patience, ray_driver
 from lossaware.studies.execution import ray as engine_module
-from lossaware.studies.execution.events import RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution.events import EpochDone, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.factory import make_engine
 from lossaware.studies.execution.ray import LOSSES, RayEngine
-from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, stream
+from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, _Begun, stream
 from lossaware.studies.specs.run_spec import RunSpec
 
 without_ray = importlib.util.find_spec("ray") is None  # which is not imported here, as the engine prepares that
@@ -94,6 +98,71 @@ def test_an_address_that_accepts_and_says_nothing(monkeypatch):
             list(RayEngine(1, address).execute([FIRST], None))
 
 
+class Worker:
+    """The events of a worker, as a stand-in for Ray has them; then it is silent until it is killed."""
+
+    def __init__(self, *events):
+        self.events = list(events)
+        self.killed = False
+
+    def __next__(self):
+        if self.killed:
+            raise StandIn.exceptions.RayError
+        return self.events.pop(0)
+
+
+class StandIn:
+    """What the driver uses of Ray, at once. A look without events takes as long as the real one may."""
+
+    class exceptions:  # noqa: N801
+        RayTaskError = LocalRayletDiedError = type("Other", (Exception,), {})
+        RayError = type("RayError", (Exception,), {})
+
+    def __init__(self, clock):
+        self.clock = clock
+
+    def wait(self, running, timeout):
+        ready = [worker for worker in running if worker.killed or worker.events]
+        self.clock.append(self.clock[-1] + (0 if ready else timeout))
+        return ready, []
+
+    def get(self, event):
+        return event
+
+    def cancel(self, worker, force):
+        assert force
+        worker.killed = True
+
+
+def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setitem(sys.modules, "ray", StandIn(clock))
+    monkeypatch.setattr(ray_driver, "_Watch", lambda: SimpleNamespace(look=lambda: None))
+    monkeypatch.setattr(time, "monotonic", lambda: clock[-1])
+    done = EpochDone(FIRST, None)
+    hangs = [Worker(_Begun(), done), Worker(_Begun(), done)]
+    patient = Worker()  # until a CPU is free for it
+    workers = {FIRST: [*hangs], SECOND: [patient]}
+    events = []
+    for event in ray_driver._events_of([FIRST, SECOND], 2, lambda spec: workers[spec].pop(0)):
+        events.append(event)
+        if isinstance(event, RunFailed):
+            assert not patient.killed
+            patient.events += [_Begun(), RunDone(SECOND, 2)]
+    assert hangs[0].killed
+    assert hangs[1].killed
+    silent = f"hanging: no event for {patience.SILENCE + patience.LOOK_EVERY:.0f} s"
+    assert [event for event in events if event.spec == FIRST] == [
+        RunStarted(FIRST),
+        done,
+        RunNote(FIRST, f"its worker is killed for {silent}; it is started again"),
+        RunStarted(FIRST),
+        done,
+        RunFailed(FIRST, f"its worker was lost twice, the last time by {silent}"),
+    ]
+    assert events[-1] == RunDone(SECOND, 2)
+
+
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +222,6 @@ def test_engines_by_name():
 def test_a_machine_that_is_set_up_otherwise(monkeypatch, folder, package, reason):
     from lossaware.studies.training.checkpoint import PACKAGE
 
-    (event,) = stream(DIGITS, None, None, folder, package or PACKAGE)
+    (event,) = stream(DIGITS, None, None, folder, package or PACKAGE)  # and it does not begin
     assert isinstance(event, RunFailed)
     assert reason in event.message

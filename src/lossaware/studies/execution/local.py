@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import os
 import signal
-import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from multiprocessing import connection
@@ -13,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution.events import EpochDone, Event, RunDone, RunFailed, RunNote, RunStarted
+from lossaware.studies.execution import patience
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.processes import leave_ctrl_c_to_parent, quiet_start
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
@@ -75,7 +75,7 @@ class LocalEngine:
                     worker.hang()
                     if worker.attempt == 1:
                         yield RunNote(worker.spec, f"its process is killed for {worker.death()}; it is started again")
-                for messages in connection.wait(list(workers), timeout=_LOOK_EVERY if workers else 0):
+                for messages in connection.wait(list(workers), timeout=patience.LOOK_EVERY if workers else 0):
                     assert isinstance(messages, Connection)
                     worker = workers[messages]
                     try:
@@ -103,41 +103,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Patience:
-    """The allowed silence of a worker: a multiple of its longest one so far, and at least `SILENCE`."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._longest = 0.0
-        self._has_epoch = False
-
-    def hears(self, event: Event) -> None:
-        """Record an event of the worker."""
-        now = time.monotonic()
-        self._longest = max(self._longest, now - self._last)
-        self._last = now
-        self._has_epoch |= isinstance(event, EpochDone)
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the worker's last event."""
-        return time.monotonic() - self._last
-
-    def is_over(self) -> bool:
-        """Whether the worker has been silent for too long."""
-        if self._has_epoch:
-            return self.silence > max(SILENCE, MANY * self._longest)
-        # Before the first epoch it is unknown how long a test takes, or how much a user's function does at a time.
-        return self.silence > max(FIRST_SILENCE, MANY * (self._last - self._began))
-
-
-SILENCE = 600.0
-"""Seconds of silence that are always allowed after a worker's first epoch."""
-FIRST_SILENCE = 24 * 3600.0
-"""The same before its first epoch."""
-MANY = 20
-"""Multiple of a worker's longest silence that is allowed."""
-_LOOK_EVERY = 5.0
 _TOO_MANY_FILES = "too many files are open for so many processes: raise the limit (ulimit -n), or lower --jobs"
 
 
@@ -155,7 +120,7 @@ class _Worker:
         self.spec = spec
         self.attempt = attempt
         self.finished = False
-        self.patience = Patience()
+        self.patience = patience.Patience()
         self._silence = ""
         self.messages, other_end = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
@@ -177,7 +142,7 @@ class _Worker:
 
     def hang(self) -> None:
         """Kill the process because it was silent for too long."""
-        self._silence = f"hanging: no event for {self.patience.silence:.0f} s"
+        self._silence = self.patience.verdict()
         self._process.kill()
 
     def death(self) -> str:

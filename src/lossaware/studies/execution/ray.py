@@ -43,10 +43,10 @@ class RayEngine:
     statistics, opens no port to the network or to other users, and its files are removed at the end. With an address,
     an existing cluster is used, which must include this machine.
 
-    If its worker or node is lost, a run is started again once, from its checkpoint if that can be reached; then it has
-    failed. If the whole cluster is lost, because its raylet or control service was killed, a new one is started; one
-    by address has `LOST_SECONDS` to answer again. A run has failed after `LOSSES` lost clusters. On a GPU each run
-    uses an eighth of it.
+    If its worker or node is lost, or its worker hangs (see `lossaware.studies.execution.patience`), a run is started
+    again once, from its checkpoint if that can be reached; then it has failed. If the whole cluster is lost, because
+    its raylet or control service was killed, a new one is started; one by address has `LOST_SECONDS` to answer again.
+    A run has failed after `LOSSES` lost clusters. On a GPU each run uses an eighth of it.
 
     Args:
         jobs: Runs at a time, at least 1; None is one per CPU of the cluster.

@@ -16,8 +16,9 @@ from queue import SimpleQueue
 from typing import Any, NoReturn
 
 from lossaware.errors import UsageError
-from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import GPU_JOBS
+from lossaware.studies.execution.patience import LOOK_EVERY, Patience
 from lossaware.studies.execution.processes import leave_ctrl_c_to_parent
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
@@ -25,8 +26,6 @@ from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
 
-LOOK_EVERY = 5.0
-"""Interval in seconds at which the cluster is checked."""
 _OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are too small for it, but Ray needs 75 MiB
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 _ALONE = {
@@ -140,17 +139,24 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
 
     watch = _Watch()
     waiting = deque((spec, 1) for spec in specs)
-    running: dict[Any, tuple[RunSpec, int]] = {}
+    running: dict[Any, _Run] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 spec, attempt = waiting.popleft()
-                running[begin(spec)] = spec, attempt
+                running[begin(spec)] = _Run(spec, attempt)
                 yield RunStarted(spec)
             watch.look()
+            for run_events, run in running.items():
+                if run.hangs():
+                    if run.attempt == 1:
+                        yield RunNote(run.spec, f"its worker is killed for {run.hanging}; it is started again")
+                    # Its events end with it, so it is handled like any other death.
+                    ray.cancel(run_events, force=True)
             for run_events in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
-                spec, attempt = running[run_events]
-                event: Event
+                run = running[run_events]
+                spec = run.spec
+                event: Event | _Begun
                 try:
                     event = ray.get(next(run_events))
                 except ray.exceptions.RayTaskError as error:
@@ -158,11 +164,17 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
                 except ray.exceptions.LocalRayletDiedError:
                     raise _ClusterLostError("this machine's raylet died") from None  # all runs depend on it
                 except ray.exceptions.RayError as error:
-                    if attempt == 1:
+                    if run.attempt == 1:
                         del running[run_events]
                         waiting.appendleft((spec, 2))
                         continue
-                    event = RunFailed(spec, f"its worker was lost twice, the last time by {type(error).__name__}")
+                    reason = run.hanging or type(error).__name__
+                    event = RunFailed(spec, f"its worker was lost twice, the last time by {reason}")
+                if isinstance(event, _Begun):
+                    run.patience = Patience()
+                    continue
+                if run.patience is not None:
+                    run.patience.hears(event)
                 if isinstance(event, (RunDone, RunFailed)):
                     del running[run_events]
                 yield event
@@ -170,6 +182,28 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
         with contextlib.suppress(ray.exceptions.RayError):
             for run_events in running:
                 ray.cancel(run_events, force=True)
+
+
+@dataclass
+class _Run:
+    """A run on the cluster. It has patience from `_Begun` until its worker hangs."""
+
+    spec: RunSpec
+    attempt: int
+    patience: Patience | None = None
+    hanging: str = ""
+
+    def hangs(self) -> bool:
+        """Whether its worker has been silent for too long; true once, and `hanging` is then the reason."""
+        if self.patience is None or not self.patience.is_over():
+            return False
+        self.hanging, self.patience = self.patience.verdict(), None
+        return True
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The first message of a worker: the run no longer waits for a free CPU, which may take days."""
 
 
 class _ClusterLostError(Exception):
@@ -186,7 +220,7 @@ class _Watch:
         self._looked = time.monotonic()
 
     def look(self) -> None:
-        """Raise `_ClusterLostError` if it does not, at most every `LOOK_EVERY` seconds."""
+        """Raise `_ClusterLostError` if it does not. Look at most every `LOOK_EVERY` seconds."""
         import ray
 
         if (now := time.monotonic()) - self._looked < LOOK_EVERY:
@@ -198,8 +232,8 @@ class _Watch:
 
 def stream(
     spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
-) -> Iterator[Event]:
-    """Worker entry point: executes the run and yields its events.
+) -> Iterator["Event | _Begun"]:
+    """Worker entry point: executes the run and yields its events, after `_Begun`.
 
     Args:
         spec: The run.
@@ -216,6 +250,7 @@ def stream(
     except OSError as error:
         yield RunFailed(spec, f"{platform.node()} does not have the folder {folder} ({error.strerror})")
         return
+    yield _Begun()
     events: SimpleQueue[Event | None] = SimpleQueue()
 
     def work() -> None:
