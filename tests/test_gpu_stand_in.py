@@ -208,19 +208,21 @@ sys.argv[1:] = ["--data", "{data}", "--out", "{out}", *{more}]
 gpu_session.main()
 """
 SMALL = """
+gpu_session.GRACE = 200.0  # for a machine that is busy
 study = ["table01", "--only", "task=MNIST", "--device", "cuda", "--seeds", "1", "--epochs", "2", "--jobs", "2"]
 gpu_session.TESTS = ["pytest", "-m", "cuda", "-n", "0", "-v", "tests/test_cuda.py", "-k", "captured"]
-gpu_session.BENCHMARK = ["benchmarks.gpu", "--elements", "20000", "--rounds", "6", "--seeds", "1", "--jobs", "2"]
+gpu_session.BENCHMARK = ["benchmarks.gpu", "--elements", "3000", "--rounds", "6", "--seeds", "1", "--jobs", "2"]
+gpu_session.BENCHMARK += ["--epochs", "2", "--algorithms", "SGD,Adam"]
 gpu_session.STUDIES = {"SGD": [*study, "--only", "algorithm=SGD"], "two": [*study, "--only", "algorithm=SGD,Adam"]}
 """
 CUT = """
 study = ["table01", "--only", "task=MNIST", "--only", "algorithm=SGD", "--device", "cuda", "--seeds", "1"]
 given = gpu_session.parts
-gpu_session.STUDIES = {"SGD": [*study, "--epochs", "30", "--jobs", "1"]}
+gpu_session.STUDIES = {"SGD": [*study, "--epochs", "12", "--jobs", "1"]}
 gpu_session.parts = lambda data, out: [
     Part("good", ["-c", "print('here')"], minutes=5),
     Part("bad", ["-c", "raise SystemExit(3)"], minutes=5),
-    Part("long", ["-c", "import time; time.sleep(600)"], minutes=0.1),
+    Part("long", ["-c", "import time; time.sleep(600)"], minutes=0.05),
     given(data, out)[-1],
 ]
 """
@@ -252,7 +254,7 @@ def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_pat
     assert " passed" in (out / "tests.log").read_text()
     measured = (out / "benchmark.log").read_text()  # the times are none, the rest is as on a GPU
     assert "| kernels that LGA adds to a step of Adam, 300 tensors | 3  | ≤ 3  |  | met |" in measured
-    assert "14 runs, 2 at a time, recorded steps" in measured
+    assert "4 runs, 2 at a time, recorded steps" in measured
     assert len(json.loads((out / "speed" / "gpu.json").read_text())["goals"]) == 6
     exported = json.loads((out / "results" / "table01.study.json").read_text())
     assert {run["spec"]["device"] for run in exported["runs"].values()} == {"cuda"}
@@ -280,7 +282,7 @@ def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist:
     first.communicate()
     assert first.returncode == (130 if how is signal.SIGTERM else -how)
     assert states(out) == {"good": "done", "bad": "failed", "long": "cut off", "SGD": "cut off"}
-    second = session(CUT.replace("sleep(600)", "sleep(0)").replace("0.1", "5"), tiny_mnist, out)
+    second = session(CUT.replace("sleep(600)", "sleep(0)").replace("0.05", "5"), tiny_mnist, out)
     said, errors = second.communicate()
     assert second.returncode == 1, errors
     assert states(out) == {"good": "done", "bad": "failed", "long": "done", "SGD": "done"}
