@@ -26,6 +26,8 @@ betas = [0.8, 0.9]
 wide = true
 """
 
+DOTTED = ".".join("a" * 3000)
+
 
 @pytest.fixture
 def expanded(tmp_path, monkeypatch):
@@ -50,6 +52,15 @@ def test_each_key_is_an_option(expanded):
         "--batch-size=32",
         *["--set", "hidden=8", "--set", "betas=0.8,0.9", "--set", "wide=true"],
     ]
+
+
+@pytest.mark.parametrize(
+    "value", [f"0x{'f' * 5000}", f"[0x{'f' * 5000}]", f"[[0x{'f' * 5000}]]", "{" + DOTTED + " = 1}"]
+)
+def test_a_value_without_end_is_one_line(expanded, value):
+    for key in ("lrs", "seeds", "set"):
+        with pytest.raises(UsageError, match=r"^compare.toml: (lrs|seeds|set).* (too long|too deeply)|set must be a"):
+            expanded("compare digits --config compare.toml", f"{key} = {value}")
 
 
 def test_the_command_line_goes_before_the_file(expanded):

@@ -1,11 +1,15 @@
 """Standard streams that are closed, too few open files, and the permissions of what a command writes."""
 
+import errno
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
+from lossaware.cli import main
+from lossaware.errors import Note, UsageError
 from lossaware.studies.report.page import Report, render
 from lossaware.studies.specs.provenance import without_home
 
@@ -53,6 +57,33 @@ def test_too_few_open_files_are_one_line(tmp_path):
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("lossaware: ")]
     assert said, done.stderr
+
+
+def test_too_many_open_files_in_any_command_are_one_line(tmp_path, monkeypatch, capsys):
+    def refuse(folder):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("lossaware.studies.store.verify.verify", refuse)
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "verify", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "lossaware: Too many open files: raise the limit (ulimit -n), or lower --jobs\n"
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+def test_notes_are_lines_whatever_is_said_of_warnings(tmp_path, monkeypatch, capsys, action):
+    """PYTHONWARNINGS would make them tracebacks, or nothing."""
+
+    def note(folder):
+        warnings.warn("a note", Note, stacklevel=1)
+        raise UsageError("the end")
+
+    monkeypatch.setattr("lossaware.studies.store.verify.verify", note)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(SystemExit):
+            main(["study", "verify", str(tmp_path)])
+    assert capsys.readouterr().err == "lossaware: a note\nlossaware: the end\n"
 
 
 def test_home_folders_are_not_told(monkeypatch):

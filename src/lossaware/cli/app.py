@@ -142,6 +142,7 @@ def _notes_by(say: Callable[[str], None]) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        warnings.simplefilter("default", Note)  # whatever PYTHONWARNINGS says of warnings
         yield
 
 

@@ -46,7 +46,7 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
                 plain = [plain[0], _text(path, key, value), *plain[1:]]
         elif name == "set":
             if not isinstance(value, dict):
-                raise UsageError(f"{path}: set must be a table of options, such as [set], got {value!r:.80}")
+                raise UsageError(f"{path}: set must be a table of options, such as [set], got {_shown(value)}")
             there = {word.partition("=")[0] for word in _values_of(plain, option)}
             found += [
                 word
@@ -78,10 +78,10 @@ def _without_option(words: Sequence[str]) -> tuple[list[str], Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
+    from lossaware.studies.specs.regular_file import MAX_SETTINGS, read_text
 
     try:
-        return tomllib.loads(read_text(path, at_most=MAX_TEXT))
+        return tomllib.loads(read_text(path, at_most=MAX_SETTINGS))
     except UsageError as error:
         raise UsageError(f"{OPTION} {error}") from None
     except (ValueError, RecursionError) as error:
@@ -92,11 +92,19 @@ def _text(path: Path, key: str, value: Any) -> str:
     """A value as it is written on a command line."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float | str):
-        return str(value)
-    if isinstance(value, list) and value and all(isinstance(part, int | float | str) for part in value):
-        return ",".join(str(part) for part in value)
-    raise UsageError(f"{path}: {key} must be a number, a text, true, false or a list of these, got {value!r:.80}")
+    parts = value if isinstance(value, list) else [value]
+    if not (parts and all(isinstance(part, int | float | str) for part in parts)):
+        raise UsageError(f"{path}: {key} must be a number, a text, true, false or a list of these, got {_shown(value)}")
+    try:
+        return ",".join(str(part) for part in parts)
+    except ValueError:  # a hexadecimal number of thousands of digits
+        raise UsageError(f"{path}: {key} is {_shown(value)}") from None
+
+
+def _shown(value: Any) -> str:
+    from lossaware.studies.specs.formatting import shown
+
+    return shown(value)
 
 
 def _has_task(words: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -31,6 +32,8 @@ def _whole(kind: type, tokens: Sequence[Token]) -> int:
 
 MAX_SEEDS = 10_000
 """Equal to `lossaware.studies.specs.run_spec.MAX_SEEDS`, which is not imported so that help is fast."""
+MAX_VALUES = 10_000
+"""Maximum number of values of an option; a study has at most as many cells."""
 MOST = 1_000_000_000
 """Maximum number of steps, examples or epochs."""
 
@@ -116,7 +119,9 @@ def data_source(data: Path | None, no_verify: bool) -> "DataFolder | None":
 
 
 def _unique(option: str, values: list[T], show: Callable[[T], str]) -> list[T]:
-    for value in values:
-        if values.count(value) > 1:
+    if len(values) > MAX_VALUES:
+        raise UsageError(f"{option} has {len(values)} values; at most {MAX_VALUES} are allowed")
+    for value, count in Counter(values).items():
+        if count > 1:
             raise UsageError(f"{option} names {show(value)} twice")
     return values

@@ -102,6 +102,15 @@ def test_a_killed_download_leaves_nothing_under_the_names_and_can_be_started_aga
     assert names(tmp_path) == ["things.tar.gz", "things/a.bin", "things/more/b.txt"]
 
 
+def test_a_folder_of_somebody_else_is_not_emptied(server, tmp_path):
+    work = tmp_path / ".things.download"
+    (work / "thesis").mkdir(parents=True)
+    (work / "thesis" / "text").write_text("mine")
+    with pytest.raises(UsageError, match=r"things\.download exists, but is not of a download by lossaware: move it"):
+        get(archive_set(server), tmp_path)
+    assert (work / "thesis" / "text").read_text() == "mine"
+
+
 def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
     def full(*what, **more):
         raise OSError(28, "No space left on device", str(tmp_path / "tmp123"))

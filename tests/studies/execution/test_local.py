@@ -149,6 +149,15 @@ def test_too_many_open_files_is_one_line(mine, monkeypatch):
         list(LocalEngine(1).execute([mine("good")], None))
 
 
+def test_a_folder_for_temporary_files_with_a_long_path_is_one_line(mine, monkeypatch):
+    def refuse(*arguments):
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(local, "_Worker", refuse)
+    with pytest.raises(UsageError, match="set TMPDIR to a shorter one than /"):
+        list(LocalEngine(1).execute([mine("good")], None))
+
+
 def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
     monkeypatch.setattr(patience, "SILENCE", 3.0)
     monkeypatch.setattr(patience, "MANY", 0.1)

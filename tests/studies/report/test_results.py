@@ -22,10 +22,10 @@ from lossaware.studies.report import results_html as results_report
 from lossaware.studies.report import results_markdown as results_page
 from lossaware.studies.report.plot import Plot
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Overrides, load_study, studies
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.folder import Folder, Launch
 from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser, pictures
 

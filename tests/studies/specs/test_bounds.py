@@ -6,12 +6,13 @@ from lossaware.cli import main
 from lossaware.cli import values as cli_values
 from lossaware.errors import UsageError
 from lossaware.studies.specs import run_spec
-from lossaware.studies.specs.regular_file import MAX_TEXT
+from lossaware.studies.specs.regular_file import MAX_SETTINGS
 from lossaware.studies.specs.study import Overrides, load_study, parse_study
 from lossaware.studies.specs.study_file import parse_settings
 from support.small_grid import TEXT
 
 POINTS = "\n".join(f"p{i} = {{}}" for i in range(101))
+DOTTED = ".".join("a" * 3000)
 HUGE = {
     "seeds": (("seeds = 2", "seeds = 1_000_000_000"), "must be at most 10000 seeds"),
     "a seed": (("seeds = 2", f"seeds = [{2**63}]"), "must be a number of seeds"),
@@ -26,6 +27,10 @@ HUGE = {
     "a figure": (("[90.0,", f"[{'9' * 4000},"), "must list figures of a table"),
     "a large figure": (("[90.0,", "[1e999999,"), "must list figures of a table"),
     "nested": (("seeds = 2", f"seeds = {'[' * 5000}"), "nested too deeply|not valid TOML"),
+    "dotted": (("seeds = 2", f"seeds.{DOTTED} = 2"), "base.seeds: .* got a value that is nested too deeply"),
+    "a dotted option": (("hidden = 8", f"hidden.{DOTTED} = 8"), "got a value that is nested too deeply"),
+    "a dotted figure": (("[90.0,", f"[{{{DOTTED} = 1}},"), "must list numbers, got a value that is nested too deeply"),
+    "mistakes": (("title", "\n".join(f"k{i} = 1" for i in range(20_000)) + "\ntitle"), "and 19999 more mistakes"),
 }
 
 
@@ -65,8 +70,10 @@ def test_settings_of_a_command_line(given):
         ["--batch-size", "9" * 5000],
         ["--lrs", "1e999"],
         ["--set", "hidden=" + "9" * 5000],
+        ["--lrs", ",".join(f"{i}e-9" for i in range(1, 10_002))],
+        ["--optimizers", ",".join(map(str, range(10_001)))],
     ],
-    ids=range(6),
+    ids=range(8),
 )
 @pytest.mark.timeout(60)
 def test_a_comparison_that_would_never_end(arguments, tmp_path, capsys):
@@ -84,8 +91,8 @@ def test_the_limit_of_seeds_is_the_same_everywhere():
 
 def test_a_large_study_file_is_not_read(tmp_path):
     with (tmp_path / "large.toml").open("wb") as file:
-        file.truncate(MAX_TEXT + 1)
-    with pytest.raises(UsageError, match=f"at most {MAX_TEXT} are read"):
+        file.truncate(MAX_SETTINGS + 1)
+    with pytest.raises(UsageError, match=f"at most {MAX_SETTINGS} are read"):
         load_study(str(tmp_path / "large.toml"))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import warnings
 from dataclasses import replace
@@ -9,15 +10,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib import rcParams
 from matplotlib.figure import Figure as Canvas
 
 from lossaware.cli.output import console, say, tell
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
+from lossaware.studies.report.page import Report, render
 from lossaware.studies.report.plot import Plot, label
 from lossaware.studies.report.study_table import study_table
+from lossaware.studies.report.writers import formats
 from lossaware.studies.report.writers import text as terminal_text
-from lossaware.studies.specs.escape import csv_text, latex, markdown, markdown_code, matplotlib, svg_address, terminal
+from lossaware.studies.specs.escape import (
+    csv_text,
+    json_text,
+    latex,
+    markdown,
+    markdown_code,
+    matplotlib,
+    svg_address,
+    terminal,
+)
 from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
@@ -132,6 +145,34 @@ def test_escaped_text_reads_as_it_was():
     assert markdown("[a]: http://x [a](b) _c_ [a][b]") == r"\[a]: http://x \[a](b) \_c\_ \[a][b]"
     assert terminal("über\nµ\t— 日本") == "über\nµ\t— 日本"
     assert markdown_code("a`b|c\nd") == r"`a'b\|c d`"
+
+
+HIDDEN = "\u202e12.5\u2066\u200b\u00ad\u2060\ufeff\U000e0041\x9b"
+"""Marks for the direction of writing, by which 12.5 reads 5.21, and characters that nobody sees."""
+
+
+def test_nothing_turns_the_direction_of_writing_or_hides(grid):
+    known = Known()
+    fill(grid, known)
+    shown = replace(show(grid, known, []), remarks=[HIDDEN])
+    for kind in set(formats()) - {"text"}:  # which the console escapes
+        text = written(shown, kind)
+        assert not set(HIDDEN) & set(text) - set("12.5"), kind
+    assert HIDDEN not in render(Report(HIDDEN, HIDDEN, HIDDEN, [])).replace("12.5", "")
+    assert not set(HIDDEN) & set(render(Report(HIDDEN, HIDDEN, HIDDEN, []))) - set("12.5")
+    assert json.loads(json_text([HIDDEN, "\ud800", "é"])) == [HIDDEN, "\ud800", "é"]
+    assert terminal("\u200d\u200c") == "\u200d\u200c", "some scripts and emoji need the joiners"
+
+
+def test_the_settings_of_a_folder_do_not_decide_how_a_plot_is_drawn(monkeypatch):
+    """Matplotlib reads a matplotlibrc from the current folder; with this one it would run LaTeX."""
+    plot = Plot(lambda canvas: label(canvas.subplots(), "a"), (3, 2), "x")
+    before = plot.svg()
+    monkeypatch.setitem(rcParams, "lines.linewidth", 9)
+    monkeypatch.setitem(rcParams, "savefig.facecolor", "red")
+    monkeypatch.setitem(rcParams, "text.usetex", True)
+    assert plot.svg() == before
+    assert rcParams["text.usetex"], "it is as it was for the user's own plots"
 
 
 @pytest.mark.parametrize("name", [r"$\frac$", "$a$", "_hidden", ESC, "\\$x\\$"], ids=range(5))

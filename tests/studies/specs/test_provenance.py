@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lossaware.studies.specs.provenance import environment, format_provenance, without_folders
+from lossaware.studies.specs.provenance import LONGEST, environment, format_provenance, without_folders, without_home
 
 MODULE = "/somewhere/lossaware/__main__.py"
 
@@ -52,6 +52,14 @@ def test_the_command_can_be_typed_again(monkeypatch, program, torchrun, command)
 )
 def test_no_folder_of_a_machine_is_published(command, shown):
     assert without_folders(command) == shown
+
+
+@pytest.mark.timeout(20)
+def test_a_text_without_end_is_shortened_and_takes_no_time():
+    long = "data:" * 200_000
+    for line in format_provenance([{"date": long, "processor": long, "command": long, "data": long}]):
+        assert len(line) < LONGEST + 10
+    assert without_home(f"{long} /home/me/x") == f"{long} ~/x"
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ import csv
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
+from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
@@ -212,6 +213,38 @@ def test_a_damaged_export_is_one_line(grid, tmp_path, name, change, message):
         read_all()
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+class OnAMachine(Known):
+    """Runs that were made with folders of a machine on the command line."""
+
+    def environment(self, spec):
+        command = "lossaware study run /home/me/grid.toml --data=/srv/me/data --out /srv/me/out"
+        return {"date": "2026-01-02", "commit": "abc", "command": command}
+
+
+def test_an_export_keeps_no_folder_of_a_machine(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/me/bin/lossaware", "study", "export", "/home/me/grid.toml"])
+    known = OnAMachine()
+    fill(grid, known)
+    launch = replace(Launch.now(grid), environment=known.environment(grid.specs[0]))
+    export(show(grid, known, []), Sources([known]), [launch], tmp_path)
+    for path in tmp_path.iterdir():
+        assert "/home/me" not in path.read_text()
+        assert "/srv/me" not in path.read_text()
+    told = (tmp_path / "grid.study.json").read_text()
+    assert told.count("lossaware study run grid.toml --data=DIR --out DIR") == 2, "of the runs, and of the launch"
+    assert told.count("lossaware study export grid.toml") == 1
+
+
+def test_the_path_of_a_task_is_part_of_its_runs_and_this_is_said(grid, tmp_path):
+    task = tmp_path / "my_task.py"
+    task.write_text("")
+    study = parse_study(TEXT.replace("digits", f"{task}:build"), "grid")
+    known = Known()
+    fill(study, known)
+    with pytest.warns(Note, match=r"my_task\.py:build: this path is part of the exported runs"):
+        export(show(study, known, []), Sources([known]), [], tmp_path / "results")
 
 
 def test_a_file_is_no_folder_of_exports(tmp_path):

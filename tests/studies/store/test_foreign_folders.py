@@ -17,11 +17,11 @@ from lossaware.studies.analysis.export import export
 from lossaware.studies.execution.supervise import execute_missing
 from lossaware.studies.report import page, results_markdown
 from lossaware.studies.specs.run_spec import RunSpec
+from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import load_study, parse_study
 from lossaware.studies.specs.user_code import source_digest
 from lossaware.studies.store import export as written
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources
@@ -62,6 +62,8 @@ def test_only_checkpoints_of_our_own_are_removed(tmp_path):
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("my thesis")
     foreign = {"notes.txt", f"{KEY}.pt.bak", f".{KEY}.pt-notes.txt", f"{KEY}", "thesis.pt", f".{OTHER}.pt-abcdefgh"}
+    for name in ("kept.pt", f"{KEY}-kept.pt", f".{KEY}.pt-kept"):  # a copy of the user's own
+        (folder / name).write_bytes(_MAGIC + b"whole")
     for name in foreign:
         (folder / name).write_text("mine")
     for name in (f".{KEY}.pt-aaaaaaaa", f".{OTHER}.pt-bbbbbbbb"):
@@ -133,7 +135,14 @@ def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_p
         ("ALTER TABLE epochs RENAME TO e; CREATE VIEW epochs AS SELECT * FROM e", "it has the table 'e'"),
         ("CREATE VIEW v AS SELECT randomblob(1000000000)", "it has the view 'v'"),
         ("CREATE INDEX i ON epochs (length(train))", "it has the index 'i'"),
-        ("ALTER TABLE runs ADD COLUMN c AS (length(spec))", "column 'c' of runs is computed"),
+        ("ALTER TABLE runs ADD COLUMN c AS (length(spec))", "its tables are not those of format 2"),
+        ("ALTER TABLE runs ADD COLUMN c CHECK (length(hex(zeroblob(spec))) >= 0)", "its tables are not those of"),
+        ("ALTER TABLE epochs ADD COLUMN c DEFAULT (hex(randomblob(1000000000)))", "its tables are not those of"),
+        ("DROP TABLE epochs; CREATE TABLE epochs (run TEXT REFERENCES runs ON DELETE CASCADE)", "its tables are not"),
+        (
+            "DROP TABLE environments; CREATE VIRTUAL TABLE environments USING dbstat(main)",
+            "its tables are not those of",
+        ),
     ],
 )
 @pytest.mark.parametrize("read_only", [True, False])
@@ -146,6 +155,19 @@ def test_a_database_with_sql_of_somebody_else_is_refused(tmp_path, statements, m
     database.close()
     with pytest.raises(UsageError, match=message), Store(path, read_only=read_only):
         pass
+
+
+@pytest.mark.timeout(20)
+def test_a_value_of_a_database_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "results.sqlite"
+    with Store(path) as store:
+        store.begin(SPEC)
+    database = sqlite3.connect(path)
+    database.execute("UPDATE runs SET state = 'failed', message = zeroblob(20000000)")
+    database.commit()
+    database.close()
+    with pytest.raises(UsageError, match="too big"), Store(path, read_only=True) as store:
+        store.failures()
 
 
 def test_launches_are_not_written_through_a_link(tmp_path, grid):
@@ -216,6 +238,14 @@ def test_the_digest_of_a_source_imports_nothing_and_opens_no_device(trap, task):
     assert not {"this", "antigravity"} & set(sys.modules)
 
 
+def test_the_digest_of_a_source_opens_only_source_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("secret", "secret.txt", "code.py"):
+        (tmp_path / name).write_text("text")
+    assert source_digest(["./secret:x"]) is source_digest([f"{tmp_path}/secret.txt:x"]) is None
+    assert source_digest(["code.py:x"]) is not None
+
+
 def foreign(folder: Path, task: str) -> Exported:
     """An exported study as somebody else may write it, with all digests right."""
     study = parse_study(TEXT, "grid")
@@ -270,6 +300,39 @@ def test_a_task_that_the_user_runs_is_one_line_whatever_it_is(trap, capsys):
     for task in ("/dev/zero:x", "pipe.py:x", "a.py:x", "this.x:build"):
         assert lossaware("compare", task, "--out", trap / "out") == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def changed_files(folder: Path, name: str) -> None:
+    """An exported study that names one more file, with all digests right."""
+    path = folder / "grid.study.json"
+    content = json.loads(path.read_text())
+    content["files"][name] = "0" * 64
+    path.write_text(json.dumps(sealed({key: value for key, value in content.items() if key != "sha256"})))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", "..", "", "pipe/x", "a\0b"])
+def test_an_exported_study_names_no_file_elsewhere(tmp_path, name):
+    """Unguarded: the file is opened, and the message tells its digest."""
+    (tmp_path / "secret").write_text("mine")
+    foreign(tmp_path / "results", "digits")
+    changed_files(tmp_path / "results", name)
+    exported = Exported(tmp_path / "results")
+    with pytest.raises(UsageError, match=r"is not the name of a file in its folder|embedded null byte") as error:
+        exported.epochs("grid")
+    assert "SHA-256" not in str(error.value)
+
+
+def test_a_study_with_the_name_of_something_else_does_not_replace_it(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "grid.csv").write_text("step,loss\n1,0.5\n")  # the table of a plot
+    with pytest.raises(UsageError, match=r"grid\.csv exists, but is not of an exported study: give the study's file"):
+        foreign(results, "digits")
+    assert [path.name for path in results.iterdir()] == ["grid.csv"]
+    (results / "grid.csv").unlink()
+    foreign(results, "digits")
+    (results / "grid.study.json").unlink()  # an export that was killed before its last file
+    foreign(results, "digits")
 
 
 CHANGES = {

@@ -12,9 +12,9 @@ from lossaware.studies.analysis.export import export
 from lossaware.studies.data.checksums import MANIFEST, Manifest
 from lossaware.studies.report import artifacts
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import load_study
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import sealed
 from lossaware.studies.store.exported import Exported
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import time
+import zipfile
 
 import pytest
 import torch
@@ -221,6 +222,20 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
     assert not marks.exists()
     assert "cannot be read safely" in told[0][0]
     assert "\n" not in told[0][0]
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
+    """A file of a megabyte may need a gigabyte of memory."""
+    buffer, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"of": {}, "state": torch.zeros(1000)}, buffer)
+    with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in plain.namelist():
+            archive.writestr(name, plain.read(name))
+    payload, path = packed.getvalue(), tmp_path / "one.pt"
+    path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
+    checkpoint, told = listening(path, SPEC)
+    assert checkpoint.load() is None
+    assert "is compressed or of another kind" in told[0][0]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,23 @@ def test_a_checkpoint_that_lacks_the_report_of_its_epoch_is_removed(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_report_that_was_changed_is_not_reported_again(tmp_path, at):
+    function = interrupted(at)
+    with pytest.raises(KeyError):
+        run(tmp_path, function)
+    kept = tmp_path / "own" / ".reported.json"
+    content = kept.read_text()
+    for changed in (content.replace('"total": ', '"total": 1'), content[:-9], "[" * 100_000, "{}"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        kept.write_text(changed)
+        with pytest.raises(
+            UsageError, match=r"reported.json: damaged .*; the run's checkpoint is removed, so it starts"
+        ):
+            run(tmp_path, function)
+        assert not kept.exists()
+
+
 # --- rehearsal ------------------------------------------------------------------------------------------------------
 
 

@@ -275,17 +275,31 @@ def _workplace(folder: Path, name: str) -> Iterator[Path]:
     try:
         work.mkdir(exist_ok=True)
         with _locked(work):
+            if any(work.iterdir()) and not (work / _MARK).is_file():
+                raise UsageError(f"{work} exists, but is not of a download by lossaware: move it away")
+            (work / _MARK).touch()
             try:
-                for leftover in work.iterdir():
-                    shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+                _empty(work)
                 yield work
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                _empty(work)
+                shutil.rmtree(work, ignore_errors=True)  # the mark goes last
     except BaseException:
         for path in created:
             with suppress(OSError):  # it is not empty
                 path.rmdir()
         raise
+
+
+_MARK = ".made-by-lossaware"
+
+
+def _empty(work: Path) -> None:
+    for path in work.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _MARK:
+            path.unlink()
 
 
 @contextmanager

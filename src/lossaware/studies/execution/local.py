@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections import deque
 from collections.abc import Generator, Sequence
 from multiprocessing import connection
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from lossaware.errors import UsageError
 from lossaware.studies.execution import patience
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunNote, RunStarted
-from lossaware.studies.execution.processes import leave_ctrl_c_to_parent, quiet_start
+from lossaware.studies.execution.processes import begin_process, quiet_start
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
@@ -63,6 +64,8 @@ class LocalEngine:
                     except (EOFError, OSError) as error:
                         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
                             raise UsageError(_TOO_MANY_FILES) from None
+                        if "path too long" in str(error):
+                            raise UsageError(_LONG_PATH.format(tempfile.gettempdir())) from None
                         # The server was killed while it forked the process.
                         if attempt == 1:
                             waiting.appendleft((spec, 2))
@@ -103,6 +106,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_LONG_PATH = "the path of the folder for temporary files is too long for a socket: set TMPDIR to a shorter one than {}"
 _TOO_MANY_FILES = "too many files are open for so many processes: raise the limit (ulimit -n), or lower --jobs"
 
 
@@ -126,10 +130,7 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_work, args=(other_end, spec, data_folder, checkpoints, os.getcwd()), daemon=True
         )
-        try:
-            self._process.start()
-        except (EOFError, ConnectionError):  # the server was killed; a new one is started
-            self._process.start()
+        self._process.start()
         # With this copy closed, the messages end with the process.
         other_end.close()
 
@@ -160,7 +161,7 @@ def _work(
     messages: Connection, spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str
 ) -> None:
     """Worker entry point: executes the run and sends its events."""
-    leave_ctrl_c_to_parent()
+    begin_process()
     os.chdir(folder)
 
     try:

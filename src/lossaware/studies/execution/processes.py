@@ -17,11 +17,15 @@ def quiet_start() -> Iterator[None]:
 
     Without the delay, a process that is interrupted before it is ready shows a traceback. Without the main module, a
     run need not import the command line, and a script without ``if __name__ == "__main__"`` can use the engine.
+
+    Python starts such a process by ``python -c``, which would import modules of the standard library from the current
+    folder. With `_SAFE_PATH` it does not. The process calls `begin_process`.
     """
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
-    resource_tracker.ensure_running()  # its start unblocks signals
-    with _interrupts_wait():
+    with _safe_path():
+        resource_tracker.ensure_running()  # its start unblocks signals
+    with _interrupts_wait(), _safe_path():
         try:
             for name in hidden:
                 delattr(main, name)
@@ -29,6 +33,24 @@ def quiet_start() -> Iterator[None]:
             yield
         finally:
             vars(main).update(hidden)
+
+
+_SAFE_PATH = "PYTHONSAFEPATH"
+_OURS = "lossaware"
+"""Our value of `_SAFE_PATH`; Python accepts any text."""
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """A context in which new Python processes do not import from the current folder."""
+    if _SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[_SAFE_PATH] = _OURS
+    try:
+        yield
+    finally:
+        os.environ.pop(_SAFE_PATH, None)
 
 
 @contextlib.contextmanager
@@ -56,8 +78,13 @@ def _interrupts_wait() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def leave_ctrl_c_to_parent() -> None:
-    """Ignore Ctrl-C, after which the parent stops this process, and exit when the parent has ended."""
+def begin_process() -> None:
+    """Begin a process of `quiet_start`. It ignores Ctrl-C, after which its parent stops it, and exits with its parent.
+
+    What it starts itself, such as a user's own command, imports from the current folder as usual.
+    """
+    if os.environ.get(_SAFE_PATH) == _OURS:
+        del os.environ[_SAFE_PATH]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

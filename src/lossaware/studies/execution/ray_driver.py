@@ -15,17 +15,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
+import lossaware
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.local import GPU_JOBS
 from lossaware.studies.execution.patience import LOOK_EVERY, Patience
-from lossaware.studies.execution.processes import leave_ctrl_c_to_parent
+from lossaware.studies.execution.processes import begin_process
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
 
+_INSTALLED = Path(lossaware.__file__).parents[1]
 _OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are too small for it, but Ray needs 75 MiB
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 _ALONE = {
@@ -84,14 +86,16 @@ def drive(
         data_folder: See `Engine.execute`.
         checkpoints: See `Engine.execute`.
     """
-    leave_ctrl_c_to_parent()
+    begin_process()
+    here = os.getcwd()
+    os.chdir(_INSTALLED)  # Ray's workers can import from the current folder of this process
     _discard_output()
     signal.signal(signal.SIGTERM, _leave)
     try:
         with _cluster(address, jobs, folder):
             signal.signal(signal.SIGTERM, _leave)  # Ray has replaced it
             messages.send(Ready())
-            for event in _events(jobs, specs, data_folder, checkpoints):
+            for event in _events(jobs, specs, data_folder, checkpoints, here):
                 messages.send(event)
             messages.send(Over())
     except UsageError as error:
@@ -115,7 +119,7 @@ def _discard_output() -> None:
 
 
 def _events(
-    jobs: int | None, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None
+    jobs: int | None, specs: Sequence[RunSpec], data_folder: DataSource, checkpoints: Checkpoints | None, here: str
 ) -> Generator[Event, None, None]:
     import ray
 
@@ -128,7 +132,7 @@ def _events(
 
     def begin(spec: RunSpec) -> Any:
         gpus = 1 / GPU_JOBS if spec.device == "cuda" else 0
-        return task.options(num_gpus=gpus).remote(spec, data_folder, checkpoints, os.getcwd(), PACKAGE)
+        return task.options(num_gpus=gpus).remote(spec, data_folder, checkpoints, here, PACKAGE)
 
     yield from _events_of(specs, int(jobs or resources["CPU"]), begin)
 

@@ -18,8 +18,8 @@ from lossaware.studies.report.plot import Plot
 from lossaware.studies.report.writers.csv import to_csv
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment, without_folders
-from lossaware.studies.specs.regular_file import MALFORMED, read_regular, read_text
-from lossaware.studies.store.digests import SEAL, is_sealed, sealed
+from lossaware.studies.specs.regular_file import MALFORMED, beside, read_regular, read_text
+from lossaware.studies.specs.seal import SEAL, is_sealed, sealed
 
 Rows = Sequence[Mapping[str, Any]]
 """A table with the same names in each row. Numbers are written with all digits."""
@@ -126,12 +126,9 @@ def verify(path: Path) -> dict[str, str]:
     content = _content(path)
     files = {str(name): str(digest) for name, digest in content.get("files", {}).items()}
     for name, digest in files.items():
-        if Path(name).name != name:
-            raise UsageError(f"{path}: {name!r} is not the name of a file in its folder")
-        if (actual := hashlib.sha256(read_regular(path.with_name(name))).hexdigest()) != digest:
-            raise UsageError(
-                f"{path.with_name(name)}: this is not what was written with {path.name}: its SHA-256 is {actual}"
-            )
+        file = beside(path, name)
+        if (actual := hashlib.sha256(read_regular(file)).hexdigest()) != digest:
+            raise UsageError(f"{file}: this is not what was written with {path.name}: its SHA-256 is {actual}")
     return {str(name): str(value) for name, value in content["made_with"].items()}
 
 

@@ -25,7 +25,7 @@ from lossaware.studies.report.comparison_table import (
 from lossaware.studies.report.curves import Curves, Scores, heading_of, plot_curves, plot_scores
 from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.json import to_plain
-from lossaware.studies.specs.escape import csv_text
+from lossaware.studies.specs.escape import csv_text, json_text
 from lossaware.studies.specs.formatting import number
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.run_spec import VALIDATION, RunSpec
@@ -76,7 +76,7 @@ class Outcome:
             "failures": [{"run": json.loads(spec.to_json()), "message": message} for spec, message in self.failures],
             "facts": {heading: dict(facts) for heading, facts in self.facts.items()},
         }
-        return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        return json_text(content, indent=2, allow_nan=False)
 
 
 def summarize(

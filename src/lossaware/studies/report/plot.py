@@ -68,7 +68,10 @@ class Plot:
         return buffer.getvalue()
 
     def _save(self, file: Any, ground: Ground, **how: Any) -> None:
-        with matplotlib.rc_context({**_style(ground), "svg.hashsalt": self.description}):
+        with matplotlib.rc_context():
+            # Not the settings of a matplotlibrc, which Matplotlib reads from the current folder; it may run LaTeX.
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update({**_style(ground), "svg.hashsalt": self.description})
             canvas = Canvas(figsize=self.size, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
             self.draw(canvas)
             _round_positions(canvas)

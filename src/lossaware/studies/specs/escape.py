@@ -1,4 +1,4 @@
-"""Escaping of texts that may come from foreign files, per output format. Jinja's autoescape does it in HTML.
+"""Escaping of texts that may come from foreign files, per output format. In HTML, Jinja's autoescape does the rest.
 
 Titles, names and messages stay text: they cannot move the cursor, start LaTeX commands, load images or become
 formulas of a spreadsheet.
@@ -6,12 +6,20 @@ formulas of a spreadsheet.
 
 import csv
 import io
+import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-"""Control characters except tab and line feed, marks for the direction of writing, and surrogates."""
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+    "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+"""Control characters except tab and line feed, marks for the direction of writing, surrogates, and what is invisible.
+
+Not the two joiners, which some scripts and emoji need.
+"""
 
 
 _MARKDOWN = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\[(?!\w\](?![:(\[]))")
@@ -19,7 +27,7 @@ _MARKDOWN = re.compile(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\[(?!\w\](?![:(\[]))")
 
 
 def terminal(text: str) -> str:
-    """Text for a terminal: control characters become symbols of one column, such as ␛ for ESC."""
+    """Text for a terminal, or a page: control characters become symbols of one column, such as ␛ for ESC."""
     return _CONTROLS.sub(_picture, text)
 
 
@@ -81,6 +89,16 @@ def matplotlib(text: str) -> str:
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
+def json_text(content: object, **how: Any) -> str:
+    """JSON in which characters that a terminal would interpret are written as numbers.
+
+    Args:
+        content: See `json.dumps`.
+        how: Its keyword arguments.
+    """
+    return _CONTROLS.sub(_escape, json.dumps(content, ensure_ascii=False, **how))
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Rows as CSV, without texts that are formulas of a spreadsheet."""
     file = io.StringIO()
@@ -104,6 +122,11 @@ def _csv_cell(cell: object) -> object:
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", text, re.IGNORECASE) is not None
+
+
+def _escape(match: re.Match[str]) -> str:
+    digits = match[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{digits[i : i + 4]}" for i in range(0, len(digits), 4))
 
 
 def _picture(match: re.Match[str]) -> str:

@@ -1,4 +1,6 @@
-"""Formatting of numbers."""
+"""Formatting of numbers, and of values in messages."""
+
+from typing import Any
 
 
 def number(value: float) -> str:
@@ -8,6 +10,17 @@ def number(value: float) -> str:
     if value and (abs(value) < 1e-2 or abs(value) >= 1e6 or (mantissa == "1" and value < 1)):
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.6g}"
+
+
+def shown(value: Any) -> str:
+    """A value from a file for a message, shortened."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number that is too long"
+    except RecursionError:
+        return "a value that is nested too deeply"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def size(gamma2: float | str) -> str:

@@ -91,6 +91,8 @@ def _launcher() -> list[str]:
 
 COMMANDS = 3
 """Maximum number of shown commands."""
+LONGEST = 1000
+"""Maximum number of characters of a line."""
 
 
 def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
@@ -108,12 +110,16 @@ def format_provenance(environments: Iterable[Mapping[str, str]]) -> list[str]:
     parts += [" / ".join(values[name]) for name in ("processor", "device") if name in values]
     parts += [f"{name} {' / '.join(values[name])}" for name in ("lossaware", "commit", "torch") if name in values]
     lines = [f"{', '.join(parts)}."]
-    commands = list(dict.fromkeys(map(without_folders, values.get("command", {}))))
+    commands = list(dict.fromkeys(without_folders(_shortened(command)) for command in values.get("command", {})))
     lines += [f"Command: {command}" for command in commands[:COMMANDS]]
     if more := len(commands[COMMANDS:]):
         lines.append(f"... and {more} more command{'s' * (more != 1)}.")
     lines += [f"Data: {files}" for files in values.get("data", {})]
-    return lines
+    return [_shortened(line) for line in lines]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def without_home(text: str) -> str:
@@ -124,8 +130,8 @@ def without_home(text: str) -> str:
         home = Path("/")
     own = [re.escape(str(home))] if len(home.parts) > 1 else []
     folders = "|".join([*own, r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"'<>:;,&]+"])
-    # An image's data is not changed.
-    return re.sub(rf'(data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda match: match[1] or "~", text)
+    # An image's data is not changed. Texts do not have such a quote, because HTML escapes it.
+    return re.sub(rf'(="data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda match: match[1] or "~", text)
 
 
 def without_folders(command: str) -> str:

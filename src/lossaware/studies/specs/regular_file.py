@@ -9,7 +9,9 @@ from lossaware.errors import UsageError
 MAX_BYTES = 1 << 30
 """Maximum size of a data file in bytes. The largest of the paper's data sets has 148 MB."""
 MAX_TEXT = 1 << 24
-"""Maximum size of a settings file in bytes."""
+"""Maximum size of a file of source code in bytes."""
+MAX_SETTINGS = 1 << 20
+"""Maximum size of a TOML file in bytes."""
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
 """Exceptions that may be raised when foreign JSON or CSV is parsed."""
 _KINDS = (
@@ -53,6 +55,17 @@ def read_regular(path: Path, size: int | None = None, *, at_most: int = MAX_BYTE
     if len(content) != status.st_size:
         raise UsageError(f"{path}: it changed while it was read")
     return content
+
+
+def beside(path: Path, name: str) -> Path:
+    """The file ``name`` in the folder of ``path``, a file that names it and may be foreign.
+
+    Raises:
+        UsageError: The name leads elsewhere.
+    """
+    if not name or name == ".." or Path(name).name != name:
+        raise UsageError(f"{path}: {name!r} is not the name of a file in its folder")
+    return path.parent / name
 
 
 def read_text(path: Path, *, at_most: int = MAX_BYTES) -> str:

@@ -20,8 +20,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.formatting import shown
 from lossaware.studies.specs.options import did_you_mean
-from lossaware.studies.specs.regular_file import MAX_TEXT, read_text
+from lossaware.studies.specs.regular_file import MAX_SETTINGS, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options, options
 from lossaware.studies.specs.study_file import MAX_RUNS, MetricSettings, Settings, StudyFile, check_axes, explain
 
@@ -291,7 +292,7 @@ def load_study(name: str) -> Study:
             meant = re.sub(r"(?<!\d)\d$", r"0\g<0>", name)  # table2 means table02
             raise UsageError(f"unknown study {name!r}{did_you_mean(meant, known)} (or FILE.toml of your own)")
     try:
-        text = read_text(path, at_most=MAX_TEXT)
+        text = read_text(path, at_most=MAX_SETTINGS)
     except UsageError as error:
         raise UsageError(f"study file {error}") from None
     return parse_study(text, path.stem, source=str(name) if name in known else str(path))
@@ -427,7 +428,7 @@ def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
             raise UsageError(f"{study.what}: {place} must list {len(study.columns)} figures, got {count}")
         for column, value in zip(study.columns, part, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
-                raise UsageError(f"{study.what}: {place} must list numbers, got {value!r}")
+                raise UsageError(f"{study.what}: {place} must list numbers, got {shown(value)}")
             figure = Decimal(value)
             if figure.is_infinite():
                 raise UsageError(

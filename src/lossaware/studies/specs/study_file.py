@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.formatting import shown
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import LARGEST, MAX_SEEDS
 
@@ -210,7 +211,8 @@ def explain(error: ValidationError) -> str:
     """The first mistake in a file, and the number of others."""
     problems = {_place(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
     # A union reports its own place and the inner one, where the mistake is.
-    places = [place for place in problems if not any(other[: len(place)] == place != other for other in problems)]
+    outer = {place[:length] for place in problems for length in range(len(place))}
+    places = [place for place in problems if place not in outer]
     place = places[-1]
     problem = problems[place]
     name = ".".join(place)
@@ -220,22 +222,13 @@ def explain(error: ValidationError) -> str:
         message = f"{name!r} is missing"
     else:
         text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
-        message = f"{name}: {text[0].lower()}{text[1:]}, got {_short_repr(problem['input'])}" if name else text
+        message = f"{name}: {text[0].lower()}{text[1:]}, got {shown(problem['input'])}" if name else text
     more = len(places) - 1
     return message + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
 
 
 _MEMBERS = ("bool", "int", "constrained-int", "float", "str")
 _EXPECTED = dict.fromkeys(_MEMBERS, "must be a number, a text, true or false")
-
-
-def _short_repr(value: Any) -> str:
-    """A value for a message."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        return "a number that is too long"
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _place(location: Iterable[int | str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ They detect accidents and mistakes, not intended changes, which can change the d
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 
@@ -62,26 +61,6 @@ def find_change(
     if epochs is not None and run != (run_digest(spec, digests) if complete else None):
         return f"run {spec.key} is not what was written: its digest is {run}"
     return ""
-
-
-SEAL = "sha256"
-"""The entry of a JSON object with the digest of all its other entries."""
-
-
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with its seal."""
-    return {**content, SEAL: _seal(content)}
-
-
-def is_sealed(content: Mapping[str, Any]) -> bool:
-    """Whether a JSON object matches its seal."""
-    return content.get(SEAL) == _seal(content)
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    plain = {name: value for name, value in content.items() if name != SEAL}
-    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(*parts: str) -> str:

@@ -4,18 +4,20 @@ import csv
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lossaware.errors import UsageError
+from lossaware.errors import Note, UsageError
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment, without_folders
-from lossaware.studies.specs.regular_file import read_regular
+from lossaware.studies.specs.regular_file import read_regular, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Study
 from lossaware.studies.specs.user_code import source_digest
-from lossaware.studies.store.digests import epoch_digest, run_digest, sealed
+from lossaware.studies.store.digests import epoch_digest, run_digest
 from lossaware.studies.store.exported import ENDING, EPOCH_DIGITS, FORMAT, GROUPS, Exported
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Results, Sources
@@ -54,6 +56,13 @@ def write_study(
         key: earlier.epochs(study.name)[key] if key in keys else places.records(spec)
         for key, spec in sorted(specs.items())
     }
+    if named := {name for spec in specs.values() for name in spec.own_code if Path(name).is_absolute()}:
+        warnings.warn(
+            f"{min(named)}: this path is part of the exported runs, as a study's own code is named by it; a relative "
+            "path would not tell your folders",
+            Note,
+            stacklevel=2,
+        )
     environments: list[Mapping[str, str]] = []
     runs: dict[str, Any] = {}
     for key, spec in sorted(specs.items()):
@@ -80,11 +89,22 @@ def write_study(
         "files": {file: hashlib.sha256(text.encode()).hexdigest() for file, text in tables.items()},
         "runs": runs,
     }
+    for file, text in tables.items():
+        _check_ours(folder / file, text)
     # Last, as readers find the others by this file.
     files = {**tables, f"{study.name}{ENDING}": _study_json(content)}
     for file, text in files.items():
         write_whole(folder / file, text)
     return [folder / file for file in files]
+
+
+def _check_ours(path: Path, text: str) -> None:
+    """Refuse to replace a file that is not of a study, such as the table of a plot with the study's name."""
+    if not path.exists() and not path.is_symlink():
+        return
+    heads, own = (set(content.partition("\n")[0].split(",")) for content in (read_text(path), text))
+    if "run" not in heads or not {"seed", "epoch"} & heads & own:
+        raise UsageError(f"{path} exists, but is not of an exported study: give the study's file another name")
 
 
 def add_digests(folder: Path) -> list[Path]:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.regular_file import MALFORMED, read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, beside, read_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.seal import SEAL, is_sealed
 from lossaware.studies.specs.study import Study
 from lossaware.studies.specs.user_code import has_changed
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import SEAL, find_change, is_sealed
+from lossaware.studies.store.digests import find_change
 from lossaware.studies.store.folder import Launch
 
 FORMAT = 2
@@ -157,7 +158,7 @@ class Exported:
                 raise UsageError(f"{path}: {change}: the file is damaged")
         # Last, as the messages above are more precise.
         for file, digest in study.digests.files.items() if study.digests is not None else ():
-            whole = content if file == path.name else read_regular(self.folder / file)
+            whole = content if file == path.name else read_regular(beside(self.folder / f"{name}{ENDING}", file))
             if (actual := hashlib.sha256(whole).hexdigest()) != digest:
                 raise UsageError(
                     f"{self.folder / file}: this is not what was written with {name}{ENDING}: its SHA-256 is {actual}"

@@ -15,9 +15,9 @@ from lossaware.errors import Note, UsageError
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.regular_file import MALFORMED, check_regular, read_regular
+from lossaware.studies.specs.seal import SEAL, is_sealed, sealed
 from lossaware.studies.specs.study import Overrides, Study
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.digests import SEAL, is_sealed, sealed
 from lossaware.studies.store.results import Results, Sources
 from lossaware.studies.store.sqlite_file import back_up
 

@@ -45,6 +45,10 @@ CREATE TABLE epochs (
 ) WITHOUT ROWID;
 """
 _TABLES = ("environments", "runs", "epochs")
+_WITH_DIGESTS = ("runs", "epochs")
+_DIGEST = ",digestTEXT"  # the column without spaces; its place differs in files of an earlier version
+LARGEST_VALUE = 1 << 24
+"""Maximum size of a value in bytes; an epoch has some hundred."""
 EPOCH_COLUMNS = "epoch, train, test, lga, seconds"
 """The columns for `epoch_of_row`."""
 ERRORS = (sqlite3.Error, UnicodeError)
@@ -174,14 +178,12 @@ def with_suffix(path: Path, ending: str) -> Path:
 
 def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
     """Check the file as a whole. Runs are checked when they are read."""
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
     # Bytes that are not text are damage, which is detected later; the decoder must not fail.
     database.text_factory = lambda content: content.decode(errors="replace")
-    _check_schema(path, database)
+    _check_schema(path, database, version)
     if (verdict := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
         raise sqlite3.DatabaseError(verdict.splitlines()[0])
-    columns = {row[1] for row in database.execute("PRAGMA table_info (epochs)")}
-    if ("digest" in columns) != (version == SCHEMA_VERSION):
-        raise UsageError(f"{path}: its tables are not those of format {version}: {_DAMAGED}")
     for key, spec in database.execute("SELECT key, spec FROM runs").fetchall():
         if not isinstance(spec, str) or hashlib.sha256(spec.encode()).hexdigest()[:DIGITS] != key:
             raise UsageError(f"{path}: run {key} does not match its specification: {_DAMAGED}")
@@ -190,17 +192,24 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
     database.execute("SELECT 1 FROM environments LIMIT 1")
 
 
-def _check_schema(path: Path, database: sqlite3.Connection) -> None:
+def _check_schema(path: Path, database: sqlite3.Connection, version: int) -> None:
     """Refuse what a store does not have: SQL of somebody else, which would run while we read or write."""
     database.execute("PRAGMA trusted_schema = OFF")
-    found = set(database.execute("SELECT type, name FROM sqlite_master").fetchall())
-    if other := sorted(found - {("table", name) for name in _TABLES}):
+    found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if other := sorted((kind, name) for kind, name, _ in found if kind != "table" or name not in _TABLES):
         kind, name = other[0]
         raise UsageError(f"{path}: it has the {kind} {name!r}, which no results of lossaware have: {_DAMAGED}")
-    for table in _TABLES:
-        for column in database.execute(f"PRAGMA table_xinfo ({table})"):
-            if column[-1]:
-                raise UsageError(f"{path}: column {column[1]!r} of {table} is computed, not stored: {_DAMAGED}")
+    # Constraints, defaults and computed columns are SQL as well.
+    expected = _squeezed(_SCHEMA)
+    for _, name, sql in found:
+        if (_DIGEST in _squeezed(sql)) != (name in _WITH_DIGESTS and version == SCHEMA_VERSION) or (
+            _squeezed(sql).replace(_DIGEST, "") not in expected.replace(_DIGEST, "")
+        ):
+            raise UsageError(f"{path}: its tables are not those of format {version}: {_DAMAGED}")
+
+
+def _squeezed(sql: str | None) -> str:
+    return "".join((sql or "").split())
 
 
 def epoch_of_row(epoch: int, train: str, test: str, lga: str | None, seconds: float) -> EpochRecord:

@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import time
+import zipfile
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ class Checkpoint:
                 # In pieces: a large model's checkpoint may not fit into memory twice.
                 if head != _MAGIC + hashlib.file_digest(file, "sha256").digest():
                     return self.refuse("is damaged or cut short")
+                if not _is_uncompressed(file):
+                    return self.refuse("is compressed or of another kind")
                 file.seek(_HEAD)
                 content = torch.load(file, weights_only=True)
         except FileNotFoundError:
@@ -184,6 +187,12 @@ class Checkpoints:
                 remove_own(path, _MAGIC)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _is_uncompressed(file: BinaryIO) -> bool:
+    """Whether this is a zip file as torch writes it. A compressed one may need a thousand times its size in memory."""
+    with zipfile.ZipFile(file) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 class _Hashing(io.RawIOBase):

@@ -20,7 +20,9 @@ from lossaware.studies.specs.arms import arm_of
 from lossaware.studies.specs.atomic import write_whole
 from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.options import call
+from lossaware.studies.specs.regular_file import MALFORMED, read_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
+from lossaware.studies.specs.seal import is_sealed, sealed
 from lossaware.studies.specs.trial_function import SCORE, as_number, check_score
 from lossaware.studies.training.attach import lga_arguments
 
@@ -326,6 +328,9 @@ class _Progress:
             self._due = now + PROGRESS_SECONDS
 
 
+_REMOVED = "the run's checkpoint is removed, so it starts from the beginning"
+
+
 class _Reports:
     """The reports of a function, per epoch. The last epoch is sent again with the score."""
 
@@ -345,11 +350,16 @@ class _Reports:
         if self._kept is not None:
             return
         self._kept = folder / self.KEPT
-        try:
-            content = json.loads(self._kept.read_text())
-            first, record = int(content["first"]), EpochRecord(**content["record"])
-        except (OSError, ValueError, TypeError, KeyError):
+        if not self._kept.exists() and not self._kept.is_symlink():
             return
+        try:
+            content = json.loads(read_regular(self._kept))
+            first, record = int(content["first"]), EpochRecord(**content["record"])
+            if not is_sealed(content):
+                raise ValueError("this is not what was written")
+        except (UsageError, *MALFORMED) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UsageError(f"{self._kept}: damaged ({error}); {_REMOVED}") from None
         if self._record is None and first in (0, 1):
             self._first, self._record, self._is_kept = first, record, True
 
@@ -388,7 +398,8 @@ class _Reports:
         self._record, self._is_kept = EpochRecord(epoch, train, values, self._status(), seconds), False
         self._tell(self._record)
         if self._kept is not None:
-            write_whole(self._kept, json.dumps({"first": self._first or 0, "record": asdict(self._record)}))
+            content = {"first": self._first or 0, "record": asdict(self._record)}
+            write_whole(self._kept, json.dumps(sealed(content)))
 
     def _number(self, epoch: int | None) -> int:
         """The epoch, counted from 1."""
@@ -410,7 +421,5 @@ class _Reports:
         more = ""
         if self._is_kept and self._kept is not None:  # otherwise the same command would fail again
             shutil.rmtree(self._kept.parent, ignore_errors=True)
-            more = (
-                "; the run's checkpoint is removed, so it starts from the beginning (report each epoch before saving)"
-            )
+            more = f"; {_REMOVED} (report each epoch before saving)"
         raise UsageError(f"trial.report(epoch, ...): epochs come one after another; it must be {text}{more}")

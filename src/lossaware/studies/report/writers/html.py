@@ -10,6 +10,7 @@ from lossaware._version import __version__
 from lossaware.studies.report.alignment import FIGURE, aligned
 from lossaware.studies.report.plot import PALETTE, SERIES
 from lossaware.studies.report.table import Row, Table, spans
+from lossaware.studies.specs.escape import terminal
 from lossaware.studies.specs.provenance import without_home
 
 
@@ -28,7 +29,8 @@ def render_template(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(version=__version__, layout=layout, palette=PALETTE, colors=len(SERIES))
-    return without_home(environment.get_template(template).render(**content))
+    # A mark for the direction of writing would show the digits behind it in reverse.
+    return terminal(without_home(environment.get_template(template).render(**content)))
 
 
 @dataclass(frozen=True)

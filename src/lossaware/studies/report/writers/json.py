@@ -1,15 +1,15 @@
 """Tables as JSON: title, records, and common facts."""
 
-import json
 from decimal import Decimal
 from typing import Any
 
 from lossaware.studies.report.table import Table
+from lossaware.studies.specs.escape import json_text
 
 
 def write(table: Table) -> str:
     """The table as one object."""
-    return json.dumps(to_plain(table), indent=2, ensure_ascii=False, allow_nan=False, default=_number) + "\n"
+    return json_text(to_plain(table), indent=2, allow_nan=False, default=_number) + "\n"
 
 
 def to_plain(table: Table) -> dict[str, Any]:
