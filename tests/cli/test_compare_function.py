@@ -1,6 +1,7 @@
 """`lossaware compare train.py:train`: a function of a user's own that trains, from the command line."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -70,6 +71,25 @@ def test_from_start_to_report(file, capsys):
     rows = json.loads(shown.out)["tables"][0]["rows"]
     assert [row["setting"] for row in rows] == [{"lr": "1e-3"}, {"lr": "1e-2"}]
     assert all(score["without"] != score["with"] for row in rows for score in row["scores"])
+
+
+@pytest.mark.parametrize("kind", ["database", "notes", "folder", "pipe"])
+def test_a_table_replaces_nothing_of_another_kind(file, capsys, kind):
+    path = file.parent / "runs.csv"
+    if kind == "database":
+        with Store(path):
+            pass
+    elif kind == "notes":
+        path.write_text("my notes\n")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    assert run("compare", "train.py:train", "--csv", "runs.csv") == 2
+    assert capsys.readouterr().err == (
+        "lossaware: --csv runs.csv exists, but is not a table, and is not overwritten: choose another\n"
+    )
+    assert path.exists()
 
 
 def test_runs_are_kept_until_the_file_changes(file, capsys):

@@ -55,7 +55,9 @@ def test_each_key_is_an_option(expanded):
 
 
 @pytest.mark.parametrize(
-    "value", [f"0x{'f' * 5000}", f"[0x{'f' * 5000}]", f"[[0x{'f' * 5000}]]", "{" + DOTTED + " = 1}"]
+    "value",
+    [f"0x{'f' * 5000}", f"[0x{'f' * 5000}]", f"[[0x{'f' * 5000}]]", f"{{{DOTTED} = 1}}"],
+    ids=["number", "in a list", "nested", "dotted"],
 )
 def test_a_value_without_end_is_one_line(expanded, value):
     for key in ("lrs", "seeds", "set"):

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lossaware.cli.output import console, say
-from lossaware.cli.values import MAX_SEEDS, Whole, assignments, data_source, named, numbers, sizes, words
+from lossaware.cli.values import (
+    MAX_SEEDS,
+    Whole,
+    assignments,
+    check_table_file,
+    data_source,
+    named,
+    numbers,
+    sizes,
+    words,
+)
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,8 +139,8 @@ def compare(
         raise UsageError(f"--margin must be a number above 0, got {margin:g}")
     if seeds > MAX_SEEDS:
         raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise UsageError(f"--csv {csv}: there is no folder {csv.parent}")
+    if csv is not None:
+        check_table_file("--csv", csv)
     scheduler_name, scheduler_options = named("--scheduler", scheduler)
     bound_name, bound_options = named("--lower-bound", lower_bound)
     task_options = assignments("--set", settings or ())

@@ -118,6 +118,19 @@ def data_source(data: Path | None, no_verify: bool) -> "DataFolder | None":
     return None if data is None else DataFolder(data, verify=not no_verify)
 
 
+def check_table_file(option: str, path: Path) -> None:
+    """Raise `UsageError` if a table cannot be written to ``path``, or would replace a file of another kind."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+    if path.exists():
+        head = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.readline(10_000)
+        if not path.is_file() or (head and (b"," not in head or b"\0" in head)):
+            raise UsageError(f"{option} {path} exists, but is not a table, and is not overwritten: choose another")
+
+
 def _unique(option: str, values: list[T], show: Callable[[T], str]) -> list[T]:
     if len(values) > MAX_VALUES:
         raise UsageError(f"{option} has {len(values)} values; at most {MAX_VALUES} are allowed")

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+import lossaware
 from lossaware import UsageError
+from lossaware.studies.execution import patience
 from lossaware.studies.execution.command import CommandEngine
 from lossaware.studies.execution.events import EpochDone, Length, RunDone, RunFailed
 from lossaware.studies.specs.run_spec import RunSpec, function_options
@@ -44,6 +47,33 @@ def script(tmp_path, monkeypatch) -> Path:
 
 def events(command: str, *lgas, jobs: int = 2) -> list:
     return list(CommandEngine(TrialCommand(command), jobs).execute([spec_of(command, lga=lga) for lga in lgas], None))
+
+
+HANGS = """
+import json, os, time
+with open(json.loads(os.environ["LOSSAWARE_TRIAL"])["reports"], "a") as file:
+    record = {"epoch": 1, "train": {}, "test": {"loss": 1.0}, "lga": None, "seconds": 0.0}
+    print(json.dumps({"epoch": record}), file=file, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_script_that_hangs_is_ended_and_said(script, monkeypatch):
+    monkeypatch.setattr(patience, "SILENCE", 0.5)
+    monkeypatch.setattr(patience, "MANY", 0.0)
+    script.write_text(HANGS)
+    began = time.monotonic()
+    [*_, epoch, failed] = events("python train.py", ())
+    assert isinstance(epoch, EpochDone)
+    assert failed.message == "the script is killed for hanging: no event for 1 s"
+    assert time.monotonic() - began < 100
+
+
+def test_an_assignment_of_somebody_else_is_one_line(monkeypatch):
+    for text in ('{"x":', '{"x": 1}', "[]", "9"):
+        monkeypatch.setenv("LOSSAWARE_TRIAL", text)
+        with pytest.raises(UsageError, match="LOSSAWARE_TRIAL is not from `lossaware compare --command`: unset it"):
+            lossaware.trial()
 
 
 def plain() -> float:

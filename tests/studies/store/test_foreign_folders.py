@@ -310,7 +310,10 @@ def changed_files(folder: Path, name: str) -> None:
     path.write_text(json.dumps(sealed({key: value for key, value in content.items() if key != "sha256"})))
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../secret", "a/../../secret", "..", "", "pipe/x", "a\0b"])
+ELSEWHERE = ["/etc/passwd", "../secret", "a/../../secret", "..", "", "pipe/x", "a\0b"]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE, ids=range(len(ELSEWHERE)))
 def test_an_exported_study_names_no_file_elsewhere(tmp_path, name):
     """Unguarded: the file is opened, and the message tells its digest."""
     (tmp_path / "secret").write_text("mine")

@@ -23,6 +23,7 @@ from lossaware.studies.execution.events import (
     RunFailed,
     RunStarted,
 )
+from lossaware.studies.execution.patience import Patience
 from lossaware.studies.specs.arms import arm_of
 from lossaware.studies.specs.data_folder import DataSource, path_of
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
@@ -69,10 +70,16 @@ class CommandEngine:
                         running.append(_Script(self._command, spec, own, folder, data_folder))
                     for script in list(running):
                         is_over = script.is_over  # before its reports are read, so that no report is missed
-                        yield from script.events()
+                        for event in script.events():
+                            script.patience.hears(event)
+                            yield event
                         if is_over:
                             running.remove(script)
                             yield script.end()
+                        elif script.patience.is_over():
+                            running.remove(script)
+                            script.stop()
+                            yield RunFailed(script.spec, f"the script is killed for {script.patience.verdict()}")
                     if running:
                         time.sleep(LOOK_EVERY)
             finally:
@@ -118,6 +125,7 @@ class _Script:
         rehearsal: bool = False,
     ) -> None:
         self.spec = spec
+        self.patience = Patience()
         self.rehearsed = self._began = False
         self._reports, self._output = own / "reports", own / "output"
         self._read = 0

@@ -42,7 +42,7 @@ def _is_ours(path: Path) -> bool:
     try:
         check_regular(path, path.stat().st_mode)
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline().startswith(_MARK)
+            return file.read(len(_MARK)) == _MARK  # a line may be as long as the file
     except OSError:
         return False
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lossaware.errors import UsageError
+from lossaware.studies.specs.regular_file import MALFORMED
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.training.trial import Listener, Trial
 
@@ -69,7 +71,10 @@ def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
         spec = RunSpec(sys.argv[0], "", lr, seed, 0, 0, lga=(), kind="function")
         result = Trial(spec, folder=Path("lossaware-trial"), listener=Listener(epoch=_print))
     else:
-        assignment = Assignment(**json.loads(text))
+        try:
+            assignment = Assignment(**json.loads(text))
+        except MALFORMED:
+            raise UsageError(f"{ENVIRONMENT} is not from `lossaware compare --command`: unset it") from None
         threading.Thread(target=_end_with, args=(assignment.process,), daemon=True).start()
         result = Trial(
             RunSpec.from_json(assignment.run),
