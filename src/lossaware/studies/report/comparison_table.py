@@ -65,7 +65,7 @@ def comparison_table(
         axes=tuple(setting_of(study, compared[0])),
         heads=[(head,) for head in ("verdict", *sides_of(study), "difference", "same score after")],
         rows=rows,
-        text_columns=frozenset({0}),
+        text_columns=frozenset({0, 4}),
         optional={4: epochs_read(sides_of(study))},
         remark=remark,
         legend=gathered_notes(study, compared, results),
@@ -114,7 +114,7 @@ def labels_of(study: Study, compared: Comparison) -> tuple[str, str]:
     """Names of the two sides of a comparison, for legends."""
     _, (arm,) = compared.variant
     first, second = sides_of(study)
-    return first, second if len(study.columns) == 2 else f"with LGA, {arm}" if is_about_lga(study) else arm
+    return first, second if len(study.columns) == 2 else f"with {arm}" if is_about_lga(study) else arm
 
 
 def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, ...], tuple[str, ...]]) -> float:

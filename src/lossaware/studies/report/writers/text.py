@@ -84,7 +84,8 @@ def _layout(table: Table, width: int, encoding: str) -> _Layout:
         i: GAP + max([len(head[-1]), *(len(line[i]) for row in texts for line in row)])
         for i, head in enumerate(table.heads)
     }
-    words = max((_narrow(table, i, columns[i]) for i in columns if i in table.text_columns), default=0)
+    always = table.text_columns - set(table.optional)
+    words = max((_narrow(table, i, columns[i]) for i in columns if i in always), default=0)
     lead = _lead(table, width - words)
     room = width - sum(lead)
     if sum(columns.values()) > room:
