@@ -1,7 +1,6 @@
 """Applies the pass to the parameters of a step, each by the fastest implementation for its memory layout."""
 
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -109,13 +108,13 @@ class Correction:
             some = pairs[start : start + _TOGETHER]
             some_means = None if of_pairs is None else of_pairs[start : start + _TOGETHER]
             if tracing or not self._are_applied_together(some, some_means or (), push):
-                self._apply_one_by_one(some, some_means or repeat(None), push, tracing)
+                self._apply_one_by_one(some, some_means or [None] * len(some), push, tracing)
 
     def _apply_one_by_one(
         self, pairs: Iterable[Pair], means: Iterable[Tensor | None], push: Push, tracing: bool
     ) -> None:
         batch: Batch = {}
-        for (parameter, gradient), mean in zip(pairs, means, strict=False):
+        for (parameter, gradient), mean in zip(pairs, means, strict=True):
             self._number += 1
             if (
                 not tracing
