@@ -82,6 +82,7 @@ def test_a_comparison_that_would_never_end(arguments, tmp_path, capsys):
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
+    assert "," not in arguments[1] or "has 10001 values; at most 10000 are allowed" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -326,6 +326,20 @@ def test_a_backup_that_cannot_be_written_is_told(path, tmp_path):
     assert not (tmp_path / "copy.sqlite").exists()
 
 
+def test_a_backup_that_breaks_leaves_nothing(path, tmp_path, monkeypatch):
+    def full(opened):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    read = sqlite_file.open_for_reading
+    monkeypatch.setattr(
+        sqlite_file, "open_for_reading", lambda opened: read(opened) if opened == path else full(opened)
+    )
+    target = tmp_path / "backup" / "results.sqlite"
+    with pytest.raises(UsageError, match=r"cannot be copied to .*backup/results\.sqlite \(database or disk is full"):
+        sqlite_file.back_up(path, target)
+    assert list(target.parent.iterdir()) == []
+
+
 def test_specifications_are_kept_as_their_keys_were_made(path):
     with sqlite3.connect(path) as database:
         lines = database.execute("SELECT key, spec FROM runs").fetchall()

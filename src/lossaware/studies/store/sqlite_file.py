@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.atomic import remove_own
+from lossaware.studies.specs.atomic import remove_own, sync_folder
 from lossaware.studies.specs.regular_file import MALFORMED, check_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.store.digests import DIGITS, epoch_digest, run_digest
@@ -134,13 +134,18 @@ def back_up(path: Path, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = with_suffix(target, ".new")
             _make_room(partial)
-            copy = sqlite3.connect(partial)
             try:
-                source.backup(copy)
-            finally:
-                copy.close()
-            open_for_reading(partial).close()
-            partial.rename(target)
+                copy = sqlite3.connect(partial)
+                try:
+                    source.backup(copy)
+                finally:
+                    copy.close()
+                open_for_reading(partial).close()
+                partial.rename(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            sync_folder(target.parent)
         finally:
             source.close()
     except (OSError, *ERRORS) as error:
