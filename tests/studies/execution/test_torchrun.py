@@ -15,7 +15,10 @@ import torch
 
 from lossaware.cli import main
 from lossaware.errors import UsageError
-from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
+from lossaware.studies.execution import patience
+from lossaware.studies.execution import torchrun as engine_module
+from lossaware.studies.execution.events import EpochDone, RunFailed, RunStarted
+from lossaware.studies.specs.run_spec import EpochRecord, RunSpec, lga_options, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.ranks import parsed, ranks_of
 from lossaware.studies.training.run import check_spec, run
@@ -227,6 +230,37 @@ def test_what_fails_on_one_rank_ends_all(task, tmp_path):
         output = started.communicate(timeout=120)[0]
     assert started.returncode == 1
     assert len(re.findall(r"^failed: adam.* RuntimeError: no luck", output, re.MULTILINE)) == 1
+
+
+class HangingTeam:
+    """Ranks of which one hangs after the first epoch."""
+
+    leads = True
+    reason = None
+
+    def order(self, order):
+        pass
+
+    def broken(self):
+        return self.reason
+
+    def give_up(self, reason):
+        self.reason = self.reason or reason
+
+    def execute_run(self, spec, data, checkpoints, events):
+        events.put(EpochDone(spec, EpochRecord(1, {}, {}, None, 0.0)))
+
+
+def test_ranks_that_hang_are_ended_and_said(monkeypatch):
+    monkeypatch.setattr(patience, "SILENCE", 0.05)
+    monkeypatch.setattr(patience, "MANY", 0)
+    monkeypatch.setattr(engine_module, "_LOOK_EVERY", 0.02)
+    specs = [RunSpec("digits", "sgd", 0.1, seed, 4, 64) for seed in (0, 1)]
+    engine = engine_module.TorchrunEngine(HangingTeam())
+    started, epoch, failed = engine.execute(specs, None)  # and not the second run, as no rank can execute it
+    assert (type(started), type(epoch), type(failed)) == (RunStarted, EpochDone, RunFailed)
+    assert failed.message == "a rank is hanging: no event for 0 s"
+    assert engine.failed
 
 
 def test_a_mistake_is_told_by_one_rank(task, tmp_path):

@@ -332,6 +332,13 @@ def test_a_study_with_the_name_of_something_else_does_not_replace_it(tmp_path):
     with pytest.raises(UsageError, match=r"grid\.csv exists, but is not of an exported study: give the study's file"):
         foreign(results, "digits")
     assert [path.name for path in results.iterdir()] == ["grid.csv"]
+    (tmp_path / "table01.toml").write_text(TEXT)
+    study, known = load_study(str(tmp_path / "table01.toml")), Known()
+    fill(study, known)
+    with pytest.raises(
+        UsageError, match=r"table01\.toml has the name of a built-in study, whose export"
+    ):
+        export(show(study, known, []), Sources([known]), [], results)
     (results / "grid.csv").unlink()
     foreign(results, "digits")
     (results / "grid.study.json").unlink()  # an export that was killed before its last file

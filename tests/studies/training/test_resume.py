@@ -238,6 +238,15 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
     assert "is compressed or of another kind" in told[0][0]
 
 
+def test_a_tensor_without_end_is_not_taken(tmp_path):
+    path = tmp_path / "one.pt"
+    Checkpoint(path, SPEC).keep(lambda: {"training": {"optimizer": [torch.ones(1).expand(10**12)]}})
+    assert path.stat().st_size < 10_000
+    checkpoint, told = listening(path, SPEC)
+    assert checkpoint.load() is None
+    assert "has a tensor that is larger than its content" in told[0][0]
+
+
 @pytest.mark.parametrize(
     ("of", "change"),
     [

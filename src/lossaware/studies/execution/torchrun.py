@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Event, RunDone, RunFailed, RunStarted
+from lossaware.studies.execution.patience import Patience
 from lossaware.studies.execution.worker import execute_run
 from lossaware.studies.specs.data_folder import DataFolder, DataSource, path_of
 from lossaware.studies.specs.options import did_you_mean
@@ -121,14 +122,18 @@ class TorchrunEngine:
             events: SimpleQueue[Event] = SimpleQueue()
             work = (spec, data_folder, checkpoints, events)
             threading.Thread(target=self._team.execute_run, args=work, daemon=True).start()
+            patience = Patience()
             event: Event | None = None
             while not isinstance(event, RunDone | RunFailed):
                 try:
                     event = events.get(timeout=_LOOK_EVERY)
                 except Empty:
+                    if patience.is_over():
+                        self._team.give_up(f"a rank is {patience.verdict()}")
                     if (reason := self._team.broken()) is None:
                         continue
                     event = RunFailed(spec, reason)
+                patience.hears(event)
                 self.failed |= isinstance(event, RunFailed)
                 yield event
             if self.failed and self._team.broken() is not None:
@@ -152,8 +157,12 @@ class _Team:
         dist.init_process_group(backend, store=PrefixStore("ranks", store), rank=rank, world_size=world)
 
     def broken(self) -> str | None:
-        """The error of a failed rank for which others still wait; None if there is none."""
+        """The error of a failed or hanging rank for which others still wait; None if there is none."""
         return self._store.get(_BROKEN).decode() if self._store.check([_BROKEN]) else None
+
+    def give_up(self, reason: str) -> None:
+        """Do not wait for the ranks any longer: this process ends, and torchrun then ends the others."""
+        self._store.compare_set(_BROKEN, "", reason)
 
     def order(self, order: dict[str, Any]) -> None:
         """Send an order to the followers."""

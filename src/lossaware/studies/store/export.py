@@ -15,7 +15,7 @@ from lossaware.studies.specs.provenance import environment, without_folders
 from lossaware.studies.specs.regular_file import read_regular, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.seal import sealed
-from lossaware.studies.specs.study import Study
+from lossaware.studies.specs.study import Study, load_study, studies
 from lossaware.studies.specs.user_code import source_digest
 from lossaware.studies.store.digests import epoch_digest, run_digest
 from lossaware.studies.store.exported import ENDING, EPOCH_DIGITS, FORMAT, GROUPS, Exported
@@ -42,6 +42,8 @@ def write_study(
     Raises:
         UsageError: There are no results, or the folder cannot be written to.
     """
+    if study.source != study.name and study.name in studies() and study.digest != load_study(study.name).digest:
+        raise UsageError(f"{study.what} has the name of a built-in study, whose export it would replace: rename it")
     earlier = Exported(folder)
     # Files of a user's own code are only read if the present study names them, not if only an exported one does.
     own_code = {name for spec in study.specs for name in spec.own_code}

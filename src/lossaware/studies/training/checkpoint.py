@@ -12,7 +12,7 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,6 +92,8 @@ class Checkpoint:
                     return self.refuse("is compressed or of another kind")
                 file.seek(_HEAD)
                 content = torch.load(file, weights_only=True)
+            if any(map(_is_inflated, _tensors(content))):
+                return self.refuse("has a tensor that is larger than its content")
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -187,6 +189,27 @@ class Checkpoints:
                 remove_own(path, _MAGIC)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+MOST_INFLATED = 1 << 30
+"""Maximum size in bytes of a tensor whose elements share memory. In an optimizer's state torch would copy it."""
+
+
+def _is_inflated(tensor: torch.Tensor) -> bool:
+    size = tensor.numel() * tensor.element_size()
+    return tensor.layout is torch.strided and size > max(MOST_INFLATED, tensor.untyped_storage().nbytes())
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in dictionaries, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
 
 
 def _is_uncompressed(file: BinaryIO) -> bool:
