@@ -107,6 +107,13 @@ def test_a_process_that_dies_at_any_call_leaves_one_whole_file_under_the_name(tm
         assert path.name == "file" or path.name.startswith(".file-")
 
 
+def test_a_text_that_is_not_valid_is_one_line_and_leaves_the_old_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UsageError, match=r"file: cannot be written .*surrogates not allowed"):
+        write_whole(tmp_path / "file", "a\ud800b")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_a_link_is_replaced_and_not_written_through(tmp_path):
     (tmp_path / "thesis").write_text("mine")
     (tmp_path / "file").symlink_to(tmp_path / "thesis")

@@ -237,6 +237,19 @@ def test_an_export_keeps_no_folder_of_a_machine(grid, tmp_path, monkeypatch):
     assert told.count("lossaware study export grid.toml") == 1
 
 
+def test_texts_of_others_are_exported_as_they_are(grid, tmp_path):
+    class Odd(Known):
+        def environment(self, spec):
+            return {"processor": "a\ud800\u202e\u2028b"}
+
+    known = Odd()
+    fill(grid, known)
+    export(show(grid, known, []), Sources([known]), [], tmp_path)
+    exported = Exported(tmp_path)
+    assert {exported.environment(spec)["processor"] for spec in exported.specs()} == {"a\ud800\u202e\u2028b"}
+    assert exported.epochs("grid")
+
+
 def test_the_path_of_a_task_is_part_of_its_runs_and_this_is_said(grid, tmp_path):
     task = tmp_path / "my_task.py"
     task.write_text("")

@@ -26,6 +26,16 @@ def test_launches_are_kept_and_a_line_that_was_cut_short_is_passed_over(grid, tm
         assert folder.launches(grid)[1].overrides == SHORT
 
 
+def test_no_character_ends_the_line_of_a_launch(grid, tmp_path):
+    """Python ends lines at ten characters, and JSON escapes only some of them."""
+    odd = "".join(map(chr, range(0x20))) + "\x7f\x85\u2028\u2029\ud800"
+    folder = Folder(tmp_path)
+    launch = replace(Launch.now(grid), environment={"command": odd})
+    for _ in range(2):
+        folder.note(launch)
+    assert folder.all_launches() == [launch, launch]
+
+
 def test_a_launch_that_was_changed_is_refused(grid, tmp_path):
     folder = Folder(tmp_path)
     folder.note(Launch.now(grid.overridden(SHORT)))

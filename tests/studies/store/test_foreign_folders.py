@@ -335,9 +335,7 @@ def test_a_study_with_the_name_of_something_else_does_not_replace_it(tmp_path):
     (tmp_path / "table01.toml").write_text(TEXT)
     study, known = load_study(str(tmp_path / "table01.toml")), Known()
     fill(study, known)
-    with pytest.raises(
-        UsageError, match=r"table01\.toml has the name of a built-in study, whose export"
-    ):
+    with pytest.raises(UsageError, match=r"table01\.toml has the name of a built-in study, whose export"):
         export(show(study, known, []), Sources([known]), [], results)
     (results / "grid.csv").unlink()
     foreign(results, "digits")

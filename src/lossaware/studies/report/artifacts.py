@@ -17,6 +17,7 @@ from lossaware.studies.report.image import Image
 from lossaware.studies.report.plot import Plot
 from lossaware.studies.report.writers.csv import to_csv
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment, without_folders
 from lossaware.studies.specs.regular_file import MALFORMED, beside, read_regular, read_text
 from lossaware.studies.specs.seal import SEAL, is_sealed, sealed
@@ -87,7 +88,7 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], plot: Plot, set
 
 
 def _to_json(content: Mapping[str, Any]) -> str:
-    return json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n"
+    return json_text(sealed(content), indent=1) + "\n"
 
 
 def load(folder: Path) -> list[Saved]:

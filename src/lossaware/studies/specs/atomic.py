@@ -28,8 +28,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
     Raises:
         UsageError: The folder cannot be written to, or the disk is full; an old file is unchanged.
     """
+    try:
+        whole = content.encode() if isinstance(content, str) else content
+    except UnicodeEncodeError as error:  # half of a surrogate pair, as JSON may have one
+        raise UsageError(f"{path}: cannot be written (a text in it is not valid: {error.reason})") from None
     with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(whole)
 
 
 @contextlib.contextmanager

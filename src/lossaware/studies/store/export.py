@@ -11,6 +11,7 @@ from typing import Any
 
 from lossaware.errors import Note, UsageError
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment, without_folders
 from lossaware.studies.specs.regular_file import read_regular, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
@@ -148,8 +149,8 @@ def _study_json(content: Mapping[str, Any]) -> str:
     """JSON with one line per run, so that a change of one run is a change of one line."""
     head = sealed(content)
     runs = head.pop("runs")
-    text = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(run, ensure_ascii=False)}" for key, run in runs.items())
+    text = json_text(head, indent=1).removesuffix("\n}")
+    lines = ",\n".join(f"  {json.dumps(key)}: {json_text(run)}" for key, run in runs.items())
     return f'{text},\n "runs": {{\n{lines}\n }}\n}}\n'
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from lossaware.errors import Note, UsageError
 from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.regular_file import MALFORMED, check_regular, read_regular
 from lossaware.studies.specs.seal import SEAL, is_sealed, sealed
@@ -94,7 +95,8 @@ class Folder:
         if not self._launches.exists() and not self._launches.is_symlink():
             return []
         launches = []
-        for number, line in enumerate(read_regular(self._launches).decode(errors="replace").splitlines(), 1):
+        text = read_regular(self._launches).decode(errors="replace").removesuffix("\n")
+        for number, line in enumerate(text.split("\n") if text else [], 1):
             where = f"{self._launches}, line {number}"
             try:
                 content = json.loads(line)
@@ -108,7 +110,7 @@ class Folder:
 
     def note(self, launch: Launch) -> None:
         """Add a launch; it is on disk when this returns."""
-        line = json.dumps(sealed(launch.to_plain()), ensure_ascii=False) + "\n"
+        line = json_text(sealed(launch.to_plain())) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._launches.is_symlink():
