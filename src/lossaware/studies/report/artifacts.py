@@ -177,6 +177,7 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(read_regular(path))
         content["made_with"].items()
+        content.get("files", {}).items()
         unchanged = is_sealed(content) if SEAL in content or "files" in content else True
     except MALFORMED as error:
         raise UsageError(f"{path}: its provenance cannot be read ({type(error).__name__}: {error})") from None
@@ -193,7 +194,10 @@ def _descriptions(folder: Path) -> list[Path]:
 def _read_csv(path: Path) -> list[dict[str, str]]:
     try:
         text = read_text(path)
-        return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        if any(None in row or None in row.values() for row in rows):
+            raise ValueError("the number of fields of a line differs from the header")
+        return rows
     except (ValueError, csv.Error) as error:
         raise UsageError(f"{path}: not a table ({error})") from None
 
