@@ -196,6 +196,27 @@ def test_the_longer_runs_are_shown_and_those_of_the_file_before_all_others(grid)
     ]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("launches", "left_out"),
+    [
+        ([Settings(batch_size=size) for size in range(1, 3001)], 2800),
+        ([Settings(batch_size=size, seeds=3000) for size in range(1, 51)], 48),
+        ([Settings(epochs=2)] * 3000, 0),
+    ],
+    ids=["many", "large", "the same"],
+)
+def test_launches_of_somebody_else_do_not_take_all_time(grid, launches, left_out):
+    known = Known()
+    fill(grid.overridden(Overrides(settings=launches[-1].model_copy(update={"seeds": 2}))), known)
+    table = tabulate(grid, known, [Overrides(settings=settings) for settings in launches])
+    said = [line for line in table.remarks if "left out" in line]
+    assert said == (
+        [f"Earlier launches under {left_out} other settings are left out, as there are too many."] * (left_out > 0)
+    )
+    assert any(measured.values for measured in table.cells.values()), "the latest is shown"
+
+
 def test_after_a_run_its_own_results_are_shown(grid):
     known = Known()
     fill(grid, known)

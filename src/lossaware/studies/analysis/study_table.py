@@ -1,5 +1,6 @@
 """The measured cells of a study: values, intervals, and differences from the study's file."""
 
+import json
 import math
 import statistics as plain_statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from lossaware.studies.analysis.untrained import is_untrained
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.study import Cell, Coordinates, Metric, Overrides, Study
+from lossaware.studies.specs.study_file import MAX_RUNS
 from lossaware.studies.store.results import Results
 
 Key = tuple[Coordinates, Coordinates]
@@ -231,11 +233,9 @@ def tabulate(
         remarks: Remarks above the table.
         prefer: Overrides whose runs are preferred to the study's own.
     """
-    variants = [(Overrides(), study)]
-    for overrides in launches:
-        settings_only = Overrides(settings=overrides.settings)
-        if settings_only not in [known for known, _ in variants]:
-            variants.append((settings_only, study.overridden(settings_only)))
+    variants, left_out = _variants(study, launches)
+    if left_out:
+        remarks = [*remarks, f"Earlier launches under {left_out} other settings are left out, as there are too many."]
 
     def nearness(measured: Measured) -> tuple[bool, bool, bool, int, int, bool]:
         specs = measured.cell.specs
@@ -255,6 +255,32 @@ def tabulate(
         first = candidates[0].cell
         cells[key] = _derive(first, cells) if first.derived else max(candidates, key=nearness)
     return StudyTable(study, cells, remarks)
+
+
+def _variants(study: Study, launches: Sequence[Overrides]) -> tuple[list[tuple[Overrides, Study]], int]:
+    """The study, and the study under the settings of each launch. The launches may come from a foreign file.
+
+    Returns:
+        The latest `MAX_SETTINGS` with at most `MAX_RUNS` runs, and the number of settings that are left out.
+    """
+    settings = {
+        json.dumps(plain, sort_keys=True): Overrides(settings=overrides.settings)
+        for overrides in launches
+        if (plain := overrides.settings.model_dump(exclude_unset=True))
+    }
+    variants: list[tuple[Overrides, Study]] = []
+    runs = 0
+    for overrides in reversed(list(settings.values())[-MAX_SETTINGS:]):
+        variant = study.overridden(overrides)
+        runs += sum(len(cell.specs) for cell in variant.cells.values())
+        if runs > MAX_RUNS:
+            break
+        variants.append((overrides, variant))
+    return [(Overrides(), study), *reversed(variants)], len(settings) - len(variants)
+
+
+MAX_SETTINGS = 200
+"""Maximum number of settings of launches that a table considers."""
 
 
 def _measure(cell: Cell, results: Results, overrides: Overrides) -> Measured:
