@@ -373,32 +373,6 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
     assert artifacts.add_digests(folder) == []
 
 
-def test_a_damaged_description_of_a_picture_is_one_line(results: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "results"
-    shutil.copytree(results, folder)
-    for content in ([], {"made_with": []}, {"made_with": {}, "files": ["a"]}, {"made_with": {}, "files": None}):
-        (folder / "mine.json").write_text(json.dumps(content if isinstance(content, list) else sealed(content)))
-        with pytest.raises(UsageError, match=r"mine\.json: its provenance cannot be read"):
-            artifacts.load(folder)
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["1,2,3,4,5,6,7,8,9,10,11,12", "1", "1,2\0", "a" * 200_000, '"'],
-    ids=["long", "short", "zero", "huge", "open"],
-)
-def test_a_table_of_a_picture_that_is_none_is_one_line(results: Path, tmp_path: Path, line: str) -> None:
-    folder = tmp_path / "results"
-    shutil.copytree(results, folder)
-    path, description = folder / "figure01.csv", folder / "figure01.json"
-    path.write_text(f"{path.read_text()}{line}\n")
-    content = json.loads(description.read_text())
-    content["files"]["figure01.csv"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    description.write_text(json.dumps(sealed(content)))
-    with pytest.raises(UsageError, match=r"figure01\.csv: not a table \("):
-        artifacts.load(folder)
-
-
 # --- the short page -------------------------------------------------------------------------------------------------
 
 

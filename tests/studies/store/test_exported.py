@@ -14,6 +14,7 @@ from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
 from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Overrides, parse_study
+from lossaware.studies.store import export as written
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Launch
@@ -248,6 +249,7 @@ def test_texts_of_others_are_exported_as_they_are(grid, tmp_path):
     exported = Exported(tmp_path)
     assert {exported.environment(spec)["processor"] for spec in exported.specs()} == {"a\ud800\u202e\u2028b"}
     assert exported.epochs("grid")
+    assert written._study_json({"runs": {"a": {"spec": {"task": "a\ud800"}}}}).encode()
 
 
 def test_the_path_of_a_task_is_part_of_its_runs_and_this_is_said(grid, tmp_path):
