@@ -103,6 +103,23 @@ def test_a_file_in_the_place_of_a_new_database_is_left_alone(tmp_path, content):
     assert new.is_symlink() or new.read_text() == content
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_results_under_the_name_of_a_new_database_are_not_removed(tmp_path, damaged):
+    """As after `mv results.sqlite results.sqlite.new`. Unguarded: they are taken for a creation that was killed."""
+    path, new = tmp_path / "results.sqlite", tmp_path / "results.sqlite.new"
+    with Store(path) as store:
+        for seed in range(200 if damaged else 1):
+            store.begin(replace(SPEC, seed=seed))
+    path.rename(new)
+    if damaged:
+        new.write_bytes(new.read_bytes()[:-5000])
+    before = new.read_bytes()
+    with pytest.raises(UsageError, match=r"results\.sqlite\.new has runs: rename it, or move it away"):
+        Store(path)
+    assert new.read_bytes() == before
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal", ".lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "device"])
 def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_path, ending, kind):

@@ -312,6 +312,7 @@ def test_a_backup_holds_what_the_database_holds_while_another_writes(path, tmp_p
     with Store(target, read_only=True) as copy:
         assert copy.records(spec) == [record(1)]
         assert copy.damage() == []
+    assert target.stat().st_mode == path.stat().st_mode, "as the umask says"
     assert beside(target) == []
     with pytest.raises(UsageError, match=r"backup/results\.sqlite exists; choose another"):
         sqlite_file.back_up(path, target)

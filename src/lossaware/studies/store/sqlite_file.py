@@ -7,11 +7,12 @@ import os
 import sqlite3
 import stat
 import struct
+import tempfile
 import warnings
 from pathlib import Path
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.atomic import remove_own, sync_folder
+from lossaware.studies.specs.atomic import remove_own, sync_folder, umask
 from lossaware.studies.specs.regular_file import MALFORMED, check_regular
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.store.digests import DIGITS, epoch_digest, run_digest
@@ -49,6 +50,8 @@ _WITH_DIGESTS = ("runs", "epochs")
 _DIGEST = ",digestTEXT"  # the column without spaces; its place differs in files of an earlier version
 LARGEST_VALUE = 1 << 24
 """Maximum size of a value in bytes; an epoch has some hundred."""
+LARGEST_NEW = 1 << 15
+"""Maximum size of a database without runs in bytes."""
 EPOCH_COLUMNS = "epoch, train, test, lga, seconds"
 """The columns for `epoch_of_row`."""
 ERRORS = (sqlite3.Error, UnicodeError)
@@ -132,8 +135,9 @@ def back_up(path: Path, target: Path) -> None:
         source = open_for_reading(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = with_suffix(target, ".new")
-            _make_room(partial)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+            os.close(handle)
+            partial = Path(name)
             try:
                 copy = sqlite3.connect(partial)
                 try:
@@ -141,6 +145,7 @@ def back_up(path: Path, target: Path) -> None:
                 finally:
                     copy.close()
                 open_for_reading(partial).close()
+                partial.chmod(0o666 & ~umask())
                 partial.rename(target)
             except BaseException:
                 partial.unlink(missing_ok=True)
@@ -160,9 +165,23 @@ def one_line(error: Exception) -> str:
 
 
 def _make_room(path: Path) -> None:
-    """Remove the leftover of a killed creation of a database."""
+    """Remove the leftover of a killed creation of a database, which has no runs."""
+    if _has_runs(path):
+        raise UsageError(f"{path} has runs: rename it, or move it away")
     if not remove_own(path, b"SQLite format 3\0") and (path.exists() or path.is_symlink()):
         raise UsageError(f"{path} exists, but is not an unfinished database: move it away")
+
+
+def _has_runs(path: Path) -> bool:
+    try:
+        database = open_for_reading(path)
+    except (UsageError, OSError, *ERRORS):
+        # Nor is a damaged database with runs removed.
+        return path.is_file() and path.stat().st_size > LARGEST_NEW
+    try:
+        return database.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
+    finally:
+        database.close()
 
 
 def _check_beside(path: Path) -> None:
