@@ -76,6 +76,19 @@ def test_an_assignment_of_somebody_else_is_one_line(monkeypatch):
             lossaware.trial()
 
 
+def test_the_files_of_a_script_that_runs_alone_are_not_removed(script, monkeypatch):
+    monkeypatch.delenv("LOSSAWARE_TRIAL", raising=False)
+    folder = script.parent / "lossaware-trial"
+    folder.mkdir()
+    (folder / "model.pt").write_text("hours of training")
+    (folder / ".reported.json").write_text("{")
+    with pytest.raises(
+        UsageError, match=r"reported.json: damaged .*; remove lossaware-trial to start from the beginning"
+    ):
+        _ = lossaware.trial().checkpoint
+    assert (folder / "model.pt").exists()
+
+
 def plain() -> float:
     """The norm at the end of the same loop without any of this."""
     torch.manual_seed(7)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from lossaware.errors import UsageError
 from lossaware.studies.specs.regular_file import MALFORMED
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
-from lossaware.studies.training.trial import Listener, Trial
+from lossaware.studies.training.trial import STANDALONE, Listener, Trial
 
 ENVIRONMENT = "LOSSAWARE_TRIAL"
 """The environment variable that has an `Assignment`."""
@@ -69,7 +69,7 @@ def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
     text = os.environ.get(ENVIRONMENT)
     if text is None:
         spec = RunSpec(sys.argv[0], "", lr, seed, 0, 0, lga=(), kind="function")
-        result = Trial(spec, folder=Path("lossaware-trial"), listener=Listener(epoch=_print))
+        result = Trial(spec, folder=Path(STANDALONE), listener=Listener(epoch=_print))
     else:
         try:
             assignment = Assignment(**json.loads(text))

@@ -328,7 +328,16 @@ class _Progress:
             self._due = now + PROGRESS_SECONDS
 
 
-_REMOVED = "the run's checkpoint is removed, so it starts from the beginning"
+STANDALONE = "lossaware-trial"
+"""The folder of a script that runs alone, in the current folder. Its files are the user's."""
+
+
+def _begin_anew(folder: Path) -> str:
+    """Remove a run's own folder, and say so."""
+    if folder.name == STANDALONE:
+        return f"remove {folder} to start from the beginning"
+    shutil.rmtree(folder, ignore_errors=True)
+    return "the run's checkpoint is removed, so it starts from the beginning"
 
 
 class _Reports:
@@ -358,8 +367,7 @@ class _Reports:
             if not is_sealed(content):
                 raise ValueError("this is not what was written")
         except (UsageError, *MALFORMED) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UsageError(f"{self._kept}: damaged ({error}); {_REMOVED}") from None
+            raise UsageError(f"{self._kept}: damaged ({error}); {_begin_anew(folder)}") from None
         if self._record is None and first in (0, 1):
             self._first, self._record, self._is_kept = first, record, True
 
@@ -420,6 +428,5 @@ class _Reports:
     def _refuse(self, text: str) -> NoReturn:
         more = ""
         if self._is_kept and self._kept is not None:  # otherwise the same command would fail again
-            shutil.rmtree(self._kept.parent, ignore_errors=True)
-            more = f"; {_REMOVED} (report each epoch before saving)"
+            more = f"; {_begin_anew(self._kept.parent)} (report each epoch before saving)"
         raise UsageError(f"trial.report(epoch, ...): epochs come one after another; it must be {text}{more}")
