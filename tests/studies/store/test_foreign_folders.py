@@ -377,7 +377,8 @@ def test_a_specification_of_other_types_is_refused(name):
 
 def test_an_export_keeps_runs_of_code_that_todays_study_does_not_name(trap):
     (trap / "grid.toml").write_text(TEXT)
-    before = foreign(trap / "results", "zero.py:x")
+    (trap / "mine.py").write_text("raise SystemExit('imported')")  # of the same name as theirs, and another program
+    before = foreign(trap / "results", "mine.py:x")
     numbers = before.epochs("grid")
     study = load_study(str(trap / "grid.toml"))
     known = Known()
