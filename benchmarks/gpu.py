@@ -1,21 +1,19 @@
-"""What LGA costs on a CUDA GPU: two launches a step, no host read, within a captured graph, at the speed of a copy.
+"""The cost of LGA on a CUDA GPU: launches, host reads, captured graphs, and bandwidth.
 
     python -m benchmarks.gpu                    # about two minutes; writes results/speed/gpu.json and gpu.md
-    python -m benchmarks.gpu --data DIR         # and MNIST's column of Table 1, twice, which takes ten minutes or more
+    python -m benchmarks.gpu --data DIR         # also MNIST's column of Table 1, which takes minutes
 
-Every claim is asserted, then timed by CUDA events; the parameters must move as `tests/reference.py` says. What is
-measured is written after each part. A part that fails does not stop the others; the exit code is then 1.
+Every claim is asserted, then timed by CUDA events; the parameters must change as in `tests/reference.py`. Results
+are written after each part. A part that fails does not stop the others; the exit code is then 1.
 """
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from lossaware.studies.specs.study_file import parse_settings
 from lossaware.studies.training.run import run
 
 WARM_UP = 5
-"""First times that do not count."""
+"""Number of first times that do not count."""
 
 
 def milliseconds(call: Callable[[], object], rounds: int) -> float:
@@ -53,7 +51,7 @@ def milliseconds(call: Callable[[], object], rounds: int) -> float:
 
 
 def on_gpu(total: int, tensors: int, make: Callable[..., torch.optim.Optimizer], **arguments: Any) -> Any:
-    """An optimizer over so many parameters on the GPU, with gradients."""
+    """An optimizer over this number of parameters on the GPU, with gradients."""
     params = []
     for p in make_parameters(total, tensors):
         assert p.grad is not None
@@ -64,9 +62,9 @@ def on_gpu(total: int, tensors: int, make: Callable[..., torch.optim.Optimizer],
 
 
 def launches(call: Callable[[], object], may_wait: bool = True) -> list[str]:
-    """The names of the kernels that a call launches, after a first one that makes states and compiles kernels.
+    """The names of the kernels that a call launches, after a first call that creates states and compiles kernels.
 
-    The profiler itself may synchronize; the call may not, unless it says so.
+    The profiler itself may synchronize; the call may only do so with `may_wait`.
     """
     call()
     torch.cuda.synchronize()
@@ -82,19 +80,19 @@ def launches(call: Callable[[], object], may_wait: bool = True) -> list[str]:
 
 
 def two_launches() -> list[Goal]:
-    """LGA adds two kernels to those of the base step, and waits for nothing."""
+    """LGA adds two kernels to those of the base step, and does not wait for the device."""
     loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
     plain, ours = (on_gpu(10**6, 300, torch.optim.Adam) for _ in range(2))
     lga = attach(ours)
     base = launches(plain.step)
     found = launches(lambda: ours.step(loss=loss), may_wait=False)
     assert lga.status.open_share > 0
-    # Reading the loss copies it, so that it may be changed afterwards: one small kernel more.
+    # Reading the loss copies it, so that it may be changed afterwards: one more small kernel.
     return [Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(found) - len(base), 3, unit="")]
 
 
 def bandwidth(elements: int, rounds: int) -> list[Goal]:
-    """Bytes that the correction must move, over its time, against a copy of the same many bytes."""
+    """Bytes that the correction must move per time, relative to a copy of the same number of bytes."""
     goals = []
     for tensors in (1, 300):
         optimizer = on_gpu(elements, tensors, torch.optim.SGD)
@@ -120,7 +118,7 @@ def bandwidth(elements: int, rounds: int) -> list[Goal]:
 
 
 def captured() -> list[Goal]:
-    """Base step and LGA in one CUDA graph: replays go on as eager steps do, also in what the state holds."""
+    """Base step and LGA in one CUDA graph: replays give the same results as eager steps, including the state."""
     loss = torch.tensor(LOSS, device="cuda", dtype=torch.float64)
     captured, eager = (on_gpu(10**5, 10, torch.optim.Adam, capturable=True) for _ in range(2))
     lgas = attach(captured), attach(eager)
@@ -143,7 +141,7 @@ def captured() -> list[Goal]:
 
 
 def closed(elements: int, rounds: int) -> list[Goal]:
-    """A gate that is closed on the device: the kernel leaves early."""
+    """A gate that is closed on the device: the kernel returns early."""
     times = {}
     for name, value in (("open", LOSS), ("closed", 0.01)):
         optimizer = on_gpu(elements, 10, torch.optim.SGD)
@@ -162,50 +160,32 @@ def closed(elements: int, rounds: int) -> list[Goal]:
 
 
 def table_1(data: Path, jobs: int, *, seeds: int, epochs: int, algorithms: Sequence[str]) -> list[Goal]:
-    """MNIST's column of Table 1, with five seeds 70 runs of 20 epochs: all that a user waits for, in minutes.
+    """MNIST's column of Table 1, as `lossaware study run --device cuda` executes it: 70 runs with five seeds.
 
-    Other numbers of epochs, and some of the algorithms, are for a short test of this function.
-
-    Once as `lossaware study run --device cuda` does it, a process a run; once with steps that are recorded as CUDA
-    graphs, in processes that go on to the next run. Every run of the one must be that of the other, bit for bit, and
-    some of them are held against a run alone on the GPU.
+    Some of the runs are repeated alone on the GPU and must have the same bits. Fewer epochs and algorithms are for a
+    short test of this function.
     """
     only = {"task": ("MNIST",)} | ({"algorithm": tuple(algorithms)} if algorithms else {})
     chosen = Overrides(only, parse_settings({"seeds": seeds, "epochs": epochs, "device": "cuda"}))
     specs = list(load_study("table01").overridden(chosen).specs)
     assert len(specs) == 2 * (len(algorithms) or 7) * seeds
-    goals, found = [], []
-    for name, way in (("a process a run", side_by_side), ("recorded steps", recorded)):
-        began = time.perf_counter()
-        found.append(way(specs, data, jobs))
-        minutes = (time.perf_counter() - began) / 60
-        what = f"Table 1 on MNIST, {len(specs)} runs, {jobs} at a time, {name}"
-        goals.append(Goal("7 studies", what, minutes, 5.0, unit="min"))
-    assert found[0] == found[1], "recorded steps give other numbers"
+    began = time.perf_counter()
+    records = side_by_side(specs, data, jobs)
+    minutes = (time.perf_counter() - began) / 60
     for index in (0, len(specs) // 2, -1):
-        assert records_of(specs[index], data, graphs=False) == found[0][index], "a run alone gives other numbers"
-    return goals
+        alone = [replace(record, seconds=0.0) for record in run(specs[index], data)]
+        assert alone == records[index], "a run alone gives other numbers"
+    return [Goal("7 studies", f"Table 1 on MNIST, {len(specs)} runs, {jobs} at a time", minutes, 5.0, unit="min")]
 
 
 def side_by_side(specs: Sequence[RunSpec], data: Path | None, jobs: int) -> list[list[EpochRecord]]:
     """The runs as the engine executes them."""
-    found: dict[RunSpec, list[EpochRecord]] = {spec: [] for spec in specs}
+    records: dict[RunSpec, list[EpochRecord]] = {spec: [] for spec in specs}
     for event in LocalEngine(jobs).execute(specs, data):
         assert not isinstance(event, RunFailed), event.message
         if isinstance(event, EpochDone):
-            found[event.spec].append(replace(event.record, seconds=0.0))
-    return list(found.values())
-
-
-def recorded(specs: Sequence[RunSpec], data: Path | None, jobs: int) -> list[list[EpochRecord]]:
-    """The runs with recorded steps, several a process, which spares each the start of CUDA."""
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(partial(records_of, data=data, graphs=True), specs))
-
-
-def records_of(spec: RunSpec, data: Path | None, graphs: bool) -> list[EpochRecord]:
-    """A run in this process."""
-    return [replace(record, seconds=0.0) for record in run(spec, data, graphs=graphs)]
+            records[event.spec].append(replace(event.record, seconds=0.0))
+    return list(records.values())
 
 
 def main() -> None:
@@ -253,7 +233,7 @@ def main() -> None:
 
 
 def write(goals: Sequence[Goal], folder: Path) -> None:
-    """Write what is measured so far to ``gpu.json`` and ``gpu.md``."""
+    """Write the results so far to ``gpu.json`` and ``gpu.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
     (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")

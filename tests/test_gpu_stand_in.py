@@ -1,6 +1,6 @@
-"""The tests and the benchmark for GPUs, on the stand-in for one: that they run, and what they find but for the numbers.
+"""The tests and the benchmark for GPUs, on the stand-in: that they run and pass, without their measured numbers.
 
-A GPU is still needed for the rest: what steps cost, the last bits, torch.compile, nccl, libraries of GPU code alone.
+The rest needs a GPU: times, the last bits, torch.compile, nccl, and libraries with only GPU code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from support import needs
 
 HERE = Path(__file__).parent
 NOT_HERE = "not compiled_step and not bitsandbytes"
-"""torch.compile traces no stand-in, and bitsandbytes asks for CUDA's own library."""
+"""torch.compile cannot trace the stand-in, and bitsandbytes needs CUDA's library."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _triton() -> None:
 
 
 def start_on_the_stand_in(*arguments: str) -> subprocess.Popen[str]:
-    """Python with a GPU that is none; the processes that it starts have it, too."""
+    """Python with the stand-in; the processes that it starts have it, too."""
     here = {
         "PYTHONPATH": os.pathsep.join([str(HERE / "gpu_stand_in"), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     }
@@ -57,7 +57,7 @@ def in_script(code: str) -> str:
     return found.stdout
 
 
-# What the stand-in forgives as little as a GPU -----------------------------------------------------------------------
+# Errors of the stand-in, as on a GPU ----------------------------------------------------------------------------------
 
 FORBIDDEN = {
     "two devices": ("torch.ones(2, device='cuda') + torch.ones(2)", "on the same device"),
@@ -160,7 +160,7 @@ TESTS = (
 
 @pytest.fixture(scope="module")
 def tests_for_gpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, list[str]]]:
-    """What pytest said of the tests for GPUs, and how each ended by file; all in one process."""
+    """Pytest's output for the tests for GPUs, and the outcomes by file; all in one process."""
     report = tmp_path_factory.mktemp("stand-in") / "report.xml"
     options = ["-m", "cuda", "-k", NOT_HERE, "-n", "0", "-q", f"--junitxml={report}"]
     done = on_the_stand_in("-m", "pytest", *options, *(str(HERE / file) for file in TESTS))
@@ -179,7 +179,7 @@ def test_the_tests_for_gpus_pass_on_the_stand_in(tests_for_gpus: tuple[str, dict
 
 
 def test_a_part_of_the_benchmark_that_fails_stops_no_other(tmp_path: Path) -> None:
-    """And what is measured is there when the process dies."""
+    """And measured values are stored when the process dies."""
     found = on_the_stand_in(
         "-c",
         f"""
@@ -252,10 +252,10 @@ def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_pat
     assert first.returncode == 0, (out / "tests.log").read_text() + errors
     assert states(out) == dict.fromkeys(("tests", "benchmark", "SGD", "two"), "done")
     assert " passed" in (out / "tests.log").read_text()
-    measured = (out / "benchmark.log").read_text()  # the times are none, the rest is as on a GPU
+    measured = (out / "benchmark.log").read_text()  # times are not real, the rest is as on a GPU
     assert "| kernels that LGA adds to a step of Adam, 300 tensors | 3  | ≤ 3  |  | met |" in measured
-    assert "4 runs, 2 at a time, recorded steps" in measured
-    assert len(json.loads((out / "speed" / "gpu.json").read_text())["goals"]) == 6
+    assert "4 runs, 2 at a time" in measured
+    assert len(json.loads((out / "speed" / "gpu.json").read_text())["goals"]) == 5
     exported = json.loads((out / "results" / "table01.study.json").read_text())
     assert {run["spec"]["device"] for run in exported["runs"].values()} == {"cuda"}
     assert len(exported["runs"]) == 4
@@ -269,7 +269,7 @@ def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_pat
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist: Path, how: signal.Signals) -> None:
-    """A part that takes too long stops no other, one that fails is told, and a study goes on where it was."""
+    """A part that takes too long does not stop the others, a failed one is reported, and a study resumes."""
     out = tmp_path / "out"
     first = session(CUT, tiny_mnist, out)
     while epochs_in(out) < 3:
@@ -290,7 +290,7 @@ def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist:
         "good: done before, with the same source",
         "bad: failed before, with the same source",
     ]
-    assert (out / "good.log").read_text().count("here") == 2  # the command, and what it said
+    assert (out / "good.log").read_text().count("here") == 2  # the command and its output
     assert (out / "results" / "table01.csv").exists()
 
 

@@ -1,7 +1,6 @@
 """Runs on a GPU. Most of it is tested without one: torch's device "meta" has no numbers, so reading one fails there."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from lossaware.studies.execution.events import EpochDone
 from lossaware.studies.execution.local import LocalEngine
 from lossaware.studies.execution.progress import describe
 from lossaware.studies.models.classification import classification
-from lossaware.studies.specs.optimizers import make_capturable, make_optimizer, optimizers, set_mode
+from lossaware.studies.specs.optimizers import optimizers, set_mode
 from lossaware.studies.specs.run_spec import RunSpec, options
 from lossaware.studies.specs.task import Data, InMemory, Task
 from lossaware.studies.specs.tasks import load_task
@@ -21,9 +20,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.training import run as run_module
 from lossaware.studies.training.batches import Resident
 from lossaware.studies.training.checkpoint import Checkpoint
-from lossaware.studies.training.graphs import WARM_UP, RecordedStep, can_record
 from lossaware.studies.training.run import run
-from lossaware.studies.training.step import PlainStep
 from support import no_waiting
 from support.examples import tensors_of
 from support.records import exact
@@ -86,7 +83,7 @@ def some_steps(spec, folder=None, steps=2):
 @pytest.mark.parametrize("lga", [None, options(gamma2=1e-6)], ids=["without", "with LGA"])
 @pytest.mark.parametrize("name", sorted(set(optimizers()) - READ_THE_DEVICE - {"asgd"}))
 def test_a_step_reads_nothing_from_the_device(name, lga):
-    # ASGD counts its steps on GPUs alone; `-m cuda` tests it.
+    # ASGD counts its steps only on GPUs; `-m cuda` tests it.
     some_steps(dataclasses.replace(META, optimizer=name, lga=lga))
 
 
@@ -138,89 +135,6 @@ def test_moments_keep_what_their_batches_read():
     assert torch.equal(expected[0], moments.features[video, :3])
 
 
-# --- steps that are recorded ------------------------------------------------------------------------------------------
-
-
-class Recorder:
-    """Does what a CUDA graph does: the same again on what lies at the same places, with the host's numbers of then."""
-
-    def __init__(self):
-        self.made = 0
-        self.size = SPEC.batch_size
-
-    def __call__(self, optimizer, function):
-        self.made += 1
-        then = [group["lr"] for group in optimizer.param_groups]
-        outputs = {}
-
-        def replay():
-            now = [group["lr"] for group in optimizer.param_groups]
-            for group, lr in zip(optimizer.param_groups, then, strict=True):
-                group["lr"] = lr
-            for name, value in function().items():
-                outputs.setdefault(name, torch.empty_like(value)).copy_(value)
-            for group, lr in zip(optimizer.param_groups, now, strict=True):
-                group["lr"] = lr
-            return outputs
-
-        return replay
-
-
-@pytest.fixture
-def recorder(monkeypatch):
-    """Has all runs record their steps."""
-    recorder = Recorder()
-
-    def make(measure, optimizer, *rest):
-        step = PlainStep(measure, optimizer, *rest)
-        step._fresh_gradients = False
-        return RecordedStep(step, optimizer, recorder.size, lambda function: recorder(optimizer, function))
-
-    monkeypatch.setattr(run_module, "PlainStep", make)
-    return recorder
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_a_recorded_run_has_the_same_bits(optimizer, recorder, monkeypatch):
-    recorder.size = 100  # of 1,438 examples: 14 full batches and a smaller one
-    spec = dataclasses.replace(SPEC, optimizer=optimizer, batch_size=100, lga=options(gamma2=1e-3, eps=0.0))
-    found = exact(run(spec, None))
-    assert recorder.made == 1
-    monkeypatch.undo()
-    assert found == exact(run(spec, None))
-
-
-def test_a_new_learning_rate_is_recorded_anew(recorder, monkeypatch):
-    spec = dataclasses.replace(SPEC, scheduler="StepLR", scheduler_options=options(step_size=2), epochs=5)
-    found = exact(run(spec, None))
-    assert recorder.made == math.ceil(spec.epochs / 2)
-    monkeypatch.undo()
-    assert found == exact(run(spec, None))
-
-
-def test_the_first_steps_and_other_sizes_are_not_recorded():
-    recorded = []
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    step = RecordedStep(lambda batch: {"n": batch[0].sum()}, optimizer, 4, lambda f: recorded.append(f) or f)
-    for _ in range(WARM_UP):
-        step((torch.ones(4),))
-        step((torch.ones(3),))
-    assert not recorded
-    kept = step((torch.ones(4),))
-    assert len(recorded) == 1
-    step((torch.full((4,), 2.0),))
-    assert kept["n"] == 4  # what was given is not overwritten by the next replay
-    assert len(recorded) == 1
-
-
-@pytest.mark.parametrize("name", optimizers())
-def test_only_what_counts_on_the_gpu_can_be_recorded(name):
-    optimizer = make_optimizer(name, [nn.Parameter(torch.zeros(2))], 0.1, {})
-    make_capturable(optimizer)
-    ours = {"sgd", "momentum", "asgd", "rmsprop", "adam", "adamax", "adadelta", "adamw", "nadam", "radam"}
-    assert can_record(optimizer) == (name in ours)
-
-
 # --- on a GPU ---------------------------------------------------------------------------------------------------------
 
 CUDA = dataclasses.replace(SPEC, device="cuda", batch_size=100)
@@ -242,10 +156,8 @@ def noisy(name, chosen):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("spec", VARIANTS)
-def test_cuda_the_same_run_gives_the_same_bits_recorded_or_not(spec):
-    first = exact(run(spec, None))
-    assert exact(run(spec, None)) == first
-    assert exact(run(spec, None, graphs=True)) == first
+def test_cuda_runs_are_reproducible_bit_for_bit(spec):
+    assert exact(run(spec, None)) == exact(run(spec, None))
 
 
 @pytest.mark.cuda
@@ -267,21 +179,20 @@ def test_cuda_runs_side_by_side_are_as_they_are_alone():
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("graphs", [False, True])
-def test_cuda_goes_on_to_the_same_bits(tmp_path, monkeypatch, graphs):
+def test_cuda_resumes_with_the_same_bits(tmp_path, monkeypatch):
     from lossaware.studies.training import checkpoint
 
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(run_module, "load_task", noisy)
     for spec in VARIANTS:
         path = tmp_path / f"{spec.key}.pt"
-        records = run(spec, None, checkpoint=Checkpoint(path, spec), graphs=graphs)
+        records = run(spec, None, checkpoint=Checkpoint(path, spec))
         next(records)
         records.close()
         told = []
         resumed = Checkpoint(path, spec, lambda *what, told=told: told.append(what))
-        assert exact(run(spec, None, checkpoint=resumed, graphs=graphs)) == exact(run(spec, None))
-        assert told[0] == ("continues after epoch 1 of 3", 1)
+        assert exact(run(spec, None, checkpoint=resumed)) == exact(run(spec, None))
+        assert told[0] == ("resumes after epoch 1 of 3", 1)
 
 
 @pytest.mark.cuda

@@ -165,9 +165,9 @@ def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
 
 
 def make_capturable(optimizer: Optimizer) -> None:
-    """Make an optimizer count its steps on the GPU, if it can, so that a CUDA graph can capture its step.
+    """Make an optimizer count its steps on the GPU, if it can, so that a step does not wait for the GPU.
 
-    Call it before the first step, also without a graph, since the last bits differ.
+    Call it before the first step, since the last bits differ.
     """
     for group in optimizer.param_groups:
         if "capturable" in group:

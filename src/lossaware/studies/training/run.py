@@ -26,12 +26,11 @@ from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.training.attach import attach_lga
 from lossaware.studies.training.batches import Batches, Resident
 from lossaware.studies.training.checkpoint import Checkpoint
-from lossaware.studies.training.graphs import RecordedStep, Step, can_record
 from lossaware.studies.training.loop_options import loop_options
 from lossaware.studies.training.ranks import SharedCheckpoint, SingleProcess, check_ranks, ranks_of
 from lossaware.studies.training.reproducible import derived, reproducible
 from lossaware.studies.training.scheduler import advance, make_scheduler
-from lossaware.studies.training.step import Accumulated, PlainStep
+from lossaware.studies.training.step import Accumulated, PlainStep, Step
 
 ProgressHook = Callable[[int, int, int, Tensor], None]
 """Receives the epoch (from 1), the step (from 1), the number of steps per epoch, and the loss of that step."""
@@ -48,7 +47,6 @@ def run(
     on_progress: ProgressHook | None = None,
     on_data: Callable[[Data], None] | None = None,
     checkpoint: Checkpoint | None = None,
-    graphs: bool = False,
 ) -> Generator[EpochRecord, None, None]:
     """Train as specified by ``spec``, and yield a record after each epoch.
 
@@ -62,7 +60,6 @@ def run(
         on_data: Receives the data after loading.
         checkpoint: Saves the run between epochs. Epochs of an existing checkpoint are yielded unchanged, and the
             following ones have the same bits as without interruption. None saves nothing.
-        graphs: On a GPU, record the training step as a CUDA graph, if the optimizer supports it.
 
     Raises:
         UsageError: The specification has an unknown name or a value that is not allowed, the data is missing or
@@ -77,7 +74,7 @@ def run(
         if checkpoint is not None:
             checkpoint.bind("data", [files.content for files in data.files])
         shared = ranks_of(spec.distributed).checkpoint(checkpoint)
-        training, records = _begun(partial(_Training, spec, task, data, graphs), spec.epochs, shared)
+        training, records = _begun(partial(_Training, spec, task, data), spec.epochs, shared)
         yield from records
         for epoch in range(len(records) + 1, spec.epochs + 1):
             with warnings.catch_warnings(action="ignore", category=GateWarning):  # tables and reports have it
@@ -110,7 +107,7 @@ def _begun(
         except Exception as error:  # it may be half loaded
             checkpoint.refuse(f"does not fit ({where(error)})")
         else:
-            checkpoint.tell(f"continues after epoch {len(records)} of {epochs}", len(records))
+            checkpoint.tell(f"resumes after epoch {len(records)} of {epochs}", len(records))
             return training, records
     return begin(), []
 
@@ -140,7 +137,7 @@ def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, An
 class _Training:
     """A model in training, with all its changing state."""
 
-    def __init__(self, spec: RunSpec, task: Task, data: Data, graphs: bool = False) -> None:
+    def __init__(self, spec: RunSpec, task: Task, data: Data) -> None:
         self._task = task
         self._ranks = ranks_of(spec.distributed)
         self._device = torch.device(spec.device)
@@ -166,8 +163,6 @@ class _Training:
         self._step: Step = self._plain
         if self._loop.accumulate > 1:
             self._step = Accumulated(self._plain, self._loop.accumulate, self._count)
-        elif graphs and self._device.type == "cuda" and self._ranks.count == 1 and can_record(self._optimizer):
-            self._step = RecordedStep(self._plain, self._optimizer, spec.batch_size)
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
         """Train for one epoch, number ``epoch``, and test."""

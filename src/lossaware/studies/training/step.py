@@ -12,6 +12,9 @@ from lossaware.studies.specs.optimizers import make_capturable, takes_loss
 from lossaware.studies.training.loop_options import LoopOptions
 from lossaware.studies.training.ranks import SingleProcess
 
+Step = Callable[[Any], Mapping[str, Tensor]]
+"""Trains on a batch and returns its measures."""
+
 
 class PlainStep:
     """A training step on one batch. It does not read values of the device, so it does not wait for it."""
@@ -29,8 +32,6 @@ class PlainStep:
         self._ranks = ranks
         self._optimizer: Any = optimizer
         self._give_loss = give_loss or takes_loss(optimizer)
-        # On other devices gradients keep their memory: a captured step needs them at the same addresses.
-        self._fresh_gradients = device.type == "cpu"
         self._options = options
         self._total: Tensor | None = None  # the mean loss of a step's batches so far
         if device.type == "cuda":
@@ -52,7 +53,7 @@ class PlainStep:
         measures = self._measure(batch)
         loss = measures["loss"]
         if begins:
-            self._optimizer.zero_grad(set_to_none=self._fresh_gradients)
+            self._optimizer.zero_grad()
             self._total = None
         (loss if of == 1 else loss / of).backward()
         total = loss.detach() if of == 1 else loss.detach() / of
