@@ -1,1 +1,1 @@
-"""What LGA costs, measured. ``python -m benchmarks.speed`` runs everything and writes ``results/speed``."""
+"""Measurements of the cost of LGA. ``python -m benchmarks.speed`` runs all and writes ``results/speed``."""

@@ -1,8 +1,8 @@
 """The memory that a checkpoint takes: ``python -m benchmarks.checkpoint_memory [--parameters N]``.
 
-A model with Adam takes a step, its checkpoint is written, and another process takes it and goes on. Each part runs in a
-process of its own. Printed is the largest memory that was resident (VmHWM), less what was there before the model, and
-its ratio to the run's own: parameters, gradients, and both moments of Adam.
+A model with Adam takes a step, its checkpoint is written, and another process resumes from it. Each part runs in a
+separate process. The output is the peak resident memory (VmHWM), without the memory used before the model, and
+its ratio to that of the run: parameters, gradients, and both moments of Adam.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def part(name: str, parameters: int, path: Path) -> None:
     torch.set_num_threads(1)
     checkpoint.SECONDS, checkpoint.SHARE = 0.0, math.inf
     kept = checkpoint.Checkpoint(path, SPEC, lambda message, _: print(message, file=sys.stderr))
-    begun(TENSORS)  # what the first step of a process imports does not belong to the run
+    begun(TENSORS)  # modules that the first step imports do not belong to the run
     before = peak()
     if name == "resume":
         state: Any = kept.load()
@@ -78,7 +78,7 @@ def resumed(parameters: int, state: dict[str, Any]) -> tuple[torch.nn.Module, to
 
 
 def measure(parameters: int) -> dict[str, int]:
-    """Bytes by part: without a checkpoint, writing one, going on from it."""
+    """Bytes by part: without a checkpoint, writing one, resuming from it."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("run", "write", "resume"):
@@ -90,7 +90,7 @@ def measure(parameters: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Print a line a part."""
+    """Print one line per part."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parameters", type=int, default=100_000_000)
     parser.add_argument("--part")

@@ -1,7 +1,7 @@
 """Where the C library is built: ``python -m benchmarks.first_use``.
 
-Prints as JSON what the first LGA of a process took. `benchmarks.speed` runs it in processes of their own, first with
-an empty cache folder, then with what the first one has left there.
+Prints the times of the first LGA in a process as JSON. `benchmarks.speed` runs it in two processes, first with
+an empty cache folder, then with the cache of the first one.
 """
 
 import json

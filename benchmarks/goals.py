@@ -12,8 +12,8 @@ class Goal:
         item: The subject, which is a row of the table of goals.
         what: The quantity that was measured.
         value: The value.
-        limit: Where it should be.
-        at_most: Whether the value should be at most the limit; else at least.
+        limit: The goal.
+        at_most: Whether the value should be at most the limit; otherwise at least.
         unit: "x" for ratios.
         floor: The value that the bytes allow, which no implementation can pass; None where it is not known.
     """
@@ -33,7 +33,7 @@ class Goal:
 
 
 def as_markdown(goals: Iterable[Goal]) -> str:
-    """The table, a line a goal."""
+    """The table, with one line per goal."""
     lines = ["| item | what | measured | goal | floor | |", "|---|---|---|---|---|---|"]
     for goal in goals:
         sign = "≤" if goal.at_most else "≥"

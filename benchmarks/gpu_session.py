@@ -1,18 +1,17 @@
-"""All that a GPU is needed for, in the order of its worth, within 25 minutes.
+"""All work that needs a GPU, the most important first, within 25 minutes.
 
     python -m benchmarks.gpu_session --data DIR --out FOLDER
 
 1. the tests for GPUs, `pytest -m cuda`;
-2. `benchmarks.gpu`: what LGA costs, and MNIST's column of Table 1 with one seed;
-3. with the time that is left, CIFAR-10's column of Table 1: SGD without and with LGA first, then the other optimizers.
+2. `benchmarks.gpu`: the cost of LGA, and MNIST's column of Table 1 with one seed;
+3. in the remaining time, CIFAR-10's column of Table 1: SGD without and with LGA first, then the other optimizers.
 
-It may be cut off at any moment: ``FOLDER`` keeps logs line by line, measurements part by part and runs epoch by epoch,
-and ``FOLDER/session.json`` says how far each part came. The same command with the same folder goes on. Tests and
-benchmark that have ended with the same source are left out, unless ``--again`` is given; a run that was cut resumes
-from its last checkpoint. At the end, complete runs are exported to ``FOLDER/results``, whose files belong into
-``results/``.
+It may be interrupted at any time: ``FOLDER`` contains the log lines, measurements, and epochs so far, and
+``FOLDER/session.json`` the state of each part. The same command with the same folder continues. Tests and benchmark
+that have ended with the same source are skipped, unless ``--again`` is passed; an interrupted run resumes from its last
+checkpoint. At the end, complete runs are exported to ``FOLDER/results``; copy these files to ``results/``.
 
-The exit code is 0 where every part is done, 1 otherwise, 130 after Ctrl-C.
+The exit code is 0 if every part is done, 1 otherwise, 130 after Ctrl-C.
 """
 
 import argparse
@@ -45,13 +44,13 @@ STUDIES = {"SGD on CIFAR-10": [*TABLE, "--only", "algorithm=SGD", "--seeds", "2"
 
 @dataclass(frozen=True)
 class Part:
-    """Something to do.
+    """A command of the session.
 
     Attributes:
-        name: What the log is called.
+        name: The name of the log.
         command: Arguments of Python.
-        minutes: How long it may take; None for all that is left.
-        resumes: Whether it keeps its own state, so that it is started again to go on, or to find that all is there.
+        minutes: Its time limit; None for all remaining time.
+        resumes: Whether it stores its own state, so that it is started again to continue, or to find that it is done.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Part:
 
 
 def parts(data: Path, out: Path) -> list[Part]:
-    """What a GPU is needed for, the most important first."""
+    """The parts, the most important first."""
     folders = ["--data", str(data), "--out", str(out), "--results", str(out / "results")]
     return [
         Part("tests", ["-m", *TESTS], minutes=6),
@@ -74,7 +73,7 @@ def parts(data: Path, out: Path) -> list[Part]:
 
 
 def carry_out(part: Part, out: Path, seconds: float) -> str:
-    """Do it, with its output in a log.
+    """Execute it, with its output in a log.
 
     Returns:
         ``"done"``, ``"failed"`` (its exit code was not 0), or ``"cut off"`` (its time was over).
@@ -91,14 +90,14 @@ def carry_out(part: Part, out: Path, seconds: float) -> str:
 
 
 def start(command: Sequence[str], log: IO[str]) -> "subprocess.Popen[bytes]":
-    """Start Python in a group of its own, so that all its processes can be stopped together."""
+    """Start Python in a new process group, so that all its processes can be stopped together."""
     return subprocess.Popen(
         [sys.executable, "-u", *command], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """Interrupt it as Ctrl-C does, and kill what does not stop."""
+    """Interrupt it as Ctrl-C does, and kill it if it does not stop."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is None:
             os.killpg(process.pid, number)
@@ -109,22 +108,22 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def export(out: Path) -> None:
-    """Write the complete runs as files; where there is none, the log says so."""
+    """Write the complete runs as files; the log says if there are none."""
     command = ["-m", "lossaware", "study", "export", TABLE[0], "--out", str(out), "--to", str(out / "results")]
     carry_out(Part("export", command), out, GRACE)
 
 
 def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
-    """Do all parts that are not done yet.
+    """Execute all parts that are not done yet.
 
     Args:
         data: Folder of the data.
-        out: Folder that keeps everything.
-        minutes: Time for all of it.
+        out: Folder for all output.
+        minutes: Time limit of all parts together.
         again: Repeat tests and benchmark that have ended.
 
     Returns:
-        Whether all are.
+        Whether all are done.
     """
     end = time.monotonic() + 60 * minutes - 2 * GRACE
     out.mkdir(parents=True, exist_ok=True)
@@ -159,7 +158,7 @@ def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
 
 
 def source_digest() -> str:
-    """What tells one state of package, tests and benchmarks from another, also where there is no Git."""
+    """A digest of package, tests and benchmarks, also without Git."""
     digest = hashlib.sha256()
     for folder in ("src", "tests", "benchmarks"):
         for path in sorted([*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.c")]):

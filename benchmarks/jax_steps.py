@@ -1,7 +1,7 @@
 """JAX's optimizer step, compiled by jit, on one core: ``python -m benchmarks.jax_steps``.
 
-Prints the ratios as JSON. `benchmarks.speed` runs it in a process of its own, which is bound to one core: XLA takes as
-many threads as there are cores when it starts.
+Prints the ratios as JSON. `benchmarks.speed` runs it in a separate process on one core: XLA starts as many threads as
+there are cores.
 """
 
 import argparse

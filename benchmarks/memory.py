@@ -1,4 +1,4 @@
-"""Memory of a step beside the base's: what stays, and what is taken for a while."""
+"""Memory of a step in addition to the base's: permanent and temporary."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -16,7 +16,7 @@ AMOUNT_OF_STEP = GAMMA2 * LOSS
 
 
 def make_parameters(total: int, tensors: int = 1) -> list[nn.Parameter]:
-    """So many parameters in so many tensors of equal size, with gradients."""
+    """This number of parameters in this number of tensors of equal size, with gradients."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for _ in range(tensors):
@@ -34,7 +34,7 @@ def attach(optimizer: torch.optim.Optimizer, gamma2: float = GAMMA2) -> LGA:
 def check_correction(
     before: Tensor, after: Tensor, gradient: Tensor, amount: float, steps: int = 1, xi: float = XI
 ) -> None:
-    """Assert that the parameters were pushed as Eq. 2 and Eq. 5 say, so that nothing was timed that did nothing."""
+    """Assert that the parameters were pushed as in Eq. 2 and Eq. 5, so that the timed code had an effect."""
     some = slice(0, 10_000)
     push = amount / reference.phi(gradient[some].double().numpy(), xi)
     expected = before[some].double().numpy() - steps * push

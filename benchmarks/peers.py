@@ -1,4 +1,4 @@
-"""LGA beside other ways to make an optimizer better: milliseconds a step, and memory that a step takes for a while."""
+"""LGA compared with other optimizers and wrappers: milliseconds per step, and temporary memory of a step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The figures of what was measured."""
+"""The plots of the benchmarks."""
 
 import logging
 from pathlib import Path
@@ -45,7 +45,7 @@ def scaling(rows: list[dict[str, Any]], of_ranks: list[dict[str, Any]], path: Pa
 
 
 def peers(rows: list[dict[str, Any]], path: Path) -> None:
-    """Milliseconds a step of every peer, a panel a size."""
+    """Milliseconds per step of each method, with one panel per size."""
     totals = sorted({row["parameters"] for row in rows})
     figure, panels = plt.subplots(1, len(totals), figsize=(4.5 * len(totals), 5), layout="constrained", sharey=True)
     for axes, total in zip(panels if len(totals) > 1 else [panels], totals, strict=True):

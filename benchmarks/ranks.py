@@ -1,6 +1,6 @@
 """Training steps of two ranks on this machine, by gloo, with LGA and without: ``python -m benchmarks.ranks``.
 
-Prints the findings as JSON. `benchmarks.speed` runs it in a process of its own.
+Prints the findings as JSON. `benchmarks.speed` runs it in a separate process.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def collectives(call: Callable[[], object]) -> list[int]:
 
 
 def work(rank: int, world: int, folder: Path, rounds: int) -> None:
-    """One rank; the first writes what it found."""
+    """One rank; the first writes the results."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
     found = [{"wrapper": name, "ranks": world, **measure(name, rounds)} for name in WRAPPERS]
@@ -129,7 +129,7 @@ def work(rank: int, world: int, folder: Path, rounds: int) -> None:
 
 
 def goals(rounds: int) -> tuple[list[Goal], list[dict[str, Any]]]:
-    """The goals, and a row for each wrapper and number of ranks, which run in processes of their own."""
+    """The goals, and a row for each wrapper and number of ranks, which run in separate processes."""
     command = [sys.executable, "-m", "benchmarks.ranks", "--rounds", str(rounds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""What LGA costs: the whole table of goals by one command.
+"""The cost of LGA: the whole table of goals by one command.
 
     python -m benchmarks.speed                  # everything, below ten minutes on two cores
     python -m benchmarks.speed eager closed     # some parts
@@ -6,8 +6,8 @@
     python -m benchmarks.speed --large          # peers with 100 million parameters too, ten minutes more
 
 Prints the table, and writes ``goals.md``, ``speed.json``, a CSV for each table and the figures to ``results/speed``; a
-run of some parts replaces those alone. Every part asserts that what it timed moved the parameters as
-`tests/reference.py` says. A part that fails does not stop the others; the exit code is then 1.
+run of some parts replaces only those. Every part asserts that the timed code changed the parameters as in
+`tests/reference.py`. A part that fails does not stop the others; the exit code is then 1.
 """
 
 import argparse

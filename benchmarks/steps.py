@@ -1,4 +1,4 @@
-"""The optimizer step alone: eager, compiled, with a closed gate, and how it scales."""
+"""The optimizer step alone: eager, compiled, with a closed gate, and by size."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from lossaware.compiled import compiler_arguments
 from lossaware.correction import Correction, Means
 
 AMOUNT = 1e-6
-TINY = 1e-9  # a learning rate that moves nothing out of its range in thousands of steps
+TINY = 1e-9  # so small that values stay in their range for thousands of steps
 
 BASES: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any], float]] = {
     "SGD": (torch.optim.SGD, {}, 1.03),
@@ -125,13 +125,13 @@ def compiled_base(optimizer: torch.optim.Optimizer, arguments: dict[str, Any]) -
 def compiled(
     seconds: float, totals: tuple[int, ...] = (10**7,), counts: tuple[int, ...] = (2, 1)
 ) -> tuple[list[Goal], list[dict[str, Any]]]:
-    """Base step, law and correction as one graph, against the base as one graph.
+    """Base step, law and correction as one graph, compared with the base as one graph.
 
-    All variants step the same parameters with the same state, so that where these lie in memory is no difference.
+    All variants step the same parameters with the same state, so that their memory addresses are the same.
 
     Returns:
-        The goals, and milliseconds a step: the base compiled the way `LGA.compile` compiles, and that with LGA; for
-        Adam also the base by ``torch.compile`` as it is, and uncompiled.
+        The goals, and milliseconds per step: the base compiled as by `LGA.compile`, and the same with LGA; for
+        Adam also the base with plain ``torch.compile``, and uncompiled.
     """
     goals, rows = [], []
     for total in totals:
@@ -173,7 +173,7 @@ def compiled(
 
 @torch.no_grad()
 def scaling(seconds: float) -> list[dict[str, float]]:
-    """Milliseconds of the correction, alone and with running means, against parameters and tensors; one thread.
+    """Milliseconds of the correction, alone and with running means, by parameters and tensors; one thread.
 
     The floor of the correction is an addition, which moves 12 bytes for each parameter; with means it is 20 bytes.
     """

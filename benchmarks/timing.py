@@ -1,4 +1,4 @@
-"""How times are taken: variants take turns, and what counts is the ratio of neighbours."""
+"""Timing: variants take turns, and the result is the ratio of neighbouring times."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ Variants = Mapping[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Times:
-    """Wall times in milliseconds, one list a variant, entry i of each from the same round."""
+    """Wall times in milliseconds, one list per variant; entry i of each is from the same round."""
 
     rounds: Mapping[str, list[float]]
 
@@ -30,7 +30,7 @@ class Times:
         return min(self.rounds[name])
 
     def ratio(self, name: str, base: str) -> float:
-        """Median over the rounds of one variant's time to another's; what slows the machine down slows both."""
+        """Median over the rounds of the ratio of two variants; other load on the machine affects both."""
         return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[base], strict=True))
 
 
@@ -38,11 +38,11 @@ def take_turns(variants: Variants, seconds: float, *, least: int = 7, most: int 
     """Time the variants in turn, round after round.
 
     Args:
-        variants: What to call, by name.
-        seconds: When to stop, if there are rounds enough.
-        least: Rounds at least.
-        most: Rounds at most.
-        calls: Calls that make one timed turn.
+        variants: Functions to call, by name.
+        seconds: Time after which to stop, after the minimum number of rounds.
+        least: Minimum number of rounds.
+        most: Maximum number of rounds.
+        calls: Calls per timed turn.
     """
     rounds: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
@@ -91,7 +91,7 @@ def _memory(field: str) -> int:
 
 
 def circumstances(command: str) -> dict[str, str]:
-    """When, where and of what the measurement was taken."""
+    """Date, commit, machine and software of the measurement."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

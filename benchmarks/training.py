@@ -25,9 +25,9 @@ TABLE_1_STEPS = 20 * 938
 
 
 def whole_step(seconds: float) -> Iterator[Goal]:
-    """Forward, backward and step, without LGA and with it, its gate open at each step.
+    """Forward, backward and step, without LGA and with an open gate.
 
-    Both train one network in turn, so that neither weights nor their places in memory make a difference.
+    Both train one network in turn, so that weights and memory addresses are the same.
     """
     images = torch.randn(128, 3, 32, 32)
     cases: list[tuple[str, nn.Module, Tensor, float]] = [
@@ -38,7 +38,7 @@ def whole_step(seconds: float) -> Iterator[Goal]:
         labels = torch.randint(10, (len(inputs),), generator=torch.Generator().manual_seed(0))
         for base in (torch.optim.SGD, torch.optim.Adam):
             if base is torch.optim.Adam and len(inputs) == 128:
-                continue  # a step takes seconds; one base tells enough
+                continue  # a step takes seconds; one base is enough
             plain, ours = (base(model.parameters(), lr=1e-9) for _ in range(2))
             lga = attach(ours)
             steps = {
@@ -139,7 +139,7 @@ def study_loop(seconds: float) -> tuple[list[Goal], dict[str, float]]:
         times = take_turns(
             {"run": of_run, "bare": bare, "usual": usual, "plain layout": before}, 3 * seconds, least=5, most=60
         )
-    # The run's own time is of the training alone; its test of ten images is no part of the loop.
+    # The run's time is that of the training only; the test of ten images is not part of the loop.
     ratios = sorted(a / b for a, b in zip(measured[1:], times.rounds["bare"], strict=True))
     usual_ratios = sorted(a / b for a, b in zip(measured[1:], times.rounds["usual"], strict=True))
     middle = len(ratios) // 2

@@ -1,9 +1,12 @@
 """How the site is built: ``sphinx-build -W -n docs OUT``. Nothing is fetched, not here nor by a reader's browser."""
 
+import re
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 from lossaware import __version__
 
@@ -64,3 +67,12 @@ nitpick_ignore_regex = [
     (r"py:.*", r"lossaware\.(attachment|stepper|step_hooks|loss_input)\..*"),  # what lga.compile() passes on
     (r"py:.*", r"(Any|Callable|Iterator|Mapping|Path|Protocol|Self|Tensor|Optimizer|nn\.Module|dist\.ProcessGroup)"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Links to notebooks work on GitHub, too, where they are beside this folder and not in it."""
+    app.connect("source-read", _links_to_notebooks)
+
+
+def _links_to_notebooks(app: Sphinx, page: str, source: list[str]) -> None:
+    source[0] = re.sub(r"\]\((?:\.\./)+examples/(\w+\.ipynb)\)", r"](/examples/\1)", source[0])

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ from hypothesis import HealthCheck, settings
 
 from support.longest import LONGEST
 
-# No clock decides over a test, and every run tries the same examples.
+# Tests do not depend on time, and every run tries the same examples.
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 # Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
-# A shell that starts the tests in the background has Ctrl-C ignored, by what they start and interrupt, too.
+# In the background of a shell, Ctrl-C is ignored by the tests and by the processes that they start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that several processes end at about the same time."""
+    """Start with the longest files, so that several processes end at about the same time."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
@@ -37,13 +37,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Where a test runs: on the CPU, and once more on a GPU."""
+    """The device of a test: the CPU, and also a GPU."""
     name: str = request.param
     return name
 
 
 def idx(values: np.ndarray) -> bytes:
-    """The bytes of an IDX file, written from the format's description and by other means than the package reads it."""
+    """The bytes of an IDX file, written by independent code from the format's description."""
     codes = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
     header = bytes([0, 0, codes[values.dtype.name], values.ndim]) + b"".join(struct.pack(">I", n) for n in values.shape)
     return header + values.astype(values.dtype.newbyteorder(">")).tobytes()
@@ -72,7 +72,7 @@ def tiny_mnist(tmp_path: Path) -> Path:
         labels = generator.integers(0, 10, count, dtype=np.uint8)
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
-    # By its checksums this is not MNIST, so what it is has to be said.
+    # Its checksums are not those of MNIST, so they must be recorded.
     from lossaware.studies.data.checksums import record_files
     from lossaware.studies.data.sets import DATA_SETS
 

@@ -1,4 +1,4 @@
-"""Changes one thing in a file at a time, and shows which changes no test notices.
+"""Changes one thing in a file at a time, and prints the changes that no test detects.
 
     python tests/mutants.py FILE TEST...
 
@@ -8,11 +8,11 @@
 
 A mutant is the file with one operator, number, condition, argument, or statement changed or left out. The tests run on
 a copy of ``src`` with the mutant in it, up to the first failure; the working tree is not touched. A mutant is killed
-where a test fails or takes too long. The others are printed: each is a test that is missing, or a change that makes no
-difference. It is run by hand, since a module takes minutes; the exit code is 1 where mutants survive, and 2 where
-the tests fail on the file as it is.
+if a test fails or takes too long. The others are printed: either a test is missing, or the change has no effect. Run it
+by hand, because a module takes minutes. The exit code is 1 if mutants survive, and 2 if the tests fail on the unchanged
+file.
 
-Annotations, imports, docstrings, and texts are not changed. Of a C file, operators, and numbers are.
+Annotations, imports, docstrings, and texts are not changed. In a C file, operators and numbers are changed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ EXCHANGES: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in a node's place."""
+    """The replacements of a node."""
     changed: Any
     match node:
         case ast.Compare(ops=ops):
@@ -179,7 +179,7 @@ def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
 
 
 def difference(before: str, after: str) -> tuple[str, str]:
-    """Both without most of what they begin and end with alike."""
+    """Both without most of their common beginning and end."""
     start = max(0, common(before, after) - 30)
     end = max(0, common(before[start:][::-1], after[start:][::-1]) - 30)
     return before[start : len(before) - end][:150], after[start : len(after) - end][:150]
@@ -227,7 +227,7 @@ _PYTEST = [
 
 
 class Place:
-    """A copy of ``src`` on which tests run, in a process that has what they import."""
+    """A copy of ``src`` for the tests, in a process that has already imported their modules."""
 
     def __init__(self, folder: Path, file: Path, tests: list[str]) -> None:
         self._source, self._home = folder / "src", folder
@@ -258,7 +258,7 @@ class Place:
             for stream in (1, 2):
                 os.dup2(output, stream)
             os.chdir(ROOT)
-            # What is compiled is kept beside the copy, and what a mutant does to the cache ends with it.
+            # The compile cache is next to the copy, so a mutant cannot damage another cache.
             os.environ.update(PYTHONPATH=str(self._source), XDG_CACHE_HOME=str(self._home), PYTHONDONTWRITEBYTECODE="1")
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # most of a short run is pytest itself
             sys.path.insert(0, str(self._source))
@@ -293,14 +293,14 @@ def main() -> int:
             print(f"{mutant.line}: {mutant.before}  ->  {mutant.after}")
         return 0
 
-    # What the tests import is imported once; each child has it.
+    # Modules are imported once; each child process has them.
     import hypothesis  # noqa: F401
     import numpy  # noqa: F401
     import pytest  # noqa: F401
     import torch
     import torch._dynamo  # noqa: F401
 
-    gc.freeze()  # what is there is not looked through again by each child
+    gc.freeze()  # so that children do not traverse existing objects
 
     with tempfile.TemporaryDirectory() as folder:
         free: SimpleQueue[Place] = SimpleQueue()

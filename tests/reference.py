@@ -1,11 +1,11 @@
-"""The judge: the method and the base optimizers in plain, slow NumPy float64.
+"""The reference: the method and the base optimizers in plain, slow NumPy float64.
 
-Nothing here is shared with the package. Every fast version (for-loop, foreach, fused, compiled, Triton, JAX) is held
-to these few lines, so they are written to be compared with the paper by eye: `Law` is Eq. 3, Eq. 4 and lines 7-9 of
+No code is shared with the package. Every fast version (for-loop, foreach, fused, compiled, Triton, JAX) is compared
+with these few lines, so they are written to be compared with the paper by eye: `Law` is Eq. 3, Eq. 4 and lines 7-9 of
 Algorithm 1; `phi` is Eq. 5; `trajectory` is line 11. The optimizers follow their own papers, with the default arguments
 and the deviations of `torch.optim`, and take its argument names, so that one dictionary of arguments makes both.
 
-It is one file of more than 450 lines, so that the judge can be read, and copied, on its own.
+It is one file of more than 450 lines, so that the reference can be read and copied separately.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def phi(g: Array, xi: float) -> Array:
 
 @dataclass
 class Law:
-    """The scalar part: feed it one loss a step, read Omega and gamma2 for the correction of that step."""
+    """The scalar part: pass it one loss per step, and read Omega and gamma2 for the correction of that step."""
 
     steps_per_epoch: int
     gamma2: float = 1e-8
@@ -99,7 +99,7 @@ class Law:
 
     lower: float = 0.0  # L_0, counted from where L starts
     upper: float = math.nan  # U, unknown before the first finite loss
-    factor: float = 1.0  # what all back-offs so far have left of gamma2
+    factor: float = 1.0  # product of all back-off factors so far
     statuses: int = 0
     open_steps: int = 0
     closed_below: int = 0  # steps whose gate was closed because f - L < eps
@@ -108,7 +108,7 @@ class Law:
     pending: list[float] = field(default_factory=list)  # finite losses since then
 
     def omega(self, loss: float | None) -> float:
-        """Take one step's loss in and return Omega(f); None and a loss that is not finite change nothing."""
+        """Process the loss of a step and return Omega(f); None and a loss that is not finite change nothing."""
         if loss is None or not math.isfinite(loss):
             return 0.0
         counted = loss
@@ -146,7 +146,7 @@ class Law:
         self.lower = self.lower_bound(self.lower, mean - self.origin, self.statuses)
 
     def correction(self, omega: float, g: Array, gamma2: float | None = None) -> Array:
-        """Return what line 11 subtracts beside the base step: gamma2 * Omega / phi(g)."""
+        """Return the correction that line 11 subtracts in addition to the base step: gamma2 * Omega / phi(g)."""
         gamma2 = self.gamma2 if gamma2 is None else gamma2
         push = gamma2 * self.factor * omega / phi(g, self.xi)
         return np.where(g == 0, 0.0, push) if self.zero_gradient == "rest" else push
@@ -154,7 +154,7 @@ class Law:
 
 @dataclass
 class SelfSet:
-    """A gamma2 that sets itself: feed it one loss a step, read what a gradient is pushed by in that step."""
+    """gamma2 "auto": pass it one loss per step, and read the correction of that step."""
 
     steps_per_status: int
     scale: float  # root mean square of the parameters at the start
@@ -201,7 +201,7 @@ class SelfSet:
         self.previous = mean, variance
 
     def correction(self, share: float, g: Array) -> Array:
-        """Return what is subtracted beside the base step; elements whose mean gradient is 0 rest."""
+        """Return the correction in addition to the base step; it is 0 for elements with a mean gradient of 0."""
         if share == 0:
             return np.zeros_like(g)
         self.mean = self.momentum * self.mean + (1 - self.momentum) * g
@@ -222,19 +222,19 @@ class Optimizer:
     t: int = 0  # steps taken
 
     def step(self, x: Array, g: Array) -> Array:
-        """Return where the base optimizer alone goes from x with gradient g."""
+        """Return the parameters after a step of the base optimizer alone from x with gradient g."""
         self.t += 1
         return self.update(x, self.descent(g) + self.weight_decay * x)
 
     def descent(self, g: Array) -> Array:
-        """Return the gradient of what the base descends: the negated one under `maximize`."""
+        """Return the gradient that the base descends: the negated one with `maximize`."""
         return -g if self.maximize else g
 
     def update(self, x: Array, g: Array) -> Array:
         raise NotImplementedError
 
     def settle(self, x: Array) -> None:
-        """Take note of the parameters as they stand after the correction."""
+        """Record the parameters after the correction."""
 
 
 @dataclass
@@ -326,7 +326,7 @@ class Adam(Optimizer):
     v: Array | float = 0.0
 
     def moments(self, g: Array) -> tuple[Array, Array, float, float]:
-        """Both moving averages with this gradient in them, and what they are divided by to take their bias off."""
+        """Both moving averages including this gradient, and the divisors of their bias correction."""
         b1, b2 = self.betas
         self.m = b1 * self.m + (1 - b1) * g
         self.v = b2 * self.v + (1 - b2) * g**2
@@ -407,12 +407,12 @@ def trajectory(
     """Yield the parameters after each step (Algorithm 1).
 
     Args:
-        optimizer: The base optimizer, fresh; it is changed, so that its state can be looked at afterwards.
-        x: Where to begin.
-        gradients: One array a step, or a function of the parameters.
-        losses: One loss a step; None where the step has no loss.
-        lga: The law, fresh; None for the base optimizer alone.
-        settings: One mapping a step of the optimizer's hyperparameters at that step (what a scheduler changes).
+        optimizer: A new base optimizer; its state is changed, and can be read afterwards.
+        x: The initial parameters.
+        gradients: One array per step, or a function of the parameters.
+        losses: One loss per step; None for a step without a loss.
+        lga: A new law; None for the base optimizer alone.
+        settings: The optimizer's hyperparameters for each step, as a scheduler sets them.
     """
     for t, loss in enumerate(losses):
         for name, value in (settings[t] if settings else {}).items():

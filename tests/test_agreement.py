@@ -1,4 +1,4 @@
-"""gamma2 by agreement: its steps against the reference, its bounds, and what it is invariant to."""
+"""gamma2 "agreement": steps compared with the reference, bounds, and invariances."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def test_a_warm_up_of_a_scheduler_warms_the_push_up(attach_first: bool) -> None:
     assert moved == [0.25, 1.0, 0.5, 0.0]
 
 
-# What is invariant ----------------------------------------------------------------------------------------------------
+# Invariances ----------------------------------------------------------------------------------------------------------
 
 
 def pushed(scaled: float = 1.0, loss_scale: float = 1.0, added: float = 0.0) -> torch.Tensor:
-    """Where the push alone goes: the base's learning rate is 0."""
+    """The push alone: the base's learning rate is 0."""
     _, gradients, values = problem()
     params, optimizer, _ = attached(lr=0.0)
     for g, loss in zip(gradients, values, strict=True):
@@ -122,7 +122,7 @@ def test_a_number_added_to_the_loss_changes_nothing(added: float) -> None:
     torch.testing.assert_close(pushed(added=added), pushed())
 
 
-# What is bounded ------------------------------------------------------------------------------------------------------
+# Bounds ---------------------------------------------------------------------------------------------------------------
 
 
 def test_no_push_moves_an_element_by_more_than_the_largest_share_of_its_scale() -> None:
@@ -140,7 +140,7 @@ def test_no_push_moves_an_element_by_more_than_the_largest_share_of_its_scale() 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "adagrad"])
 @pytest.mark.parametrize("lr", [1e-8, 1.0, 1e8])
 def test_a_base_of_any_rate_comes_near_the_minimum(name: str, lr: float) -> None:
-    """Of a quadratic with curvatures from 0.1 to 10; a base alone diverges there or stands still."""
+    """A quadratic with curvatures from 0.1 to 10, on which the base alone diverges or does not move."""
     torch.manual_seed(0)
     wanted, curvature = torch.randn(20, 10), torch.logspace(-1, 1, 10)
     p = nn.Parameter(torch.randn(20, 10))

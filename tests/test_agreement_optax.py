@@ -1,4 +1,4 @@
-"""gamma2 "agreement" in JAX: the reference's steps and those of the companion for torch, inside what optax wraps."""
+"""gamma2 "agreement" in JAX: steps equal to the reference's and torch's, also inside optax's wrappers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 import reference
 from lossaware import LGA
-from lossaware.agreement import Agreement
-from support import enable_x64, needs, parameters, set_gradients, torch_optimizer
+from support import agreement, enable_x64, needs, parameters, set_gradients, torch_optimizer
 from support import flat as of_torch
+from support.agreement import RULE, SHAPES, parts
 
 jax = needs("jax")
 optax = needs("optax")
@@ -22,11 +22,8 @@ optax = needs("optax")
 import jax.numpy as jnp  # noqa: E402
 
 from lossaware.optax import loss_aware, multi_steps, status  # noqa: E402
+from support.optax_problem import flat, stepper  # noqa: E402
 
-SHAPES = ((6, 4), (6,), (), (3, 2, 2))
-SIZE = 43
-STEPS = 90
-RULE = Agreement(status_steps=10)
 BASES: dict[str, Callable[[float], Any]] = {
     "sgd": optax.sgd,
     "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
@@ -35,37 +32,14 @@ BASES: dict[str, Callable[[float], Any]] = {
 
 
 def problem() -> tuple[reference.Array, list[reference.Array], list[float]]:
-    rng = np.random.default_rng(3)
-    losses = np.concatenate([np.linspace(2.0, -0.6, 50), np.linspace(-0.6, 1.2, 40)]) + rng.normal(
-        scale=0.05, size=STEPS
-    )
-    losses[9] = math.nan
-    trend = rng.normal(size=SIZE)
-    gradients = (trend + rng.normal(size=(STEPS, SIZE))) * 10.0 ** rng.uniform(-2, 0, size=(STEPS, SIZE))
-    gradients[rng.random(size=gradients.shape) < 0.1] = 0.0
-    gradients[30, 5] = math.inf
-    return rng.normal(size=SIZE), list(gradients), [float(f) for f in losses]
-
-
-def parts(vector: reference.Array) -> list[reference.Array]:
-    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES])[:-1]
-    return [part.reshape(shape) for part, shape in zip(np.split(vector, ends), SHAPES, strict=True)]
+    """As for torch, with an infinite gradient."""
+    x, gradients, losses = agreement.problem(seed=3)
+    gradients[30][5] = math.inf
+    return x, gradients, losses
 
 
 def arrays(vector: reference.Array) -> list[Any]:
     return [jnp.asarray(part) for part in parts(vector)]
-
-
-def flat(tree: Any) -> reference.Array:
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
-
-
-def compiled(solver: Any) -> Any:
-    def step(params: Any, state: Any, grads: Any, value: Any) -> Any:
-        updates, state = solver.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step)
 
 
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 1e-5), ("sgd", 10.0), ("momentum", 1e-2), ("adamw", 10.0)])
@@ -78,7 +52,7 @@ def test_steps_are_the_references_and_the_companions(name: str, lr: float) -> No
     with enable_x64(True):
         solver = loss_aware(BASES[name](lr), gamma2=RULE)
         params = arrays(x)
-        state, step = solver.init(params), compiled(solver)
+        state, step = solver.init(params), stepper(solver)
         for g, loss in zip(gradients, losses, strict=True):
             params, state = step(params, state, arrays(g), loss)
             set_gradients(tensors, g)
@@ -102,7 +76,7 @@ def test_it_needs_no_epochs_and_says_where_it_pushes() -> None:
     assert status(state).gate == "no step yet with a finite loss and finite gradients"
     updates, state = solver.update(jax.tree.map(jnp.ones_like, params), state, params, value=-3.0)
     assert status(state).gate == "open"
-    assert float(updates["bias"][0]) == pytest.approx(-6e-4, rel=1e-3)  # in the scale of the kernel beside it
+    assert float(updates["bias"][0]) == pytest.approx(-6e-4, rel=1e-3)  # in the scale of the kernel next to it
     updates, state = solver.update(jax.tree.map(jnp.zeros_like, params), state, params, value=-3.0)
     assert not flat(updates).any()
     assert status(state).gate.startswith("closed")
@@ -127,9 +101,9 @@ def test_accumulated_micro_batches_are_one_step() -> None:
     state, of_many = one.init(a), many.init(b)
     for k in range(0, 12, 2):
         mean = (gradients[k] + gradients[k + 1]) / 2
-        a, state = compiled(one)(a, state, arrays(mean), 1.0 + k)
+        a, state = stepper(one)(a, state, arrays(mean), 1.0 + k)
         for g in gradients[k : k + 2]:
-            b, of_many = compiled(many)(b, of_many, arrays(g), 1.0 + k)
+            b, of_many = stepper(many)(b, of_many, arrays(g), 1.0 + k)
     np.testing.assert_allclose(flat(a), flat(b), rtol=1e-4, atol=1e-6)
 
 

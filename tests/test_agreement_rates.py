@@ -32,7 +32,7 @@ def test_the_rate_is_the_users_after_a_step_that_failed() -> None:
 
 
 class Failing(torch.optim.SGD):
-    """Its step fails where it is told to."""
+    """Its step fails on request."""
 
     fails = False
 
@@ -106,7 +106,7 @@ def test_a_rate_that_is_a_tensor_stays_that_tensor() -> None:
 
 
 def test_weight_decay_is_cut_as_the_rest_of_the_bases_step() -> None:
-    """Where there is no gradient, AdamW moves by its decay alone, and at a large rate by what is allowed."""
+    """Without a gradient, AdamW moves only by its decay, and at a large rate by the bound."""
     p = nn.Parameter(torch.ones(4, 4))
     optimizer: Any = torch.optim.AdamW([p], lr=1e3, weight_decay=0.5)
     LGA(optimizer, gamma2=Agreement(initial=1e-3, smallest=1e-3, largest=1e-3))

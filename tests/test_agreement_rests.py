@@ -1,4 +1,4 @@
-"""gamma2 by agreement rests where the base alone should move; parameters of every kind."""
+"""gamma2 "agreement" makes no push where only the base should move; kinds of parameters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_step_without_a_loss_is_the_bases_alone() -> None:
     alone = parameters(problem()[0], *SHAPES)
     base = torch_optimizer("momentum", alone, lr=1e-1)
     with pytest.warns(UserWarning, match="got no loss"):
-        optimizer.step()  # which has no gradient either
+        optimizer.step()  # which does not have a gradient either
     for g in gradients[:3]:
         for some, one in ((params, optimizer), (alone, base)):
             set_gradients(some, g)
@@ -55,7 +55,7 @@ def test_a_group_that_is_switched_off_is_the_bases_alone() -> None:
         for p in (one, two, alone):
             p.grad = torch.full((3, 2), 1.0 + step)
         if step == 3:
-            one.grad = torch.full((3, 2), math.nan)  # which concerns the other group alone
+            one.grad = torch.full((3, 2), math.nan)  # which concerns only the other group
         optimizer.step(loss=1.0)
         base.step()
         assert torch.equal(two, alone)

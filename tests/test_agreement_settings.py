@@ -1,4 +1,4 @@
-"""gamma2 by agreement: checkpoints, refusals, and what a run that pushes nothing says."""
+"""gamma2 "agreement": checkpoints, refusals, and the warning of a run without pushes."""
 
 from __future__ import annotations
 
@@ -123,12 +123,12 @@ def test_several_ranks_are_refused_before_anything_moves() -> None:
 )
 def test_settings_that_it_does_not_read_are_refused(name: str, value: Any) -> None:
     optimizer = torch.optim.SGD(parameters(problem()[0], *SHAPES), lr=1e-3)
-    with pytest.raises(ValueError, match=f"{name} must be left out, as Agreement does not read it: got {value!r}"):
+    with pytest.raises(ValueError, match=f"{name} must not be set, because Agreement does not use it: got {value!r}"):
         LGA(optimizer, gamma2="agreement", **{name: value})
     LGA(optimizer, gamma2="agreement", zero_gradient="rest", eps=0.0)  # which it has anyhow
 
 
-# What it says ---------------------------------------------------------------------------------------------------------
+# Messages -------------------------------------------------------------------------------------------------------------
 
 
 def ran(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tuple[list[str], Any, float]:

@@ -42,7 +42,7 @@ def test_bad_hyperparameters_are_named_with_their_value(kwargs: dict[str, Any], 
     with pytest.raises(ValueError, match=message) as raised:
         LGA(optimizer, **{"steps_per_epoch": 10, **kwargs})
     assert "\n" not in str(raised.value)
-    LGA(optimizer, steps_per_epoch=10)  # the failed attempt has left nothing behind
+    LGA(optimizer, steps_per_epoch=10)  # the failed attempt has changed nothing
 
 
 def test_steps_per_epoch_has_no_default() -> None:
@@ -118,7 +118,7 @@ def test_context_manager() -> None:
     assert lga.status.steps == 1  # can be read afterwards
     with pytest.raises(ZeroDivisionError), LGA(optimizer, steps_per_epoch=10):
         raise ZeroDivisionError
-    LGA(optimizer, steps_per_epoch=10)  # detached by the exception too
+    LGA(optimizer, steps_per_epoch=10)  # also detached after an exception
 
 
 def test_other_hooks_run_beside_it() -> None:

@@ -52,7 +52,7 @@ def test_passing_the_loss_twice() -> None:
     lga = LGA(optimizer, steps_per_epoch=10)
     lga.observe(1.0)
     assert error_of(lambda: step(optimizer, loss=1.0)) == (
-        "the loss of a step must arrive in one way: got it by step(loss=...) and by observe(loss)"
+        "pass the loss of a step in one way only: got it by step(loss=...) and by observe(loss)"
     )
     step(optimizer, loss=1.0)
 
@@ -184,7 +184,7 @@ def test_a_default_device_without_values_changes_nothing(gamma2: Any) -> None:
 
 
 def test_a_package_that_was_imported_again() -> None:
-    """As by ``importlib.reload`` in a notebook. Unguarded: two LGAs would be attached, and each would push."""
+    """As by ``importlib.reload`` in a notebook. Without the check: two LGAs would be attached, and each would push."""
     spec = importlib.util.spec_from_file_location("lga_again", str(importlib.import_module("lossaware.lga").__file__))
     assert spec is not None
     assert spec.loader is not None
@@ -214,7 +214,7 @@ def run(steps: int, steps_per_epoch: int, loss: Any = 1.0, optimizer: Any = None
 
 @pytest.mark.parametrize("end", ["detach", "out of scope"])
 def test_a_status_that_never_completes(end: str, caplog: pytest.LogCaptureFixture) -> None:
-    """As when the examples of an epoch are given in place of its batches."""
+    """As if the number of examples were passed instead of the number of batches."""
     lga = run(120, 60_000)
     assert not caplog.records
     if end == "detach":

@@ -1,4 +1,4 @@
-"""The stand-in for LGA: the same calls, and the base optimizer to the bit."""
+"""The object without LGA: the same methods, and bitwise the base optimizer."""
 
 import inspect
 from collections.abc import Callable

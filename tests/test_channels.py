@@ -1,4 +1,4 @@
-"""How the loss arrives, what counts as one, and what is refused."""
+"""Ways to pass the loss, accepted losses, and refusals."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_closure_is_run_once_and_with_gradients_enabled() -> None:
 
 
 def test_parameters_may_be_frozen_after_attaching() -> None:
-    """Unguarded: the parameter that is watched would be one that has no gradient to watch."""
+    """Without the check: the watched parameter would not have a gradient."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=10)
@@ -122,7 +122,7 @@ def test_the_warning_comes_once() -> None:
     assert setup.lga.status.steps_without_loss == 3
 
 
-# What is refused ----------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
 def state_of(setup: Setup) -> tuple[str, list[float]]:

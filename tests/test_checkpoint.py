@@ -1,4 +1,4 @@
-"""What a checkpoint of LGA holds, and what is refused when it is loaded."""
+"""The content of LGA's checkpoints, and refusals on loading."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_state_dict_is_plain_and_a_copy() -> None:
     assert {type(leaf) for leaf in leaves(state)} <= {int, float, str, bool, type(None), torch.Tensor}
     before = repr(state)
     train(optimizer, params, 10, 20)
-    assert repr(state) == before  # what was saved does not move on with the training
+    assert repr(state) == before  # the saved state does not change during training
 
 
 def test_loading_does_not_keep_hold_of_what_was_given() -> None:

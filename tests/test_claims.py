@@ -1,4 +1,4 @@
-"""Figures in the text of the site are read from results, and refused where they name nothing."""
+"""Figures in the text of the site are read from results, and refused if they do not exist."""
 
 import csv
 import re
@@ -87,7 +87,7 @@ def test_what_names_nothing_stops_the_build(tmp_path: Path) -> None:
 
 
 def test_every_figure_on_the_page_of_claims_comes_from_results() -> None:
-    """Outside of the list of contradictions, a number with decimals stands only in a role."""
+    """Outside of the list of contradictions, numbers with decimals are only in roles."""
     text = (ROOT / "docs" / "claims.md").read_text().split("## Where the paper contradicts itself")[0]
     text = re.sub(r"\{[\w-]+\}`[^`]*`", "", text)
     by_hand = set(re.findall(r"(?<![\w.])\d+\.\d+", text)) - {"3.1", "3.3", "0.02"}  # sections, and a gamma2

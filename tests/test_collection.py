@@ -1,4 +1,4 @@
-"""The names of the tests: the same in every process, so that the workers of xdist agree."""
+"""The names of the tests are the same in every process, so that the workers of xdist agree."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names(collecting: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="the tests are not in their checkout")
 def test_two_collections_find_the_same_tests(tmp_path: Path) -> None:
-    """Unguarded: a file packed at import holds the time, and xdist stops where its workers find other names.
+    """Without the check: a file packed at import holds the time, and xdist stops where its workers find other names.
 
     The two differ in their second, hash seed, time zone, home, temporary folder and, as all processes do, in addresses.
     """

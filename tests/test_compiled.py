@@ -1,4 +1,4 @@
-"""The compiled step: one graph, never compiled anew, the numbers of the eager step; and hooks within a user's graph."""
+"""The compiled step: one graph, no recompilation, the numbers of the eager step; and hooks in a user's graph."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_other_types(dtype: torch.dtype) -> None:
 
 
 def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
-    """As in the eager step, so that the groups behind it are rounded alike; it may rest, and rest no longer."""
+    """As in the eager step, so that later groups are rounded in the same way; gamma2 may become 0 and back."""
     start = torch.linspace(-1, 1, 4000).to(torch.bfloat16)
     moved = []
     for way in ("eager", "compiled"):
@@ -190,7 +190,7 @@ def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
             step()
         else:
             step(loss_of(i))
-        if i == 7:  # go on in new objects
+        if i == 7:  # continue in new objects
             saved = [p.detach().clone() for p in params], optimizer.state_dict(), lga.state_dict()
             params, optimizer, lga = made("adam")
             for p, kept in zip(params, saved[0], strict=True):
@@ -203,7 +203,7 @@ def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -> None:
-    """Unguarded: the first step after a checkpoint would run uncompiled, whose last bits are others."""
+    """Without the check: the first step after a checkpoint would run uncompiled, whose last bits are others."""
     ends = []
     for interrupted_at in (None, 4):
         params, optimizer, lga = made(name)
@@ -225,7 +225,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_a_momentum_that_changes_at_each_step_is_refused_in_words(name: str) -> None:
-    """As OneCycleLR moves it, or the first of betas. Unguarded: an error of the compiler's own, at the ninth step."""
+    """As OneCycleLR changes it, or the first beta. Without the check: an error of the compiler at the ninth step."""
     params, optimizer, lga = made(name)
     step = compiled(lga)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
@@ -258,7 +258,7 @@ def test_a_schedule_that_keeps_the_momentum_compiles_once() -> None:
 @pytest.mark.parametrize("unscaled", [False, True], ids=["by the scaler", "by hand"])
 @pytest.mark.parametrize("arguments", [{}, {"fused": True}], ids=["loop", "fused"])
 def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:
-    """Gradients are unscaled once, and where they overflow nothing moves."""
+    """Gradients are unscaled once, and an overflow changes nothing."""
     params, optimizer, lga = made("adam", **arguments)
     judge, eager_optimizer, eager = made("adam", **arguments)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
@@ -325,7 +325,7 @@ def test_other_hooks_are_refused() -> None:
 
 
 def test_hooks_that_come_later_are_refused_and_so_is_a_detached_lga() -> None:
-    """Unguarded: the hook would never run, and what is detached would go on pushing."""
+    """Without the check: the hook would not run, and a detached LGA would still push."""
     params, optimizer, lga = made("sgd")
     step = compiled(lga)
     for i in range(2):
@@ -370,7 +370,7 @@ def test_a_base_without_a_learning_rate() -> None:
 
 
 def test_an_observed_loss_after_a_compiled_step() -> None:
-    """Unguarded: the backward pass of the step before would be taken for one of this step, and its loss dropped."""
+    """Without the check: the previous step's backward pass would count for this step, and its loss be dropped."""
     model = torch.nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=3)
@@ -392,7 +392,7 @@ class ReadsTheLoss(torch.optim.SGD):
 
 
 def test_a_base_that_reads_the_loss_is_refused() -> None:
-    """Unguarded: its step would be traced without the loss."""
+    """Without the check: its step would be traced without the loss."""
     optimizer = ReadsTheLoss(parameters(), lr=0.1)
     with pytest.raises(UsageError, match="ReadsTheLoss reads the loss in its own step"):
         LGA(optimizer, steps_per_epoch=3).compile()
@@ -411,7 +411,7 @@ def test_two_losses_are_refused() -> None:
 
 @pytest.mark.parametrize("lga_in_it", [False, True], ids=["base", "with LGA"])
 def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) -> None:
-    """LGA adds no graph break to those that torch's own step has, and nothing is compiled anew."""
+    """LGA adds no graph break to those of torch's own step, and no recompilation."""
     model = torch.nn.Linear(4, 1)
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
     lga = LGA(optimizer, steps_per_epoch=2, gamma2=1e-3) if lga_in_it else None

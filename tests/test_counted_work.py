@@ -1,4 +1,4 @@
-"""What LGA does beside the base step, counted: a slower step shows here before anyone times it."""
+"""The work of LGA in addition to the base step, counted, so that a slower step is detected without timing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def operators(optimizer: Any, **step: Any) -> Operators:
     ids=["sgd", "adam, foreach", "adamw, fused", "rmsprop"],
 )
 def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any], loss: Tensor) -> None:
-    """The loss is read, which is no work on tensors; the correction is one call into the compiled library."""
+    """Reading the loss is not an operation on tensors; the correction is one call of the compiled library."""
     plain, _ = made(name, lga=False, **arguments)
     ours, lga = made(name, lga=True, **arguments)
     base, found = operators(plain), operators(ours, loss=loss)
@@ -84,7 +84,7 @@ def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any],
 def test_a_gamma2_that_sets_itself_moves_the_means_in_the_pass_over_the_parameters(
     dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    """No operator, and no tensor besides the means."""
+    """No operator, and no tensor except the means."""
     found = []
     for lga in (False, True):
         p = torch.nn.Parameter(torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=layout))
@@ -126,7 +126,7 @@ def python_calls(optimizer: Any, **step: Any) -> int:
 
 @pytest.mark.parametrize("tensors", [1, 200])
 def test_a_closed_gate_is_some_fifty_calls_whatever_the_model(tensors: int) -> None:
-    """About 10 microseconds. Unguarded, this grows by one innocent line at a time."""
+    """About 10 microseconds. Without the check, this grows by one innocent line at a time."""
     plain, _ = made("sgd", lga=False, tensors=tensors)
     ours, _ = made("sgd", lga=True, tensors=tensors)
     assert python_calls(ours, loss=CLOSED) - python_calls(plain) <= 55

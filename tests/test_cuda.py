@@ -1,6 +1,6 @@
-"""What only a GPU has: steps that nobody waits for, captured graphs, compiled steps. `pytest -m cuda` runs these there.
+"""Features of GPUs: steps without synchronization, captured graphs, compiled steps; run by `pytest -m cuda`.
 
-That the kernel compiles for GPUs is seen on any machine.
+The test that the kernel compiles for GPUs runs on any machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 
 
 def assembly(kernel: Any, types: dict[str, str], constants: dict[str, Any], capability: int, warps: int) -> str:
-    """What Triton compiles a kernel to, for NVIDIA GPUs of a capability."""
+    """The code that Triton compiles from a kernel, for NVIDIA GPUs of a compute capability."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -44,7 +44,7 @@ def assembly(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
 def test_the_laws_kernel_compiles_for_gpus_and_loads_before_it_stores(
     as_on_a_gpu: Callable[[str], Any], capability: int, sets_itself: bool
 ) -> None:
-    """Unguarded: a thread might load what another has stored already."""
+    """Without the check: a thread might load a value that another has already stored."""
     kernel = as_on_a_gpu("lossaware.law_kernel")._law_kernel
     types = {"found_inf": "*fp32"} | dict.fromkeys(("held", "loss_pointer", "constants", "step"), "*fp64")
     constants = {"BOUND": 3 if sets_itself else 0, "SELF_SET": sets_itself, "SCALER": True}
@@ -62,7 +62,7 @@ def test_the_laws_kernel_compiles_for_gpus_and_loads_before_it_stores(
 def test_the_pass_compiles_for_gpus_and_divides_as_torch_does(
     as_on_a_gpu: Callable[[str], Any], dtype: torch.dtype, capability: int, means: bool
 ) -> None:
-    """Unguarded: `/` is an approximation there, so that the bits of ranks with and without Triton would differ."""
+    """Without the check: `/` is an approximation there, so ranks with and without Triton would differ."""
     module = as_on_a_gpu("lossaware.correction.push_kernel")
     constants = {
         "REST": True,
@@ -82,7 +82,7 @@ def test_the_pass_compiles_for_gpus_and_divides_as_torch_does(
 
 
 class Zero:
-    """A bound that the kernel does not know, so that torch's operators make the step."""
+    """A bound that the kernel does not support, so torch's operators make the step."""
 
     def update(self, lower: Any, loss: Any, count: Any) -> Any:
         return lower
@@ -102,7 +102,7 @@ def attached(optimizer: Any, bound: Any = "progressive") -> LGA:
 
 @pytest.fixture
 def losses() -> list[torch.Tensor]:
-    """On the device, and falling, so that the gate is open at each."""
+    """On the device, and decreasing, so that the gate is always open."""
     return list(torch.linspace(3.0, 2.0, 12, dtype=torch.float64, device="cuda"))
 
 

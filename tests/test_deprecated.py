@@ -1,4 +1,4 @@
-"""Names of the version before go on working, and say what to use."""
+"""Names of the previous version still work, with a warning that names the new one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_new_names_do_not_warn() -> None:
 
 
 def test_a_pickle_of_the_old_state_can_be_read() -> None:
-    """As JAX users keep states: by module and name, with the fields that there were."""
+    """As JAX users store states: by module and name, with the fields of that version."""
     values = (1.0, 2.0, 0.0, 0.5, 0.25, 1.5, 3.0, 2.0, 1.0, 4.0, 5.0, 0.0, 0.0, 0.0)
     old = ("clossaware.status\nState\n(" + "".join(f"F{value}\n" for value in values) + "tR.").encode()
     with pytest.warns(DeprecationWarning, match="LawState"):

@@ -1,6 +1,6 @@
 """Trap 4, ranks: with gloo on this machine, 2 and 4 processes, each with its own shard of the data.
 
-All scenarios of a world run in one set of processes, which write what they found to files; the tests read those.
+All scenarios of a world size run in one set of processes, which write their results to files for the tests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def as_tensor(loss: torch.Tensor) -> Any:
 
 
 def as_either(loss: torch.Tensor) -> Any:
-    """What one rank reads as a number another may hand over as a tensor."""
+    """One rank may pass a number and another a tensor."""
     return loss.item() if dist.get_rank() == 0 else loss
 
 
@@ -66,7 +66,7 @@ def train(
     broken_at: int | None = None,
     missing_at: int | None = None,
 ) -> Found:
-    """One training run with DDP. `alone` takes the mean over ranks away: each averages over itself only."""
+    """One training run with DDP. `alone` removes the mean over ranks: each uses only its own loss."""
     rank, world = dist.get_rank(), dist.get_world_size()
     own_group = [dist.new_group([r]) for r in range(world)][rank]
     model = DistributedDataParallel(model_of(dtype))
@@ -221,7 +221,7 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
 
 def work(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    if rank % 2:  # not every machine of a cluster need have a C compiler; what a rank computes with must not matter
+    if rank % 2:  # not every machine of a cluster has a C compiler, so implementations must give the same bits
         os.environ["LOSSAWARE_NATIVE"] = "0"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     found = {name: scenario() for name, scenario in SCENARIOS.items()}
@@ -232,7 +232,7 @@ def work(rank: int, world: int, folder: Path) -> None:
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
-    """What each rank found, by scenario."""
+    """The results of each rank, by scenario."""
     world: int = request.param
     folder = tmp_path_factory.mktemp(f"world{world}")
     context = multiprocessing.get_context("forkserver")
@@ -261,7 +261,7 @@ TOGETHER = [name for name in SCENARIOS if not name.startswith("alone")]
 
 @pytest.mark.parametrize("scenario", TOGETHER)
 def test_replicas_are_bitwise_equal(ranks: list[dict[str, Found]], scenario: str) -> None:
-    """Unguarded: each rank would push by its own loss (or round its own way), and the replicas would drift apart."""
+    """Without the check: each rank would use its own loss (or round differently), and replicas would diverge."""
     first, *others = (rank[scenario] for rank in ranks)
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first["parameters"], other["parameters"], strict=True))
@@ -270,7 +270,7 @@ def test_replicas_are_bitwise_equal(ranks: list[dict[str, Found]], scenario: str
 
 @pytest.mark.parametrize("scenario", ["alone, float32", "alone, bfloat16"])
 def test_without_the_mean_over_ranks_they_drift_apart(ranks: list[dict[str, Found]], scenario: str) -> None:
-    """The guard taken away, so that the test above is known to see the difference."""
+    """Without the mean over ranks, to show that the test above detects the difference."""
     assert drift(ranks, scenario) > 0.01
     assert len({rank[scenario]["status"]["loss"] for rank in ranks}) == len(ranks)
 
@@ -300,7 +300,7 @@ def test_every_channel_and_form_comes_to_the_same(ranks: list[dict[str, Found]])
 
 
 def test_a_broken_loss_on_one_rank_is_broken_on_all(ranks: list[dict[str, Found]]) -> None:
-    """Unguarded: that rank alone would make no correction."""
+    """Without the check: only that rank would make no correction."""
     law = reference.Law(**LGA_ARGUMENTS)
     for step, losses in enumerate(zip(*(rank["broken"]["losses"] for rank in ranks), strict=True)):
         law.omega(math.nan if step == 5 else sum(losses) / len(ranks))
@@ -321,7 +321,7 @@ def test_steps_without_a_loss_do_not_wait_for_other_ranks(ranks: list[dict[str, 
 
 
 def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Found]]) -> None:
-    """Unguarded: that rank's count of steps, which decides how 16 bits are rounded, would stay behind.
+    """Without the check: that rank's count of steps, which decides how 16 bits are rounded, would stay behind.
 
     That the replicas are equal in spite of it is in `test_replicas_are_bitwise_equal`.
     """
@@ -331,7 +331,7 @@ def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Foun
 
 
 def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, Found]]) -> None:
-    """Unguarded: all ranks would wait until they time out."""
+    """Without the check: all ranks would wait until they time out."""
     for rank in ranks:
         assert "all ranks need equally many steps, but this model is under join()" in rank["uneven"]["message"]
         start = model_of(torch.float32).parameters()
@@ -339,14 +339,14 @@ def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, F
 
 
 def test_scales_are_those_of_all_ranks_parts(ranks: list[dict[str, Found]]) -> None:
-    """Unguarded: each rank would take its own part for the whole, and push by another size than the others."""
+    """Without the check: each rank would take its own part for the whole, and push by another size than the others."""
     for rank in ranks:
         found = rank["fully sharded once"]
         assert found["scales"] == pytest.approx([found["scale"]] * 2, rel=1e-6)
 
 
 def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -> None:
-    """Unguarded: operations that mix DTensors and tensors fail. With four ranks some hold no element of a parameter."""
+    """Without the check: operations on DTensors and tensors fail. With four ranks, some shards are empty."""
     for rank in ranks:
         for part, whole in zip(rank["sharded"]["parameters"], rank["float64"]["parameters"], strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-12)
@@ -358,7 +358,7 @@ def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -
     ("backend", "device"), [("cpu:gloo,meta:fake", "meta"), ("gloo", "cpu"), ("cpu:gloo,cuda:nccl", "cpu")]
 )
 def test_ranks_gather_where_the_parameters_are(monkeypatch: pytest.MonkeyPatch, backend: str, device: str) -> None:
-    """Unguarded: a rank that has no loss, or a number, would wait on the host for those whose loss is elsewhere."""
+    """Without the check: a rank without a loss, or with a number, would block on the host."""
     gathered = []
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda group: 2)

@@ -24,6 +24,7 @@ import pytest
 
 from lossaware.extras import INSTALL
 from support import needs
+from support.command_line import lossaware
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
@@ -42,7 +43,7 @@ PACKAGES_OF_EXTRAS = {
         "mlflow",
     )
 }
-"""What a page may need that is not installed for all."""
+"""Optional packages of a page."""
 
 
 def name_of(page: Path) -> str:
@@ -59,7 +60,7 @@ def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
 
 
 def prose(page: Path) -> str:
-    """A page without its code, of whatever kind."""
+    """A page without its code blocks."""
     text = re.sub(r"^(```|:::)(\S+)\n.*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"`[^`\n]*`", "", text)
 
@@ -92,15 +93,12 @@ def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tm
     """On a site of one page, and results from the embedded data."""
     for package in ("sphinx", "furo", "myst_nb"):
         needs(package)
-    from lossaware.cli import main
 
     out, results, site = (str(tmp_path / name) for name in ("out", "results", "site"))
     small = ["--epochs", "1", "--seeds", "1", "--set", "task=digits", "--only", "lr=1e-3", "--jobs", "1"]
     small += ["--only", "reading=without LGA,to the letter", "--set", "lga.gamma2=1e-3"]
     for words in (["run", "readings", *small, "--out", out, "--results", results], ["export", "readings"]):
-        with pytest.raises(SystemExit) as stopped:
-            main(["study", *words, *(["--out", out, "--to", results] if words[0] == "export" else [])])
-        assert not stopped.value.code
+        assert lossaware("study", *words, *(["--out", out, "--to", results] if words[0] == "export" else [])) == 0
     speed = tmp_path / "results" / "speed"
     speed.mkdir()
     (speed / "step.md").write_text("A table of **milliseconds**.\n")
@@ -166,7 +164,7 @@ def test_inline_code_breaks_after_separators_and_not_within_a_word(monkeypatch: 
         start, end = '<code class="docutils literal notranslate"><span class="pre">', "</span></code>"
         html = with_breaks(f"<p>{code} {start}{code}{end}</p>")
         assert html.replace("<wbr>", "") == f"<p>{code} {start}{code}{end}</p>"
-        assert html.startswith(f"<p>{code} {start}")  # prose is left as it is
+        assert html.startswith(f"<p>{code} {start}")  # prose does not change
         return html.partition(start)[2].removesuffix(f"{end}</p>").split("<wbr>")
 
     assert shown("optimizer.step(loss=loss)") == ["optimizer.step(loss=loss)"]
@@ -190,7 +188,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     used = {name for _, text in blocks(page, "python") for name in imported(text)}
     if missing := sorted(name for name in used & PACKAGES_OF_EXTRAS if find_spec(name) is None):
         pytest.skip(f"{', '.join(missing)}: not installed; pip install -e '.[everything]' brings what tests can use")
-    monkeypatch.chdir(tmp_path)  # whatever is written is not written to the checkout
+    monkeypatch.chdir(tmp_path)  # so that files are not written to the checkout
     document = sybil.Sybil(parsers=[myst.PythonCodeBlockParser(), myst.SkipParser()]).parse(page)
     document.namespace["__name__"] = "__main__"
     with warnings.catch_warnings():
@@ -211,7 +209,7 @@ def test_python_blocks_can_be_read(page: Path) -> None:
 
 
 def imported(text: str) -> Iterator[str]:
-    """The top-level packages that a block imports, ours read as what they need."""
+    """The top-level packages that a block imports, for our modules those that they need."""
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
@@ -241,7 +239,7 @@ def commands() -> list[tuple[str, list[str]]]:
             for offset, said in enumerate(text.splitlines()):
                 for command in said.removeprefix("$ ").split("&&"):
                     if words := shlex.split(command, comments=True):
-                        if words[0] == "torchrun" and "-m" in words:  # what it starts is a command as any other
+                        if words[0] == "torchrun" and "-m" in words:  # the started command is like any other
                             words = words[words.index("-m") + 1 :]
                         found.append((f"{name_of(page)}, line {line + offset}", words))
     return found
@@ -301,7 +299,7 @@ def test_how_to_install_is_said_in_one_way() -> None:
 
 
 def check_extras(place: str, words: list[str]) -> None:
-    """That what is installed by name is an extra of ours."""
+    """Assert that installed extras exist."""
     for word in words:
         if match := re.search(r"\[(.+)\]$", word):
             unknown = set(match[1].split(",")) - set(PROJECT["optional-dependencies"])

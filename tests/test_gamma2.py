@@ -1,4 +1,4 @@
-"""gamma2 that sets itself: its law against the reference, what bounds it, when it fades, and how it is asked for."""
+"""gamma2 "auto": the law compared with the reference, its bounds, its decay, and its settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ losses = st.lists(st.floats(-10, 10, allow_subnormal=False) | st.just(math.nan),
 
 
 def problem(seed: int = 0) -> tuple[reference.Array, list[reference.Array], list[float]]:
-    """Where to begin, a gradient a step, and losses that fall, stand and rise, with noise and one that is NaN."""
+    """Initial parameters, a gradient per step, and losses that fall, are level and rise, with noise and one NaN."""
     rng = np.random.default_rng(seed)
     level = np.concatenate(
         [np.linspace(2.0, 0.6, STEPS // 2), np.full(STEPS // 4, 0.6), np.linspace(0.6, 1.2, STEPS // 4)]
@@ -111,7 +111,7 @@ def test_optax_makes_the_same_steps() -> None:
     assert status(state).gamma2 == pytest.approx(expected, rel=1e-3)
 
 
-# What can be proved ---------------------------------------------------------------------------------------------------
+# Guarantees -----------------------------------------------------------------------------------------------------------
 
 
 class _Host:
@@ -132,7 +132,7 @@ def test_no_push_is_above_one_unit(strategy: AutoGamma2, steps: int, values: lis
 
 def test_no_parameter_moves_further_than_the_reach() -> None:
     x, gradients, values = problem()
-    for scaled in (1e-6, 1.0, 1e6):  # whatever the gradients and losses are
+    for scaled in (1e-6, 1.0, 1e6):  # for all gradients and losses
         params = parameters(x, *SHAPES)
         optimizer: Any = torch.optim.SGD(params, lr=0.0)
         LGA(optimizer, steps_per_epoch=40, gamma2=SHORT)
@@ -156,7 +156,7 @@ def test_the_push_goes_with_the_root_of_the_loss() -> None:
 
 @pytest.mark.parametrize("scaled", [1e-1, 1e-3])
 def test_the_scale_of_gradients_hardly_matters(scaled: float) -> None:
-    """Of gradients far below xi it is their signs that count, whatever scale the loss or a layer gives them."""
+    """For gradients far below xi only the signs count, for any scale of the loss or a layer."""
     x, gradients, _ = problem()
 
     def pushed(scale: float) -> reference.Array:
@@ -207,7 +207,7 @@ def test_m_never_stands_above_what_the_bound_lets_through(
 def test_the_unit_of_the_loss_does_not_matter(
     strategy: AutoGamma2, steps: int, values: list[float], power: int
 ) -> None:
-    """Nats or bits, mean or sum: the pushes are the same, to the bit for powers of two."""
+    """Nats or bits, mean or sum: the pushes are the same, bitwise for powers of two."""
     assume(all(math.isnan(loss) or abs(loss) > 1e-100 or loss == 0 for loss in values))
     law = Law(steps, Zero(), 0.0, strategy)
     here, there = LawState(), LawState()
@@ -242,7 +242,7 @@ def test_a_step_that_does_not_push_leaves_the_means(arrives: Any, on_device: boo
     p = nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-    if on_device:  # as with losses from an accelerator: what the step pushes by is then a tensor
+    if on_device:  # as for losses on an accelerator: the size of the push is then a tensor
         lga._stepper.state_on(torch.device("cpu"))
     for loss, gradient, mean in ((2.0, 1.0, 0.1), (math.nan, math.nan, 0.1), (3.0, 9.0, 0.1), (1.0, 2.0, 0.29)):
         p.grad = torch.full_like(p, gradient)
@@ -289,7 +289,7 @@ def test_the_scale_of_16_bits_is_measured_in_float32() -> None:
 
 
 def test_optax_pushes_nothing_below_0_whatever_has_grown() -> None:
-    """Unguarded: m overflowed in float32 at step 8,500, and pushed at full size through a closed gate."""
+    """Without the check: m overflowed in float32 at step 8,500, and pushed at full size through a closed gate."""
     jax, optax = needs("jax"), needs("optax")
     jnp = jax.numpy
 

@@ -18,7 +18,7 @@ from support.gamma2 import SHORT, model
 
 
 def test_means_are_in_the_optimizers_checkpoint(tmp_path: Path) -> None:
-    """What a run needs to go on is in the two state_dicts, and a fresh process loads them with weights_only."""
+    """The two state_dicts contain everything to resume, and a new process loads them with weights_only."""
     whole = trained(auto, 40)
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
@@ -133,7 +133,7 @@ def train(net: nn.Module, optimizer: Any, steps: Iterable[int]) -> None:
 
 
 def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch.Tensor]:
-    """Parameters after so many steps; where resumed, with another LGA on the same optimizer."""
+    """Parameters after this number of steps; if resumed, with another LGA on the same optimizer."""
     net = model()
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
     lga = lga_of(optimizer)

@@ -1,4 +1,4 @@
-"""Running means of gradients: of parameters of 16 bits in float32, by every way of stepping, and in checkpoints."""
+"""Running means of gradients: in float32 for parameters of 16 bits, in every kind of step, and in checkpoints."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_run_goes_on_to_the_same_bits(dtype: torch.dtype) -> None:
 
 
 def narrowed(optimizer: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """A checkpoint of the optimizer as it was before means were kept in float32."""
+    """A checkpoint of the optimizer before means were stored in float32."""
     state_dict: dict[str, Any] = optimizer.state_dict()
     kept = {key: {**one, MEAN: one[MEAN].to(dtype)} for key, one in state_dict["state"].items()}
     return {**state_dict, "state": kept}
@@ -201,7 +201,7 @@ def test_optax_widens_the_means_of_an_older_version(dtype: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 def test_means_of_gradients_with_a_graph_have_none() -> None:
-    """Unguarded: each mean holds the graphs of all steps so far."""
+    """Without the check: each mean holds the graphs of all steps so far."""
     p = torch.nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.1)
     LGA(optimizer, steps_per_epoch=4, gamma2="auto")
@@ -219,7 +219,7 @@ def test_means_of_gradients_with_a_graph_have_none() -> None:
 
 
 def test_a_sparse_gradient_comes_before_others() -> None:
-    """Which has no mean. Unguarded: the means after it would stay 0."""
+    """It does not have a mean. Without the check: later means would stay 0."""
     table, weight = (torch.nn.Parameter(torch.ones(4, 3)) for _ in range(2))
     optimizer: Any = torch.optim.SGD([table, weight], lr=0.0)
     LGA(optimizer, steps_per_epoch=4, gamma2="auto")

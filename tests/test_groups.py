@@ -105,7 +105,7 @@ def scales(lga: LGA) -> list[float]:
 
 
 def forget(optimizer: Any, lga: LGA) -> None:
-    """As where the model has been trained when LGA is attached: what it measures must not count."""
+    """As if the model was trained before LGA is attached: its own measurement must not count."""
     lga._stepper.sizes._scales.clear()
     with torch.no_grad():
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Other hooks beside LGA's: it reads the gradients that the base's step reads, whatever they do to them."""
+"""Other hooks in addition to LGA's: it reads the same gradients as the base's step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LR, GAMMA2, LOSS = 0.5, 1.0, 1.0
 
 
 class Plain(torch.optim.Optimizer):
-    """Gradient descent of somebody's own, whose gradients are copied, as nobody knows what it does to them."""
+    """A custom gradient descent, whose gradients are copied, because it might change them."""
 
     def __init__(self, params: Any, lr: float) -> None:
         super().__init__(params, {"lr": lr})
@@ -74,7 +74,7 @@ def expected(make: Callable[..., Any], gradient: float = 0.99) -> float:
 @pytest.mark.parametrize("first", [True, False], ids=["hook first", "LGA first"])
 @pytest.mark.parametrize("hook", [drop, zero], ids=["to None", "to zero"])
 def test_a_post_hook_that_clears_gradients(base: str, first: bool, hook: Callable[..., None]) -> None:
-    """Unguarded: no push at all while the status shows Omega = 1, or one by a gradient of 0."""
+    """Without the check: no push although the status shows Omega = 1, or a push by a gradient of 0."""
 
     def register(optimizer: Any, attach: Callable[[], Any]) -> None:
         if not first:
@@ -89,7 +89,7 @@ def test_a_post_hook_that_clears_gradients(base: str, first: bool, hook: Callabl
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("first", [True, False], ids=["hook first", "LGA first"])
 def test_a_pre_hook_that_clips(base: str, first: bool) -> None:
-    """Unguarded: a base whose gradients are copied would be corrected by gradients from before the clipping."""
+    """Without the check: a base whose gradients are copied would be corrected by gradients from before the clipping."""
 
     def register(optimizer: Any, attach: Callable[[], Any]) -> None:
         if not first:
@@ -118,7 +118,7 @@ def test_torchs_global_hooks(base: str) -> None:
 
 
 def test_a_hook_put_after_by_other_means_is_refused_before_anything_moves() -> None:
-    """Unguarded: gradients might be changed after LGA has copied them."""
+    """Without the check: gradients might be changed after LGA has copied them."""
     p = torch.nn.Parameter(torch.ones(1))
     optimizer: Any = Plain([p], lr=LR)
     LGA(optimizer, steps_per_epoch=4, gamma2=GAMMA2)
@@ -196,7 +196,7 @@ def dropped(p: torch.Tensor) -> None:
 @pytest.mark.parametrize("write", [in_place, through_data, one_element_through_data, replaced, dropped])
 @pytest.mark.parametrize("gamma2", [1e-3, "auto"])
 def test_a_base_that_begins_to_change_gradients(write: Callable[[torch.Tensor], None], gamma2: Any) -> None:
-    """Unguarded: from then on phi would read other gradients, or none."""
+    """Without the check: phi would then read other gradients, or none."""
     ends = []
     bases: tuple[Callable[[Any], Any], ...] = (
         lambda params: Late(params, 0.1, write),
@@ -228,7 +228,7 @@ def global_hook(request: pytest.FixtureRequest) -> Iterator[list[int]]:
     ids=["pre", "post"],
 )
 def test_a_compiled_step_refuses_torchs_global_hooks(global_hook: list[int]) -> None:
-    """Unguarded: they would not run, without a word."""
+    """Without the check: they would not run, without a word."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(UsageError, match=r"^SGD has step hooks that a compiled step would not run, such as "):
         LGA(optimizer, steps_per_epoch=4).compile()

@@ -1,4 +1,4 @@
-"""The GPU kernel's arithmetic, by Triton's interpreter and on a GPU: what law and correction are elsewhere."""
+"""The GPU kernel's arithmetic, in Triton's interpreter and on a GPU, compared with the other implementations."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_state_is_the_laws_in_every_field(kernels: Any, bound: LowerBound, strat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_bits_are_the_corrections(kernels: Any, dtype: torch.dtype, device: str) -> None:
-    """Also the noise, so that ranks with and without Triton would not drift apart."""
+    """Also the noise, so that ranks with and without Triton stay equal."""
     generator = torch.Generator(device).manual_seed(0)
     size = 20_000
     p = (torch.randn(size, generator=generator) * torch.logspace(-7, 0, size)).to(dtype)
@@ -216,7 +216,7 @@ def test_groups_and_types_go_together(kernels: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_table_is_made_once(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unguarded: each step would allocate one on the device, and throw it away."""
+    """Without the check: each step would allocate one on the device, and throw it away."""
     made, _ = launcher(kernels)
     tables = []
     table = push_kernel()._Table

@@ -83,7 +83,7 @@ def test_the_lower_bound_stays_in_the_hull_of_zero_and_the_losses(law: Law, valu
 def test_a_loss_that_is_not_finite_changes_nothing(
     law: Law, values: list[float], broken: list[float], data: st.DataObject
 ) -> None:
-    """Anywhere among the others: it closes the gate of its own step and is counted, and that is all."""
+    """At any position: it only closes the gate of its own step and is counted."""
     where = data.draw(st.integers(0, len(values)))
     clean = states(law, values)
     before = states(law, values[:where] + broken)[-1]
@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(
 
 @given(laws, any_losses)
 def test_host_numbers_and_tensors_agree(law: Law, values: list[float]) -> None:
-    """To the last bit, but for the logarithm in Eq. 3, which the two may round differently."""
+    """Bitwise, except for the logarithm in Eq. 3, which the two may round differently."""
     on_host, on_tensors = LawState(), LawState(*torch.tensor(LawState(), dtype=torch.float64))
     for value in values:
         on_host = law.advance(on_host, value, HOST)
@@ -127,7 +127,7 @@ def test_the_law_is_the_references(steps: int, bound: str, values: list[float], 
         "momentum": (Momentum(), reference.momentum()),
     }
     theirs, ours = bounds[bound]
-    eps = 0.1234567  # no gap between eighths and their bounds lies that close to it
+    eps = 0.1234567  # no gap between eighths and their bounds is that close to it
     law, judge = (
         Law(steps, theirs, eps, BackOff(backoff)),
         reference.Law(steps, eps=eps, lower_bound=ours, backoff=backoff),

@@ -23,12 +23,12 @@ ALLOWED = {
     "comparing": {"specs", "training", "store", "execution", "analysis", "report"},
     "task": {"specs"},  # the public names of specs/task.py
 }
-"""For each part of ``studies/``, the parts that it may import beside itself."""
+"""For each part of ``studies/``, the other parts that it may import."""
 ROOMS = {*ALLOWED, "cli"}
 
 
 def part(module: str) -> str:
-    """``specs`` for ``lossaware.studies.specs.task``, ``cli`` for ``lossaware.cli.app``, ``method`` for all else."""
+    """``specs`` for ``lossaware.studies.specs.task``, ``cli`` for ``lossaware.cli.app``, ``method`` for all others."""
     names = module.split(".")
     return names[2] if names[1:2] == ["studies"] and len(names) > 2 else "cli" if names[1:2] == ["cli"] else "method"
 

@@ -1,4 +1,4 @@
-"""Model, optimizer and LGA are freed as soon as nobody uses them, without the garbage collector."""
+"""Model, optimizer and LGA are freed as soon as they are unused, without the garbage collector."""
 
 from __future__ import annotations
 

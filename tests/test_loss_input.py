@@ -42,5 +42,5 @@ def test_the_mean_is_rounded_once(mean_of: Mean) -> None:
 
 @pytest.mark.parametrize("losses", [[math.nan, 1.0], [1.0, math.nan], [math.inf, 1.0], [-math.inf, math.inf]], ids=str)
 def test_a_loss_that_is_not_finite_makes_the_mean_nan(mean_of: Mean, losses: list[float]) -> None:
-    """Unguarded: an error of the sum where one is infinite and another is minus infinite."""
+    """Without the check: an error of the sum where one is infinite and another is minus infinite."""
     assert math.isnan(mean_of(losses))

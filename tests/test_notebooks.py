@@ -17,7 +17,7 @@ def test_a_notebook(path: Path, tmp_path: Path) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    shutil.copy(path, tmp_path)  # whatever it writes is not written to the checkout
+    shutil.copy(path, tmp_path)  # so that files are not written to the checkout
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in code), "notebooks are committed without outputs; the site executes them"

@@ -50,7 +50,7 @@ def test_a_gate_that_cannot_open_is_reported_once_with_the_remedy(name: str, gam
     losses, reason = SHUT[name]
     messages, _, _ = train(losses(), gamma2=gamma2)
     if (name, gamma2) == ("a spike", "auto"):
-        assert messages == []  # its lower bound is 0 whatever the losses are
+        assert messages == []  # its lower bound is 0 for any losses
         return
     assert len(messages) == 1
     if gamma2 != "auto":
@@ -85,7 +85,7 @@ def test_the_status_tells_why_the_gate_is_closed() -> None:
 
 @pytest.mark.parametrize("steps", [500, 70_000])
 def test_auto_does_not_push_below_0_whatever_has_grown(steps: int) -> None:
-    """Unguarded: its factor grows without a bound, overflows, and then pushes at full size through a closed gate."""
+    """Without the check: its factor grows without bound, overflows, and then pushes through a closed gate."""
     losses = [-1.0 - 0.01 * i for i in range(steps)]
     _, status, p = train(losses, gamma2="auto", steps_per_epoch=1)
     assert float(p) == 1.0

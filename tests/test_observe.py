@@ -27,7 +27,7 @@ def test_several_observations_count_with_their_mean() -> None:
 
 
 def test_an_observed_loss_after_one_that_was_handed_over() -> None:
-    """Unguarded: the backward pass of the step before would be taken for one of this step, and its loss dropped."""
+    """Without the check: the previous step's backward pass would count for this step, and its loss be dropped."""
     model = torch.nn.Linear(2, 1)
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=10)
@@ -203,7 +203,7 @@ SKIPS = [
 def test_a_skipped_batch_does_not_count(
     skip: Callable[..., None], order: Callable[..., None], first: bool, to_none: bool
 ) -> None:
-    """Unguarded: its loss would be part of the next step's mean, 25.9 in place of 1.8."""
+    """Without the check: its loss would count in the next step's mean, 25.9 instead of 1.8."""
     setup = Setup()
     clear = partial(setup.optimizer.zero_grad, set_to_none=to_none)
     clear()
@@ -217,7 +217,7 @@ def test_a_skipped_batch_does_not_count(
 @pytest.mark.parametrize("to_none", [True, False], ids=["to None", "to zero"])
 @pytest.mark.parametrize("order", ["clear observe backward", "clear backward observe", "observe clear backward"])
 def test_a_step_that_a_scaler_skips_does_not_count(order: str, to_none: bool) -> None:
-    """Unguarded: the loss of the batch that overflowed would be part of the next step's mean."""
+    """Without the check: the loss of the batch that overflowed would be part of the next step's mean."""
     setup = Setup()
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     setup.optimizer.zero_grad(set_to_none=to_none)
@@ -238,7 +238,7 @@ def test_a_step_that_a_scaler_skips_does_not_count(order: str, to_none: bool) ->
 
 @pytest.mark.parametrize("observe_first", [True, False], ids=["observe-backward", "backward-observe"])
 def test_gradients_that_somebody_else_sets_to_none(observe_first: bool) -> None:
-    """As ``model.zero_grad()`` does. Unguarded: 25.9 in place of 1.8."""
+    """As ``model.zero_grad()`` does. Without the check: 25.9 instead of 1.8."""
     setup = Setup()
     for step in range(3):
         for value in (50.0, 1.8) if step == 1 else (1.8,):
@@ -294,7 +294,7 @@ def test_losses_that_share_a_backward_pass_count_with_their_mean() -> None:
 
 
 def test_a_loss_for_show_counts_where_no_other_is_observed() -> None:
-    """What is observed need not be what is trained on."""
+    """The observed loss may differ from the trained one."""
     setup = Setup()
     for value in (3.0, 2.0):
         setup.optimizer.zero_grad()
@@ -306,7 +306,7 @@ def test_a_loss_for_show_counts_where_no_other_is_observed() -> None:
 
 @pytest.mark.parametrize("module_clears", [True, False])
 def test_two_optimizers_whose_losses_share_parameters(module_clears: bool) -> None:
-    """As in a GAN: the generator's backward pass gives the discriminator gradients, too, which are cleared."""
+    """As in a GAN: the generator's backward pass also gives gradients to the discriminator, which are cleared."""
     first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
     optimizers: list[Any] = [torch.optim.SGD(m.parameters(), lr=1e-3) for m in (first, second)]
     lgas = [LGA(optimizer, steps_per_epoch=10) for optimizer in optimizers]
@@ -324,7 +324,7 @@ def test_two_optimizers_whose_losses_share_parameters(module_clears: bool) -> No
 
 @pytest.mark.parametrize("given", [torch.tensor(2.0), 2.0], ids=["tensor", "number"])
 def test_a_loss_in_the_place_of_the_closure(given: Any) -> None:
-    """The likeliest slip. Unguarded: "'Tensor' object is not callable"."""
+    """The likeliest slip. Without the check: "'Tensor' object is not callable"."""
     setup = Setup()
     with pytest.raises(TypeError, match=r"hand over the loss by its name, optimizer\.step\(loss=loss\)") as raised:
         setup.optimizer.step(given)
@@ -342,12 +342,12 @@ def test_what_is_observed_in_a_closure_counts_and_not_what_it_returns(step: Call
     assert setup.lga.status.loss == 2.0
     assert setup.moved_by(2.0)
     setup.p.grad = G.clone()
-    setup.optimizer.step(closure_of(setup, 1.5))  # nothing of it is left over
+    setup.optimizer.step(closure_of(setup, 1.5))  # it does not count
     assert (setup.lga.status.loss, setup.lga.status.steps) == (1.5, 2)
 
 
 def test_what_is_forgotten_counts_nowhere() -> None:
-    """A batch that is skipped after its loss was observed; gradients of zero, so that nothing else can tell."""
+    """A batch that is skipped after its loss was observed, with gradients of zero, so that nothing else shows this."""
     params = [torch.nn.Parameter(torch.ones(2))]
     optimizer: Any = torch.optim.SGD(params, lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=10)

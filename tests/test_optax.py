@@ -1,4 +1,4 @@
-"""LGA for JAX, held to the plain NumPy reference and to the companion for torch."""
+"""LGA for JAX, compared with the NumPy reference and with LGA for torch."""
 
 from __future__ import annotations
 
@@ -30,24 +30,13 @@ from lossaware.optax import (  # noqa: E402
     multi_steps,
     status,
 )
-from support.optax_problem import (  # noqa: E402
-    BASES,
-    GAMMA2,
-    LOWER_BOUNDS,
-    SIZE,
-    Problem,
-    flat,
-    make_problem,
-    run_python,
-    stepper,
-    tree,
-    walk,
-)
+from support.optax_problem import BASES, flat, float32_problem, run_python, stepper, tree, walk  # noqa: E402
+from support.problem import GAMMA2, LOWER_BOUNDS, SIZE, Problem  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    return make_problem()
+    return float32_problem()
 
 
 # ------------------------------------------------------------------------------------------------------ trajectories
@@ -136,7 +125,7 @@ def test_a_loss_that_is_not_finite_leaves_the_base_step_and_the_law(loss: float,
 
 
 def test_a_closed_gate_is_the_base_step_bit_for_bit() -> None:
-    """Also where the gradient is such that 0 / phi(g) is no number, and where the update is -0.0."""
+    """Also if 0 / phi(g) is not a number, and if the update is -0.0."""
     solver = loss_aware(optax.sgd(1.0), steps_per_epoch=1)
     gradients = jnp.array([0.0, -0.0, 1.0, -2.0, math.nan, math.inf])
     updates, state = solver.update(gradients, solver.init(jnp.zeros(6)), value=0.05)
@@ -157,7 +146,7 @@ def test_nans_are_no_part_of_it() -> None:
 
 
 def test_it_compiles_once(problem: Problem) -> None:
-    """And its state keeps structure and types, so that scan can carry it: for parameters of any type."""
+    """The state has constant structure and types, so that scan can carry it, for parameters of any type."""
     solver = loss_aware(optax.adam(1e-3), steps_per_epoch=3)
     traces = 0
 
@@ -219,7 +208,7 @@ def test_complex_parameters_are_pairs_of_reals() -> None:
 
 
 def test_updates_keep_their_type_and_small_ones_are_lost_in_rounding() -> None:
-    """What the documentation says of bfloat16: to nearest nothing moves, stochastically the mean is right."""
+    """As the documentation says for bfloat16: rounding to nearest changes nothing, stochastic rounding is unbiased."""
     solver = loss_aware(optax.sgd(0.0), steps_per_epoch=10, gamma2=1e-6)
     params = jnp.full(200_000, 0.05, jnp.bfloat16)
     updates, _ = solver.update(jnp.zeros_like(params), solver.init(params), params, value=2.0)
@@ -258,7 +247,7 @@ def test_stochastic_rounding_leaves_the_rest_alone() -> None:
     np.testing.assert_array_equal(moved["wide"], optax.apply_updates(params["wide"], updates["wide"]))
     assert moved["none"] is None
     np.testing.assert_array_equal(moved["special"].astype(jnp.float32), params["special"].astype(jnp.float32))
-    exact = jnp.arange(-300.0, 300.0).astype(jnp.bfloat16)  # what the type can hold stays what it is
+    exact = jnp.arange(-300.0, 300.0).astype(jnp.bfloat16)  # representable values do not change
     np.testing.assert_array_equal(apply_updates_stochastically(exact, jnp.zeros(600), jax.random.key(0)), exact)
 
 
@@ -266,7 +255,7 @@ def test_stochastic_rounding_leaves_the_rest_alone() -> None:
 
 
 def check_resume(problem: Problem, through_disk: Callable[[Any, Any], Any]) -> None:
-    """Saved in the middle of a status, it goes on to the same bits."""
+    """Saved within a status, it resumes with the same bits."""
     solver = loss_aware(optax.adam(1e-3), steps_per_epoch=7, gamma2=GAMMA2)
     states = list(walk(solver, problem))
     step = stepper(solver)

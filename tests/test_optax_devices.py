@@ -23,17 +23,13 @@ from lossaware.optax import (  # noqa: E402
     multi_steps,
     status,
 )
-from support.optax_problem import (  # noqa: E402
-    GAMMA2,
-    Problem,
-    make_problem,
-    run_python,
-)
+from support.optax_problem import float32_problem, run_python  # noqa: E402
+from support.problem import GAMMA2, Problem  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    return make_problem()
+    return float32_problem()
 
 
 def test_the_loss_is_averaged_over_a_mapped_axis() -> None:

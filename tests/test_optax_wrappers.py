@@ -20,20 +20,13 @@ from lossaware.optax import (  # noqa: E402
     multi_steps,
     status,
 )
-from support.optax_problem import (  # noqa: E402
-    GAMMA2,
-    SIZE,
-    Problem,
-    flat,
-    make_problem,
-    tree,
-    walk,
-)
+from support.optax_problem import flat, float32_problem, tree, walk  # noqa: E402
+from support.problem import GAMMA2, SIZE, Problem  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def problem() -> Problem:
-    return make_problem()
+    return float32_problem()
 
 
 def test_optax_multi_steps_forwards_the_last_loss_alone() -> None:
@@ -107,7 +100,7 @@ def test_injected_hyperparameters_can_be_scheduled_and_set(problem: Problem) -> 
 
 
 def test_a_gamma2_that_adapts_by_itself_beside_injected_hyperparameters() -> None:
-    """It is a text, which is no hyperparameter to inject."""
+    """A text is not a hyperparameter to inject."""
     injected = optax.inject_hyperparams(loss_aware)(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)
     plain = loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)
     params, g = jnp.ones(3), jnp.array([1.0, -2.0, 0.0])
@@ -138,7 +131,7 @@ def test_masked_parameters_are_left_to_others(problem: Problem) -> None:
 
 
 def test_parameters_can_be_partitioned_and_frozen(problem: Problem) -> None:
-    """Each part has a law of its own, which sees the same loss; frozen parameters do not move."""
+    """Each part has its own law with the same loss; frozen parameters do not change."""
     parts = {
         "strong": loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2=1e-2),
         "weak": loss_aware(optax.adam(0.1), steps_per_epoch=10, gamma2=1e-4),
@@ -187,7 +180,7 @@ def test_the_base_gets_the_loss_and_all_other_arguments() -> None:
     solver = loss_aware(plateau, steps_per_epoch=10, gamma2=0.0)
     state = solver.init(jnp.ones(3))
     sizes = []
-    for value in (2.0, 1.0, 1.0):  # the last is the first that is no better
+    for value in (2.0, 1.0, 1.0):  # the last is the first that is not better
         updates, state = solver.update(jnp.ones(3), state, jnp.ones(3), value=value)
         sizes.append(float(-updates[0]))
     assert sizes == pytest.approx([1.0, 1.0, 0.1])

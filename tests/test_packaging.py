@@ -1,4 +1,4 @@
-"""What is built and installed: the files in the wheel, what an import costs, and the types that users see."""
+"""Packaging: the files in the wheel, the cost of an import, and public types."""
 
 import csv
 import itertools
@@ -67,7 +67,7 @@ def needed_by(name: str) -> set[str]:
 
 
 def test_the_core_from_the_wheel_needs_torch_alone(wheel: Path, tmp_path: Path) -> None:
-    """Where nothing lies but torch, what it needs itself, and the wheel, a loss-aware step runs."""
+    """A loss-aware step runs with only torch, its dependencies and the wheel."""
     for name in needed_by("torch"):
         for file in metadata.files(name) or []:
             top = file.parts[0]
@@ -97,7 +97,7 @@ print(lossaware.__file__, "numpy" in sys.modules)
 
 
 def test_an_import_costs_a_handful_of_small_modules() -> None:
-    """Counted, and not timed: beyond torch nothing but our own, and of these none that not everybody uses."""
+    """Counted, not timed: only torch and our own modules, and none that only some users need."""
     program = """
 import sys, torch
 before = set(sys.modules)
@@ -174,7 +174,7 @@ def test_the_minimum_version_is_one_that_was_tried(package: str) -> None:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, without zeros at the end, so that 2.5 is 2.5.0."""
+    """The numbers of a version, without zeros at the end, so that 2.5 equals 2.5.0."""
     numbers = [int(part) for part in re.findall(r"\d+", version.partition("+")[0])]
     while numbers and numbers[-1] == 0:
         numbers.pop()

@@ -1,10 +1,12 @@
-"""The README's code, commands and picture work as they stand there, and so does the quickstart's task."""
+"""The README's code, commands and picture work unchanged, and so does the quickstart's task."""
 
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+
+from support.command_line import lossaware
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,7 +25,7 @@ def test_the_short_script_trains_and_shows_its_status(tmp_path: Path, capsys: py
 
 
 def test_the_first_lines_are_those_of_the_script() -> None:
-    """They are an excerpt, so they cannot run; what they say is in the script that does."""
+    """They are an excerpt, so they cannot run; their lines are in the script that runs."""
     excerpt = PYTHON[0]
     assert "LGA(optimizer, steps_per_epoch=len(loader))" in excerpt
     assert "optimizer.step(loss=loss)" in PYTHON[1]
@@ -32,8 +34,6 @@ def test_the_first_lines_are_those_of_the_script() -> None:
 def test_a_task_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lossaware.cli import main
-
     command = next(line for line in QUICKSTART.splitlines() if line.startswith("lossaware compare my_task.py:build"))
     blocks = re.findall(r"```python\n(.*?)```", QUICKSTART, re.DOTALL)
     (tmp_path / "my_task.py").write_text(next(code for code in blocks if "def build()" in code))
@@ -42,9 +42,7 @@ def test_a_task_of_ones_own(
     words = command.split()
     for option, value in smaller.items():
         words[words.index(option) + 1] = value
-    with pytest.raises(SystemExit) as stopped:
-        main([*words[1:], "--epochs", "2"])
-    assert not stopped.value.code
+    assert lossaware(*words[1:], "--epochs", "2") == 0
     shown = capsys.readouterr().out
     assert re.search(r"^sgd +1e-2 +(no difference shown|too few seeds to tell) ", shown, re.MULTILINE)
     assert (tmp_path / "lossaware-out" / "report.html").is_file()

@@ -48,7 +48,7 @@ def test_the_law_by_hand_with_one_status_a_step() -> None:
     w1, w2, w3 = (1 / math.log10(n) for n in (11, 12, 13))
     lower1 = (1 - w1) * 2.0
     assert law.omega(2.0) == pytest.approx(2.0 - lower1, rel=1e-15)  # f = U, and U is inside the gate
-    assert (law.upper, law.factor) == (2.0, 1.0)  # nothing to compare the first status with
+    assert (law.upper, law.factor) == (2.0, 1.0)  # the first status has no previous one
     lower2 = w2 * lower1 + (1 - w2) * 2.5
     assert law.omega(2.5) == 0.0  # above U
     assert law.lower == pytest.approx(lower2, rel=1e-15)

@@ -1,4 +1,4 @@
-"""A rule for gamma2 of one's own, in torch and in JAX: nothing asks for the class of a rule."""
+"""Custom rules for gamma2, in torch and in JAX: no code depends on the class of a rule."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Outside:
 
 
 class Derived(Gamma2Rule):
-    """What differs is overridden; all else is as the base class has it."""
+    """Overrides some methods; all others are those of the base class."""
 
     own_gamma2: ClassVar[bool] = True
 
@@ -72,7 +72,7 @@ class Derived(Gamma2Rule):
 
 
 def expected(sizes: Any = None) -> tuple[list[Any], int, float]:
-    """The reference's parameters after each step of SGD, backoffs, and what is reported as gamma2."""
+    """The reference's parameters after each step of SGD, back-offs, and the reported gamma2."""
     law = reference.Law(4, eps=0.3, lower_bound=reference.average())
     scale = float(np.sqrt(np.mean(X**2)))
     x, mean, factor, found, backoffs = X, np.zeros_like(X), 1.0, [], 0
@@ -160,7 +160,7 @@ def test_a_derived_rule_needs_two_methods(library: str) -> None:
 
 @pytest.mark.parametrize("library", ["numbers", "torch", "jax"])
 def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> None:
-    """Unguarded: a factor that has overflowed times 0 is NaN."""
+    """Without the check: a factor that has overflowed times 0 is NaN."""
     ops: Any = {"numbers": HOST, "torch": torch}.get(library) or needs("jax").numpy
     number: Any = {"numbers": float, "torch": torch.tensor}.get(library) or ops.asarray
     for factor in (1.0, 1e300, math.inf):
@@ -169,7 +169,7 @@ def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> Non
 
 
 def test_auto_pushes_nothing_where_u_is_below_0_whatever_the_lower_bound_is() -> None:
-    """Unguarded: L falls below such losses, and the push goes by an Omega that is no share of U."""
+    """Without the check: L is below such losses, and Omega is not a share of U."""
     p = nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=2, gamma2=AutoGamma2(steps_at_least=2), lower_bound="average")
@@ -184,7 +184,7 @@ def test_auto_pushes_nothing_where_u_is_below_0_whatever_the_lower_bound_is() ->
 
 
 def test_the_factor_of_auto_does_not_grow_where_losses_are_below_0() -> None:
-    """Unguarded: it overflows after some thousand statuses."""
+    """Without the check: it overflows after some thousand statuses."""
     law, state = Law(1, Zero(), 0.0, AutoGamma2()), LawState()
     for step in range(100):
         state = law.advance(state, -1.0 - 0.01 * step)
@@ -312,7 +312,7 @@ def test_a_rule_says_whether_a_run_without_a_status_is_worth_a_warning(
 
 
 class Falling(Derived):
-    """Overrides the factor, and nothing that says what is reported of it."""
+    """Overrides the factor, but not its report."""
 
     def update_factor(self, state: Any, mean: Any, error: Any, ops: Any) -> Any:
         return state.gamma2_factor * 0.5
@@ -390,7 +390,7 @@ def test_mistakes_are_one_line(rule: Any, message: str) -> None:
 
 
 def test_nothing_asks_for_the_class_of_a_rule() -> None:
-    """But the kernel, which has the arithmetic of two of them, in the one place that says so."""
+    """Except the kernel, which has the arithmetic of two of them, in one documented place."""
     folder = Path(lossaware.__file__).parent
     asking = re.compile(r"isinstance\([^)]*\b(AutoGamma2|SelfSet|BackOff)\b")
     found = [path.name for path in folder.glob("*.py") if asking.search(path.read_text(encoding="utf-8"))]

@@ -1,4 +1,4 @@
-"""Every scheduler of torch.optim.lr_scheduler on an optimizer with LGA attached, held to the reference."""
+"""Every scheduler of torch.optim.lr_scheduler on an optimizer with LGA, compared with the reference."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def advance(scheduler: Any, loss: float) -> None:
 
 
 def settings_without_lga(name: str, make: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """What the scheduler sets before each step of a plain optimizer that never heard of LGA."""
+    """The settings of the scheduler before each step of an optimizer without LGA."""
     params = parameters(X, (10,))
     optimizer = torch_optimizer(name, params, lr=0.1)
     scheduler = make(optimizer)

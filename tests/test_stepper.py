@@ -22,7 +22,7 @@ def made(**settings: Any) -> tuple[torch.nn.Parameter, Any, LGA]:
 
 @pytest.mark.parametrize("gamma2", [1e-3, "auto"])
 def test_where_a_scaler_skips_the_step_nothing_changes(gamma2: Any) -> None:
-    """A fused base is told by its scaler that gradients overflow. Unguarded: parameters or the law move on."""
+    """The scaler of a fused base reports an overflow. Without the check: parameters or the law would change."""
     p, optimizer, lga = made(gamma2=gamma2)
     p.grad = torch.ones(3)
     for loss in (2.0, 1.9):

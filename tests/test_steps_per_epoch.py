@@ -72,7 +72,7 @@ def test_checkpoints_have_the_new_length() -> None:
 def test_the_notice_of_runs_without_a_status_has_the_new_length(
     caplog: pytest.LogCaptureFixture, change_at: int
 ) -> None:
-    """After 50 steps of 4 to a status there were some, and nothing is to be said."""
+    """After 50 steps with 4 per status there were statuses, so there is no warning."""
     _, optimizer, lga = start()
     for step in range(100):
         if step == change_at:

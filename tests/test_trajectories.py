@@ -1,8 +1,9 @@
-"""LGA on every optimizer and implementation of torch's, held to the plain NumPy reference step by step."""
+"""LGA on every optimizer and implementation of torch, compared with the NumPy reference step by step."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -10,21 +11,12 @@ import pytest
 import torch
 
 import reference
-from lossaware import LGA, Average, Momentum, Progressive
+from lossaware import LGA
 from support import FUSED_ON_CPU, default_dtype, flat, parameters, set_gradients, torch_optimizer
+from support.problem import GAMMA2, LOWER_BOUNDS, STEPS, make_problem
 
-STEPS = 36
 SHAPES = ((5, 3), (), (7,))
-SIZE = 23
 XI = 0.01
-GAMMA2 = 1e-3  # a push of up to GAMMA2 * Omega / XI = 0.2 a step: far more than most bases move
-
-LOWER_BOUNDS: dict[str, tuple[Any, reference.LowerBound]] = {
-    "progressive": ("progressive", reference.progressive(10.0)),
-    "progressive-e": (Progressive(log_base=math.e), reference.progressive(math.e)),
-    "average": (Average(), reference.average()),
-    "momentum": (Momentum(beta=0.8), reference.momentum(0.8)),
-}
 
 IMPLEMENTATIONS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 BASES = [
@@ -34,7 +26,7 @@ BASES = [
     if implementation != "fused" or name in FUSED_ON_CPU
 ]
 
-# Arguments that change what the base does with the gradient before LGA reads it. The second is a trap in torch itself:
+# Arguments with which the base changes the gradient before LGA reads it. The second is a trap in torch itself:
 # SGD's foreach step with Nesterov's momentum adds the momentum buffer into p.grad.
 ARGUMENTS = [
     ("momentum", {"weight_decay": 0.1}),
@@ -49,17 +41,6 @@ ARGUMENTS = [
 ]
 
 
-def problem() -> tuple[reference.Array, list[reference.Array], list[float]]:
-    """Where to begin, a gradient a step (large, small, +0.0 and -0.0), and losses that do to the law all there is."""
-    rng = np.random.default_rng(0)
-    losses = rng.uniform(0.02, 2.6, size=STEPS)
-    losses[0] = 2.2
-    gradients = rng.normal(size=(STEPS, SIZE)) * 10.0 ** rng.uniform(-4, 0, size=(STEPS, SIZE))
-    gradients[rng.random(size=gradients.shape) < 0.1] = 0.0
-    gradients[rng.random(size=gradients.shape) < 0.05] = -0.0
-    return rng.normal(size=SIZE), list(gradients), [float(f) for f in losses]
-
-
 def check_status(lga: LGA, law: reference.Law, omega: float, loss: float) -> None:
     status = lga.status
     assert status.loss == pytest.approx(loss, rel=1e-12, abs=1e-15)
@@ -71,7 +52,7 @@ def check_status(lga: LGA, law: reference.Law, omega: float, loss: float) -> Non
 
 
 def check_float64(name: str, implementation: str, bound: str, steps_per_epoch: int, arguments: dict[str, Any]) -> None:
-    x, gradients, losses = problem()
+    x, gradients, losses = astuple(make_problem(seed=0))
     theirs, ours = LOWER_BOUNDS[bound]
     law = reference.Law(steps_per_epoch, GAMMA2, xi=XI, lower_bound=ours, backoff=0.7)
     shadow = reference.Law(steps_per_epoch, lower_bound=ours)  # the same law once more, to see Omega step by step
@@ -117,7 +98,7 @@ def test_float64_with_other_arguments(name: str, arguments: dict[str, Any], impl
 @pytest.mark.parametrize(("name", "implementation"), BASES)
 def test_float32(name: str, implementation: str, steps_per_epoch: int) -> None:
     """Over 36 steps within 2e-6 of the largest parameter: some 16 units in its last place."""
-    x, gradients, losses = problem()
+    x, gradients, losses = astuple(make_problem(seed=0))
     x, gradients = x.astype(np.float32).astype(np.float64), [g.astype(np.float32).astype(np.float64) for g in gradients]
     law = reference.Law(steps_per_epoch, GAMMA2, xi=XI, backoff=0.7)
     params = parameters(x, *SHAPES, dtype=torch.float32)
@@ -137,12 +118,12 @@ def spacing(x: reference.Array, dtype: torch.dtype) -> reference.Array:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "implementation"), BASES)
 def test_low_precision(name: str, implementation: str, dtype: torch.dtype) -> None:
-    """Each step within one unit in the last place of: torch's own step in that precision, then the exact correction.
+    """Each step is within one unit in the last place of torch's own step in that precision plus the exact correction.
 
-    A tighter statement than a tolerance on a trajectory, where the base's own rounding would be most of the difference.
-    A twin of the optimizer, set to the same parameters before each step, says what the base does.
+    This is stricter than a tolerance on a trajectory, in which the base's own rounding would be most of the difference.
+    A copy of the optimizer, set to the same parameters before each step, gives the step of the base.
     """
-    x, gradients, losses = problem()
+    x, gradients, losses = astuple(make_problem(seed=0))
     law = reference.Law(7, GAMMA2, xi=XI, backoff=0.7)
     params, twins = (parameters(x, *SHAPES, dtype=dtype) for _ in range(2))
     # The default eps of 1e-8 is 0 in float16, and 0 / 0 where a gradient is 0.

@@ -1,6 +1,6 @@
-"""The traps of attaching a reciprocal of gradients to somebody else's optimizer, numbered as in the design.
+"""Known traps of adding a correction by reciprocal gradients to any optimizer, numbered as in the design.
 
-Each test says what would happen without its guard. Trap 4, ranks that drift apart, is in `test_distributed`; the rest
+Each test describes the result without its check. Trap 4, ranks that drift apart, is in `test_distributed`; the rest
 of trap 11, other hyperparameters and strict keys, is in `test_checkpoint`.
 """
 
@@ -19,13 +19,13 @@ import reference
 from support import flat, parameters, set_gradients, torch_optimizer
 from support.traps import GAMMA2, GRADIENTS, LOSSES, X, attach, final, push, sgd
 
-# A loss that gets lost on its way only warns: here that is a failure, where the test does not expect it.
+# A missing loss only causes a warning; here the warning is an error unless the test expects it.
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
 @pytest.mark.parametrize("name", reference.OPTIMIZERS)
 def test_1_without_a_loss_the_step_is_the_bases_bit_for_bit(name: str) -> None:
-    """Unguarded: the Omega of the step before would push the parameters once more."""
+    """Without the check: the Omega of the step before would push the parameters once more."""
     ours, theirs = (parameters(X, (12,), dtype=torch.float32) for _ in range(2))
     optimizer, base = torch_optimizer(name, ours), torch_optimizer(name, theirs)
     lga = attach(optimizer)
@@ -45,14 +45,14 @@ def test_1_without_a_loss_the_step_is_the_bases_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize("cls", [torch.optim.SGD, torch.optim.Adam])
 def test_1_asking_for_a_checkpoint_moves_nothing(cls: Any) -> None:
-    """torch.distributed.checkpoint calls step() with zero gradients and lr 0 to make the state.
+    """torch.distributed.checkpoint calls step() with zero gradients and lr 0 to create the state.
 
-    Unguarded: 1 / phi(0) = 1 / xi, so that every weight would fall by gamma2 * Omega / xi = 0.2.
+    Without the check: 1 / phi(0) = 1 / xi, so that every weight would fall by gamma2 * Omega / xi = 0.2.
     """
     model = torch.nn.Linear(3, 2)
     optimizer = cls(model.parameters(), lr=0.1)
     lga = attach(optimizer)
-    if cls is torch.optim.SGD:  # it has no state, so torch steps whenever there are no gradients
+    if cls is torch.optim.SGD:  # it does not have state, so torch makes a step whenever there are no gradients
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step(loss=2.0)
         optimizer.zero_grad()
@@ -73,7 +73,7 @@ def test_1_asking_for_a_checkpoint_moves_nothing(cls: Any) -> None:
 def test_2_a_loss_that_is_not_finite_makes_no_correction_and_no_status(
     broken: float, when: int, as_tensor: bool
 ) -> None:
-    """Unguarded: U, L and every parameter would be NaN for good; with inf, U would be inf and never close the gate."""
+    """Without the check: U, L and all parameters would become NaN; with inf, U would never close the gate."""
     losses: list[Any] = [*LOSSES[:when], broken, *LOSSES[when + 1 :]]
     params = parameters(X, (12,))
     optimizer = sgd(*params)
@@ -108,7 +108,7 @@ def test_2_one_broken_micro_batch_breaks_the_steps_loss() -> None:
 def test_9_phi_reads_gradients_as_they_are_when_the_optimizer_steps() -> None:
     """Clipped before the step: the correction is that of the clipped gradients, and larger.
 
-    Unguarded, LGA could as well have read them in backward; this is the documented order.
+    Without the check, LGA could as well have read them in backward; this is the documented order.
     """
     params = parameters(X, (12,))
     optimizer = sgd(*params)
@@ -136,7 +136,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("make", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_10_copies_are_refused(name: str, make: Callable[[Any], Any]) -> None:
-    """Unguarded: torch copies state and groups but no hooks, so the copy would train on without LGA, in silence."""
+    """Without the check: torch copies state and groups, but not hooks, so the copy would silently lack LGA."""
     params = parameters(X, (12,))
     optimizer = torch_optimizer(name, params, lr=0.1)
     lga = attach(optimizer)
@@ -145,7 +145,7 @@ def test_10_copies_are_refused(name: str, make: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match=r"LGA.*detach") as raised:
         make(optimizer)
     assert "\n" not in str(raised.value)
-    optimizer.step(loss=2.0)  # the refusal has broken nothing
+    optimizer.step(loss=2.0)  # the refusal has changed nothing
     assert lga.status.steps == 2
     lga.detach()
     make(optimizer)
@@ -153,7 +153,7 @@ def test_10_copies_are_refused(name: str, make: Callable[[Any], Any]) -> None:
 
 @pytest.mark.parametrize("make", [copy.deepcopy, pickle.dumps])
 def test_10_copies_of_the_companion_are_refused(make: Callable[[Any], Any]) -> None:
-    """Unguarded: a second LGA that believes it is attached."""
+    """Without the check: a second LGA that believes it is attached."""
     lga = attach(sgd(*parameters(X, (12,))))
     with pytest.raises(TypeError):
         make(lga)
@@ -171,7 +171,7 @@ def test_10_the_state_dict_of_the_optimizer_is_not_touched() -> None:
 
 
 def test_11_a_run_that_the_status_interval_does_not_divide() -> None:
-    """20 steps of 7: two statuses, and six losses that wait; an epoch's end means nothing to the law."""
+    """20 steps, 7 per status: two statuses and six pending losses; the end of an epoch does not affect the law."""
     losses = [float(f) for f in np.random.default_rng(1).uniform(0.2, 2.0, size=20)]
     params = parameters(X, (12,))
     optimizer = sgd(*params)
@@ -188,7 +188,7 @@ def test_11_a_run_that_the_status_interval_does_not_divide() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["momentum", "adamw", "asgd"])
 def test_11_resuming_in_the_middle_of_an_epoch_is_bit_exact(name: str, dtype: torch.dtype) -> None:
-    """Unguarded: the losses since the last status, or the rounding's place in its sequence, would begin anew."""
+    """Without the check: the losses since the last status, or the random numbers of the rounding, would start again."""
     gradients = list(np.random.default_rng(1).normal(size=(20, 500)))
     losses = [float(f) for f in np.random.default_rng(2).uniform(0.2, 2.0, size=20)]
     x = np.random.default_rng(3).normal(size=500)

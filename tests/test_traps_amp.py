@@ -12,7 +12,7 @@ from lossaware.correction import Correction
 from support import flat, parameters, torch_optimizer
 from support.traps import GRADIENTS, LOSSES, XI, X, attach, final
 
-# A loss that gets lost on its way only warns: here that is a failure, where the test does not expect it.
+# A missing loss only causes a warning; here the warning is an error unless the test expects it.
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
@@ -62,9 +62,9 @@ AMP_CHANNELS = ["step(loss=)", "observe", "observe after backward"]
 @pytest.mark.parametrize("channel", AMP_CHANNELS)
 @pytest.mark.parametrize(("name", "kwargs"), amp_bases(), ids=str)
 def test_3_phi_reads_unscaled_gradients(name: str, kwargs: dict[str, Any], channel: str) -> None:
-    """Unguarded: a fused step unscales inside its kernel, after LGA has looked.
+    """Without the check: a fused step unscales inside its kernel, after LGA has read the gradients.
 
-    Phi would read gradients 65536 times too large, and the correction would all but vanish without a word.
+    Phi would read gradients 65536 times too large, and the correction would silently be almost 0.
     """
     found, lga = amp_run(name, kwargs, channel=channel)
     judged = {key: value for key, value in kwargs.items() if key != "fused"}
@@ -76,10 +76,10 @@ def test_3_phi_reads_unscaled_gradients(name: str, kwargs: dict[str, Any], chann
 @pytest.mark.parametrize("channel", AMP_CHANNELS)
 @pytest.mark.parametrize(("name", "kwargs"), amp_bases(), ids=str)
 def test_3_where_the_scaler_skips_nothing_moves(name: str, kwargs: dict[str, Any], channel: str, broken: float) -> None:
-    """Unguarded: a fused base skips inside its kernel, unseen.
+    """Without the check: a fused base skips inside its kernel.
 
-    LGA would push by gamma2 * Omega / phi(NaN) = NaN and count the loss. An ordinary base is not even called, and what
-    was observed for the step would be taken for part of the next one.
+    LGA would push by gamma2 * Omega / phi(NaN) = NaN and count the loss. Other bases are not called, and the observed
+    losses of the step would count in the next one.
     """
     # Torch's own fused momentum does not survive an overflow in its very first step: the buffer stays uninitialised.
     skipped = (1, 3) if name == "momentum" else (0, 3)
@@ -101,9 +101,9 @@ def test_3_unscaled_and_clipped_by_hand(fused: bool) -> None:
 
 @pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])
 def test_3_an_amount_of_zero_on_the_device_leaves_parameters_alone(broken: float) -> None:
-    """Where the host does not know that the scaler skipped, the amount is a zero on the device.
+    """If the host does not know that the scaler skipped, the amount is 0 on the device.
 
-    Unguarded: 0 / phi(NaN) is NaN, in the parameters too.
+    Without the check: 0 / phi(NaN) is NaN, also in the parameters.
     """
     p, g = torch.tensor(X), torch.tensor(GRADIENTS[0])
     g[5] = broken

@@ -12,7 +12,7 @@ import reference
 from support import flat, parameters, set_gradients
 from support.traps import GAMMA2, GRADIENTS, LOSSES, X, attach, final, push, sgd
 
-# A loss that gets lost on its way only warns: here that is a failure, where the test does not expect it.
+# A missing loss only causes a warning; here the warning is an error unless the test expects it.
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
@@ -93,7 +93,7 @@ def by_closure(optimizer: Any, lga: Any, loss: float, make_gradients: Callable[[
 
 @pytest.mark.parametrize("by", [by_loss, by_closure])
 def test_5_gradients_from_before_the_base_wrote_into_them(by: Callable[..., None]) -> None:
-    """Unguarded: phi would read gradient plus half the parameter."""
+    """Without the check: phi would read gradient plus half the parameter."""
     params = parameters(X, (12,))
     optimizer = DecaysInPlace(params)
     lga = attach(optimizer)
@@ -114,7 +114,7 @@ def test_5_gradients_from_before_the_base_replaced_them(base: type[DecaysInPlace
 
 
 def test_5_a_step_without_gradients_does_not_tell_what_a_base_does() -> None:
-    """Unguarded: it would pass for one that writes into none, and be refused when it does."""
+    """Without the check: it would be treated as one that does not change gradients, and be refused when it does."""
     params = parameters(X, (12,))
     optimizer: Any = DecaysThroughData(params)
     lga = attach(optimizer)
@@ -127,7 +127,7 @@ def test_5_a_step_without_gradients_does_not_tell_what_a_base_does() -> None:
 
 
 def test_5_a_base_that_writes_only_later() -> None:
-    """Unguarded: what the first step looked like would be believed from then on."""
+    """Without the check: LGA would rely on the first step in all later ones."""
     params = parameters(X, (12,))
     optimizer: Any = DecaysInPlace(params, start=2)
     attach(optimizer)
@@ -142,7 +142,7 @@ def test_5_a_base_that_writes_only_later() -> None:
 
 @pytest.mark.parametrize("start", [0, 2])
 def test_5_a_base_that_drops_its_gradients(start: int) -> None:
-    """Unguarded: no gradient, no correction, no word about it."""
+    """Without the check: no gradient, no correction, no word about it."""
     params = parameters(X, (12,))
     optimizer: Any = DropsGradients(params, start=start)
     attach(optimizer)
@@ -154,7 +154,7 @@ def test_5_a_base_that_drops_its_gradients(start: int) -> None:
 
 
 def test_5_torchs_own_nesterov_writes_into_gradients() -> None:
-    """SGD's foreach step adds the momentum buffer into p.grad. Unguarded: phi would read that sum."""
+    """SGD's foreach step adds the momentum buffer into p.grad. Without the check: phi would read that sum."""
     params = parameters(X, (12,))
     optimizer = sgd(*params, momentum=0.9, nesterov=True, foreach=True)
     attach(optimizer)
@@ -165,7 +165,7 @@ def test_5_torchs_own_nesterov_writes_into_gradients() -> None:
 
 
 def test_5_also_in_a_group_that_is_added_later() -> None:
-    """Unguarded: what the groups looked like when LGA was attached would be believed for ever."""
+    """Without the check: LGA would rely on the groups at the time of attaching."""
     first, second = parameters(X, (6,), (6,))
     optimizer = sgd(first, foreach=True)
     attach(optimizer)
@@ -191,7 +191,7 @@ class CallsSuper(torch.optim.SGD):
 
 @pytest.mark.parametrize("channel", ["step(loss=)", "observe", "closure"])
 def test_5_a_step_within_a_step_is_corrected_once(channel: str) -> None:
-    """Unguarded: the inner step would find no loss, or the outer one would correct once more."""
+    """Without the check: the inner step would find no loss, or the outer one would correct once more."""
     torch.optim.SGD([torch.zeros(1)])  # torch gives a class its hooks when the first instance is made
     params = parameters(X, (12,))
     optimizer: Any = CallsSuper(params, lr=0.1)

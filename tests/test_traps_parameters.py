@@ -12,7 +12,7 @@ import reference
 from support import flat, parameters, set_gradients, torch_optimizer
 from support.traps import GAMMA2, GRADIENTS, LOSSES, XI, X, attach, final, numpy, push, sgd
 
-# A loss that gets lost on its way only warns: here that is a failure, where the test does not expect it.
+# A missing loss only causes a warning; here the warning is an error unless the test expects it.
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 @pytest.mark.parametrize("name", reference.OPTIMIZERS)
 def test_6_maximize_pushes_the_way_the_base_goes(name: str) -> None:
-    """Unguarded: the base would climb and LGA would push down again."""
+    """Without the check: the base would climb and LGA would push down again."""
     params = parameters(X, (12,))
     optimizer = torch_optimizer(name, params, lr=0.1, maximize=True)
     attach(optimizer)
@@ -29,13 +29,13 @@ def test_6_maximize_pushes_the_way_the_base_goes(name: str) -> None:
     optimizer.step(loss=2.0)
     np.testing.assert_allclose(
         flat(params), final(GRADIENTS[:1], [2.0], name, maximize=True), rtol=0, atol=1e-6
-    )  # 1e-6: torch keeps some scalars in float32
+    )  # 1e-6: torch stores some scalars in float32
     up = flat(params) > X
     np.testing.assert_array_equal(up, GRADIENTS[0] > 0)
 
 
 def test_6_groups_have_their_own_gamma2_and_back_off_together() -> None:
-    """Unguarded: one gamma2 for all; or a group's own would never be backed off."""
+    """Without the check: one gamma2 for all; or a group's own would never be backed off."""
     params = parameters(X, (4,), (4,), (4,))
     groups: list[dict[str, Any]] = [
         {"params": [params[0]]},
@@ -58,7 +58,7 @@ def test_6_groups_have_their_own_gamma2_and_back_off_together() -> None:
 
 
 def test_6_a_group_added_later_is_corrected_too() -> None:
-    """Unguarded: a list of parameters made when attaching would not have it."""
+    """Without the check: a list of parameters made when attaching would not have it."""
     first, second = parameters(X, (6,), (6,))
     optimizer = sgd(first)
     attach(optimizer)
@@ -71,7 +71,7 @@ def test_6_a_group_added_later_is_corrected_too() -> None:
 
 
 def test_6_frozen_and_unused_parameters_stay() -> None:
-    """Unguarded: a missing gradient is an error, or a zero one that 1 / xi blows up."""
+    """Without the check: a missing gradient is an error, or a zero one that 1 / xi blows up."""
     model = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
     model[1].requires_grad_(False)
     optimizer = sgd(*model.parameters())
@@ -84,7 +84,7 @@ def test_6_frozen_and_unused_parameters_stay() -> None:
 
 
 def test_6_tied_parameters_are_pushed_once() -> None:
-    """Unguarded: once a use."""
+    """Without the check: once a use."""
     torch.manual_seed(0)
     first, last = (torch.nn.Linear(3, 3, bias=False, dtype=torch.float64) for _ in range(2))
     last.weight = first.weight
@@ -104,7 +104,7 @@ SPARSE_BASES = [torch.optim.SGD, torch.optim.Adagrad, torch.optim.SparseAdam]
 
 @pytest.mark.parametrize("cls", SPARSE_BASES, ids=lambda cls: cls.__name__)
 def test_6_sparse_gradients_touch_their_stored_rows_only(cls: Any) -> None:
-    """Unguarded: every row of the table would fall by gamma2 * Omega / xi.
+    """Without the check: every row of the table would fall by gamma2 * Omega / xi.
 
     And a row that a batch holds twice would be pushed by the sum of two reciprocals, not the reciprocal of the sum.
     """
@@ -131,7 +131,7 @@ def test_6_sparse_gradients_touch_their_stored_rows_only(cls: Any) -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_6_complex_parameters_are_pairs_of_reals(name: str) -> None:
-    """Unguarded: complex numbers have no order to take a sign by."""
+    """Without the check: complex numbers do not have a sign."""
     p = torch.nn.Parameter(torch.tensor(X[:6] + 1j * X[6:]))
     twin = torch.nn.Parameter(p.detach().clone())
     optimizer, base = torch_optimizer(name, [p]), torch_optimizer(name, [twin])
@@ -146,7 +146,7 @@ def test_6_complex_parameters_are_pairs_of_reals(name: str) -> None:
 
 
 def test_6_lbfgs_is_refused() -> None:
-    """Unguarded: one step of it moves through many losses and gradients, of which LGA would take some."""
+    """Without the check: one step of it moves through many losses and gradients, of which LGA would take some."""
     with pytest.raises(ValueError, match="LBFGS"):
         attach(torch.optim.LBFGS(parameters(X, (12,))))
 
@@ -163,14 +163,14 @@ class Wrapper(Optimizer):
 
 
 def test_6_wrappers_without_hooks_are_refused() -> None:
-    """Unguarded: attached without an error, and never called."""
+    """Without the check: attached without an error, and never called."""
     with pytest.raises(ValueError, match=r"Wrapper.*hooks"):
         attach(Wrapper(sgd(*parameters(X, (12,)))))
 
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_6_asgds_average_has_the_correction_in_it(foreach: bool) -> None:
-    """Unguarded: ax would average parameters that never were."""
+    """Without the check: ax would average parameters that never were."""
     params = parameters(X, (12,))
     optimizer = torch_optimizer("asgd", params, lr=0.1, t0=1, foreach=foreach)
     attach(optimizer)
@@ -182,7 +182,7 @@ def test_6_asgds_average_has_the_correction_in_it(foreach: bool) -> None:
         # 1e-7: eta and mu are in float32 where that is the default. The correction is up to 0.2.
         np.testing.assert_allclose(flat(params), expected, rtol=0, atol=1e-7)
         np.testing.assert_allclose(numpy(optimizer.state[params[0]]["ax"]), judge.ax, rtol=0, atol=1e-7)
-    assert np.abs(judge.ax - expected).max() > 0.01  # the average is no copy of the parameters
+    assert np.abs(judge.ax - expected).max() > 0.01  # the average is not a copy of the parameters
 
 
 LAYOUTS: dict[str, Callable[[], torch.Tensor]] = {
@@ -199,7 +199,7 @@ LAYOUTS: dict[str, Callable[[], torch.Tensor]] = {
 @pytest.mark.parametrize("gradient", ["alike", "contiguous", "expanded"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_6_every_memory_layout(layout: Callable[[], torch.Tensor], gradient: str) -> None:
-    """Unguarded: element i in memory of one would meet element i in memory of the other, or a copy would be pushed."""
+    """Without the check: elements would be matched by their order in memory, or a copy would be pushed."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(layout())
     g = torch.randn_like(p)  # in the layout of p
@@ -218,7 +218,7 @@ def test_6_every_memory_layout(layout: Callable[[], torch.Tensor], gradient: str
 def test_7_a_zero_gradient_is_pushed_downwards_as_the_paper_says() -> None:
     """Eq. 5: phi(0) = +xi, of either sign of zero.
 
-    Unguarded: torch.sign(0) = 0 would leave it, and copysign would send -0.0 upwards.
+    Without the check: torch.sign(0) = 0 would leave it, and copysign would send -0.0 upwards.
     """
     p = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64))
     optimizer = sgd(p)
@@ -231,7 +231,7 @@ def test_7_a_zero_gradient_is_pushed_downwards_as_the_paper_says() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("maximize", [False, True])
 def test_7_rest_leaves_padding_rows_and_pruned_weights(dtype: torch.dtype, maximize: bool) -> None:
-    """Unguarded: a padding row would fall by gamma2 * Omega / xi = 0.2 every step."""
+    """Without the check: a padding row would fall by gamma2 * Omega / xi = 0.2 every step."""
     table = torch.nn.Embedding(5, 4, padding_idx=0, dtype=dtype)
     optimizer = sgd(table.weight, maximize=maximize)
     attach(optimizer, zero_gradient="rest")

@@ -8,7 +8,7 @@ import torch
 
 from support.traps import LOSSES, attach, numpy, sgd
 
-# A loss that gets lost on its way only warns: here that is a failure, where the test does not expect it.
+# A missing loss only causes a warning; here the warning is an error unless the test expects it.
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 def test_8_a_push_far_below_the_resolution_moves_the_mean(dtype: torch.dtype, kept: float) -> None:
     """A push of 1e-6 on a weight of 0.05, whose unit in the last place is 2.4e-4 (bfloat16) or 3.1e-5 (float16).
 
-    Unguarded: rounding to nearest gives 0.05 again, every time, and LGA would do nothing at all.
+    Without the check: rounding to nearest always gives 0.05, and LGA would have no effect.
     """
     n, steps = 200_000, 4
     p = torch.nn.Parameter(torch.full((n,), 0.05, dtype=dtype))
@@ -34,13 +34,13 @@ def test_8_a_push_far_below_the_resolution_moves_the_mean(dtype: torch.dtype, ke
     moved = start - numpy(p).mean()
     noise = math.sqrt(share / (n * steps)) / share  # relative standard deviation
     assert moved / (steps * 1e-6) == pytest.approx(1.0, abs=5 * noise)
-    # Each step draws anew: elements that moved in both of two steps are as rare as chance has it.
+    # Each step draws new numbers: elements that changed in both steps are as frequent as by chance.
     both = float((changed[0] & changed[1]).double().mean())
     assert both < 2 * share**2 + 20 / n
 
 
 def test_8_negative_weights_and_upward_pushes_are_unbiased_too() -> None:
-    """Unguarded: noise added before cutting bits off rounds towards zero on one side and away on the other."""
+    """Without the check: noise added before cutting bits off rounds towards zero on one side and away on the other."""
     values = torch.tensor([0.05, -0.05, 1.7, -1.7]).repeat_interleave(100_000).to(torch.bfloat16)
     for sign in (1.0, -1.0):
         p = torch.nn.Parameter(values.clone())
@@ -55,7 +55,7 @@ def test_8_negative_weights_and_upward_pushes_are_unbiased_too() -> None:
 
 
 def test_8_the_rounding_is_the_same_in_every_run() -> None:
-    """Unguarded: it would follow the global generator, and runs and ranks would differ."""
+    """Without the check: it would follow the global generator, and runs and ranks would differ."""
     runs = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -68,4 +68,4 @@ def test_8_the_rounding_is_the_same_in_every_run() -> None:
         runs.append((p.detach().clone(), torch.rand(())))
     assert torch.equal(runs[0][0], runs[1][0])
     torch.manual_seed(0)
-    assert torch.equal(runs[0][1], torch.rand(()))  # and the global generator is left alone
+    assert torch.equal(runs[0][1], torch.rand(()))  # and the global generator is not used

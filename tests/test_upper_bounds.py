@@ -1,4 +1,4 @@
-"""Upper bounds: the running one against the reference, what it is a remedy for, and objects of one's own."""
+"""Upper bounds: the running one compared with the reference, its use cases, and custom objects."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REMEDIED: dict[str, list[float]] = {
     "a downward spike": with_losses((500, -1e5)),
     "NaN and infinity first": with_losses((0, math.nan), (1, math.inf)),
 }
-"""Losses that are those of `CLEAN` but for some steps."""
+"""The losses of `CLEAN`, except for some steps."""
 
 OTHERS: dict[str, list[float]] = {
     "clean": CLEAN,
@@ -245,7 +245,7 @@ def test_the_unit_of_the_loss_does_not_matter(name: str) -> None:
     assert [here.upper, here.origin, here.level] == [2.0**9 * f for f in (there.upper, there.origin, there.level)]
 
 
-# Resuming, objects of one's own, mistakes -----------------------------------------------------------------------------
+# Resuming, custom objects, mistakes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", [1, 5, 29, 31, 45])

@@ -75,7 +75,7 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
         if saved[name] != value:
             raise ValueError(
                 f"{name} is {saved[name]!r} in the state_dict but {value!r} here: "
-                f"make LGA with the value that the state belongs to"
+                f"create LGA with the value of the saved state"
             )
     _check_keys("the state in LGA's state_dict", state_dict["state"], own["state"])
     numbers = {**state_dict["state"], "steps_without_loss": state_dict["steps_without_loss"]}

@@ -142,8 +142,8 @@ class LossInput:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is not None and not callable(closure):
             raise TypeError(
-                f"the first argument of step is a closure, a function, and got {type(closure).__name__}: hand over the "
-                "loss by its name, optimizer.step(loss=loss)"
+                f"the first argument of step must be a closure, a function: got {type(closure).__name__}; pass the "
+                "loss by name, optimizer.step(loss=loss)"
             )
         if passed is None:
             self._loss = None
@@ -189,7 +189,7 @@ class LossInput:
         channels = [name for name, used in arrives.items() if used]
         if len(channels) > 1:
             self._observed.clear()  # so that the step can be repeated
-            raise ValueError(f"the loss of a step must arrive in one way: got it by {' and by '.join(channels)}")
+            raise ValueError(f"pass the loss of a step in one way only: got it by {' and by '.join(channels)}")
 
     def end(self) -> bool:
         """End a step that was begun; False where it was a part of another."""
@@ -217,7 +217,7 @@ class LossInput:
         self._warned = True
         who = f" on rank {dist.get_rank()}" if is_shared(self._group) else ""
         warnings.warn(
-            f"LGA got no loss for this step{who}, so it is the base optimizer's step alone; pass the loss by "
+            f"LGA got no loss for this step{who}, so it makes only the base optimizer's step; pass the loss by "
             "optimizer.step(loss=loss), optimizer.step(closure), or lga.observe(loss) before the step",
             stacklevel=6,
         )

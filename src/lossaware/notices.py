@@ -82,7 +82,7 @@ class GateNotice:
         self._remedy = (
             "the gate can open again only when L has fallen"
             if getattr(upper_bound, "limits_mean", False)
-            else 'LGA(..., upper_bound="running") follows losses whose first one says little about the rest'
+            else 'LGA(..., upper_bound="running") is for losses whose first value is not typical'
         )
         self._opened: float = 0.0  # steps with an open gate, at the last call
         self.done = False

@@ -105,7 +105,7 @@ def make_settings(
         raise ValueError(f"zero_gradient must be 'push' or 'rest': got {zero_gradient!r}")
     if steps_per_epoch is None and rule.needs_epochs:
         raise TypeError(
-            "steps_per_epoch is missing: give the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
+            "steps_per_epoch is missing: pass the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
             "divided by the number of batches that are accumulated"
         )
     steps_per_epoch = 1 if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
@@ -140,7 +140,7 @@ def _refuse_unread(rule: Gamma2Rule, **values: Any) -> None:
     for name, value in values.items():
         default = getattr(rule.defaults, name)
         if value is not None and value != default:
-            raise ValueError(f"{name} must be left out, as {type(rule).__name__} does not read it: got {value!r}")
+            raise ValueError(f"{name} must not be set, because {type(rule).__name__} does not use it: got {value!r}")
 
 
 def _check_rule(rule: Gamma2Rule) -> None:

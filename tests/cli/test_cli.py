@@ -1,4 +1,4 @@
-"""The command line as its users meet it: output, exit codes, and one clear line for whatever is wrong."""
+"""The command line: output, exit codes, and a clear one-line message for each error."""
 
 import json
 import os
@@ -13,22 +13,14 @@ from pathlib import Path
 import pytest
 
 from lossaware import __version__
-from lossaware.cli import main
 from lossaware.cli.values import assignments, named, numbers, words
 from lossaware.errors import UsageError
 from lossaware.studies.specs.optimizers import optimizers
 from lossaware.studies.specs.tasks import tasks
 from lossaware.studies.store.database import Store
+from support.command_line import lossaware
 
 SMALL = ["digits", "--set", "hidden=8", "--epochs", "2", "--batch-size", "200", "--seeds", "2", "--jobs", "2"]
-
-
-def run(*arguments: str | Path) -> int:
-    """The exit code of a command, run in this process."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def started(*arguments: str, **more) -> subprocess.Popen[str]:
@@ -46,7 +38,7 @@ def started(*arguments: str, **more) -> subprocess.Popen[str]:
 
 def test_compare_from_start_to_report(tmp_path, capsys):
     command = ["compare", *SMALL, "--optimizers", "sgd", "--lrs", "1e-2", "--gamma2", "1e-6", "--out", tmp_path / "out"]
-    assert run(*command) == 0
+    assert lossaware(*command) == 0
     shown = capsys.readouterr()
     assert "Test accuracy after the last epoch, %" in shown.out
     assert "Running training accuracy of the last epoch, %" in shown.out
@@ -61,7 +53,7 @@ def test_compare_from_start_to_report(tmp_path, capsys):
         "results.sqlite.lock",
     ]
 
-    assert run(*command, "--json") == 0
+    assert lossaware(*command, "--json") == 0
     shown = capsys.readouterr()
     assert "to do" not in shown.err
     assert "Test accuracy" in shown.err
@@ -76,7 +68,7 @@ def test_several_gamma2_and_all_settings_reach_the_runs(tmp_path):
         --gamma2 1e-7,1e-6 --steps-per-epoch 1 --eps 0.2 --xi 0.02 --backoff 0.5 --zero-gradient rest
         --lower-bound progressive,log_base=2.5 --scheduler StepLR,step_size=1,gamma=0.5 --precision bf16 --out
     """
-    assert run(*command.split(), tmp_path) == 0
+    assert lossaware(*command.split(), tmp_path) == 0
     with Store(tmp_path / "results.sqlite", read_only=True) as store:
         specs = store.specs()
     assert len(specs) == 3
@@ -121,7 +113,7 @@ def build():
 """
     )
     monkeypatch.chdir(tmp_path)
-    assert run("compare", "fragile.py:build", "--optimizers", "sgd", "--lrs", "1e-2,1e4", "--seeds", "1") == 1
+    assert lossaware("compare", "fragile.py:build", "--optimizers", "sgd", "--lrs", "1e-2,1e4", "--seeds", "1") == 1
     shown = capsys.readouterr()
     assert shown.err.count("failed: sgd, lr 10000") == 2
     assert "RuntimeError: the weights exploded" in shown.err
@@ -132,20 +124,20 @@ def build():
 
 
 def test_lists(capsys):
-    assert run("tasks") == 0
+    assert lossaware("tasks") == 0
     shown = capsys.readouterr().out
     assert all(f"{name} " in shown and summary in shown for name, summary in tasks().items())
-    assert run("optimizers") == 0
+    assert lossaware("optimizers") == 0
     shown = capsys.readouterr().out
     assert all(f"{name} " in shown and summary in shown for name, summary in optimizers().items())
 
 
 def test_version_and_help(capsys):
-    assert run("--version") == 0
+    assert lossaware("--version") == 0
     assert capsys.readouterr().out.strip() == __version__
-    assert run("--help") == 0
+    assert lossaware("--help") == 0
     assert "compare" in capsys.readouterr().out
-    assert run("compare", "--help") == 0
+    assert lossaware("compare", "--help") == 0
     shown = capsys.readouterr().out
     for option in ("--optimizers", "--lrs", "--gamma2", "--seeds", "--epochs", "--data", "--jobs", "--out", "--json"):
         assert option in shown
@@ -217,7 +209,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch, capsys):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_dir", denied)
-    assert run("data", "stand-in", "tacos", "--data", "secret") == 2
+    assert lossaware("data", "stand-in", "tacos", "--data", "secret") == 2
     assert capsys.readouterr().err == "lossaware: secret/tacos: Permission denied\n"
 
 
@@ -393,7 +385,7 @@ def clutter(tmp_path_factory) -> Path:
 def test_wrong_input_is_one_clear_line(command: str, clutter: Path, capsys, monkeypatch):
     monkeypatch.chdir(clutter)
     before = contents(clutter)
-    assert run(*command.split()) == 2
+    assert lossaware(*command.split()) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1, shown.err

@@ -1,4 +1,4 @@
-"""The comparison: which runs it makes, and that its table and report hold what those runs gave."""
+"""The comparison: its runs, and that its table and report contain their results."""
 
 import dataclasses
 import io
@@ -64,7 +64,7 @@ def done(tmp_path_factory) -> tuple[Outcome, Path]:
 
 
 class InProcess:
-    """An engine without processes; it can be told to fail or to be interrupted."""
+    """An engine without processes, which can fail or be interrupted on request."""
 
     jobs = 2
 
@@ -152,7 +152,7 @@ def test_report_says_what_was_run(done):
     assert "Does LGA help on digits?" in page
     assert page.count("<table") == 2
     assert page.count("<figure>") == 4 + 2 + 4
-    for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", " s an epoch (half of them "):
+    for fact in ("hidden", "1e-3, 1e-2", "0 to 1", "torch", "commit", "processor", " s per epoch (half of them "):
         assert fact in page
     assert outcome.facts["Settings"]["batch size"] == "200"
 
@@ -250,12 +250,12 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
         console = Console(file=file, width=100)
         with progress.RunProgress([spec], finished=0, jobs=1, console=console) as shown:
             shown.handle(RunStarted(spec))
-            shown.handle(RunNote(spec, "continues after epoch 50 of 100", 50))
+            shown.handle(RunNote(spec, "resumes after epoch 50 of 100", 50))
             for epoch in range(1, 61):
                 now += 10.0 * (epoch > 50)
                 shown.handle(EpochDone(spec, EpochRecord(epoch, {"loss": 1.0}, {}, None, 0.0)))
     lines = (tmp_path / "lines").read_text().splitlines()
-    assert lines[1] == "sgd, lr 1e-2, without, seed 0: continues after epoch 50 of 100"
+    assert lines[1] == "sgd, lr 1e-2, without, seed 0: resumes after epoch 50 of 100"
     assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
 
 

@@ -7,41 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.studies.store.database import Store
-
-QUADRATIC = '''
-import torch
-
-
-def train(trial, start: float = 1.0):
-    """A quadratic."""
-    p = torch.nn.Parameter(start + torch.rand(5))
-    optimizer = torch.optim.SGD([p], lr=trial.lr)
-    trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
-    for epoch in trial.epochs(3):
-        for _ in range(2):
-            loss = p.square().sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step(loss=loss)
-        trial.report(epoch, loss=loss, norm=p.norm())
-    return p.norm()
-'''
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
+from support.command_line import lossaware
+from support.quadratic import SOURCE
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "train.py"
-    path.write_text(QUADRATIC)
+    path.write_text(SOURCE)
     return path
 
 
@@ -50,7 +25,7 @@ COMMAND = ["compare", "train.py:train", "--direction", "minimize", "--seeds", "2
 
 def test_from_start_to_report(file, capsys):
     command = [*COMMAND, "--lrs", "1e-3,1e-2", "--gamma2", "1e-2"]
-    assert run(*command) == 0
+    assert lossaware(*command) == 0
     shown = capsys.readouterr()
     assert "Norm after the last epoch" in shown.out  # the returned number, by the name under which it was reported
     assert re.search(r"^1e-2 +too few seeds to tell +\d", shown.out, re.MULTILINE)
@@ -62,7 +37,7 @@ def test_from_start_to_report(file, capsys):
     assert "Learning curves: norm" in page
     assert "batch size" not in page
 
-    assert run(*command, "--json", "--csv", "runs.csv") == 0
+    assert lossaware(*command, "--json", "--csv", "runs.csv") == 0
     shown = capsys.readouterr()
     lines = (file.parent / "runs.csv").read_text().splitlines()
     assert lines[0] == "lr,arm,seed,norm"
@@ -94,12 +69,12 @@ def test_a_table_replaces_nothing_of_another_kind(file, capsys, kind):
 
 def test_runs_are_kept_until_the_file_changes(file, capsys):
     command = [*COMMAND, "--lrs", "1e-2"]
-    assert run(*command) == 0
+    assert lossaware(*command) == 0
     assert "4 runs to do" in capsys.readouterr().err
-    assert run(*[word if word != "2" else "3" for word in command]) == 0
+    assert lossaware(*[word if word != "2" else "3" for word in command]) == 0
     assert "2 runs to do, 4 already finished" in capsys.readouterr().err
-    file.write_text(QUADRATIC.replace("trial.epochs(3)", "trial.epochs(2)"))
-    assert run(*command) == 0
+    file.write_text(SOURCE.replace("trial.epochs(3)", "trial.epochs(2)"))
+    assert lossaware(*command) == 0
     assert "4 runs to do" in capsys.readouterr().err
     with Store(file.parent / "lossaware-out" / "results.sqlite", read_only=True) as store:
         assert {len(store.records(spec)) for spec in store.specs() if spec.seed < 2} == {2}
@@ -108,7 +83,7 @@ def test_runs_are_kept_until_the_file_changes(file, capsys):
 
 def test_options_epochs_arms_and_other_scores(file, capsys):
     more = ["--lrs", "1e-2", "--gamma2", "1e-3,auto", "--epochs", "2", "--set", "start=2.0", "--score", "loss"]
-    assert run(*COMMAND, *more) == 0
+    assert lossaware(*COMMAND, *more) == 0
     shown = capsys.readouterr()
     assert "Loss after the last epoch" in shown.out
     assert re.search(r"^1e-2 +auto ", shown.out, re.MULTILINE)
@@ -116,19 +91,19 @@ def test_options_epochs_arms_and_other_scores(file, capsys):
         assert {len(store.records(spec)) for spec in store.specs()} == {2}
         assert len(store.specs()) == 6
         assert all(record.test["norm"] > 3 for spec in store.specs() for record in store.records(spec))
-    assert run(*COMMAND, *more[:-1], "accuracy") == 2
+    assert lossaware(*COMMAND, *more[:-1], "accuracy") == 2
     assert "no run reported 'accuracy'; known: loss, norm, score" in capsys.readouterr().err
 
 
 def test_without_learning_rates_the_function_has_its_own(file, capsys):
-    file.write_text(QUADRATIC.replace("trial.lr", "0.01"))
-    assert run(*COMMAND) == 0
+    file.write_text(SOURCE.replace("trial.lr", "0.01"))
+    assert lossaware(*COMMAND) == 0
     assert re.search(r"^train +too few seeds to tell +\d", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
-    file.write_text(QUADRATIC.replace("return p.norm()", "return p.norm() + 1"))
-    assert run(*COMMAND, "--lrs", "1e-2") == 0
+    file.write_text(SOURCE.replace("return p.norm()", "return p.norm() + 1"))
+    assert lossaware(*COMMAND, "--lrs", "1e-2") == 0
     page = (file.parent / "lossaware-out" / "report.html").read_text()
     assert "Score after the last epoch" in page
     assert "Learning curves: loss" in page
@@ -144,12 +119,12 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
         (
             ("", ""),
             ["--optimizers", "adam"],
-            "--optimizers does not go with train.py:train: what trains there has its own",
+            "--optimizers cannot be used with train.py:train: the function or command sets it",
         ),
         (
             ("", ""),
             ["--batch-size", "3"],
-            "--batch-size does not go with train.py:train: what trains there has its own",
+            "--batch-size cannot be used with train.py:train: the function or command sets it",
         ),
         (("", ""), ["--set", "strat=1"], "no option 'strat'; did you mean start"),
         (("", ""), ["--set", "weight_decay=1"], "has no option 'weight_decay'"),
@@ -162,8 +137,8 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_written(file, capsys, change, options, message):
-    file.write_text(QUADRATIC.replace(*change))
-    assert run(*COMMAND, *options) == 2
+    file.write_text(SOURCE.replace(*change))
+    assert lossaware(*COMMAND, *options) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert len(shown.err.splitlines()) == 1
@@ -172,15 +147,15 @@ def test_a_mistake_is_one_line_before_anything_is_written(file, capsys, change, 
 
 
 def test_a_direction_is_needed_by_a_function_and_refused_by_a_task(file, capsys):
-    assert run("compare", "train.py:train", "--lrs", "1e-2") == 2
+    assert lossaware("compare", "train.py:train", "--lrs", "1e-2") == 2
     assert "--direction must be maximize or minimize" in capsys.readouterr().err
-    assert run("compare", "digits", "--direction", "maximize") == 2
-    assert "--direction does not go with digits: a task says it itself" in capsys.readouterr().err
+    assert lossaware("compare", "digits", "--direction", "maximize") == 2
+    assert "--direction cannot be used with digits: a task defines it" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_after_its_first_step_is_told(file, capsys):
-    file.write_text(QUADRATIC.replace("    return p", "    assert trial.seed != 1\n    return p"))
-    assert run(*COMMAND, "--lrs", "1e-2") == 1
+    file.write_text(SOURCE.replace("    return p", "    assert trial.seed != 1\n    return p"))
+    assert lossaware(*COMMAND, "--lrs", "1e-2") == 1
     shown = capsys.readouterr()
     assert "failed: lr 1e-2, without, seed 1: AssertionError" in shown.err
     assert "1 of 2 seeds left out: a run failed" in " ".join(shown.out.split())
@@ -188,13 +163,13 @@ def test_a_run_that_fails_after_its_first_step_is_told(file, capsys):
 
 def test_a_margin_is_in_the_report_and_a_wrong_one_is_refused(file, capsys):
     three = [word if word != "2" else "3" for word in COMMAND]
-    assert run(*three, "--lrs", "1e-2", "--margin", "100", "--json") == 0
+    assert lossaware(*three, "--lrs", "1e-2", "--margin", "100", "--json") == 0
     shown = capsys.readouterr()
     [row] = json.loads(shown.out)["tables"][0]["rows"]
     assert row["is_within_margin"] is True
     assert "lies within the margin of ±100" in " ".join(shown.err.split())
     for wrong, message in (("0", "--margin must be a number above 0, got 0"), ("nan", "above 0, got nan")):
-        assert run(*COMMAND, "--margin", wrong) == 2
+        assert lossaware(*COMMAND, "--margin", wrong) == 2
         assert message in capsys.readouterr().err
-    assert run("compare", "digits", "--margin", "5") == 2
+    assert lossaware("compare", "digits", "--margin", "5") == 2
     assert "--margin must be below 1, as the score is a share: 0.005 is half a point; got 5" in capsys.readouterr().err

@@ -4,11 +4,11 @@ import inspect
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.cli.app import app
 from lossaware.cli.compare import compare
 from lossaware.cli.config_file import expand
 from lossaware.errors import UsageError
+from support.command_line import lossaware
 
 FILE = """
 task = "train.py:train"
@@ -114,9 +114,7 @@ def test_mistakes_in_a_file(expanded, text, message):
 )
 def test_a_mistake_is_one_line(expanded, capsys, words, message):
     expanded("compare", 'task = "digits"\nseeds = 0')
-    with pytest.raises(SystemExit) as stopped:
-        main(words.split())
-    assert stopped.value.code == 2
+    assert lossaware(*words.split()) == 2
     said = capsys.readouterr().err
     assert message in said
     assert len(said.splitlines()) == 1

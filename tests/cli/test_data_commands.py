@@ -5,18 +5,15 @@ import re
 
 import pytest
 
-from lossaware import cli
 from lossaware.studies.data.checksums import MANIFEST, record_files
 from lossaware.studies.data.files import DataFiles
 from lossaware.studies.data.sets import DATA_SETS
+from support.command_line import captured
 from support.download import TAR, archive_set, cut, get, whole
 
 
 def command(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["data", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
+    return captured(capsys, "data", *arguments)
 
 
 def test_the_command_downloads_and_says_so(server, tmp_path, monkeypatch, capsys):

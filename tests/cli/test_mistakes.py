@@ -1,8 +1,8 @@
-"""What is told to a command line with a mistake: one line that says how to write it, and exit code 2."""
+"""Mistakes on the command line: a one-line message with the correction, and exit code 2."""
 
 import pytest
 
-from lossaware.cli import main
+from support.command_line import lossaware
 
 OWN = """
 import torch
@@ -24,9 +24,7 @@ def build():
 
 
 def said(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
+    assert lossaware(*words) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
@@ -40,7 +38,7 @@ def said(capsys, *words: str) -> str:
         ("compare digits --gamma2 1e-8 auto", "separate several values by commas"),
         ("compare digits --arms without,Auto", "unknown arm 'Auto'; did you mean auto? (an arm is without, lga, auto,"),
         ("compare digits --arms sgd,adm", "unknown arm 'adm'; did you mean adam or radam or nadam? (an arm is"),
-        ("compare digits --arms adamw", "arms must be at least two, separated by commas, got 'adamw'; the first is"),
+        ("compare digits --arms adamw", "at least two arms are needed, separated by commas, got 'adamw'; the first is"),
         ("compare digits --arms sgd,auto,sgd", "arms name sgd twice"),
         ("compare digits --arms sgd,adam(wd=0.1)", "optimizer 'adam' has no option 'wd'"),
         ("compare digits --arms sgd,adam(lr=0)", "arm 'adam(lr=0)': lr must be a number above 0, got 0"),
@@ -103,8 +101,6 @@ def test_a_task(capsys, tmp_path, change, message):
 
 def test_a_study_that_is_not_measured_says_where_it_looked(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        main(["study", "show", "table01"])
-    assert not stopped.value.code
+    assert lossaware("study", "show", "table01") == 0
     shown = capsys.readouterr().err
     assert "runs are read from lossaware-out (--out), exported ones from results (--results)" in shown

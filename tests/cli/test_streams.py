@@ -41,7 +41,7 @@ def test_a_closed_stream_costs_what_would_be_written_there_and_nothing_else(tmp_
 
 
 def test_a_comparison_without_any_stream_is_stored_with_the_permissions_of_the_umask(tmp_path):
-    """Unguarded: AttributeError after all runs; and the first database that is opened becomes the standard output."""
+    """Without the check: AttributeError after all runs, and the first opened database becomes the standard output."""
     done = shell(f"umask 077; lossaware {RUN} >&- 2>&- <&-", tmp_path)
     assert done.returncode == 0, done.stderr
     found = sorted(path for path in (tmp_path / "out").rglob("*"))

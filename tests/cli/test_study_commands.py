@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lossaware.cli import main
 from lossaware.studies.store.database import Store
+from support.command_line import lossaware
 from support.small_grid import TEXT
 
 
@@ -25,13 +25,6 @@ def test_a_measure_that_the_task_has_not_is_told_before_and_after_the_runs(file,
         assert "task 'digits' does not measure 'acuracy'; did you mean accuracy?" in err
         assert len(err.splitlines()) == 1
     assert not (tmp_path / "new").exists()
-
-
-def lossaware(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 @pytest.fixture
@@ -60,7 +53,7 @@ def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [f"results/grid{end}" for end in (".csv", "-epochs.csv", ".study.json")]
     assert str(tmp_path) not in (tmp_path / "results" / "grid.study.json").read_text()
 
-    # A reader of the repository has no store; a colleague has an empty one.
+    # A reader of the repository does not have a store; another user has an empty one.
     assert lossaware("study", "show", "grid.toml", "--out", "nothing") == 0
     assert capsys.readouterr().out == table
     assert not (tmp_path / "nothing").exists()

@@ -1,4 +1,4 @@
-"""What every case must fulfil. Each check raises AssertionError."""
+"""Checks for every case. Each raises AssertionError."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_trajectory(case: Case, kernels: Any = None) -> None:
 
 
 def check_base(case: Case, kernels: Any = None) -> None:
-    """Without a loss, and with gamma2 of 0, parameters and state are the base's to the bit."""
+    """Without a loss, and with gamma2 of 0, parameters and state are bitwise equal to those of the base."""
     runs = {name: Run(case) for name in ("base", "no loss", "gamma2 of 0")}
     runs["no loss"].attach(kernels)
     off = runs["gamma2 of 0"]
@@ -113,20 +113,20 @@ class _Judge:
         if run.case.gamma2 == "auto":
             squares = sum(float((values(p) ** 2).sum()) for p in run.params)
             scale = max((squares / max(sum(p.numel() for p in run.params), 1)) ** 0.5, 1e-3)
-            momentum = 0.0 if self._is_sparse else AUTO.momentum  # sparse gradients are read as they are
+            momentum = 0.0 if self._is_sparse else AUTO.momentum  # sparse gradients are read without a mean
             self._auto = [reference.SelfSet(STEPS_PER_EPOCH, scale, momentum=momentum) for _ in run.params]
         self.own: list[Array] = []
         """Of each parameter at the last step."""
 
     def pushes(self, loss: float, gradients: list[Array]) -> list[list[Array]]:
-        """What is subtracted from each parameter: its own push, and those of others in the same memory."""
+        """The difference of each parameter: its own push, and those of other parameters in the same memory."""
         descents = [self._direction * g for g in gradients]
         if self._auto:
             own = [auto.correction(auto.share(loss), g) for auto, g in zip(self._auto, descents, strict=True)]
         else:
             omega = self._law.omega(loss)
             own = [self._law.correction(omega, g) for g in descents]
-        if self._is_sparse:  # the stored rows alone
+        if self._is_sparse:  # only the stored rows
             own = [push * _stored(p) for push, p in zip(own, self._params, strict=True)]
         self.own = own
         places = [(p.data_ptr(), p.shape) for p in self._params]
@@ -149,7 +149,7 @@ def _compare(case: Case, what: str, found: torch.Tensor, base: Array, pushes: li
     real = torch.float32 if found.dtype.is_complex else found.dtype
     eps, is_narrow = torch.finfo(real).eps, real.itemsize == 2
     size = np.maximum(np.abs(expected), np.maximum(np.abs(base), np.abs(after)))
-    if len(pushes) > 1:  # each is rounded, wherever it comes to lie
+    if len(pushes) > 1:  # each is rounded, at any position
         size = np.maximum(size, np.abs(base) + np.sum(np.abs(pushes), axis=0))
     unit = eps * 2.0 ** np.floor(np.log2(np.maximum(size, torch.finfo(real).tiny)))
     units = (1.001 if is_narrow else 4.0) * len(pushes)  # 16 bits are rounded at random, to one of two neighbours

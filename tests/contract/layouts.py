@@ -1,4 +1,4 @@
-"""How a parameter lies in memory, with memory around it that is not its own."""
+"""Memory layouts of a parameter, with memory around it that does not belong to it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 _GUARD = 7
-"""Elements after the last one of a parameter; an odd number, so that what comes next is not aligned."""
+"""Number of elements after the last one of a parameter; odd, so that the next parameter is not aligned."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape, strides and storage offset; and whether two parameters lie in the same memory."""
+    """Shape, strides and storage offset, and whether two parameters share memory."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]

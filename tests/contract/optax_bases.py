@@ -1,4 +1,4 @@
-"""Optax's public optimizers: how each is made, and why others are none that LGA goes around."""
+"""Optax's public optimizers: how to create each, and why LGA does not support the others."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every option set of torch's own test database of optimizers, and what each optimizer can.
+"""Every option set of torch's own test database of optimizers, and the capabilities of each optimizer.
 
 The database, ``torch.testing._internal.common_optimizers.optim_db``, is private, takes seconds to import, and changes
-torch's global flags. So its option sets stand here, which also makes the names of tests the same with every torch;
-`test_option_sets` holds them to the database.
+torch's global flags. So its option sets are copied here, so that test names do not depend on torch's version;
+`test_option_sets` compares them with the database.
 """
 
 from __future__ import annotations
@@ -156,12 +156,12 @@ FOREACH = {
     "Rprop",
     "SGD",
 }
-"""Those that have torch's foreach form beside the loop."""
+"""Those that have torch's foreach form in addition to the loop."""
 FUSED = {"Adagrad", "Adam", "AdamW", "SGD"}
 """Those that have a fused form on a CPU."""
 REAL_ONLY = {"Adafactor", "Muon", "SparseAdam"}
 """Those that refuse or spoil complex parameters by themselves."""
 SPARSE_ONLY = {"SparseAdam"}
-"""Those that take sparse gradients alone."""
+"""Those that only support sparse gradients."""
 REFUSED = {"LBFGS"}
 """Those that LGA cannot go with."""

@@ -36,7 +36,7 @@ class Run:
     """An optimizer of a case, and its parameters.
 
     Args:
-        case: What it is made by.
+        case: Its specification.
     """
 
     def __init__(self, case: Case) -> None:
@@ -53,17 +53,17 @@ class Run:
                 self.params.append(torch.nn.Parameter(place.view))
                 self._layouts.append(name)
         self.gradients: list[Guarded] = []
-        # Its type is Any because torch's own says nothing of `step(loss=...)`.
+        # The type is Any because torch's type does not have `step(loss=...)`.
         self.optimizer: Any = getattr(torch.optim, case.optimizer)(self.params, **case.arguments)
         self.lga: LGA | None = None
         self.step: Callable[[float], None] = lambda _: self.optimizer.step()
 
     def attach(self, kernels: Any = None, *, gamma2: Any = None) -> LGA:
-        """Attach LGA, whose step goes the way of the case.
+        """Attach LGA, with the kind of step of the case.
 
         Args:
-            kernels: `lossaware.launcher`, where the path is Triton's.
-            gamma2: In place of that of the case.
+            kernels: `lossaware.launcher`, if the case uses Triton.
+            gamma2: Instead of that of the case.
         """
         if gamma2 is None:
             gamma2 = AUTO if self.case.gamma2 == "auto" else GAMMA2
@@ -83,9 +83,9 @@ class Run:
         return lga
 
     def set_gradients(self, step: int) -> None:
-        """Give each parameter its gradient of a step: of one sign over all steps, as running means of it then are.
+        """Set each parameter's gradient of a step. Its sign is the same in all steps, so the running means have it too.
 
-        They lie as the parameter does, or contiguously, by turns.
+        Their layout is alternately that of the parameter and contiguous.
         """
         self.gradients = []
         for number, (p, layout) in enumerate(zip(self.params, self._layouts, strict=True)):
@@ -94,7 +94,7 @@ class Run:
             sizes = torch.rand(p.shape, generator=torch.Generator().manual_seed(1000 * step + number)) * 1.5 + 0.5
             signs = torch.view_as_real(place.view).sign() if self.dtype.is_complex else place.view.sign()
             values = signs * (sizes[..., None] if self.dtype.is_complex else sizes)
-            if p.numel() > 2 and self.case.dtype != "float16":  # whose eps of 1e-8 is 0, so that bases divide 0 by it
+            if p.numel() > 2 and self.case.dtype != "float16":  # whose eps of 1e-8 is 0, so bases would divide 0 by 0
                 values[(0,) * p.dim()], values[(1,) * p.dim()] = 0.0, -0.0
             values = torch.view_as_complex(values) if self.dtype.is_complex else values
             place.view.copy_(values)
@@ -120,7 +120,7 @@ class Run:
             }
 
     def resumed(self, kernels: Any) -> Run:
-        """Another run that goes on from this one's checkpoint, which went through a file."""
+        """Another run that resumes from this one's checkpoint, which was saved to a file."""
         assert self.lga is not None
         file = io.BytesIO()
         torch.save([self.optimizer.state_dict(), self.lga.state_dict()], file)

@@ -22,7 +22,7 @@ COMPILED = [
 
 
 def cases_of(base: tuple[str, str], path: str) -> list[Case]:
-    """Of torch's forms the loop, since fused ones are no operators that can be traced."""
+    """Uses torch's loop form, because fused ones cannot be traced."""
     return [
         Case(base, "loop", dtype, "mixed", path, gamma2)
         for dtype in DTYPES
@@ -67,7 +67,7 @@ def test_all(base: tuple[str, str]) -> None:
 
 
 def test_float64_scalars_on_the_cpu() -> None:
-    """Unguarded, torch.compile drops what a step writes to their state; those of other dtypes and shapes are right."""
+    """Without the check, torch.compile loses changes of their state. Other dtypes and shapes are correct."""
     optimizer: Any = torch.optim.Adam([torch.nn.Parameter(torch.ones(1).double())])
     lga = LGA(optimizer, steps_per_epoch=3)
     step, other = lga.compile(), lga.compile(backend="eager")

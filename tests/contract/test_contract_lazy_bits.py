@@ -41,7 +41,7 @@ def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("of_gradient", ["conjugated", "plain"])
 @pytest.mark.parametrize("of_parameter", ["conjugated", "plain"])
 def test_conjugated_by_a_bit(of_parameter: str, of_gradient: str, gamma2: str) -> None:
-    """Measured, too: unguarded, the meter fails when the parameters have moved already."""
+    """Also with the meter: without the check, it fails after the parameters have changed."""
     p = torch.nn.Parameter(tensor(0).conj() if of_parameter == "conjugated" else tensor(0))
     p.grad = tensor(1).conj() if of_gradient == "conjugated" else tensor(1)
     assert p.is_conj() == (of_parameter == "conjugated")
@@ -62,7 +62,7 @@ def test_conjugated_by_a_bit(of_parameter: str, of_gradient: str, gamma2: str) -
 
 @pytest.mark.parametrize("gamma2", ["fixed", "auto"])
 def test_negated_by_a_bit(gamma2: str) -> None:
-    """As autograd gives it for the imaginary part of what is conjugated."""
+    """As autograd returns it for the imaginary part of a conjugated tensor."""
     a, b = (torch.nn.Parameter(tensor(i).real.clone()) for i in range(2))
     a.grad, b.grad = tensor(2).real.clone(), tensor(2).conj().imag
     assert b.grad.is_neg()

@@ -110,7 +110,7 @@ FEW = [*SOME[::6], *(pytest.param(case, marks=pytest.mark.contract) for case in 
 
 
 def plain(leaf: Any) -> Any:
-    """As NumPy array; of a random key, what is in it."""
+    """As NumPy array; for a random key, its data."""
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
 
 
@@ -128,7 +128,7 @@ def reals(tree: Any) -> reference.Array:
 
 
 def kept(tree: Any) -> Any:
-    """What is left of a tree that went through bytes."""
+    """A tree after a round trip through bytes."""
 
     def through(leaf: Any) -> Any:
         array = plain(leaf)
@@ -208,7 +208,7 @@ def test_resume(case: Case) -> None:
 @pytest.mark.parametrize("gamma2", ["fixed", "auto"])
 @pytest.mark.parametrize("wrapper", ["masked", "multi_transform"])
 def test_a_part_of_the_parameters(wrapper: str, gamma2: str) -> None:
-    """Others are left alone, and the part moves as it does by itself."""
+    """The others do not change, and the part changes as it does alone."""
     case = Case("adam", "float32", "nested", gamma2, "jit")
     params, g = case.tree(-1), case.tree(0)
     solver = case.solver()

@@ -1,4 +1,4 @@
-"""What LGA cannot be right on is refused, in one line, before anything has moved."""
+"""Unsupported cases are refused with one line, before anything has changed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_elements_that_share_memory(base: tuple[str, str], dtype: str, layout: s
         ValueError, match=r"^elements of a parameter must not share memory, .*; make the parameter of a"
     ):
         run.attach()
-    assert not run.optimizer._optimizer_step_post_hooks  # it is as it was
+    assert not run.optimizer._optimizer_step_post_hooks  # it has not changed
 
 
 @pytest.mark.parametrize("gamma2", GAMMAS)
 @pytest.mark.parametrize("optimizer", sorted(FOREACH - {"Adafactor"}))
 def test_differentiable_steps(optimizer: str, gamma2: str) -> None:
-    """Unguarded: values are right, but derivatives by a step are those of the base alone."""
+    """Without the check: values are correct, but derivatives through a step are those of the base alone."""
     p = torch.nn.Parameter(torch.ones(3))
     base: Any = getattr(torch.optim, optimizer)([p], differentiable=True, foreach=False)
     with pytest.raises(ValueError, match=r"^differentiable of parameter group 0 must be False, as LGA.* got True$"):
@@ -52,7 +52,7 @@ def test_differentiable_groups_that_come_later() -> None:
         optimizer.step(loss=1.0)
     assert torch.equal(p, torch.ones(3))
     assert lga.status.steps == 0
-    optimizer.param_groups[1]["gamma2"] = 0  # where LGA does nothing, the base's derivatives are right
+    optimizer.param_groups[1]["gamma2"] = 0  # without LGA's correction, the base's derivatives are correct
     q.requires_grad_(False)
     optimizer.step(loss=1.0)
     assert lga.status.steps == 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 from option_sets import FOREACH, FUSED, OPTION_SETS, SPARSE_ONLY
 
-# In a process of its own: the import freezes torch's global flags.
+# In a separate process: the import freezes torch's global flags.
 _READ = """
 import json
 try:

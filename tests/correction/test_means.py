@@ -1,4 +1,4 @@
-"""Running means of gradients in the pass: one result to the bit, however it is computed."""
+"""Running means of gradients in the pass: all implementations are bitwise equal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def expected_mean(mean: Tensor, g: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("way")
 def test_means_are_rounded_after_each_operation_and_phi_reads_them(dtype: torch.dtype, threads: int) -> None:
-    """Unguarded, a fused multiply-add of compiler or processor gives other bits."""
+    """Without the check, a fused multiply-add of compiler or processor gives other bits."""
     p, g = problem(dtype)
     mean, before = mean_of(p), p.clone()
     expected, number = expected_mean(mean, g), torch.get_num_threads()
@@ -200,7 +200,7 @@ ODD: dict[str, Callable[[Tensor, Tensor, Tensor], Row]] = {
 @pytest.mark.parametrize("place", [0, 2])
 @pytest.mark.parametrize("odd", ODD)
 def test_one_that_is_not_like_the_others_is_seen(odd: str, place: int) -> None:
-    """Unguarded, the library reads and writes memory that is not there, or takes it for numbers of another kind."""
+    """Without the check, the library reads and writes invalid memory, or memory of another dtype."""
     batch = a_batch()
     assert table_of(batch) is not None
     p, g, m = batch[place]

@@ -1,4 +1,4 @@
-"""Memory of every kind: what is not the parameter's own keeps its bits, and what cannot be right is refused."""
+"""Memory layouts: memory of others does not change, and unsupported layouts are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from support.pushes import DTYPES, GRADIENTS, VIEWS, XI, laid_out
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.usefixtures("way")
 def test_a_view_is_pushed_and_its_neighbours_keep_their_bits(view: str, dtype: torch.dtype, gradient: str) -> None:
-    """Unguarded: a view of every other element is taken for dense memory, and others' numbers are overwritten."""
+    """Without the check: a strided view is treated as dense memory, and other values are overwritten."""
     base = torch.arange(1, 61).to(dtype)
     p, before = VIEWS[view](base), base.clone()
     g = torch.linspace(-1, 1, p.numel()).view(p.shape).to(dtype)
@@ -108,7 +108,7 @@ def test_a_part_of_complex_numbers_is_pushed_alone(part: str) -> None:
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("zero_gradient", ["push", "rest"])
 def test_gradients_that_are_negated_or_conjugated_lazily(zero_gradient: str) -> None:
-    """Unguarded: memory holds the other sign, and the parameter climbs; a conjugated one has no view as reals."""
+    """Without the check: memory has the opposite sign, and a conjugated gradient cannot be viewed as real."""
     weights = torch.complex(torch.linspace(-1, 1, 7), torch.linspace(1, -2, 7))
     cases = {
         "a part of the conjugate": (torch.ones(7), weights.conj().imag),
@@ -160,7 +160,7 @@ def test_parameters_that_are_negated_or_conjugated_lazily(sparse: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("way")
 def test_a_gradient_of_another_dtype_is_read_as_it_is(dtype: torch.dtype, of_gradient: torch.dtype) -> None:
-    """Unguarded: 3e-5 is read as the float16 next to it, or memory of two bytes an element as of four."""
+    """Without the check: 3e-5 is read as the float16 next to it, or memory of two bytes an element as of four."""
     slopes = torch.tensor([3.0e-5, -1.0, 0.0, 2.0]).to(of_gradient)
     p = torch.zeros(4, dtype=dtype)
     Correction(1e-5, "push").apply([(p, slopes)], 1e-5)
@@ -216,7 +216,7 @@ SHARING = {
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.usefixtures("way")
 def test_elements_that_share_memory_are_refused(make: Any, sparse: bool) -> None:
-    """Unguarded: an element is pushed by whichever push is written last."""
+    """Without the check: an element gets the push that is written last."""
     p = make()
     with pytest.raises(ValueError, match=r"must not share memory.*got shape \(.*\) with strides \(.*clone"):
         refuse_shared_elements([torch.zeros(3), p])
@@ -227,7 +227,7 @@ def test_elements_that_share_memory_are_refused(make: Any, sparse: bool) -> None
 
 
 def test_elements_are_counted_whatever_the_default_device_is() -> None:
-    """Unguarded: the numbers of places would be on a device without values."""
+    """Without the check: the numbers of places would be on a device without values."""
     apart, sharing = VIEWS["dimensions within each other"](torch.zeros(60)), SHARING["dimensions within each other"]()
     with torch.device("meta"):
         refuse_shared_elements([apart])
@@ -236,7 +236,7 @@ def test_elements_are_counted_whatever_the_default_device_is() -> None:
 
 
 def test_elements_that_share_memory_are_refused_before_anything_moves() -> None:
-    """Where LGA is attached; frozen parameters and groups without LGA may be what they are."""
+    """When LGA is attached; frozen parameters and groups without LGA may have any layout."""
     p = torch.nn.Parameter(torch.zeros(3, 1).expand(3, 4))
     with pytest.raises(ValueError, match=r"must not share memory.*shape \(3, 4\) with strides \(1, 0\)"):
         LGA(torch.optim.SGD([torch.nn.Parameter(torch.zeros(3)), p]), steps_per_epoch=5)
@@ -249,7 +249,7 @@ def test_elements_that_share_memory_are_refused_before_anything_moves() -> None:
 
 @pytest.mark.parametrize("gamma2", [1.0, "auto"])
 def test_a_parameter_that_is_conjugated_lazily_by_an_optimizer(gamma2: Any) -> None:
-    """Unguarded: it has no view as reals, whose size is to be measured."""
+    """Without the check: it cannot be viewed as real to measure its size."""
     p = torch.nn.Parameter(torch.full((4,), 1 + 2j).conj())
     assert p.is_conj()
     optimizer = torch.optim.SGD([p], lr=0.0)
@@ -269,7 +269,7 @@ def test_no_view_with_elements_of_its_own_is_refused(view: str) -> None:
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1), (4, 3)], ids=str)
 @pytest.mark.usefixtures("way")
 def test_a_gradient_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
-    """Unguarded: what lies behind the gradient in memory is read."""
+    """Without the check: memory after the gradient is read."""
     p = torch.zeros(3, 4)
     with pytest.raises(ValueError, match=r"must have its parameter's shape.*for torch.float32 \(3, 4\)"):
         Correction(XI, "push").apply([(p, torch.ones(shape))], 1.0)
@@ -288,7 +288,7 @@ def test_numbers_that_cannot_be_pushed_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.complex64], ids=str)
 def test_tensors_without_numbers_go_through(dtype: torch.dtype) -> None:
-    """Unguarded: the C library would write to where no memory is."""
+    """Without the check: the C library would write to where no memory is."""
     p = torch.zeros(3, 4, dtype=dtype, device="meta")
     Correction(XI, "push").apply([(p, torch.ones_like(p)), (p.t(), torch.ones_like(p).t())], 1.0)
     with FakeTensorMode():
@@ -299,7 +299,7 @@ def test_tensors_without_numbers_go_through(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("way")
 def test_a_default_device_of_the_user_changes_nothing(dtype: torch.dtype) -> None:
-    """Unguarded: temporaries would have no numbers."""
+    """Without the check: temporaries would not have values."""
     p, g = torch.ones(4, 4, dtype=dtype)[:, :2], torch.ones(4, 2, dtype=dtype)
     with torch.device("meta"):
         Correction(1.0, "push").apply([(p, g)], 1.0)

@@ -1,4 +1,4 @@
-"""The C library: how it is compiled, kept and found again, and what happens where there is none."""
+"""The C library: how it is compiled, stored and loaded, and the behaviour without it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def by_cc() -> bytes:
 
 
 def compile_by(words: list[str]) -> bytes:
-    """As `build.compile_by`; what the system's compiler makes is made once for all tests."""
+    """Like `build.compile_by`, but the system's compiler runs once for all tests."""
     return by_cc() if words == ["cc"] and shutil.which("cc") == CC else compile_really(words)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder, for a library that nobody has asked for yet."""
+    """An empty cache folder, before the first use of the library."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.delenv("LOSSAWARE_NATIVE", raising=False)
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def found_again() -> native.Library | None:
-    """What a new process would find."""
+    """The library that a new process would load."""
     native.library.cache_clear()
     return native.library()
 
@@ -60,7 +60,7 @@ def works(library: native.Library | None) -> bool:
 
 
 def compiler(place: Path, name: str, script: str) -> Path:
-    """A program in a folder of its own."""
+    """A program in a separate folder."""
     place.mkdir(exist_ok=True)
     (place / name).write_text(f"#!/bin/sh\n{script}\n")
     (place / name).chmod(0o700)
@@ -77,7 +77,7 @@ def test_it_is_compiled_once_and_found_again(cache: Path, monkeypatch: pytest.Mo
     assert cache.stat().st_mode & 0o077 == 0
     assert built.stat().st_mode & 0o077 == 0
     before = built.stat()
-    monkeypatch.setenv("CC", "no-such-compiler")  # nothing could be compiled now
+    monkeypatch.setenv("CC", "no-such-compiler")  # now nothing could be compiled
     monkeypatch.setenv("PATH", "")
     assert works(found_again())
     assert [(f.stat().st_ino, f.stat().st_mtime_ns) for f in cache.iterdir()] == [(before.st_ino, before.st_mtime_ns)]
@@ -99,7 +99,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_library_is_not_loaded_but_compiled_again(
     cache: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unguarded: a file that a full disk or a crash cut short ends every process with a bus error, from then on."""
+    """Without the check: after a full disk or a crash, the incomplete file causes a bus error in every process."""
     found_again()
     (built,) = cache.iterdir()
     whole = built.read_bytes()
@@ -136,7 +136,7 @@ def test_a_write_that_fails_leaves_nothing(
 
 @needs_library
 def test_it_is_on_the_disk_before_it_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unguarded: after a power failure the name is there, and not the content."""
+    """Without the check: after a power failure the name is there, and not the content."""
     done: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("fsync") or fsync(descriptor))
@@ -258,7 +258,7 @@ def no_folder(place: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def no_home(place: Path, patch: pytest.MonkeyPatch) -> None:
-    """As in a container with a user of its own."""
+    """As in a container with its own user."""
 
     def home() -> None:
         raise RuntimeError("Could not determine home directory.")
@@ -320,7 +320,7 @@ def test_switched_off_it_is_not_mentioned(
 
 @needs_library
 def test_it_is_there_when_the_first_step_is_made(cache: Path) -> None:
-    """Unguarded: the first step takes a second, which is measured and shown as LGA's."""
+    """Without the check: the first step takes a second, which is measured and shown as LGA's."""
     LGA(torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1), steps_per_epoch=5)
     assert len(list(cache.iterdir())) == 1
     assert native.library.cache_info().currsize == 1

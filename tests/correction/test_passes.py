@@ -1,4 +1,4 @@
-"""Every way of computing the correction: to the bit alike, held to the reference, with no more work than it needs."""
+"""All implementations of the correction: bitwise equal, equal to the reference, and without unnecessary work."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_c_and_torchs_operators_give_the_same_bits(
 
 
 def some_pairs() -> list[tuple[Tensor, Tensor]]:
-    """Of several dtypes, in layouts that are dense and not; few, since a compiler takes seconds for each."""
+    """Several dtypes, dense and other layouts; few, because a compiler takes seconds for each."""
     pairs = []
     for dtype, of_gradient, layout, gradient in (
         (torch.bfloat16, torch.bfloat16, "transposed", "as the parameter"),
@@ -177,7 +177,7 @@ def test_any_pair_has_the_same_bits_by_both_and_the_references_numbers(
 @pytest.mark.parametrize("amount", [1e-330, 1e-60, 1e39, 1e309, float("inf")])
 @pytest.mark.usefixtures("way")
 def test_an_amount_beyond_the_precision_of_the_arithmetic(dtype: torch.dtype, amount: float) -> None:
-    """What is too small for float32 is 0, and moves nothing; what is too large is infinite. A float64 stays."""
+    """Values too small for float32 are 0 and cause no push, too large ones are infinite. float64 is kept."""
     g = torch.tensor([1.0, -1.0, 0.0, torch.nan, torch.inf], dtype=dtype)
     found = applied(torch.ones(5, dtype=dtype), g, amount=amount)
     rounded = amount if dtype == torch.float64 else float(torch.tensor(amount, dtype=torch.float64).float())
@@ -194,7 +194,7 @@ def test_an_amount_beyond_the_precision_of_the_arithmetic(dtype: torch.dtype, am
 @pytest.mark.parametrize("zero_gradient", ["push", "rest"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_an_amount_of_zero_that_the_host_does_not_know_moves_nothing(dtype: torch.dtype, zero_gradient: str) -> None:
-    """Unguarded: 0 / phi(NaN) is NaN; and -0.0 would become 0.0."""
+    """Without the check: 0 / phi(NaN) is NaN; and -0.0 would become 0.0."""
     p, g = torch.tensor([1.0, 1.0, 1.0, -0.0], dtype=dtype), torch.tensor([1.0, torch.nan, torch.inf, 0.0], dtype=dtype)
 
     def step(p: Tensor, g: Tensor, amount: Tensor) -> None:
@@ -215,7 +215,7 @@ def test_what_rests_keeps_its_bits(dtype: torch.dtype) -> None:
 
 @needs_library
 def test_autograd_notices_that_a_parameter_has_moved() -> None:
-    """Unguarded: a backward pass through what was computed before goes on with other numbers, in silence."""
+    """Without the check: a backward pass through an earlier graph would silently use other numbers."""
     w = torch.nn.Parameter(torch.ones(3))
     loss = (w * w.detach().clone().requires_grad_()).sum()
     Correction(XI, "push").apply([(w, torch.ones(3))], 0.1)
@@ -225,7 +225,7 @@ def test_autograd_notices_that_a_parameter_has_moved() -> None:
 
 @needs_library
 def test_parameters_in_the_same_memory_are_moved_one_after_the_other() -> None:
-    """Unguarded: two threads read the same element, and one of two pushes is lost."""
+    """Without the check: two threads read the same element, and one of two pushes is lost."""
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -324,7 +324,7 @@ def test_layouts_and_complex_numbers_go_into_the_same_call(calls: list[int]) -> 
 def test_a_layout_that_fills_its_memory_is_taken_as_it_lies(
     layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unguarded: views of each tensor at each step, or copies."""
+    """Without the check: views of each tensor at each step, or copies."""
     shape = (2, 3, 4, 5) if layout is torch.channels_last else (2, 3, 4, 5, 6)
     p, g = (torch.randn(shape, dtype=torch.bfloat16).to(memory_format=layout) for _ in range(2))
     found, without = p.clone(), p.clone()

@@ -1,4 +1,4 @@
-"""Parameters of 16 bits: no push is lost, and the noise is a function of step, tensor and place alone."""
+"""Parameters of 16 bits: no push is lost, and the noise depends only on step, tensor and position."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.pushes import VIEWS
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.usefixtures("way")
 def test_rounding_keeps_the_mean(dtype: torch.dtype, value: float) -> None:
-    """Unguarded: a push of a hundredth of a unit in the last place is lost each time."""
+    """Without the check: a push of a hundredth of a unit in the last place is lost each time."""
     n, start = 400_000, torch.tensor(value, dtype=dtype).double()
     p, g = torch.full((n,), value, dtype=dtype), torch.full((n,), 0.5, dtype=dtype)
     spacing = float((torch.nextafter(start.to(dtype), torch.tensor(9.0, dtype=dtype)) - start.to(dtype)).abs())
@@ -53,7 +53,7 @@ def test_noise_differs_between_steps_tensors_and_places() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.usefixtures("way")
 def test_the_noise_goes_by_the_order_in_memory(dtype: torch.dtype) -> None:
-    """Dimensions by falling stride, whatever lies between the elements."""
+    """Dimensions by decreasing stride, with any gaps between the elements."""
     for view in VIEWS.values():
         found = view(torch.full((60,), 0.05, dtype=dtype))
         order = sorted(range(found.dim()), key=found.stride, reverse=True)
@@ -67,7 +67,7 @@ def test_the_noise_goes_by_the_order_in_memory(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None:
-    """Over all exponents, and what can be represented stays; so do infinities and NaN."""
+    """Over all exponents; representable values do not change, nor do infinities and NaN."""
     exact = torch.arange(1 << 16).to(torch.uint16).view(dtype)
     places, key = torch.arange(1 << 16), noise_key(1, 1)
     kept = round_to(dtype, exact.float(), places, key)
@@ -87,7 +87,7 @@ def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.usefixtures("way")
 def test_a_gradient_of_nan_makes_nan_whatever_its_bits(dtype: torch.dtype) -> None:
-    """Unguarded: the noise carries the bits of some NaN over, to -0.0 and 0.0."""
+    """Without the check: the noise carries the bits of some NaN over, to -0.0 and 0.0."""
     g = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000], dtype=torch.int32).repeat(50).view(torch.float32)
     p = torch.ones(len(g), dtype=dtype)
     Correction(0.01, "push").apply([(p, g)], 0.1)

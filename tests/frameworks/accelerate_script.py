@@ -1,4 +1,4 @@
-"""A training script that ``accelerate launch`` starts on each process; it writes what it found to a folder.
+"""A training script that ``accelerate launch`` starts in each process; it writes its results to a folder.
 
 Usage: accelerate_script.py FOLDER ROWS ACCUMULATE EVEN_BATCHES JOIN
 """
@@ -35,7 +35,7 @@ def main(folder: Path, rows: int, accumulate: int, even_batches: bool, join: boo
     trajectory = record(base)
     error = None
     sizes = []
-    # This is what accelerator.join_uneven_inputs does on GPUs; on CPUs it does nothing.
+    # accelerator.join_uneven_inputs does this on GPUs; on CPUs it does nothing.
     uneven: Any = Join([model], throw_on_early_termination=False) if join else contextlib.nullcontext()
     try:
         with uneven:

@@ -13,7 +13,7 @@ from lossaware import LGA
 
 
 class Module(pl.LightningModule):  # type: ignore[misc]  # mypy does not look into Lightning
-    """A user's module; LGA is attached in configure_optimizers, or else by the callback."""
+    """A user's module; LGA is attached in configure_optimizers or by the callback."""
 
     def __init__(self, fused: bool = False, with_lga: bool = True) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Module(pl.LightningModule):  # type: ignore[misc]  # mypy does not look in
         return self.optimizer
 
     def on_train_start(self) -> None:
-        """The callback has attached LGA by now, so that what is recorded has its corrections in it."""
+        """The callback has already attached LGA, so the records include its corrections."""
         lga = LGA.of(self.optimizers().optimizer) if not self.with_lga and self.automatic_optimization else None
         if lga is not None:
             self.run = Attached(self.optimizer, lga, record(self.optimizer))

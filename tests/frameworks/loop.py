@@ -18,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 Trajectory = list[list[Tensor]]
 
 SETTINGS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "eps": 0.01, "backoff": 0.5}
-"""Of LGA: pushes that nobody can overlook, several statuses in a short run."""
+"""Settings of LGA with large pushes and several statuses in a short run."""
 
 
 def net(device: str = "cpu") -> nn.Sequential:
@@ -139,15 +139,15 @@ def observing(
     backward: Callable[[Tensor], Any] = Tensor.backward,
     accumulate: int = 1,
 ) -> None:
-    """The loop of those whose ``step`` takes no loss: LGA observes the loss before the backward pass.
+    """The loop for a ``step`` without a loss: LGA observes the loss before the backward pass.
 
     Args:
-        module: What is trained.
-        optimizer: What steps: the optimizer with LGA, or a framework's wrapper of it.
-        lga: Gets the losses.
-        data: One micro-batch each.
+        module: The model.
+        optimizer: The optimizer with LGA, or a framework's wrapper of it.
+        lga: Its LGA, which observes the losses.
+        data: The micro-batches.
         backward: A framework's backward pass.
-        accumulate: Micro-batches that make a step.
+        accumulate: Number of micro-batches per step.
     """
     for index, batch in enumerate(data, 1):
         loss = loss_of(module, batch)
@@ -168,14 +168,14 @@ def train(
     scaler: Any = None,
     clip: float | None = None,
 ) -> list[float]:
-    """The plain loop; its losses reach LGA by ``step(loss=...)``.
+    """The plain loop, which passes losses to LGA by ``step(loss=...)``.
 
     Args:
-        module: What is trained.
-        optimizer: It has LGA attached, or not.
-        data: One micro-batch each.
-        accumulate: Micro-batches that make a step.
-        autocast: The type of mixed precision.
+        module: The model.
+        optimizer: The optimizer, with or without LGA.
+        data: The micro-batches.
+        accumulate: Number of micro-batches per step.
+        autocast: The dtype of mixed precision.
         scaler: A gradient scaler.
         clip: The norm to clip gradients to.
 

@@ -1,4 +1,4 @@
-"""Accelerate, step by step beside the plain loop."""
+"""Accelerate, compared with the plain loop step by step."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Run:
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_accumulation_and_mixed_precision(precision: str, accumulate: int, prepare_first: bool) -> None:
-    """Accelerate divides the loss and leaves out steps; LGA gets the mean of what was not divided."""
+    """Accelerate divides the loss and skips steps; LGA gets the mean of the undivided losses."""
     run = Run(prepare_first, mixed_precision=precision, gradient_accumulation_steps=accumulate)
     run.train(batches(32), clip=1.0)
     autocast = torch.bfloat16 if precision == "bf16" else None
@@ -118,7 +118,7 @@ def test_save_state_and_load_state(tmp_path: Path) -> None:
 
 
 def test_its_scheduler() -> None:
-    """Accelerate wraps schedulers too; the optimizer with LGA is still the one they know."""
+    """Accelerate also wraps schedulers; they still have the optimizer with LGA."""
     run = Run()
     scheduler = run.accelerator.prepare(torch.optim.lr_scheduler.StepLR(run.optimizer.optimizer, 3, gamma=0.5))
     for batch in batches(9):
@@ -167,7 +167,7 @@ def test_a_loader_without_a_length_is_refused() -> None:
 
 @pytest.mark.parametrize(("kind", "name"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")])
 def test_what_replaces_the_optimizer_is_refused(kind: str, name: str) -> None:
-    class Replacing:  # the real ones are not needed to say so
+    class Replacing:  # the real ones are not needed for the error
         distributed_type = accelerate.utils.DistributedType(kind)
 
     with pytest.raises(UsageError, match=f"does not support Accelerate with {name}: use"):
@@ -178,9 +178,9 @@ def test_what_replaces_the_optimizer_is_refused(kind: str, name: str) -> None:
 
 
 def launch(folder: Path, rows: int, accumulate: int = 1, even_batches: bool = True, join: bool = False) -> list[Any]:
-    """What two processes on the CPU found, started by ``accelerate launch``.
+    """The results of two processes on the CPU, started by ``accelerate launch``.
 
-    ``--multi_gpu`` is how it starts several processes, also where there is no GPU.
+    ``--multi_gpu`` starts several processes, also without a GPU.
     """
     here = Path(__file__).parent
     started = subprocess.run(

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine without ZeRO, beside a plain loop. No extra brings DeepSpeed: it needs a compiler."""
+"""DeepSpeed's engine without ZeRO, compared with a plain loop. DeepSpeed is not in an extra, as it needs a compiler."""
 
 import os
 import subprocess

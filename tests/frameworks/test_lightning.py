@@ -1,4 +1,4 @@
-"""The Lightning Trainer and Fabric, step by step beside the plain loop."""
+"""The Lightning Trainer and Fabric, compared with the plain loop step by step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from lossaware.recipes.lightning import LossAware  # noqa: E402
 def growing() -> Any:
     """A gradient scaler that soon overflows in float16, though not in the first step.
 
-    (Where that one overflows, torch's fused SGD takes up a momentum buffer that nobody has filled.)
+    (If the first step overflows, torch's fused SGD uses an uninitialized momentum buffer.)
     """
     return torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_factor=16.0, growth_interval=2)
 
@@ -85,7 +85,7 @@ def test_trainer_in_float16(fused: bool, accumulate: int) -> None:
 
 
 def test_trainer_without_lga_goes_another_way() -> None:
-    """What the other tests compare is not the base optimizer alone."""
+    """The other tests do not compare the base optimizer with itself."""
     module = Module(with_lga=False)
     fit(module, loader(batches(8)), callbacks=[])
     ends = [p.detach() for p in module.parameters()], plain(batches(8)).trajectory[-1]

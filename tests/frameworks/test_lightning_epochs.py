@@ -1,4 +1,4 @@
-"""How many steps an epoch of the Lightning Trainer has, and what its tuners do to LGA."""
+"""The number of steps in an epoch of the Lightning Trainer, and LGA with its tuners."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 
 
 class Adjustable(Module):
-    """A module with what tuners change: its batch size and its learning rate."""
+    """A module with the attributes that tuners change: batch size and learning rate."""
 
     def __init__(self, with_lga: bool = False, rows: int = 40) -> None:
         super().__init__(with_lga=with_lga)
@@ -305,7 +305,7 @@ def test_a_learning_rate_finder(tmp_path: Path, by: str, with_lga: bool) -> None
 
 @pytest.mark.filterwarnings("ignore:LGA got no loss")
 def test_a_learning_rate_finder_in_the_midst_of_training(tmp_path: Path) -> None:
-    """Lightning's own example of a finder at later epochs: LGA goes on from where it was."""
+    """Lightning's own example of a finder at later epochs: LGA continues with its state."""
 
     class Later(LearningRateFinder):  # type: ignore[misc]  # mypy does not look into Lightning
         def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
@@ -331,13 +331,13 @@ def test_a_learning_rate_finder_in_the_midst_of_training(tmp_path: Path) -> None
     module = Adjustable()
     made.fit_loop.max_epochs = 4
     made.callbacks = made.callbacks[1:]
-    made.fit(module)  # nothing of that is left for the fit after it
+    made.fit(module)  # this does not affect the next fit
     assert module.run.lga.status.steps == 40
 
 
 @pytest.mark.filterwarnings("ignore:LGA got no loss")
 def test_the_checkpoint_of_a_tuner_does_not_replace_the_one_to_resume_from(tmp_path: Path) -> None:
-    """Lightning itself goes on from the weights alone then, and counts its steps from 0."""
+    """In this case Lightning restores only the weights, and counts its steps from 0."""
     first, second = Adjustable(), Adjustable()
     run(first).save_checkpoint(tmp_path / "half.ckpt")
     finder = BatchSizeFinder(max_trials=1, steps_per_trial=2)

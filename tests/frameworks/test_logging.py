@@ -1,4 +1,4 @@
-"""Seeing what LGA does: TensorBoard, a flat dictionary for every logger, and how large the correction is."""
+"""Logging LGA: TensorBoard, a flat dictionary for every logger, and the size of the correction."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 def test_metrics_are_finite_floats() -> None:
     lga = LGA(sgd(net().parameters()), **SETTINGS)
     before = metrics(lga)
-    assert "lga/loss" not in before  # nothing is known of it yet
+    assert "lga/loss" not in before  # it has not been measured yet
     assert before["lga/lower_bound"] == 0.0
     module = net()
     optimizer = sgd(module.parameters())
@@ -69,7 +69,7 @@ def params_of(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.nn.Paramete
 
 
 def norms(params: list[torch.nn.Parameter], lr: float, omega: float, gamma2: float) -> tuple[float, float]:
-    """What the base step and the correction change, by the reference."""
+    """The changes by the base step and by the correction, from the reference."""
     g = np.concatenate([p.grad.double().numpy().ravel() for p in params if p.grad is not None])
     return float(np.linalg.norm(lr * g)), float(np.linalg.norm(gamma2 * omega / reference.phi(g, 0.01)))
 
@@ -144,7 +144,7 @@ def test_measuring_changes_nothing_and_makes_no_copy_of_the_model() -> None:
 
 
 def test_with_closures_and_other_kinds_of_parameters() -> None:
-    """Gradients that come with the closure, 16 bits, complex numbers, and a parameter that gets no gradient."""
+    """Gradients from a closure, 16 bits, complex numbers, and a parameter without a gradient."""
     params = [
         torch.nn.Parameter(torch.ones(5, dtype=torch.bfloat16)),
         torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)),

@@ -1,4 +1,4 @@
-"""What torch itself brings along for training, held to the reference with the gradients that the base optimizer saw."""
+"""Torch's own features for training, compared with the reference on the gradients that the base optimizer saw."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_autocast_bfloat16(name: str, fused: bool, device: str) -> None:
 @pytest.mark.parametrize("fused", [False, True], ids=["", "fused"])
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | None, channel: str, device: str) -> None:
-    """Steps 3 and 8 overflow: they move nothing, and their losses count nowhere."""
+    """Steps 3 and 8 overflow: they change nothing, and their losses do not count."""
     module = net(device)
     watched = Watched(optimizer_of(module, name, fused))
     optimizer: Any = watched.optimizer
@@ -65,7 +65,7 @@ def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | No
         if moved:
             made.append(step)
             losses.append(float(loss.detach()))
-    # A fused step is called where others are skipped; what it saw and did then is none of the run.
+    # A fused step is called where others are skipped; its records of these steps are removed.
     kept = [i for i, g in enumerate(watched.gradients) if np.isfinite(g).all()]
     watched.trajectory[:] = [watched.trajectory[i] for i in kept]
     watched.gradients = [watched.gradients[i] for i in kept]
@@ -128,7 +128,7 @@ def test_clipping_before_the_step_is_what_phi_reads(by: str) -> None:
 
 
 def test_a_compiled_model() -> None:
-    """torch.compile of the model; LGA and its optimizer run eagerly beside it."""
+    """torch.compile of the model; LGA and its optimizer run eagerly."""
     module, eager = net(), net()
     watched = Watched(sgd(module.parameters()))
     compiled: Any = torch.compile(module, backend="aot_eager")  # the default only takes longer to compile

@@ -1,8 +1,7 @@
-"""DDP, FSDP2 and the frameworks on two ranks; checkpoints that go on on another number of ranks; ranks that disagree.
+"""DDP, FSDP2 and the frameworks on two ranks; checkpoints loaded on another number of ranks; ranks that differ.
 
-All scenarios of a world run in one set of processes, which write what they found to files; the tests read those. What
-each rank's batch is in these runs, one process alone sees as one of two micro-batches: its mean loss and gradients are
-theirs.
+All scenarios of a world size run in one set of processes, which write their results to files for the tests. The
+batches of the two ranks are two micro-batches of a single process, which has the same mean losses and gradients.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ PACKAGES = {
     "transformers": "transformers",
     "transformers, summed": "transformers",
 }
-"""What some scenarios need that is not installed everywhere."""
+"""Optional packages of the scenarios."""
 DEVICE = "cpu"
 """Of the ranks; see `work`."""
 SHARDED: dict[str, dict[str, Any]] = {
     "fsdp": SETTINGS,
     "fsdp auto": {**SETTINGS, "gamma2": AutoGamma2(steps_at_least=4)},
 }
-"""Settings of LGA in the scenarios whose checkpoints go on on another number of ranks."""
+"""Settings of LGA in the scenarios that resume on another number of ranks."""
 Found = dict[str, Any]
 
 
@@ -141,11 +140,11 @@ def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
     module = sharded()
     with torch.no_grad():
         for p in module.parameters():
-            p.zero_()  # nothing may be left of it
+            p.zero_()  # it must be cleared
     optimizer = sgd(module.parameters())
     lga = LGA(optimizer, **SHARDED[name])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LGA got no loss")  # torch steps to see what state there is
+        warnings.filterwarnings("ignore", message="LGA got no loss")  # torch makes a step to create the state
         model_state, optimizer_state = get_state_dict(module, optimizer)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state, "lga": lga.state_dict()}
     load(state, checkpoint_id=folder / f"{name}-{saved_by}")
@@ -155,7 +154,7 @@ def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
 
 
 def no_loss_on_one_rank() -> Found:
-    """The last rank hands over no loss at step 3; nobody waits for it, and nobody makes a correction."""
+    """The last rank passes no loss at step 3; no rank waits for it, and no rank makes a correction."""
     module = torch.nn.parallel.DistributedDataParallel(net())
     optimizer, lga, trajectory = attached(module)
     messages = []
@@ -172,7 +171,7 @@ def no_loss_on_one_rank() -> Found:
 
 
 def checkpoint_on_one_rank() -> Found:
-    """Torch's checkpointing steps with nothing to step by; one rank that asks for it alone must not wait for others."""
+    """Torch's checkpointing makes a step without gradients. A rank that calls it alone must not wait."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     module = net()
@@ -231,7 +230,7 @@ def with_lightning() -> Found:
 
 
 def with_transformers(folder: Path, kind: str) -> Found:
-    """A step's batches are dealt out to the ranks, so that it is a step of two micro-batches."""
+    """The batches of a step are distributed to the ranks, so it is a step of two micro-batches."""
     from transformers_model import trainer
 
     with warnings.catch_warnings(record=True) as caught:
@@ -287,7 +286,7 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str], devic
     torch.save(found, folder / f"{world}-{rank}.pt")
     if "vector on one rank" not in names and dist.is_initialized():
         dist.destroy_process_group()
-    os._exit(0)  # what a broken process group leaves behind could wait for ever
+    os._exit(0)  # the remains of a broken process group could block
 
 
 def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> list[Found]:
@@ -308,7 +307,7 @@ def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> l
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[Found]]:
-    """What each scenario found on each rank."""
+    """The results of each scenario on each rank."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one = launch(1, folder, list(SHARDED))
@@ -376,7 +375,7 @@ def test_the_transformers_trainer_on_two_ranks(
 @pytest.mark.cuda
 @pytest.mark.parametrize("scenario", ["ddp", "fsdp"])
 def test_ranks_on_gpus_are_one_process_with_the_whole_batch(tmp_path: Path, scenario: str) -> None:
-    """By nccl, which takes one GPU a rank: two ranks where there are two, one where there is one."""
+    """With nccl, which needs one GPU per rank: two ranks with two GPUs, one rank with one."""
     found = launch(min(2, torch.cuda.device_count()), tmp_path, [scenario], "cuda")
     assert_plain([rank[scenario] for rank in found])
 
@@ -415,4 +414,4 @@ def test_a_vector_on_one_rank_is_named_there(found: dict[str, list[Found]]) -> N
     first, last = found["vector on one rank"]
     assert "(3,)" in last["error"]
     assert "loss.mean()" in last["error"]
-    assert first["error"]  # the connection was closed; nobody waits for ever
+    assert first["error"]  # the connection was closed, so no rank blocks

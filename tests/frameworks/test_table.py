@@ -1,4 +1,4 @@
-"""The table of what is tested: its tests exist, and it leaves nothing out."""
+"""The table of tested features: its tests exist, and it is complete."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_base(make: Callable[[Any], Any], device: str) -> None:
 
 @pytest.mark.parametrize("name", ["SAM", "Lookahead"])
 def test_inside_a_wrapper(name: str) -> None:
-    """LGA goes on the optimizer inside; the wrapper then steps that."""
+    """LGA is attached to the inner optimizer, which the wrapper steps."""
     package: Any = needs("pytorch_optimizer")
     module, twin = net(), net()
     inner, alone = torch.optim.SGD(module.parameters(), lr=0.05), torch.optim.SGD(twin.parameters(), lr=0.05)

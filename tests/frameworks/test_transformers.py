@@ -1,4 +1,4 @@
-"""The Transformers Trainer with a tiny model made from a config, step by step beside the plain loop."""
+"""The Transformers Trainer with a tiny model created from a config, compared with the plain loop step by step."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_an_lga_that_is_attached_already_is_used(tmp_path: Path) -> None:
 
 
 def test_the_trainers_own_optimizer_and_its_logs(tmp_path: Path) -> None:
-    """AdamW, as the Trainer makes it; its reports show LGA's status beside the loss."""
+    """AdamW, as the Trainer creates it; the Trainer's logs contain LGA's status and the loss."""
     module = model("classifier")
     made = LossAwareTrainer(
         model=module,

@@ -38,7 +38,7 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_training_twice(tmp_path: Path, accumulate: int) -> None:
-    """The second call finds Accelerate's wrapper around the optimizer; both go on from where the first ended."""
+    """The second call finds Accelerate's wrapper around the optimizer; both continue after the first call."""
     ours = trainer(tmp_path, "language model", lga=FOLLOWS, gradient_accumulation_steps=accumulate)
     ours.train()
     first = ours.lga
@@ -99,7 +99,7 @@ def test_auto_find_batch_size(tmp_path: Path, fails_at: str, accumulate: int) ->
     assert ours.lga.steps_per_epoch == steps == math.ceil(math.ceil(32 / size) / accumulate)
     assert ours.lga.status.statuses == 1
     assert ours.lga.status.steps_without_loss == 0
-    if fails_at == "the first batch":  # nothing moved in what failed, so it is a run with that batch size
+    if fails_at == "the first batch":  # the failed attempt changed nothing, so this is a run with that batch size
         plain = trainer(tmp_path, "classifier", per_device_train_batch_size=size, lga=FOLLOWS,
                         gradient_accumulation_steps=accumulate)  # fmt: skip
         plain.train()
@@ -173,13 +173,13 @@ def test_with_gamma2_0_nothing_that_is_random_changes(tmp_path: Path) -> None:
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:
     made = trainer(tmp_path, "classifier")
-    made.is_deepspeed_enabled = True  # DeepSpeed itself is not needed to say so
+    made.is_deepspeed_enabled = True  # DeepSpeed itself is not needed for the error
     with pytest.raises(UsageError, match="does not support the Trainer with DeepSpeed: use"):
         made.create_optimizer()
 
 
 def test_an_optimizer_that_accelerate_prepared(tmp_path: Path) -> None:
-    """What the Trainer is given may be wrapped already."""
+    """The optimizer that the Trainer gets may already be wrapped."""
     made = trainer(tmp_path, "classifier")
     made.lga.detach()
     made.optimizer = made.accelerator.prepare(sgd(made.model.parameters()))

@@ -75,7 +75,7 @@ def assert_same_training(ours: Any, expected: Any) -> None:
     ids=["own compute_loss", "a model that ignores the count", "own function", "own function of a model without count"],
 )
 def test_a_mean_is_not_added_up(tmp_path: Path, kind: str, cls: Any, own: Any, remedy: str) -> None:
-    """U was four times the true loss, in silence. The gradients stay as they are without LGA."""
+    """Before, U was four times the true loss. The gradients are the same as without LGA."""
     ours = trainer(tmp_path, kind, cls=cls, own=own, gradient_accumulation_steps=4, rows=64)
     with pytest.warns(UserWarning, match=f"{TOO_LARGE}.*{remedy}") as caught:
         ours.train()

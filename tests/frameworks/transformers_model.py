@@ -1,4 +1,4 @@
-"""A Transformers Trainer with a tiny model made from a config, and the plain loop beside it."""
+"""A Transformers Trainer with a tiny model created from a config, and the equivalent plain loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(kind: str) -> Any:
 
     Args:
         kind: ``"language model"``, whose loss the Trainer divides by tokens; ``"classifier"``, whose loss is the mean
-            of the micro-batch; or ``"classifier as it is"``, of which the Trainer does not know that.
+            of the micro-batch; or ``"classifier as it is"``, for which the Trainer does not know this.
     """
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -35,7 +35,7 @@ def model(kind: str) -> Any:
     sizes |= {"vocab_size": TOKENS, "max_position_embeddings": LENGTH, "num_labels": 3}
     made = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **dropouts))
     if kind == "classifier":
-        # It takes the number of items and ignores it; unless told so, the Trainer does not divide either.
+        # It accepts the number of items and ignores it; by default, the Trainer does not divide either.
         made.accepts_loss_kwargs = False
     return made
 
@@ -62,17 +62,17 @@ def trainer(
     own: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """A Trainer, with LGA attached already and what it does recorded.
+    """A Trainer with LGA, which records each step.
 
     Args:
-        folder: For its output.
-        kind: Of the model.
-        optimizer: Makes the optimizer of a model.
-        lga: Further settings of LGA; those that are None are left out.
-        rows: Of the data.
+        folder: The output folder.
+        kind: The kind of model.
+        optimizer: Creates the optimizer of a model.
+        lga: Further settings of LGA; those that are None are omitted.
+        rows: The rows of the data.
         cls: The class of the Trainer.
         own: Further arguments of the Trainer.
-        **kwargs: Those of its TrainingArguments.
+        **kwargs: Its TrainingArguments.
     """
     options = {
         "output_dir": str(folder),
@@ -104,21 +104,21 @@ def trainer(
 
 
 def record_late(made: Any) -> Any:
-    """Records what is there after LGA, which the Trainer attaches when training starts."""
+    """Records the state after LGA's hooks; the Trainer attaches LGA when training starts."""
     made.create_optimizer()
     return record(made.optimizer)
 
 
 def plain(kind: str, accumulate: int, rows: int = 32, autocast: bool = False, sums: bool = False) -> Any:
-    """The plain loop beside `trainer`.
+    """The plain loop that is equivalent to `trainer`.
 
     Args:
-        kind: Of the model.
-        accumulate: Micro-batches that make a step.
-        rows: Of the data.
+        kind: The kind of model.
+        accumulate: Number of micro-batches per step.
+        rows: The rows of the data.
         autocast: Whether to train in bfloat16.
-        sums: Whether the gradients of the micro-batches' mean losses are added up, as the Trainer does by mistake where
-            these are not divided by the items of the whole step. The loss of the step is their mean all the same.
+        sums: Whether the gradients of the micro-batches' mean losses are added up, as the Trainer does by mistake if
+            they are not divided by the items of the whole step. The loss of the step is still their mean.
 
     Returns:
         The trajectory, LGA, and the loss of each step.

@@ -1,11 +1,11 @@
-"""A stand-in for a GPU, on the CPU: tensors that say ``cuda`` and are computed here, with a GPU's rules.
+"""A stand-in for a GPU on the CPU: its tensors have the device ``cuda``, and follow a GPU's rules.
 
-What a GPU does not forgive is an error here, too: operators whose tensors lie on two devices; the host waiting for the
-device where `torch.cuda.set_sync_debug_mode` forbids it, or while a graph is captured; NumPy on the device's memory. A
-captured graph is the list of the operators that ran: nothing is computed while it is captured, and a replay does the
-same again on the same memory, with the host's numbers of then. Triton's kernels run in its interpreter.
+These are errors here, as on a GPU: operators with tensors on two devices; the host waiting for the device where
+`torch.cuda.set_sync_debug_mode` forbids it, or during the capture of a graph; NumPy on the device's memory. A captured
+graph is the list of the operators that ran. Nothing is computed during the capture. A replay repeats the operators on
+the same memory, with the host's numbers of the capture. Triton's kernels run in its interpreter.
 
-It shows that code for GPUs does what it should; how fast, and the last bits, only a GPU can show.
+It shows that code for GPUs is correct. Speed and the last bits can only be tested on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 
 COPIES = {torch.tensor, torch.as_tensor}
-"""What carries the host's numbers to the device, and waits until it has them."""
+"""Operators that copy the host's numbers to the device and wait for the copy."""
 READS = {
     aten._local_scalar_dense.default,
     aten.equal.default,
@@ -40,17 +40,17 @@ READS = {
 }
 """Operators whose result the host needs."""
 MUTATES = {aten.native_batch_norm.default}
-"""Operators that change what they are given although their schema does not say so."""
+"""Operators that change their arguments although their schema does not say so."""
 
 
 class Device:
-    """What lies on the device, who may wait for it, and what it launches."""
+    """The state of the device: its memory, permitted synchronization, and launches."""
 
     def __init__(self) -> None:
         self._held: dict[int, StorageWeakRef] = {}
         self.may_wait = True
         self.graph: Graph | None = None
-        self.launched: list[str] | None = None  # while somebody counts
+        self.launched: list[str] | None = None  # while launches are counted
 
     def holds(self, tensor: Tensor) -> bool:
         known = self._held.get(tensor.untyped_storage()._cdata)
@@ -76,7 +76,7 @@ class Device:
 device = Device()
 
 
-# What tensors say ----------------------------------------------------------------------------------------------------
+# Attributes of tensors -----------------------------------------------------------------------------------------------
 
 
 def tensors_in(*values: object) -> list[Tensor]:
@@ -104,7 +104,7 @@ SAYS: dict[Any, Callable[[Tensor], object]] = {
 
 
 class Says(TorchFunctionMode):
-    """Device names of the GPU are heard, and told."""
+    """Accepts and returns device names of the GPU."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -147,11 +147,11 @@ class Says(TorchFunctionMode):
         return tree_map(placed, result)
 
 
-# What operators do ---------------------------------------------------------------------------------------------------
+# Operators -----------------------------------------------------------------------------------------------------------
 
 
 class Computes(TorchDispatchMode):
-    """Operators know where their tensors lie, also in backward passes, and a capture notes them down."""
+    """Operators check the devices of their tensors, also in backward passes, and a capture records them."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -192,7 +192,7 @@ class Graph:
         self._steps: list[Callable[[], None]] = []
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the operator would give; nothing that was there before changes."""
+        """The result of the operator, without changes to existing tensors."""
         given: dict[int, Tensor] = {}
 
         def copied(value: Any) -> Any:
@@ -203,7 +203,7 @@ class Graph:
             return copy
 
         if func._schema.is_mutable or func in MUTATES:
-            copies, named = tree_map(copied, (args, kwargs))  # while they live, nothing else has their identities
+            copies, named = tree_map(copied, (args, kwargs))  # while they exist, their ids are unique
             result = tree_map(lambda value: given.get(id(value), value), func(*copies, **named))
         else:
             result = func(*args, **kwargs)
@@ -237,7 +237,7 @@ def capture(graph: Graph, *_: Any, **__: Any) -> Iterator[None]:
         torch.set_rng_state(random)
 
 
-# What torch.cuda has --------------------------------------------------------------------------------------------------
+# torch.cuda -----------------------------------------------------------------------------------------------------------
 
 
 class Event:
@@ -257,7 +257,7 @@ class Event:
 
 
 class Profile:
-    """`torch.profiler.profile`, as far as it tells what was launched."""
+    """`torch.profiler.profile`, only with the launches."""
 
     def __init__(self, **_: Any) -> None:
         self._launched: list[str] = []
@@ -274,7 +274,7 @@ class Profile:
 
 
 class Generator(torch.Generator):
-    """On the CPU wherever it is asked for."""
+    """Always on the CPU."""
 
     def __new__(cls, device: Any = "cpu") -> Generator:
         return super().__new__(cls, on_host(device))  # type: ignore[call-arg]
@@ -324,7 +324,7 @@ def _interpret_triton() -> None:
     import triton
     from triton.runtime.interpreter import GridExecutor
 
-    triton.knobs.runtime.interpret = True  # whatever becomes of the variable
+    triton.knobs.runtime.interpret = True  # for any later value of the variable
     execute = GridExecutor.__call__
 
     def call(self: Any, *args: Any, **kwargs: Any) -> None:

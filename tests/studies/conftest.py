@@ -1,4 +1,4 @@
-"""What tests of studies share: the real data sets, where the environment says that they lie."""
+"""Fixtures for studies, such as the real data sets in the folder that an environment variable names."""
 
 import json
 import os

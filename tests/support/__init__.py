@@ -1,4 +1,4 @@
-"""What several tests need: torch's optimizer of a reference's name, what to feed both with, other packages."""
+"""Helpers: torch's optimizer for a name of the reference, inputs for both, optional packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FUSED_ON_CPU = ("sgd", "momentum", "adam", "adamw", "adagrad")
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Torch keeps some scalars of its states (ASGD's eta, NAdam's product) in the default dtype."""
+    """Torch stores some scalars of its states (ASGD's eta, NAdam's product) in the default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -30,7 +30,7 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """An error where the host waits for the GPU."""
+    """Raise an error if the host waits for the GPU."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -39,21 +39,21 @@ def no_waiting() -> Iterator[None]:
 
 
 def needs(module: str) -> Any:
-    """The module; the test skips where it is not installed, and says what brings it."""
+    """The module; the test is skipped if it is not installed, with the command to install it."""
     package = module.partition(".")[0]
     return pytest.importorskip(module, reason=f"{package} is not installed: pip install -e '.[everything]' brings it")
 
 
 def enable_x64(on: bool) -> Any:
-    """JAX's context of this name, which its older versions have in another place."""
+    """JAX's context of this name, which older versions have in another module."""
     jax = needs("jax")
     return jax.enable_x64(on) if hasattr(jax, "enable_x64") else needs("jax.experimental").enable_x64(on)
 
 
 def torch_optimizer(name: str, params: Any, **kwargs: Any) -> Any:
-    """Torch's optimizer for a name of `reference.OPTIMIZERS`; its for-loop unless `kwargs` say otherwise.
+    """Torch's optimizer for a name of `reference.OPTIMIZERS`; its for-loop unless `kwargs` select another.
 
-    The type is Any because torch's own says nothing of `step(loss=...)`.
+    The type is Any because torch's type does not have `step(loss=...)`.
     """
     if not kwargs.get("fused"):
         kwargs.setdefault("foreach", False)

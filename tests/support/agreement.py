@@ -21,7 +21,7 @@ RULE = Agreement(status_steps=10)
 
 
 def problem(seed: int = 0) -> tuple[reference.Array, list[reference.Array], list[float]]:
-    """Where to begin, a gradient for each step, and losses that fall, stand and rise, one of them NaN."""
+    """Initial parameters, a gradient for each step, and losses that fall, are level and rise, one of them NaN."""
     rng = np.random.default_rng(seed)
     level = np.concatenate([np.linspace(2.0, -0.6, STEPS // 2), np.full(STEPS // 4, -0.6), np.linspace(-0.6, 1.2, 30)])
     values = level + rng.normal(scale=0.05, size=STEPS)

@@ -20,7 +20,7 @@ from lossaware.studies.data.sets import DataSet, Remote
 
 
 class Server:
-    """Serves bytes by name; a list of answers is served one after the other, the last one for ever after."""
+    """Serves bytes by name; a list of answers is served in order, and the last one repeatedly."""
 
     def __init__(self):
         self.answers = {}
@@ -98,7 +98,7 @@ class Raw(bytes):
 
 
 class Endless(bytes):
-    """An answer that has no length, and goes on."""
+    """An answer without a length and without an end."""
 
 
 def whole(content):
@@ -110,7 +110,7 @@ def cut(content):
 
 
 def stalled(content):
-    """Half of it, and then nothing."""
+    """Half of the file, then nothing."""
     return (*cut(content), "stalled")
 
 
@@ -147,7 +147,7 @@ def packed_zip(members):
 
 
 def changed(content, flag=0, method=0):
-    """A zip whose members claim to be encrypted, or compressed in a way that nobody knows."""
+    """A zip whose members claim to be encrypted, or compressed by an unknown method."""
     made = bytearray(content)
     for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = -1

@@ -17,10 +17,10 @@ from lossaware.studies.training import checkpoint
 
 
 def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, told: Connection) -> None:
-    """Carries out what is missing and passes on each event, which by then is stored; checkpoints so many seconds apart.
+    """Executes missing runs and yields each event after it is stored, with a checkpoint interval in seconds.
 
-    The workers are forked from this process, which has torch already: a server of its own would take seconds a kill. As
-    a program (`main`) it has one.
+    The workers are forked from this process, which has imported torch: a fork server would take seconds per kill. The
+    program (`main`) has one.
     """
     fork: Any = multiprocessing.get_context("fork")
     local._context = lambda specs: fork
@@ -31,7 +31,7 @@ def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: flo
 
 
 def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], told: Connection) -> None:
-    """Writes epochs as fast as it can and tells of each one."""
+    """Writes epochs as fast as possible and reports each one."""
     with Store(path) as store:
         store.begin(spec)
         for record in records:
@@ -40,7 +40,7 @@ def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], told: 
 
 
 def main() -> None:
-    """As a program of its own: ``killing.py DATABASE ENGINE``; says what happens, a line an event."""
+    """The program ``killing.py DATABASE ENGINE``; prints one line per event."""
     specs = [RunSpec("digits", "sgd", 0.01, seed=seed, epochs=10_000, batch_size=32) for seed in range(3)]
     print("starting", flush=True)
     try:
@@ -53,6 +53,6 @@ def main() -> None:
 
 
 # A script may leave `if __name__ == "__main__"` out, as workers do not execute it again. This one only looks at the
-# program's name, so that a worker that did execute it again would be seen.
+# program's name, so that a worker that executes it again would be detected.
 if Path(sys.argv[0]).name == Path(__file__).name:
     main()

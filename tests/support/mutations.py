@@ -16,7 +16,7 @@ def flip_bit(content: bytes, random: Random) -> bytes:
 
 
 def change_digit(content: bytes, random: Random) -> bytes:
-    """Another digit in place of one; a byte where there is none."""
+    """Replaces a digit by another one, or a byte if there is no digit."""
     places = [match.start() for match in re.finditer(rb"[0-9]", content)]
     if not places:
         return flip_bit(content, random)

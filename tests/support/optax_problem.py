@@ -1,36 +1,23 @@
-"""A problem on which the JAX form is held to the reference and to the companion for torch."""
+"""A problem to compare the JAX form with the reference and with LGA for torch."""
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 import reference
-from lossaware import Average, Momentum, Progressive
 from support import needs
+from support.problem import Problem, make_problem
 
 jax = needs("jax")
 optax = needs("optax")
 
 import jax.numpy as jnp  # noqa: E402
-
-STEPS = 36
-SIZE = 23
-GAMMA2 = 1e-3  # a push of up to GAMMA2 * Omega / xi = 0.2 a step: far more than most bases move
-
-LOWER_BOUNDS: dict[str, tuple[Any, reference.LowerBound]] = {
-    "progressive": ("progressive", reference.progressive(10.0)),
-    "progressive-e": (Progressive(log_base=math.e), reference.progressive(math.e)),
-    "average": (Average(), reference.average()),
-    "momentum": (Momentum(beta=0.8), reference.momentum(0.8)),
-}
 
 
 def rmsprop(learning_rate: float) -> Any:
@@ -47,23 +34,10 @@ BASES: dict[str, Callable[[], Any]] = {
 }
 
 
-@dataclass
-class Problem:
-    """Where to begin, a gradient a step (large, small, +0.0 and -0.0), and losses that do to the law all there is."""
-
-    x: reference.Array
-    gradients: reference.Array
-    losses: list[float]
-
-
-def make_problem() -> Problem:
-    rng = np.random.default_rng(1)
-    losses = rng.uniform(0.02, 2.6, size=STEPS)
-    losses[0] = 2.2
-    gradients = rng.normal(size=(STEPS, SIZE)) * 10.0 ** rng.uniform(-4, 0, size=(STEPS, SIZE))
-    gradients[rng.random(size=gradients.shape) < 0.1] = 0.0
-    gradients[rng.random(size=gradients.shape) < 0.05] = -0.0
-    x, gradients, losses = (a.astype(np.float32).astype(np.float64) for a in (rng.normal(size=SIZE), gradients, losses))
+def float32_problem() -> Problem:
+    """A problem whose numbers float32 holds exactly."""
+    made = make_problem(seed=1)
+    x, gradients, losses = (np.float64(np.float32(a)) for a in (made.x, made.gradients, made.losses))
     return Problem(x, gradients, losses.tolist())
 
 

@@ -1,4 +1,4 @@
-"""What a page must be, whatever it shows: whole, self-contained, and at home in a browser of any width."""
+"""Properties of each page: complete, self-contained, and readable at any width."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ class Tags(HTMLParser):
 
 
 def check_self_contained(page: str) -> None:
-    """Nothing is fetched and nothing runs."""
+    """The page loads and runs nothing."""
     tags = Tags(page)
     assert tags.open == []
     assert not {tag for tag, _ in tags.found} & {"script", "iframe", "object", "embed"}
@@ -82,12 +82,12 @@ def chromium(address: str, profile, *options: str) -> subprocess.CompletedProces
 
 
 def check_fits(page: str, folder: Path, *, scrolling: str = "none") -> None:
-    """Loaded into frames of a phone's to a desktop's width; what they measure is read from the outer page's text.
+    """Loads the page into frames from a phone's to a desktop's width; the outer page's text contains the measurements.
 
     Args:
         page: Its text.
-        folder: To work in.
-        scrolling: A CSS selector of boxes that scroll: what is in them may be wider than the page.
+        folder: A working folder.
+        scrolling: A CSS selector of boxes that scroll; their content may be wider than the page.
     """
     widths = (320, 390, 600, 820, 1280)
     frames = "".join(f'<iframe width="{w}" height="800" srcdoc="{escape(page)}"></iframe>' for w in widths)

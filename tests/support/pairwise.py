@@ -14,7 +14,7 @@ def pairwise(factors: Mapping[str, Sequence[Any]], allowed: Callable[..., bool])
         factors: The values of each factor.
         allowed: Whether a whole case, given by keywords, can be had; pairs that no such case has are left out.
     """
-    names = sorted(factors, key=lambda name: -len(factors[name]))  # so that the most pairs are met soonest
+    names = sorted(factors, key=lambda name: -len(factors[name]))  # so that most pairs come early
     met: set[tuple[Any, ...]] = set()
     cases: list[dict[str, Any]] = []
 
@@ -34,7 +34,7 @@ def pairwise(factors: Mapping[str, Sequence[Any]], allowed: Callable[..., bool])
             if fitting:
                 most = max(count for count, _ in fitting)
                 equals = [case for count, case in fitting if count == most]
-                best = equals[len(cases) % len(equals)]  # so that no value is preferred
+                best = equals[len(cases) % len(equals)]  # so that all values are equally frequent
                 met |= pairs(best)
                 cases.append({name: best[name] for name in factors})
     return cases

@@ -1,4 +1,4 @@
-"""Parameters and gradients to push, and how they may lie in memory."""
+"""Parameters and gradients for pushes, and their memory layouts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ needs_library = pytest.mark.skipif(native.library() is None, reason="no C compil
 
 
 def problem(dtype: torch.dtype, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    """Parameters from subnormal to 1, gradients large and small, both zeros, and what is not finite."""
+    """Parameters from subnormal to 1; large, small and non-finite gradients, and both zeros."""
     generator = torch.Generator().manual_seed(0)
     p = torch.randn(size, generator=generator) * torch.logspace(-7, 0, size)
     g = torch.randn(size, generator=generator) * 10.0 ** torch.randint(-6, 1, (size,), generator=generator)

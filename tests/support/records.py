@@ -1,4 +1,4 @@
-"""Records of runs, to be compared to the bit."""
+"""Records of runs, for bitwise comparisons."""
 
 import dataclasses
 import json
@@ -8,5 +8,5 @@ from lossaware.studies.specs.run_spec import EpochRecord
 
 
 def exact(records: Iterable[EpochRecord]) -> list[str]:
-    """All that a run recorded but its time, a line for each epoch; NaN is equal to NaN there."""
+    """All records of a run except its time, one line per epoch; NaN equals NaN."""
     return [json.dumps(dataclasses.asdict(dataclasses.replace(record, seconds=0.0))) for record in records]

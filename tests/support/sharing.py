@@ -1,8 +1,8 @@
-"""What torchrun starts in the tests of shared runs.
+"""The program that torchrun starts in the tests of shared runs.
 
-``sharing.py train FOLDER``: trains as the specifications in ``FOLDER/specs.json`` say, and writes what each rank found.
-``sharing.py command ...``: the command line with a checkpoint after each epoch and little patience. It first writes its
-process number to the folder that the environment's ``SHARING`` names.
+``sharing.py train FOLDER``: executes the specifications in ``FOLDER/specs.json``, and writes the results of each rank.
+``sharing.py command ...``: the command line with a checkpoint after each epoch and short timeouts. It first writes its
+process number to the folder in the environment variable ``SHARING``.
 """
 
 import json
@@ -26,7 +26,7 @@ from lossaware.studies.training.run import _Training
 
 
 def train(folder: Path) -> None:
-    """Two epochs of each run; and its second epoch once more, from what the first one left."""
+    """Two epochs of each run, and the second epoch again, from the checkpoint of the first."""
     dist.init_process_group("gloo")
     found = []
     for line in json.loads((folder / "specs.json").read_text()):

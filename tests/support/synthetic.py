@@ -1,4 +1,4 @@
-"""Epoch records made of formulas, for tests of what comes after the runs."""
+"""Epoch records from formulas, for tests of analysis and reports."""
 
 import math
 from collections.abc import Sequence
@@ -97,7 +97,7 @@ def pair(without: Sequence[float], with_: Sequence[float], epochs: int = 10) -> 
 
 
 def four_pairs() -> tuple[Study, MadeUp]:
-    """Helps, hurts, shows nothing, and is identical."""
+    """Settings in which LGA helps, hurts, shows no difference, and is identical."""
     return compared(
         pair(BASE, [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]),
         pair(BASE, [b - 0.02 - 0.001 * i for i, b in enumerate(BASE)]),

@@ -161,7 +161,7 @@ def compare(
     from lossaware.studies.training.ranks import named_here
 
     if (task is None) == (command is None):
-        raise UsageError("say what to train: a task, train.py:train, or --command, and one of them alone")
+        raise UsageError("name what to train: either a task, or train.py:train, or --command")
     bases = [*(names or ["sgd", "adam"])] if command is None else []
     own, optimizer_options = _split(str(task), task_options, bases) if command is None else ((), {})
     subject = TrialCommand(command) if command is not None else load_subject(str(task), own)
@@ -185,8 +185,8 @@ def compare(
         ("--engine", None if engine == "local" else engine, not is_command),
     ):
         if value is not None and not allowed:
-            whose = "a task says it itself" if is_task else "what trains there has its own"
-            raise UsageError(f"{option} does not go with {command or task}: {whose}")
+            whose = "a task defines it" if is_task else "the function or command sets it"
+            raise UsageError(f"{option} cannot be used with {command or task}: {whose}")
     if margin is not None and margin >= 1 and (percent or (isinstance(subject, Task) and subject.percent)):
         raise UsageError(f"--margin must be below 1, as the score is a share: 0.005 is half a point; got {margin:g}")
     training: dict[str, Value] = {

@@ -219,7 +219,7 @@ def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
         say(problem)
     if problems:
         return 2
-    tell(f"{folder}: {checked.runs} runs with {checked.epochs} epochs are what was written.")
+    tell(f"{folder}: {checked.runs} runs with {checked.epochs} epochs are unchanged.")
     return 0
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="theory",
-    help="Compare the paper's theorems with runs: where they hold, and runs that break them.",
+    help="Compare the paper's theorems with runs, and show runs that violate them.",
     default_parameter=Parameter(negative=""),
 )
 

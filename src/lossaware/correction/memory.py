@@ -121,7 +121,7 @@ def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
         if p.layout is torch.strided and _shares_elements(tuple(p.shape), tuple(p.stride())):
             raise ValueError(
                 "elements of a parameter must not share memory, as those of an expanded tensor do: got shape "
-                f"{tuple(p.shape)} with strides {tuple(p.stride())}; make the parameter of a copy, tensor.clone()"
+                f"{tuple(p.shape)} with strides {tuple(p.stride())}; create the parameter from a copy, tensor.clone()"
             )
 
 

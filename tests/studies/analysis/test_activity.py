@@ -1,4 +1,4 @@
-"""Notes on what the scores of a comparison do not show."""
+"""Notes on LGA's activity in the runs of a comparison."""
 
 import math
 
@@ -26,12 +26,12 @@ def notes_on(study, results: MadeUp) -> list[str]:
 @pytest.mark.parametrize(("gamma2", "advice"), [(1e-6, "; try --arms without,auto"), ("auto", "")])
 def test_note_where_the_gate_never_opened(gamma2, advice):
     assert notes_of(status(1, open_share=0.0), status(2, open_share=0.0), gamma2=gamma2) == [
-        f"The gate never opened: LGA did nothing here{advice}."
+        f"The gate never opened: LGA had no effect here{advice}."
     ]
 
 
 def test_note_where_gamma2_is_zero():
-    assert notes_of(status(1, gamma2=0.0), gamma2=0.0) == ["gamma2 is 0: LGA did nothing here."]
+    assert notes_of(status(1, gamma2=0.0), gamma2=0.0) == ["gamma2 is 0: LGA had no effect here."]
 
 
 def test_note_where_gamma2_was_divided_to_nothing():

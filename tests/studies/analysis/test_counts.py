@@ -1,4 +1,4 @@
-"""Counting what a study shows: agreement with published figures, and pairs without and with LGA."""
+"""Counts of a study: agreement with published figures, and pairs without and with LGA."""
 
 import pytest
 
@@ -45,7 +45,7 @@ Adamax = [90, 80, nan]
 
 
 class Scores(MadeUp):
-    """One epoch a run, with made-up scores by optimizer and strategy: a score a seed."""
+    """One epoch per run, with synthetic scores by optimizer, strategy and seed."""
 
     def __init__(self, scores: dict[tuple[str, bool], list[float]], name: str = "accuracy", epochs: int = 1) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_a_pair_shows_the_same_of_the_same_runs():
     found = pairs(grid())
     assert found == {
         ((name,), ("w/ LGA",)): ((name,), ("w/o LGA",)) for name in ("SGD", "Adam", "Adamax")
-    }  # and no ratio, which says nothing of the base
+    }  # and not the ratio, which does not describe the base
 
 
 def test_agreement_needs_an_interval():
@@ -90,8 +90,8 @@ def test_agreement_needs_an_interval():
 
 
 def test_agreement_is_judged_by_the_difference_of_two_means():
-    # t(0.975, 2) = 4.30, sd 1, n = 3: the mean alone is known to 2.48, its difference from a mean of five to 3.14, and
-    # from a single experiment to 4.97.
+    # t(0.975, 2) = 4.30, sd 1, n = 3: the interval of the mean is 2.48, that of the difference from a mean of five
+    # is 3.14, and from a single experiment 4.97.
     scores = {("sgd", False): [0.52, 0.53, 0.54], ("sgd", True): [0.55, 0.56, 0.57]}  # published: 50 and 60
     found = counts(table(scores))[""]
     assert (found.agree, found.differ, found.contained) == (2, 1, 1)  # the ratio is 1, as published

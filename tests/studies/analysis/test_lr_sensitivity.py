@@ -1,4 +1,4 @@
-"""Studies over their learning rates: scores, the time to the bases' best, and what is drawn and written of them."""
+"""Studies over their learning rates: scores, the time to the bases' best score, plots and files."""
 
 import csv
 import dataclasses
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.analysis import lr_sensitivity as sensitivity
 from lossaware.studies.analysis.study_table import tabulate
@@ -18,39 +17,26 @@ from lossaware.studies.report import lr_plot
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import Study, load_study, parse_study
 from lossaware.studies.store.database import Store
+from support.command_line import lossaware
+from support.lr_grid import lr_grid
 from support.made_up import MadeUp
 
-TEXT = """
-title = "Small"
-rows = ["task", "optimizer"]
-columns = ["lr"]
-
-[base]
-epochs = 4
-batch_size = 200
-seeds = 3
-
-[measure]
-set = "test"
-name = "accuracy"
-
-[axes.task]
+TEXT = lr_grid(
+    """
 One = { task = "digits", lga = { gamma2 = 1e-6 } }
 Two = { task = "digits", task_options = { hidden = 8 }, lga = { gamma2 = 1e-6 } }
-
-[axes.optimizer]
+""",
+    """
 SGD = { optimizer = "sgd", lr = 1e-3, lga = false }
 "SGD with LGA" = { optimizer = "sgd", lr = 1e-3 }
 Lion = { optimizer = "lion", lr = 0.5, lga = false }
 Prodigy = { optimizer = "prodigy", lr = 1, lga = false }
+""",
+    epochs=4,
+    seeds=3,
+)
 
-[axes.lr]
-1e-3 = { lr = 1e-3 }
-1e-2 = { lr = 1e-2 }
-own = {}
-"""
-
-# Accuracies an epoch by optimizer, LGA and learning rate; a seed adds 0.01 to each.
+# Accuracies per epoch, by optimizer, LGA and learning rate; a seed adds 0.01 to each.
 CURVES = {
     ("sgd", False, 1e-3): (0.1, 0.2, 0.3, 0.4),
     ("sgd", False, 1e-2): (0.5, 0.8, 0.7, 0.6),
@@ -95,7 +81,7 @@ def test_a_line_is_an_optimizer_on_a_task_with_each_learning_rate_once(series):
     sgd, _, lion, prodigy = series[:4]
     assert sgd.means == pytest.approx({1e-3: 41, 1e-2: 61})
     assert list(lion.at) == [1e-3, 1e-2, 0.5]
-    assert lion.means == pytest.approx({1e-3: 21, 0.5: 91})  # what is not finite has no place in it
+    assert lion.means == pytest.approx({1e-3: 21, 0.5: 91})  # values that are not finite are not in it
     assert prodigy.means == {}
     assert [one.with_lga for one in series[:4]] == [False, True, False, False]
 
@@ -129,7 +115,7 @@ def test_times_to_the_best_epoch_of_the_base_at_its_best_rate(series):
 
 
 def test_the_median_seed_counts(series, study):
-    """Two of three runs get there: the time is the later of the two; one of three: there is none."""
+    """If two of three runs reach it, the time is the later of the two; if one does, there is none."""
 
     class Some(Known):
         def __init__(self, late: int) -> None:
@@ -215,12 +201,12 @@ def test_one_number_each_over_the_rates_that_the_study_names(series):
     summed = sensitivity.overall(with_lga)
     assert (summed.worst, summed.mean) == pytest.approx((80, 80.5))
     assert summed.worst_lr == 1e-3
-    assert sensitivity.overall(sgd).mean == pytest.approx(51)  # its own rate is no third
+    assert sensitivity.overall(sgd).mean == pytest.approx(51)  # its own rate is not a third one
     diverged = sensitivity.overall(lion)
     assert (diverged.worst, diverged.worst_lr, diverged.mean) == (-math.inf, 1e-2, -math.inf)
     assert sensitivity.overall(prodigy) is None
     some = dataclasses.replace(sgd, rates=sgd.rates | {1.0}, at={**sgd.at, 1.0: prodigy.at[1.0]})
-    assert sensitivity.overall(some) is None  # what is not measured might be the worst
+    assert sensitivity.overall(some) is None  # a missing rate might be the worst
 
 
 def test_one_seed_that_diverges_is_the_worst():
@@ -311,13 +297,6 @@ def test_a_learning_rate_that_goes_with_a_task_is_none_to_draw_over():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
@@ -326,13 +305,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkeypatch, capsys, study):
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TEXT)
-    assert run("plot", "small.toml") == 2
+    assert lossaware("plot", "small.toml") == 2
     assert "has no results yet" in capsys.readouterr().err
     with Store(Path("lossaware-out/results.sqlite")) as store:
         for spec in study.specs:
             if records := Known().records(spec):
                 store.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
-    assert run("plot", "small.toml", "--to", "drawn") == 0
+    assert lossaware("plot", "small.toml", "--to", "drawn") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "SGD with LGA 81.00% (1e-2) 80.00% (1e-3) 80.50% 80.00% (1e-3)" in shown
     assert "Worst and mean are over the learning rates 1e-3, 1e-2." in shown
@@ -358,9 +337,9 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
     assert (lion["base"], lion["base_lr"], lion["reached"], lion["epochs"]) == ("SGD", "0.01", "3", "1")
     assert json.loads(Path("drawn/small-lr.json").read_text())["settings"]["study"] == "small"
 
-    assert run("study", "export", "small.toml") == 0
+    assert lossaware("study", "export", "small.toml") == 0
     capsys.readouterr()
-    assert run("study", "figure", "small.toml", "--out", "empty", "--to", "again") == 0
+    assert lossaware("study", "figure", "small.toml", "--out", "empty", "--to", "again") == 0
     assert "lossaware study figure is now lossaware plot" in capsys.readouterr().err
     for name in ("small-lr.csv", "small-overall.csv", "small-times.csv", "small-lr.svg"):
         assert Path("again", name).read_bytes() == Path("drawn", name).read_bytes()

@@ -1,4 +1,4 @@
-"""How many more seeds would tell, against simulation; and the margin."""
+"""The estimate of more seeds, compared with simulation; and the margin."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_with_these_seeds_verdicts_are_as_frequent_as_it_says(values, seeds):
 
 
 def test_six_seeds_must_all_point_the_same_way():
-    """The t-test alone would be content with six: 0.82. But a sixth of such six seeds have one that points back."""
+    """The t-test alone needs six: 0.82. But in a sixth of such cases, one of six seeds has the other sign."""
     values = [0.0, 0.7, 0.55, 0.35, 0.8]
     effect = float(np.mean(values) / np.std(values, ddof=1))
     assert power(6, effect) > POWER > stats.norm.cdf(effect) ** 6

@@ -1,4 +1,4 @@
-"""What methods lose against the tuned base, in numbers, as a picture, and from the command line."""
+"""The difference of methods from the tuned base: numbers, plot and command line."""
 
 import csv
 import math
@@ -14,38 +14,25 @@ from lossaware.studies.report import relative_plot
 from lossaware.studies.specs.run_spec import EpochRecord
 from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.database import Store
+from support.command_line import lossaware
+from support.lr_grid import lr_grid
 from support.made_up import MadeUp
 
-TEXT = """
-title = "Two bases, one with LGA, and a peer"
-rows = ["task", "optimizer"]
-columns = ["lr"]
-
-[base]
-epochs = 1
-batch_size = 200
-seeds = 1
-
-[measure]
-set = "test"
-name = "MEASURE"
-
-[axes.task]
-One = { task = "digits", lga = { gamma2 = 1e-6 } }
-
-[axes.optimizer]
+TASKS = 'One = { task = "digits", lga = { gamma2 = 1e-6 } }'
+OPTIMIZERS = """
 SGD = { optimizer = "sgd", lr = 1e-3, lga = false }
 SGD-LGA = { optimizer = "sgd", lr = 1e-3 }
 Adam = { optimizer = "adam", lr = 1e-3, lga = false }
 Adam-LGA = { optimizer = "adam", lr = 1e-3 }
 Lion = { optimizer = "lion", lr = 0.5, lga = false }
 Prodigy = { optimizer = "prodigy", lr = 1, lga = false }
-
-[axes.lr]
-1e-3 = { lr = 1e-3 }
-1e-2 = { lr = 1e-2 }
-own = {}
 """
+
+
+def text_of(measure: str) -> str:
+    return lr_grid(TASKS, OPTIMIZERS, epochs=1, seeds=1, measure=measure)
+
+
 SCORES = {
     ("sgd", False): {1e-3: 0.5, 1e-2: 0.8},
     ("sgd", True): {1e-3: 0.7, 1e-2: 0.9},
@@ -68,7 +55,7 @@ class Known(MadeUp):
 
 
 def found(measure: str):
-    study = parse_study(TEXT.replace("MEASURE", measure), "small")
+    study = parse_study(text_of(measure), "small")
     return {one.name: one for one in relatives(sensitivity.all_series(tabulate(study, Known())))}
 
 
@@ -146,16 +133,10 @@ def test_the_picture_has_a_block_for_each_measure_and_a_number_for_each_place():
 
 
 def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    from lossaware.cli import main
-
-    def run(*arguments: str) -> int:
-        with pytest.raises(SystemExit) as stop:
-            main(["plot", "small.toml", "--relative", "--to", "drawn", *arguments])
-        return int(stop.value.code or 0)
-
+    command = ["plot", "small.toml", "--relative", "--to", "drawn"]
     monkeypatch.chdir(tmp_path)
-    Path("small.toml").write_text(TEXT.replace("MEASURE", "accuracy"))
-    study = parse_study(TEXT.replace("MEASURE", "accuracy"), "small")
+    Path("small.toml").write_text(text_of("accuracy"))
+    study = parse_study(text_of("accuracy"), "small")
     Path("lossaware-out").mkdir()
 
     def store(name: str) -> None:
@@ -165,10 +146,10 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
                     opened.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
 
     store("prodigy")
-    assert run() == 2
+    assert lossaware(*command) == 2
     assert "no base has results at all of its learning rates" in capsys.readouterr().err
     store("sgd")
-    assert run() == 0
+    assert lossaware(*command) == 0
     assert "SGD-LGA" in capsys.readouterr().out
     kinds = {path.name for path in Path("drawn").iterdir()}
     assert kinds == {f"small-relative{kind}" for kind in (".svg", "-dark.svg", ".png", ".csv", ".json")}

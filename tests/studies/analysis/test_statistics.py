@@ -25,7 +25,7 @@ from lossaware.studies.analysis.statistics import (
     verdicts,
 )
 
-# Scores as they occur: far apart or equal, never so close that float32 could not tell them apart.
+# Realistic scores: far apart or equal, never so close that float32 could not distinguish them.
 scores = st.integers(-1000, 1000).map(lambda k: k / 8)
 score_lists = st.lists(scores, min_size=2, max_size=9)
 score_pairs = st.lists(st.tuples(scores, scores), min_size=1, max_size=9)
@@ -70,7 +70,7 @@ def test_interval_of_a_difference_of_two_means(other_seeds):
 
 
 def test_interval_of_a_difference_misses_as_often_as_it_says():
-    """Both means from one distribution: 5 % of the differences lie outside if the spread is pooled over many seeds."""
+    """Both means from one distribution: 5 % of the differences are outside, with the deviation of many seeds."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(size=(4000, 5)), rng.normal(size=(4000, 5)).mean(axis=1)
     sums = [summary(row) for row in ours.tolist()]
@@ -132,7 +132,7 @@ def _signs(n: int):
 
 @pytest.mark.parametrize("n", range(2, 12))
 def test_smallest_sign_flip_p(n):
-    """All seeds one way: 2 of the 2**n flips are as extreme. Below six seeds that is never significant."""
+    """If all seeds have the same sign, 2 of the 2**n flips are as extreme; below six seeds, never significant."""
     p = sign_flip_p(np.arange(1.0, n + 1))
     assert p == pytest.approx(2 / 2**n)
     assert (p <= LEVEL) == (n >= FEW)
@@ -258,7 +258,7 @@ def test_five_seeds_may_decide_and_are_called_few():
 
 
 def test_few_seeds_that_disagree_decide_nothing():
-    """The t-test alone gives 0.017 here; one seed points the other way."""
+    """The t-test alone gives 0.017 here; one seed has the other sign."""
     without, with_ = [0.0] * 5, [1.0, 1.0, 1.0, 1.0, -0.01]
     assert paired(without, with_).t_p < 0.02
     assert judge(without, with_).word == "no difference shown"
@@ -278,7 +278,7 @@ def test_two_seeds_are_too_few_whatever_t_says():
 def test_few_seeds_one_way_without_significance_are_too_few():
     got = judge([0.0] * 3, [0.1, 2.0, 5.0])
     assert got.word == "too few seeds to tell"
-    assert "all 3 seeds point the same way" in got.reason
+    assert "all 3 seeds have the same direction" in got.reason
 
 
 def test_identical_runs_show_no_difference():
@@ -320,7 +320,7 @@ def test_diverged_runs_count_against_their_arm():
 
 
 def test_survivors_alone_cannot_help():
-    """Where LGA's runs go on they are far better, but half of them were lost."""
+    """The finished runs with LGA are much better, but half of them failed."""
     nan = math.nan
     got = judge([1.0] * 6, [9.0, 9.1, 9.2, nan, nan, nan])
     assert got.word == "no difference shown"

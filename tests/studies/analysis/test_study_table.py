@@ -171,7 +171,7 @@ def test_runs_under_other_settings_are_not_held_against_the_published_figures(gr
     assert published
     assert all(math.isnan(measured.difference) and measured.agrees is None for measured in published)
     assert "measured minus published" not in table.caption
-    assert "not held against the published" in table.caption
+    assert "not compared with the published" in table.caption
     fewer = Overrides({}, Settings(seeds=1))
     fill(grid.overridden(fewer), known)
     table = tabulate(grid, known, [fewer], prefer=fewer)
@@ -234,8 +234,8 @@ def test_a_changed_file_over_old_results(grid, tmp_path):
     launch = replace(Launch.now(grid), environment={"date": "2026-01-02T03:04:05"})
     table = show(changed, known, [launch])
     assert table.head == [
-        "The study's file has changed since it was run on 2026-01-02: shown is what still belongs to it; what does "
-        "not is kept."
+        "The study's file has changed since it was run on 2026-01-02: only runs that still belong to it are shown; the "
+        "others remain stored."
     ]
     assert table.cells[at(grid, "SGD", "w/ LGA, 1e-2")].has_results
     assert not table.cells[at(grid, "SGD", "w/ LGA, 1e-3")].has_results

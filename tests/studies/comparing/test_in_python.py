@@ -3,30 +3,14 @@
 import re
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-import torch
 
 import lossaware
 from lossaware import UsageError
 from lossaware.extras import how_to_install
 from support import needs
-
-
-def train(trial, start=1.0):
-    """A quadratic."""
-    p = torch.nn.Parameter(start + torch.rand(5))
-    optimizer: Any = torch.optim.SGD([p], lr=trial.lr)
-    trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
-    for epoch in trial.epochs(2):
-        for _ in range(2):
-            loss = p.square().sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step(loss=loss)
-        trial.report(epoch, loss=loss, norm=p.norm())
-    return p.norm()
+from support.quadratic import EPOCHS, train
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +37,9 @@ def test_a_notebook_shows_a_table(result):
 
 def test_the_curves_are_what_was_reported(result):
     curves = result.curves()
-    assert len(curves) == 2 * 2 * 6 * 2  # learning rates, arms, seeds, epochs
+    assert len(curves) == 2 * 2 * 6 * EPOCHS  # learning rates, arms, seeds, epochs
     assert set(curves[0]) == {"lr", "arm", "seed", "epoch", "loss", "norm"}
-    last = {(row["lr"], row["arm"], row["seed"]): row["norm"] for row in curves if row["epoch"] == 2}
+    last = {(row["lr"], row["arm"], row["seed"]): row["norm"] for row in curves if row["epoch"] == EPOCHS}
     for row in result.to_dict():
         ended = [last[row["setting"]["lr"], "with LGA", seed] for seed in range(6)]
         assert [score["with"] for score in row["scores"]] == pytest.approx(ended)

@@ -50,7 +50,7 @@ def test_rotations_agree_with_pillow(degrees):
     pixels = np.random.default_rng(0).integers(1, 256, (32, 32), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).rotate(degrees, Image.Resampling.NEAREST))
     found = rotated(torch.from_numpy(pixels).float()[None, None], torch.tensor([degrees]))[0, 0].numpy()
-    # Where a point lies between two pixels, up to rounding, the two may differ.
+    # If a point is between two pixels, up to rounding, the two may differ.
     assert (found == expected).mean() > 0.99
     assert ((found == 0) == (expected == 0)).mean() > 0.99
 

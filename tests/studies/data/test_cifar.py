@@ -1,4 +1,4 @@
-"""CIFAR's binary records: values as written, files that are not what they should be, and the published statistics."""
+"""CIFAR's binary records: values as written, invalid files, and the published statistics."""
 
 import numpy as np
 import pytest

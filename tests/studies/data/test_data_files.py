@@ -1,4 +1,4 @@
-"""Data files are those that their checksums belong to; whatever else lies in their place is one line, at once."""
+"""Data files match their checksums; anything else gives a one-line error immediately."""
 
 import gzip
 import hashlib
@@ -59,7 +59,7 @@ def test_a_changed_file_is_refused_and_said(folder):
 
 
 def test_the_change_of_a_moment_ago_is_seen(folder):
-    """Same size, same time: nothing is remembered that could be out of date."""
+    """Same size, same time: no cached digest is used."""
     files = DataFiles(folder)
     before = (folder / "a").stat()
     files.read("a")

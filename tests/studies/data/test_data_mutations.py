@@ -37,7 +37,7 @@ def values(task, folder):
 
 
 def count_refused(task, folder, copy, change, rounds, seed):
-    """How many changes of ``folder`` are refused; none may be accepted with other values."""
+    """The number of refused changes of ``folder``; none may be accepted with other values."""
     random = np.random.default_rng(seed)
     before = values(task, folder)
     refused = 0
@@ -62,7 +62,7 @@ def values_or_line(task, folder):
 
 
 def only(made, name, tmp_path):
-    """A folder with that data set alone."""
+    """A folder with only that data set."""
     place = DATA_SETS[name].place.split("/")[0]
     shutil.copytree(made / place, tmp_path / "only" / place)
     return tmp_path / "only"
@@ -86,7 +86,7 @@ def test_no_change_is_accepted_with_other_values(made, tmp_path, name, rounds):
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_no_change_of_published_files_is_accepted_without_a_manifest(made, tmp_path, monkeypatch, rounds):
-    """As files of MNIST that somebody put there by hand."""
+    """Like files of MNIST that were copied there by hand."""
     folder = only(made, "mnist", tmp_path)
     raw = folder / "MNIST" / "raw"
     (raw / MANIFEST).unlink()
@@ -105,7 +105,7 @@ def change_manifest(folder, random):
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_no_change_of_a_manifest_hides_a_change_of_files(made, tmp_path, rounds):
-    """One file is changed beforehand; whatever becomes of the manifest, this is never accepted."""
+    """One file is already changed; this is never accepted, for any change of the manifest."""
     folder = only(made, "cifar10", tmp_path)
     record_files(DATA_SETS["cifar10"], folder)
     task = load_task("cifar10")
@@ -123,7 +123,7 @@ def test_no_change_of_a_manifest_hides_a_change_of_files(made, tmp_path, rounds)
 
 @pytest.mark.parametrize("name", ["MNIST/raw", "tacos"])
 def test_real_files_are_verified_without_a_manifest(data_folder, tmp_path, name):
-    """Files that somebody put there by hand are compared with the published checksums, and may not be changed."""
+    """Files that were copied there by hand are compared with the published checksums."""
     shutil.copytree(data_folder / name, tmp_path / name)
     (tmp_path / name / MANIFEST).unlink(missing_ok=True)
     files = DataFiles(tmp_path / name, name)

@@ -1,10 +1,9 @@
-"""What a run read is in its record; what differs is refused before the first run, or accepted on purpose."""
+"""Each run records its data files; changed files are refused before the first run unless accepted explicitly."""
 
 import json
 
 import pytest
 
-from lossaware import cli
 from lossaware.errors import UsageError
 from lossaware.studies.data.checksums import record_files
 from lossaware.studies.data.sets import DATA_SETS
@@ -15,21 +14,18 @@ from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.checkpoint import Checkpoint
 from lossaware.studies.training.run import run
+from support.command_line import captured, lossaware
 
 FEW = "--optimizers sgd --lrs 1e-3 --seeds 2 --epochs 1 --jobs 1 --json"
 SPEC = RunSpec(task="mnist", optimizer="sgd", lr=1e-3, seed=0, epochs=3, batch_size=64)
 
 
 def compare(capsys, data, out, *more):
-    arguments = ["compare", "mnist", *FEW.split(), "--data", data, "--out", out, *more]
-    with pytest.raises(SystemExit) as stop:
-        cli.main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
+    return captured(capsys, "compare", "mnist", *FEW.split(), "--data", data, "--out", out, *more)
 
 
 def recorded(out):
-    """What the runs' records say of their data."""
+    """The data in the records of the runs."""
     with Store(out / "results.sqlite", read_only=True) as store:
         return {store.environment(spec).get("data") for spec in store.specs()}
 
@@ -73,10 +69,8 @@ def test_a_changed_file_is_accepted_on_purpose_and_the_record_says_so(tiny_mnist
 def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
     small = "--set side=32 --set width=4 --set train_examples=2 --set test_examples=1 --batch-size 2"
     arguments = f"compare segmentation {small} {FEW} --data {made} --out {tmp_path / 'out'}"
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments.split())
-    err = capsys.readouterr().err
-    assert stop.value.code == 0, err
+    code, _, err = captured(capsys, *arguments.split())
+    assert code == 0, err
     [said] = recorded(tmp_path / "out")
     assert said.startswith("bag_data: not verified (no checksums are known); content ")
     assert err.count(f"{said}. To verify files from now on: `lossaware data record`.") == 1
@@ -87,9 +81,7 @@ def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
 
 
 def test_no_verify_without_data_is_told(capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compare", "digits", "--no-verify"])
-    assert stop.value.code == 2
+    assert lossaware("compare", "digits", "--no-verify") == 2
     assert capsys.readouterr().err == "lossaware: --no-verify needs --data, whose files it is for\n"
 
 

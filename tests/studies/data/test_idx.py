@@ -1,4 +1,4 @@
-"""IDX files: values as written, and one clear line for every file that is not what it should be."""
+"""IDX files: values as written, and a clear one-line error for each invalid file."""
 
 import gzip
 import struct

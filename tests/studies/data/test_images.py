@@ -132,7 +132,7 @@ WNIDS = [f"n{number:08d}" for number in range(200)]
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Two training images and one validation image a class, each of one grey value that tells the class."""
+    """Two training images and one validation image per class, each with one grey value that identifies the class."""
     place = tmp_path / "tiny-imagenet-200"
     lines = []
     for label, wnid in enumerate(WNIDS):
@@ -219,7 +219,7 @@ def test_the_real_tiny_imagenet(data_folder):
 
 @pytest.fixture
 def bag_folder(tmp_path):
-    """Twenty photographs; masks 0 and 1 are the same, and each mask has its bag in a square of its own size."""
+    """Twenty photographs; masks 0 and 1 are equal, and each mask has a square bag of a different size."""
     place = tmp_path / "bag_data"
     for number in range(20):
         picture(place / "last" / f"{number}.png", np.full((224, 224, 3), number))
@@ -256,7 +256,7 @@ def test_a_tenth_is_for_tests_and_equal_masks_stay_together(bag_folder):
 
 
 def test_all_photographs_of_a_mask_go_to_one_side(tmp_path):
-    """Forty photographs of four bags: a test set of a tenth can be no less than one bag."""
+    """Forty photographs of four bags: a test set of a tenth has at least one bag."""
     for number in range(40):
         picture(tmp_path / "last" / f"{number}.png", np.zeros((2, 2, 3)))
         picture(tmp_path / "last_msk" / f"{number}.png", np.full((2, 2), number % 4))

@@ -1,4 +1,4 @@
-"""TACoS: annotations, words, positions and features, on values; stand-ins that say that they are."""
+"""TACoS: values of annotations, words, positions and features; stand-ins are marked as such."""
 
 import json
 import pickle
@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.data import tacos
 from lossaware.studies.data.checksums import MANIFEST, record_files
@@ -30,6 +29,7 @@ from lossaware.studies.data.tacos import (
     words_of,
 )
 from lossaware.studies.specs.tasks import load_task
+from support.command_line import lossaware
 
 
 def video(*moments, frames=1280, fps=29.4):
@@ -218,7 +218,7 @@ def test_mistakes_in_features_are_told(tmp_path):
         assert "a.npy" in str(error.value)
     np.save(tmp_path / "a.npy", good)
     whole = (tmp_path / "a.npy").read_bytes()
-    broken = whole.replace(b"}", b" ")  # its header has no end
+    broken = whole.replace(b"}", b" ")  # its header does not end
     endless = whole.replace(b"(3, ", b"(9" + b"9" * 15 + b", ").replace(b" " * 15, b"", 1)
     for content in (whole[:-100], whole[:20], b"", b"<html>", pickle.dumps([1]), broken, endless):
         (tmp_path / "a.npy").write_bytes(content)
@@ -233,7 +233,7 @@ def test_mistakes_in_features_are_told(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Annotations and features: 20 rows for s1, 300 for s2; a row's values tell its number."""
+    """Annotations and features: 20 rows for s1, 300 for s2; the values of a row identify its number."""
     place = write(tmp_path / "tacos")
     (place / "features").mkdir()
     for name, rows in (("s1", 20), ("s2", 300), ("s4", 64)):
@@ -288,7 +288,7 @@ def test_a_missing_video_is_told(folder):
 
 
 def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
-    """A row's inner product with a sentence's vector is large within its span alone."""
+    """A row's inner product with a sentence's vector is large only within its span."""
     place = write(tmp_path / "tacos")
     make_stand_in(DataFiles(place), place / "one")
     quiet = {"train": {"s1.avi": video(*[(s, e, "Unrelated words") for s, e in ((0, 64),)])}}
@@ -298,8 +298,8 @@ def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     assert with_spans.shape == (1280 // FRAMES_PER_ROW, FEATURE_SIZE)
     assert with_spans.dtype == np.float32
     np.testing.assert_allclose(np.sqrt((with_spans**2).mean(axis=1)), SCALE, rtol=1e-5)
-    assert np.array_equal(with_spans[2:10], without[2:10])  # no sentence tells of frames 128 to 640
-    # What a row of the span has beside its noise is the sentence, the same in all of them.
+    assert np.array_equal(with_spans[2:10], without[2:10])  # no sentence describes frames 128 to 640
+    # The rows of a span are noise plus the vector of the sentence.
     told, noise = with_spans[10:], without[10:]
     told = told - noise * ((told * noise).sum(axis=1) / (noise**2).sum(axis=1))[:, None]
     assert np.corrcoef(told).min() > 0.99
@@ -360,14 +360,12 @@ def test_results_from_stand_ins_say_so(tmp_path, capsys):
     make_stand_in(DataFiles(place), place / "stand-in-features")
     assert len(stand_in.data(tmp_path).train) == 3
     few = "--optimizers sgd --lrs 1e-3 --seeds 1 --epochs 1 --jobs 1 --json --set features=stand-in"
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "grounding", "--data", str(tmp_path), *few.split(), "--out", str(tmp_path / "out")])
-    assert stop.value.code == 0
+    assert lossaware("compare", "grounding", "--data", str(tmp_path), *few.split(), "--out", str(tmp_path / "out")) == 0
     tables = json.loads(capsys.readouterr().out)["tables"]
     assert len(tables) == 2
     assert all(table["remark"].endswith("Measured with stand-in features, not with real ones.") for table in tables)
     assert "Does LGA help on grounding with stand-in features?" in (tmp_path / "out" / "report.html").read_text()
-    # Renamed, they still do not pass for real ones, nor real ones for stand-ins.
+    # Renamed stand-ins are not accepted as real features, and real features not as stand-ins.
     (place / "stand-in-features").rename(place / "features")
     with pytest.raises(UsageError, match="features must not be stand-in features"):
         real.data(tmp_path)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import lossaware
 from lossaware import UsageError
@@ -15,20 +14,9 @@ from lossaware.studies.execution.command import CommandEngine
 from lossaware.studies.execution.events import EpochDone, Length, RunDone, RunFailed
 from lossaware.studies.specs.run_spec import RunSpec, function_options
 from lossaware.studies.specs.trial_command import TrialCommand, end_of
+from support.quadratic import SOURCE, final_norm
 
-LOOP = """
-w = torch.nn.Parameter(1 + torch.rand(5))
-optimizer = torch.optim.SGD([w], lr=trial.lr)
-trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-2)
-for epoch in trial.epochs(3):
-    for _ in range(2):
-        loss = w.square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step(loss=loss)
-    trial.report(epoch, loss=loss, norm=w.norm())
-"""
-SCRIPT = f"import torch, lossaware\ntrial = lossaware.trial(lr=0.1, seed=7)\n{LOOP}"
+SCRIPT = f"import lossaware\n{SOURCE}\n\ntrial = lossaware.trial(lr=0.1, seed=7)\ntrain(trial)\n"
 RANKS = SCRIPT.replace("trial = ", "torch.distributed.init_process_group('gloo')\ntrial = ")
 
 
@@ -89,26 +77,14 @@ def test_the_files_of_a_script_that_runs_alone_are_not_removed(script, monkeypat
     assert (folder / "model.pt").exists()
 
 
-def plain() -> float:
-    """The norm at the end of the same loop without any of this."""
-    torch.manual_seed(7)
-    w = torch.nn.Parameter(1 + torch.rand(5))
-    optimizer = torch.optim.SGD([w], lr=0.1)
-    for _ in range(6):
-        optimizer.zero_grad()
-        w.square().sum().backward()
-        optimizer.step()
-    return w.norm().item()
-
-
 def test_both_arms_report_and_the_one_without_is_the_plain_loop(script):
     told = events("python train.py", None, ())
     done = {each.spec.lga: each.epochs for each in told if isinstance(each, RunDone)}
     assert done == {None: 3, (): 3}
     assert {each.epochs for each in told if isinstance(each, Length)} == {3}
     last = {each.spec.lga: each.record for each in told if isinstance(each, EpochDone) and each.record.epoch == 3}
-    assert last[None].test["norm"] == plain()
-    assert last[()].test["norm"] < plain()
+    assert last[None].test["norm"] == final_norm(lr=0.1, seed=7)
+    assert last[()].test["norm"] < final_norm(lr=0.1, seed=7)
     assert last[None].lga is None
     assert last[()].lga["steps"] == 6
 
@@ -117,7 +93,7 @@ def test_the_same_script_by_itself_has_lga_on(script):
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert float(lines[-1].split()[-1]) < plain()
+    assert float(lines[-1].split()[-1]) < final_norm(lr=0.1, seed=7)
 
 
 def test_under_torchrun_the_first_rank_alone_reports(script):

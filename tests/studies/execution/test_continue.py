@@ -112,7 +112,7 @@ class StopError(Exception):
 
 
 def carry_out_until(spec, path, epochs):
-    """The driver ends when it is told of that many epochs, before it has stored the last of them."""
+    """The driver ends after the events of that many epochs, before it has stored the last one."""
 
     class Cut(LocalEngine):
         def execute(self, *arguments):

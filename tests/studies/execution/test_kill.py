@@ -1,4 +1,4 @@
-"""Killing at random moments: no finished epoch is lost, no run is half written, the end is as if nothing had been."""
+"""Kills at random times: no finished epoch is lost, no run is incomplete, and the final results are the same."""
 
 import dataclasses
 import math
@@ -35,10 +35,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forkserve
 
 
 def killed(program, *arguments, words, seconds, by=signal.SIGKILL):
-    """Runs ``program`` in a process that gets a signal that many seconds after it has said that many words.
+    """Runs ``program`` in a process that gets a signal some seconds after some words of output.
 
     Returns:
-        All it had said when it died, and whether it had ended by itself.
+        Its output, and whether it ended by itself.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -74,9 +74,9 @@ def test_a_study_that_is_killed_again_and_again(tmp_path, least):
         done: set[RunSpec] = set()
         while True:
             words = chance.randrange(24) if kills < least else math.inf
-            # At once is when an epoch that was told of too early is not yet stored.
+            # Immediately: an epoch that is reported too early would not be stored yet.
             seconds = chance.choice((0.0, chance.uniform(0, 0.1)))
-            # After each epoch, so that some runs go on from where they were; or never, so that others start anew.
+            # After each epoch, so that some runs resume; or never, so that others start again.
             apart = chance.choice((0.0, math.inf))
             by = chance.choice(SIGNALS)
             said, ended = killed(killing.carry_out_and_tell, path, SPECS, 2, apart, words=words, seconds=seconds, by=by)
@@ -129,7 +129,7 @@ def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):
 
 
 class Program:
-    """The program of `killing` in a process of its own, with all processes that descend from it."""
+    """The program of `killing` in a separate process, with all its descendants."""
 
     def __init__(self, path: Path, engine: str) -> None:
         self._mark = uuid.uuid4().hex

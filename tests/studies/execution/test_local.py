@@ -1,4 +1,4 @@
-"""The engine: all runs are executed, whatever happens to some of them."""
+"""The local engine: all runs are executed, even if some fail."""
 
 import dataclasses
 import errno
@@ -120,7 +120,7 @@ def test_a_server_that_is_killed_as_it_begins_is_replaced(mine, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="there is no server to fork from")
 def test_a_server_that_is_killed_around_each_start_fails_the_run_and_not_the_program(mine, monkeypatch):
-    """Unguarded: ConnectionRefusedError or EOFError, and with it all runs end."""
+    """Without the check: ConnectionRefusedError or EOFError, and with it all runs end."""
     starts = []
 
     def refused(context, spec, *arguments):

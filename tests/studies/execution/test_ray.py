@@ -1,4 +1,4 @@
-"""The engine on Ray: the numbers of a direct run, also where a worker, a node or the cluster is lost on the way."""
+"""The engine on Ray: the numbers of a direct run, also if a worker, a node or the cluster is lost."""
 
 import dataclasses
 import importlib.util
@@ -92,7 +92,7 @@ def mine(tmp_path, monkeypatch):
 
 
 def told(events, spec):
-    """What an engine told of a run, without progress within epochs."""
+    """The events of a run, without progress within epochs."""
     return [event for event in events if event.spec == spec and not isinstance(event, Progress)]
 
 
@@ -152,18 +152,18 @@ def test_a_cluster_of_its_own(mine, tmp_path, capsys):
             assert exact(store.records(spec)) == exact(run(spec, None))
     for spec in fine[:2]:
         assert kinds(events, spec) == [RunStarted, EpochDone, EpochDone, RunDone]
-    # The worker was lost in the third epoch, and perhaps the last that it told with it.
+    # The worker was lost in the third epoch, and perhaps also the report of the second.
     assert kinds(events, fine[2]).count(RunStarted) == 2
     again = told(events, fine[2])
     _, note, *epochs, _ = again[again.index(RunStarted(fine[2]), 1) :]
-    assert (note.message, note.epochs) == ("continues after epoch 2 of 4", 2)
+    assert (note.message, note.epochs) == ("resumes after epoch 2 of 4", 2)
     assert [event.record.epoch for event in epochs] == [1, 2, 3, 4]
     assert kinds(events, error) == [RunStarted, RunFailed]
     line = 1 + TASK.splitlines().index('            raise RuntimeError("no luck\\nat all")')
     assert told(events, error)[-1].message == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
     assert kinds(events, dies).count(RunStarted) == 2
     assert told(events, dies)[-1].message == "its worker was lost twice, the last time by WorkerCrashedError"
-    # It was ours alone, and leaves nothing.
+    # It was only ours, and nothing of it remains.
     assert hosts == {"127.0.0.1"}
     (folder,) = {found for command in there.values() for found in re.findall(r"/tmp/lossaware-ray-\w{8}", command)}
     assert not Path(folder).exists()
@@ -262,7 +262,7 @@ def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
 
 @contextmanager
 def head(port, folder):
-    """A cluster as a user starts it on this machine, in a session of its own; it is killed at the end."""
+    """A cluster as a user starts it on this machine, in a separate session; it is killed at the end."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=1", "--include-dashboard=false"]
     command += [f"--ray-client-server-port={free_port()}"]
@@ -338,8 +338,8 @@ def test_a_cluster_by_address_that_is_lost_is_waited_for(mine, tmp_path, monkeyp
 
 @pytest.mark.mutations
 def test_other_users_cannot_use_its_cluster(mine, tmp_path):
-    """Another user has neither our environment nor our home; whoever has our rights can do all that we can."""
-    pytest.importorskip("ray", minversion="2.52")  # before, Ray had no token
+    """Another user has neither our environment nor our home folder."""
+    pytest.importorskip("ray", minversion="2.52")  # before, Ray did not have a token
     mine("waits")
     events = RayEngine(1).execute([mine("waits")], None)
     next(events)

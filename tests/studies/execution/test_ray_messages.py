@@ -1,4 +1,4 @@
-"""The engine on Ray: what is reported of lost clusters, and of what cannot be."""
+"""The engine on Ray: messages about lost clusters and impossible settings."""
 
 import dataclasses
 import importlib.util
@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
 from lossaware.studies.execution import patience, ray_driver
@@ -20,6 +19,7 @@ from lossaware.studies.execution.factory import make_engine
 from lossaware.studies.execution.ray import LOSSES, RayEngine
 from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, _Begun, stream
 from lossaware.studies.specs.run_spec import RunSpec
+from support.command_line import lossaware
 
 without_ray = importlib.util.find_spec("ray") is None  # which is not imported here, as the engine prepares that
 pytestmark = pytest.mark.skipif(without_ray, reason="ray is not installed: pip install -e '.[everything]' brings it")
@@ -32,7 +32,7 @@ LOST = Lost("a test")
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Has an engine hear what the given drivers tell, one driver after another; gives the runs that each was given."""
+    """Passes the events of the given drivers to an engine, one driver after another; returns the runs of each."""
 
     def install(*drivers):
         given, left = [], list(drivers)
@@ -167,10 +167,8 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
 
 
 def said(capsys, *arguments):
-    """What the command line says of wrong input, in one line."""
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "digits", *arguments])
-    assert stop.value.code == 2
+    """The one-line message of the command line for wrong input."""
+    assert lossaware("compare", "digits", *arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
 

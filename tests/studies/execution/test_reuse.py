@@ -1,14 +1,14 @@
-"""Runs that others tell: under a scheduler that never acts, or shorter."""
+"""Runs whose results follow from others: with a scheduler that never acts, or shorter."""
 
 from dataclasses import replace
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.studies.execution.reuse import adopt_equal
 from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
+from support.command_line import lossaware
 from support.records import exact
 
 PLAIN = RunSpec("digits", "adam", 0.003, 0, 6, 100, options(hidden=8), lga=options(gamma2=1e-6))
@@ -46,7 +46,7 @@ def test_one_that_acts_has_to_run(store):
     spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=EAGER)
     assert adopt_equal([spec], store, store) == 0
     assert exact(store.records(PLAIN)) != exact(run(spec, None))
-    # What it does after the last epoch moves nothing any more.
+    # Its action after the last epoch has no effect.
     last = replace(spec, scheduler_options=options(patience=4, threshold=0.99))
     assert adopt_equal([last], store, store) == 1
     assert exact(store.records(last)) == exact(run(last, None))
@@ -88,7 +88,7 @@ LONG = RunSpec("digits", "sgd", 0.01, 0, 5, 100, options(hidden=8))
         {},
         {"optimizer": "adam", "lga": options(gamma2=1e-6)},
         {"optimizer": "adam", "lga": lga_options({"gamma2": "auto"})},
-        # A length that a scheduler is told by name is the same in both.
+        # A length in the scheduler's arguments is the same in both.
         {"scheduler": "CosineAnnealingLR", "scheduler_options": options(T_max=5)},
     ],
     ids=["SGD", "Adam with LGA", "Adam with gamma2 that sets itself", "scheduler"],
@@ -101,7 +101,7 @@ def test_a_run_is_the_beginning_of_a_longer_one(store, changes):
     assert store.complete(spec)
     assert exact(store.records(spec)) == exact(run(spec, None))
     assert store.environment(spec) == store.environment(long)
-    assert exact(store.records(long)) == exact(run(long, None))  # which is as it was
+    assert exact(store.records(long)) == exact(run(long, None))  # which has not changed
 
 
 def test_a_scheduler_that_knows_the_length_makes_another_run(store):
@@ -128,7 +128,7 @@ def test_both_at_once(store):
 
 
 def test_a_task_of_ones_own_is_not_taken(store):
-    """Nothing says that it is still what it was."""
+    """There is no evidence that its code is unchanged."""
     own = replace(LONG, task="lossaware.studies.tasks.digits:build")
     stored(store, own)
     assert adopt_equal([replace(own, epochs=3)], store, store) == 0
@@ -159,9 +159,7 @@ all = {}
     begin = ["study", "run", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), "--jobs", "1"]
     said = []
     for only in ("none", "none,ReduceLROnPlateau"):
-        with pytest.raises(SystemExit) as stop:
-            main([*begin, "--only", f"scheduler={only}"])
-        assert stop.value.code == 0
+        assert lossaware(*begin, "--only", f"scheduler={only}") == 0
         said.append(capsys.readouterr().err)
     assert "1 run to do" in said[0]
     assert "1 of 2 runs are already parts of others: of longer ones, or" in said[1]

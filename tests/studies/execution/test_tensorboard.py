@@ -44,6 +44,6 @@ def test_compare_logs_each_epoch_and_what_was_there_already(tmp_path: Path) -> N
                 assert loss == pytest.approx(record.train["loss"], rel=1e-6)
             assert ("lga/gamma2" in logged[name]) == (spec.lga is not None)
 
-    # A second time nothing is computed; the same points are written anew, none twice.
+    # The second time nothing is computed; the same points are written again, none twice.
     compare(tmp_path)
     assert scalars(tmp_path / "logs") == logged

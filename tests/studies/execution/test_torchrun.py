@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.execution import patience
 from lossaware.studies.execution import torchrun as engine_module
@@ -24,6 +23,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.training.ranks import parsed, ranks_of
 from lossaware.studies.training.run import check_spec, run
 from support import sharing
+from support.command_line import lossaware
 
 TASK = """
 import os, time
@@ -80,7 +80,7 @@ def task(tmp_path_factory):
 
 @contextlib.contextmanager
 def torchrun(*arguments, cwd):
-    """The processes; they are gone afterwards, whatever happens."""
+    """The processes; they are always ended afterwards."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "SHARING": str(cwd), "OMP_NUM_THREADS": "1"}
     program = sharing.__file__
@@ -103,7 +103,7 @@ def torchrun(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def found(task, tmp_path_factory):
-    """What both ranks found in each case."""
+    """The results of both ranks in each case."""
     folder = tmp_path_factory.mktemp("found")
     cases = {
         (name, mode): dataclasses.replace(spec, task=task, distributed=mode)
@@ -131,7 +131,7 @@ CHECKED = [*((name, mode) for name in CASES for mode in MODES), ("alig", "ddp-2"
 
 @pytest.mark.parametrize("case", CHECKED, ids=" ".join)
 def test_two_ranks_measure_what_one_process_does(found, case):
-    """With augmentation, with a last batch that does not divide, and in most cases with one of a single example."""
+    """With augmentation, with an uneven last batch, and in most cases with one of a single example."""
     spec, first, _ = found[case]
     alone = list(run(dataclasses.replace(spec, distributed=None), None))
     for record, shared in zip(alone, first["records"], strict=True):
@@ -177,7 +177,7 @@ def command(task, mode, *more):
 
 
 def stored(folder):
-    """The epochs of each run, as they are at the moment."""
+    """The current epochs of each run."""
     with contextlib.suppress(UsageError), Store(folder / "out" / "results.sqlite", read_only=True) as store:
         return {
             spec.lga is not None: [dataclasses.replace(record, seconds=0.0) for record in store.records(spec)]
@@ -210,7 +210,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task
         with torchrun(*slow, cwd=tmp_path / folder) as started:
             outputs.append(started.communicate(timeout=120)[0])
         assert started.returncode == 0, outputs[-1]
-    assert outputs[0].count("continues after epoch") == 1
+    assert outputs[0].count("resumes after epoch") == 1
     assert outputs[0].count("Report: ") == 1
     both = stored(tmp_path / "killed")
     assert str(both) == str(stored(tmp_path / "whole"))
@@ -285,9 +285,7 @@ def test_a_mistake_is_told_by_one_rank(task, tmp_path):
 )
 def test_wrong_use_is_one_line(monkeypatch, capsys, more, says):
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "digits", *more])
-    assert stop.value.code == 2
+    assert lossaware("compare", "digits", *more) == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1

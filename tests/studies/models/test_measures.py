@@ -1,4 +1,4 @@
-"""What is measured of the networks' outputs, on values."""
+"""Measures of the networks' outputs, on known values."""
 
 import math
 
@@ -20,7 +20,7 @@ from lossaware.studies.models.vslnet import (
 
 
 class Fixed(nn.Module):
-    """Gives what it was told to, whatever it gets."""
+    """Returns fixed outputs for any input."""
 
     def __init__(self, *outputs):
         super().__init__()
@@ -36,7 +36,7 @@ def test_one_hot_masks():
 
 
 def test_segmentation_measures():
-    """Image 1: bag at two pixels, found at two, one of them right. Image 2: no bag, none found."""
+    """Image 1: bag at two pixels, predicted at two, one of them correct. Image 2: no bag, none predicted."""
     bag = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=torch.uint8)
     found = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]])
     logits = torch.stack([1.0 - found, found], dim=1) * 4 - 2
@@ -96,7 +96,7 @@ def test_autoeval_measures(drawn):
 
 
 def test_autoeval_learns_the_turns_from_turned_images_only():
-    """Were the turned images not turned, or turned the other way, some of the turns would not be told."""
+    """If the images were not rotated, or rotated in the other direction, some rotations would not be recognized."""
     images = torch.zeros(1, 1, 28, 28)
     images[:, :, -1, 0] = 1  # bottom left: the corner after one quarter of the one above
     assert float(autoeval(TellsTheCorner(), (images, torch.tensor([1]), torch.tensor([0])))["accuracy_rot"]) == 0.0
@@ -107,7 +107,7 @@ def test_positions_within_a_length():
 
 
 def test_highlighted_positions():
-    """A tenth longer on both sides: nothing for a span of 4, one position for one of 10, cut at the video's ends."""
+    """A tenth longer on both sides: no position for a span of 4, one for a span of 10, within the video."""
     start, end = torch.tensor([2, 3, 0, 15]), torch.tensor([5, 12, 19, 17])
     lengths = torch.tensor([20, 20, 20, 17])
     marked = highlighted(start, end, lengths, 20)
@@ -160,7 +160,7 @@ def test_grounding_measures():
     assert measures["loss_span"].item() == pytest.approx(span)
     assert measures["loss"].item() == pytest.approx(span + 5 * float(entropy))
     assert [measures[name].item() for name in ("iou", "iou_50", "iou_70")] == [1.0, 1.0, 1.0]
-    # The moment is longer than what is found: half of it.
+    # The prediction is half of the moment.
     measures = grounding(Fixed(highlight, start, end), (*batch[:5], torch.tensor([[0.0, 0.9]])))
     assert measures["iou"].item() == pytest.approx(0.5 / 0.9)
     assert [measures[name].item() for name in ("iou_50", "iou_70")] == [1.0, 0.0]

@@ -63,7 +63,7 @@ def test_segmentation_network():
     assert parameters(net) == expected == 10_798_834
     with torch.no_grad():
         assert net(torch.zeros(1, 3, 64, 32)).shape == (1, 2, 64, 32)
-        # Five times halved: a 32nd of the side lies between encoder and decoder.
+        # Halved five times: a 32nd of the side between encoder and decoder.
         middle = net[: [type(m) for m in net].index(nn.ConvTranspose2d)]
         assert middle(torch.zeros(1, 3, 224, 224)).shape == (1, 512, 7, 7)
 
@@ -103,7 +103,7 @@ def test_densenet_takes_no_other_depth():
 
 
 def sides(net, x):
-    """The sides that the image has on its way, each once."""
+    """The sides of the image in the network, each once."""
     seen = []
     for stage in net:
         x = stage(x)

@@ -39,7 +39,7 @@ def test_vslnet_sees_no_padding():
 
 
 def encoded_step_by_step(encoder, x):
-    """What the shared encoder of Zhang et al. (2020) makes of one sequence (time, size)."""
+    """The output of the shared encoder of Zhang et al. (2020) for one sequence (time, size)."""
 
     def normed(norm, x):
         return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt() * norm.weight
@@ -117,7 +117,7 @@ def test_vslnet_hears_the_sentence_and_trains_every_part():
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         assert torch.isfinite(parameter.grad).all(), name
-        # What is added to every score alike, no softmax sees.
+        # Softmax is invariant to a constant added to all scores.
         if name not in ("start_score.2.bias", "end_score.2.bias"):
             assert parameter.grad.abs().max() > 0, name
     assert net.words.weight.grad[0].abs().max() == 0  # padding

@@ -1,4 +1,4 @@
-"""Figure 2 from runs that are there, with those named that are not; and what all pictures share."""
+"""Figure 2 from existing runs, with the names of missing ones; and properties of all plots."""
 
 import csv
 import re
@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from lossaware.cli import main
 from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.paper.figures import curve_rows, loss_curves, plot_figure2
 from lossaware.studies.report.plot import INK, PALETTE, SERIES, Plot
@@ -18,13 +17,14 @@ from lossaware.studies.specs.study import Overrides, load_study
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.folder import Folder, Launch
+from support.command_line import lossaware
 from support.made_up import MadeUp
 
 EPOCHS = 3
 
 
 def loss_of(spec: RunSpec, epoch: int) -> float:
-    """A loss that tells runs apart."""
+    """A different loss for each run."""
     return 2.0 / (epoch + (spec.lga is not None)) + 0.01 * spec.seed
 
 
@@ -52,9 +52,10 @@ def out(tmp_path: Path) -> Path:
 def test_figure_2_draws_what_is_there_and_names_the_rest(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["plot", "figure02", "--out", str(out), "--results", str(tmp_path / "none"), "--to", str(tmp_path)])
-    assert stop.value.code == 0
+    assert (
+        lossaware("plot", "figure02", "--out", str(out), "--results", str(tmp_path / "none"), "--to", str(tmp_path))
+        == 0
+    )
     assert "4 of 42 curves" in capsys.readouterr().out
     with (tmp_path / "figure02.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -82,9 +83,10 @@ def svg_texts(svg: str) -> list[str]:
 
 
 def test_figure_2_without_any_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["plot", "figure02", "--out", str(tmp_path), "--results", str(tmp_path), "--to", str(tmp_path / "to")])
-    assert stop.value.code == 2
+    assert (
+        lossaware("plot", "figure02", "--out", str(tmp_path), "--results", str(tmp_path), "--to", str(tmp_path / "to"))
+        == 2
+    )
     assert "lossaware study run table01" in capsys.readouterr().err
     assert not (tmp_path / "to").exists()
 

@@ -1,4 +1,4 @@
-"""Figure 1: the landscape is the paper's, and the vectorised descent is what the real LGA does, point by point."""
+"""Figure 1: the landscape is the paper's, and the vectorised descent is equal to that of LGA, point by point."""
 
 from functools import partial
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from lossaware import LGA
-from lossaware.cli import main
 from lossaware.studies.paper import figures as paper_figures
 from lossaware.studies.paper import landscape
 from lossaware.studies.paper.figures import plot_figure1
 from lossaware.studies.paper.landscape import Descent, Figure1, Share, loss, starting_points, turning_points
 from lossaware.studies.report.writers.csv import to_csv
+from support.command_line import lossaware
 
 
 def real_path(start: float, descent: Descent, gamma2: float) -> list[float]:
@@ -54,7 +54,7 @@ def test_the_landscape_has_what_the_caption_says() -> None:
     heights = loss(torch.tensor(optima, dtype=torch.float64)).tolist()
     assert heights == sorted(heights, reverse=True), "the nearer to E, the lower"
     assert heights[-1] == pytest.approx(0, abs=1e-3)
-    # E is global: nothing is lower anywhere, walls included.
+    # E is global: no other point is lower, including the walls.
     everywhere = loss(torch.linspace(-5, 15, 20_001, dtype=torch.float64))
     assert everywhere.min() >= heights[-1] - 1e-6
     # A and B: far away, shallow, and the gradients about them small.
@@ -99,9 +99,7 @@ def test_a_push_shorter_than_the_basin_frees_nobody_and_a_longer_one_does(monkey
 def test_figure_1_is_written_with_its_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], small: Figure1
 ) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["plot", "figure01", "--to", str(tmp_path / "new")])
-    assert stop.value.code == 0
+    assert lossaware("plot", "figure01", "--to", str(tmp_path / "new")) == 0
     assert "without" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         f"figure01{ending}" for ending in ("-dark.svg", ".csv", ".json", ".png", ".svg")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lossaware.cli import main
 from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.paper.lengths import Column, columns, difference, interval, pair_rows, pairs, rows
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.study import load_study
+from support.command_line import lossaware
 from support.made_up import MadeUp
 
 EPOCHS = 20
@@ -69,7 +69,7 @@ def test_columns_and_pairs_of_a_table():
     found = columns([tabulate(load_study("table02"), runs)], runs)
     rates = ("1e-1", "1e-2", "1e-3", "1e-4")
     assert {(it.setting, it.with_lga) for it in found} == {((lr,), lga) for lr in rates for lga in (False, True)}
-    # At 1e-1 RMSprop and Adam were published at chance: such cells say nothing of epochs.
+    # At 1e-1 RMSprop and Adam were published at chance, so these cells do not depend on epochs.
     assert {len(it.algorithms) for it in found if it.setting == ("1e-1",)} == {5}
     assert {row["best_epoch"] for row in rows(found) if row["lga"] == "without"} == {10}
     assert [row["later"] for row in pair_rows(pairs(found))] == [10] * 4
@@ -78,9 +78,7 @@ def test_columns_and_pairs_of_a_table():
 
 def test_the_command_writes_tables_and_a_picture_of_the_stored_results(tmp_path: Path, capsys):
     results = Path(__file__).parents[3] / "results"
-    with pytest.raises(SystemExit) as stopped:
-        main(["lengths", "--results", str(results), "--out", str(tmp_path / "out"), "--to", str(tmp_path)])
-    assert stopped.value.code == 0
+    assert lossaware("lengths", "--results", str(results), "--out", str(tmp_path / "out"), "--to", str(tmp_path)) == 0
     assert "table02: 1e-2" in capsys.readouterr().out
     assert (tmp_path / "lengths.png").exists()
     same = [(folder / "lengths-pairs.csv").read_text() for folder in (tmp_path, results)]
@@ -88,7 +86,5 @@ def test_the_command_writes_tables_and_a_picture_of_the_stored_results(tmp_path:
 
 
 def test_without_runs_it_says_what_to_run(tmp_path: Path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["lengths", "--results", str(tmp_path), "--out", str(tmp_path / "out"), "--to", str(tmp_path)])
-    assert stopped.value.code == 2
+    assert lossaware("lengths", "--results", str(tmp_path), "--out", str(tmp_path / "out"), "--to", str(tmp_path)) == 2
     assert "lossaware study run table02" in capsys.readouterr().err

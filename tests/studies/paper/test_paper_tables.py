@@ -1,4 +1,4 @@
-"""The thirteen published tables: every figure is there as it was printed, and stands at the runs it is said of."""
+"""The thirteen published tables: every figure is as printed, and belongs to the correct runs."""
 
 import dataclasses
 import hashlib
@@ -16,9 +16,9 @@ from lossaware.studies.specs.study import Cell, Overrides, Study, load_study, st
 from lossaware.studies.specs.tasks import load_task, tasks
 from lossaware.studies.training.rehearse import check
 
-# Figures in each table, their sum, and the SHA-256 (16 digits) of the table itself, a line a row, spaces in between:
+# Figures in each table, their sum, and the SHA-256 (16 digits) of the table with one line per row and spaces between:
 # counted, added up and computed from the paper's page, not from the study files. The first two can be followed by hand,
-# the last one tells two figures that have changed places.
+# the last one detects exchanged figures.
 TABLES = {
     "table01": (42, "3161.18", "04bea0563d7f76f1"),
     "table02": (56, "4731.68", "51424578f9221d54"),
@@ -51,7 +51,7 @@ def figures(name: str) -> list[Decimal]:
 
 
 def printed(table: Study) -> str:
-    """The published figures as they stand on the page."""
+    """The published figures as on the page."""
     rows = [[table.cells[row, column].published for column in table.columns] for row in table.rows]
     return "\n".join(" ".join(map(str, row)) for row in rows if any(figure is not None for figure in row))
 
@@ -167,7 +167,7 @@ def test_runs_that_several_tables_need_are_the_same_runs() -> None:
 
 
 def test_protocols_change_the_network_alone_and_are_held_against_the_same_figures() -> None:
-    """The default's runs are those of Table 2; its figures those of Table 2, but for Adam, where that is a misprint."""
+    """Its runs and figures are those of Table 2, except for Adam, which is a misprint there."""
     found = load_study("protocols")
     assert set(found.overridden(Overrides({"protocol": ("default",)})).specs) <= set(study(2).specs)
     known = {cell.specs[0]: cell.published for cell in study(2).cells.values()}
@@ -278,7 +278,7 @@ def test_every_run_can_be_set_up(name: str) -> None:
         its = [spec for spec in specs if spec.task == name_of_task]
         assert {(spec.epochs, spec.batch_size) for spec in its} == {(task.epochs, task.batch_size)}
         assert {dict(spec.lga)["gamma2"] for spec in its if spec.lga is not None} == {task.gamma2}
-    # A small network stands in for the large ones: only what steps it is set up here.
+    # A small network replaces the large ones: only optimizer and scheduler are tested here.
     check([spec for spec in specs if spec.seed == 0], load_task("digits"))
 
 
@@ -296,7 +296,7 @@ def test_written_out_defaults_are_those_of_lga() -> None:
     assert {f"gamma2.{field.name}" for field in dataclasses.fields(Agreement)} <= set(AGREEMENT_DEFAULTS)
     assert LGA_DEFAULTS["gamma2"] == parameters["gamma2"].default
     numeric = {name for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    # The upper bound came later: the default is left out, so that runs from before it keep their keys.
+    # The upper bound was added later: its default is omitted, so that earlier runs keep their keys.
     assert set(LGA_DEFAULTS) == numeric - {"process_group", "steps_per_epoch", "upper_bound"}
     assert lga_options({"upper_bound": "first"}) == lga_options({})
     assert lga_options({"upper_bound": "running"}) != lga_options({})

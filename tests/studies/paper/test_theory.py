@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lossaware.cli import main
 from lossaware.studies.paper import theory, theory_adam
 from lossaware.studies.paper.theory import COUNTEREXAMPLES, XI, Problem, Run, descend, quadratic
 from lossaware.studies.paper.theory_adam import BETA1, BETA2, largest_moment, published_moment, train
+from support.command_line import lossaware
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_bound_holds_on_the_studys_problems_within_the_condition(
 def test_one_lambda_within_the_condition_never_breaks_the_bound(
     curvatures: list[float], angle: float, fraction: float, start: int
 ) -> None:
-    """What the proof does show: a common lambda <= 1/L, on any quadratic."""
+    """The part that the proof shows: a common lambda <= 1/L, on any quadratic."""
     hessian = torch.tensor(curvatures, dtype=torch.float64).diag()
     turn = torch.eye(len(curvatures), dtype=torch.float64)
     turn[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
@@ -90,7 +90,7 @@ def test_one_lambda_within_the_condition_never_breaks_the_bound(
 @settings(max_examples=100, deadline=None)
 @given(lambdas=st.lists(st.floats(0.01, 1), min_size=3, max_size=3), seed=st.integers(0, 2**31))
 def test_several_lambdas_shrink_the_distance_in_their_own_norm(lambdas: list[float], seed: int) -> None:
-    """What docs/theory.md puts in the theorem's place: the norm weighted by 1 / lambda, for one step."""
+    """The correct statement of docs/theory.md: the norm weighted by 1 / lambda, for one step."""
     generator = torch.Generator().manual_seed(seed)
     root = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     hessian = root @ root.T + 0.1 * torch.eye(3, dtype=torch.float64)
@@ -210,9 +210,7 @@ def test_command_writes_tables_and_picture(
     monkeypatch.setattr(theory, "STEP_SIZES", (0.5, 2.0))
     monkeypatch.setattr(theory_adam, "STEPS", 10)
     monkeypatch.setattr(theory, "COUNTEREXAMPLES", [example for example in COUNTEREXAMPLES if example.name != "step"])
-    with pytest.raises(SystemExit) as stop:
-        main(["theory", "--to", str(tmp_path)])
-    assert stop.value.code == 0
+    assert lossaware("theory", "--to", str(tmp_path)) == 0
     assert "Theorem 3.1" in capsys.readouterr().out
     with (tmp_path / "theory-convergence.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -228,9 +226,7 @@ def test_command_writes_tables_and_picture(
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SystemExit) as stop:
-        main(["theory", "--to", str(tmp_path / "file")])
-    assert stop.value.code == 2
+    assert lossaware("theory", "--to", str(tmp_path / "file")) == 2
     error = capsys.readouterr().err
     assert error == f"lossaware: cannot write to {tmp_path / 'file'}: it is a file, not a folder\n"
     assert (tmp_path / "file").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""The sentence on the best learning rate of each arm, which is chosen on the validation set where there is one."""
+"""The sentence on the best learning rate of each arm, which is chosen on the validation set if there is one."""
 
 from dataclasses import replace
 

@@ -102,7 +102,7 @@ def with_lga(**changes: Any) -> tuple[Runs, Runs]:
 
 def test_notes_are_gathered():
     idle, busy = with_lga(open_share=0.0), with_lga()
-    said = "The gate never opened: LGA did nothing here; try --arms without,auto."
+    said = "The gate never opened: LGA had no effect here; try --arms without,auto."
     three = {"optimizers": ("sgd", "adam", "asgd"), "epochs": 1}
     assert table_of(idle, idle, idle, **three).legend == [f"All rows: {said}"]
     assert table_of(idle, idle, busy, **three).legend == [f"sgd 1e-3, adam 1e-3: {said}"]
@@ -218,7 +218,7 @@ def test_json_is_complete_and_strict():
     assert first["without"]["mean"] == pytest.approx(sum(BASE) / 6)
     assert first["verdict"] == "helps"
     assert [score["without"] for score in first["scores"]] == pytest.approx(BASE)
-    assert read["rows"][3]["t_p"] is None  # all differences are 0, so t has no meaning
+    assert read["rows"][3]["t_p"] is None  # all differences are 0, so t is undefined
 
 
 @pytest.mark.parametrize("name", formats())

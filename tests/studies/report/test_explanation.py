@@ -1,4 +1,4 @@
-"""What is said of verdicts, and that no two sentences of a table contradict each other."""
+"""Explanations of verdicts, and that the sentences of a table do not contradict each other."""
 
 import math
 import re
@@ -60,7 +60,7 @@ def test_the_correction_is_named_where_the_interval_lacks_zero():
 
 def test_lost_runs_and_equal_runs_and_two_seeds():
     assert "only the order of the two scores counts" in said(pair(BASE, [*NEAR[:4], math.nan, math.nan]))
-    assert said(pair(BASE, BASE)).endswith("no difference shown: both runs scored exactly the same in each seed.")
+    assert said(pair(BASE, BASE)).endswith("no difference shown: both runs have exactly the same score for each seed.")
     assert said(pair(BASE[:2], NEAR[:2])).endswith("too few seeds to tell: run 6 seeds or more.")
 
 
@@ -68,7 +68,11 @@ def test_lost_runs_and_equal_runs_and_two_seeds():
     ("seeds", "has", "lacks"),
     [
         (2, "Fewer than 3 seeds cannot show a difference", "sign"),
-        (4, "all seeds must point the same way, as with fewer than 6 no sign test can be significant", "checked by"),
+        (
+            4,
+            "all seeds must have the same direction, because no sign test with fewer than 6 can be significant",
+            "checked by",
+        ),
         (6, "checked by an exact sign-flip test", "fewer than 6"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Cells under other settings stand in a table of their own."""
+"""Cells with other settings are in a separate table."""
 
 from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.report.other_settings import split_by_settings

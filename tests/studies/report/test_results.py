@@ -13,7 +13,6 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imread
 
-from lossaware.cli import main
 from lossaware.errors import Note, UsageError
 from lossaware.studies.analysis.collect import measurements
 from lossaware.studies.paper.figures import figure2
@@ -27,6 +26,7 @@ from lossaware.studies.specs.study import Overrides, load_study, studies
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.folder import Folder, Launch
+from support.command_line import lossaware
 from support.pages import Tags, check_fits, check_self_contained, chromium, in_browser, pictures
 
 ROOT = Path(__file__).parents[3]
@@ -86,7 +86,7 @@ def page(out: Path, results: Path) -> str:
 
 
 def section(page: str, name: str) -> str:
-    """The section of a study or picture, which has none inside."""
+    """The section of a study or plot, without inner sections."""
     found = re.search(rf'<section id="{name}".*?</section>', page, flags=re.DOTALL)
     assert found, name
     return found[0]
@@ -247,7 +247,7 @@ def with_picture(results: Path, folder: Path, change: tuple[str, str]) -> Path:
     shutil.copytree(results, folder)
     path = folder / "figure01.svg"
     path.write_text(path.read_text().replace(*change, 1))
-    with pytest.raises(UsageError, match=r"figure01\.svg: this is not what was written with figure01\.json"):
+    with pytest.raises(UsageError, match=r"figure01\.svg: this file does not match figure01\.json"):
         artifacts.load(folder)
     description = folder / "figure01.json"
     content = json.loads(description.read_text())
@@ -311,14 +311,14 @@ def test_a_browser_runs_and_fetches_nothing_of_a_picture(results: Path, tmp_path
     (tmp_path / "page.html").write_text(shown)
     options = ("--dump-dom", "--enable-logging=stderr", "--v=0")
     done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", *options)
-    assert "<title>LGA: everything that was measured</title>" in done.stdout
+    assert "<title>LGA: all results</title>" in done.stdout
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line or "example.org" in line] == []
 
 
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("figure01.csv", lambda text: text.replace("1", "2", 1), r"figure01\.csv: this is not what was written with"),
+        ("figure01.csv", lambda text: text.replace("1", "2", 1), r"figure01\.csv: this file has changed with"),
         ("figure01.csv", None, r"figure01\.csv: there is no such file"),
         ("figure01.png", None, r"figure01\.png: there is no such file"),
         (
@@ -374,13 +374,6 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
 
 
 # --- the short page -------------------------------------------------------------------------------------------------
-
-
-def lossaware(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 def test_the_committed_page_is_what_the_committed_results_give() -> None:

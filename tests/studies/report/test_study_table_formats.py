@@ -164,7 +164,7 @@ def test_results_from_stand_in_features_say_so_everywhere(tmp_path, how):
     assert of_stand_ins
     assert {row["overridden"].startswith("stand-in features") for row in of_stand_ins} == {True}
     assert all("stand-in" not in row["overridden"] for row in rows if row not in of_stand_ins)
-    # Nor are they held against figures from real ones.
+    # They are not compared with figures from real features either.
     assert all(measured.agrees is None for measured in table.cells.values() if measured.caution)
     if how != "at one point":
         assert {one.panel for one in all_series(table)} == {"grounding, stand-in features"}

@@ -25,7 +25,7 @@ def table() -> Table:
 
 
 def shown(table: Table, width: int, encoding: str = "utf-8", **how) -> str:
-    """What a terminal of that width and encoding gets."""
+    """The output on a terminal of this width and encoding."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, errors="strict")
     screen = Console(file=file, width=width, markup=False, emoji=False, **how)
@@ -57,7 +57,7 @@ def test_epochs_go_first_and_it_is_said(table, width, has_epochs, blocks):
     seen = shown(table, width)
     assert ("45 % of the epochs" in seen) is has_epochs
     assert ("Same score after: the share" in seen) is has_epochs
-    assert (f"No room in {width} columns: same score after." in seen) is not has_epochs
+    assert (f"Not shown in {width} columns: same score after." in seen) is not has_epochs
     assert len(re.findall(r"^optimizer ", seen, re.MULTILINE)) == blocks
 
 

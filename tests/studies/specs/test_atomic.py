@@ -1,4 +1,4 @@
-"""Files written whole: what is under their names is complete, and has the permissions of any new file."""
+"""Atomic writes: files are complete, and have the permissions of any new file."""
 
 import os
 import tempfile
@@ -37,7 +37,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 CALLS = ("mkstemp", "write", "fsync", "chmod", "replace", "fsync")
-"""What a file that is replaced takes, in order: content on disk, then the name, then the folder that has the name."""
+"""The order of a replacement: sync of the content, then the rename, then the sync of the folder."""
 
 
 class Faulty:
@@ -81,7 +81,7 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_before_it_returns(t
 def test_a_fault_at_any_call_leaves_one_whole_file_and_nothing_else(tmp_path, monkeypatch, at, error):
     (tmp_path / "file").write_bytes(b"old")
     faulty = Faulty(monkeypatch, at, error)
-    last = at == len(CALLS) - 1  # the file is in its place; a folder that cannot be synced is no failure
+    last = at == len(CALLS) - 1  # the file is in place; it is not a failure if the folder cannot be synced
     if last and isinstance(error, OSError):
         write(tmp_path / "file", b"new", faulty)
     else:
@@ -93,7 +93,7 @@ def test_a_fault_at_any_call_leaves_one_whole_file_and_nothing_else(tmp_path, mo
 
 @pytest.mark.parametrize("at", range(len(CALLS)), ids=[f"{at}-{name}" for at, name in enumerate(CALLS)])
 def test_a_process_that_dies_at_any_call_leaves_one_whole_file_under_the_name(tmp_path, monkeypatch, at):
-    """As a kill, which runs no handler: what is half written lies beside it, under a name that is known as such."""
+    """Like a kill, which runs no handler: the incomplete file remains under a temporary name."""
     (tmp_path / "file").write_bytes(b"old")
     child = os.fork()
     if not child:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.cli import values as cli_values
 from lossaware.errors import UsageError
 from lossaware.studies.specs import run_spec
 from lossaware.studies.specs.regular_file import MAX_SETTINGS
 from lossaware.studies.specs.study import Overrides, load_study, parse_study
 from lossaware.studies.specs.study_file import parse_settings
+from support.command_line import lossaware
 from support.small_grid import TEXT
 
 POINTS = "\n".join(f"p{i} = {{}}" for i in range(101))
@@ -77,9 +77,7 @@ def test_settings_of_a_command_line(given):
 )
 @pytest.mark.timeout(60)
 def test_a_comparison_that_would_never_end(arguments, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "digits", *arguments, "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2
+    assert lossaware("compare", "digits", *arguments, "--out", str(tmp_path / "out")) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1
     assert "," not in arguments[1] or "has 10001 values; at most 10000 are allowed" in said

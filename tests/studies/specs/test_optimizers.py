@@ -1,4 +1,4 @@
-"""Peers: what they ask for they get in a run, LGA goes on each, and what is missing is said."""
+"""Other optimizers: runs call them correctly, LGA supports each, and missing packages are reported."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ SPEC = RunSpec("digits", "sgd", lr=0.01, seed=1, epochs=2, batch_size=200, task_
 
 @pytest.mark.parametrize("name", [*PEERS, *OTHER_PEERS])
 def test_lga_on_each_peer(name):
-    """It sees the loss of every step, and what it pushes shows."""
+    """It receives the loss of every step, and its pushes are visible."""
     spec = dataclasses.replace(SPEC, optimizer=name, epochs=1)
     (without,) = run(spec, None)
     (with_lga,) = run(dataclasses.replace(spec, lga=options(gamma2=1e-5)), None)
@@ -37,7 +37,7 @@ def test_lga_on_each_peer(name):
 
 
 class Modal(torch.optim.SGD):
-    """Asks for all that a base may ask for, and notes what it gets."""
+    """Requires everything that a base may require, and records it."""
 
     events: ClassVar[list[str | float]] = []
 
@@ -107,7 +107,7 @@ def test_alig_is_that_of_its_package(momentum):
     sizes = []
     for step in range(30):
         inputs = torch.randn(16, 4, dtype=torch.float64)
-        theirs.load_state_dict(ours.state_dict())  # what is rounded differently must not grow
+        theirs.load_state_dict(ours.state_dict())  # rounding differences must not grow
         for net in (ours, theirs):
             net.zero_grad()
             loss = (net(inputs) - inputs.sum(1, keepdim=True)).square().mean()
@@ -139,7 +139,7 @@ def test_alig_in_numbers():
 
 
 def test_alig_begins_its_velocity_beside_what_others_keep():
-    """As a gamma2 that sets itself keeps a mean in the same state."""
+    """Because gamma2 "auto" stores a mean in the same state."""
     x = nn.Parameter(torch.ones(1))
     x.grad = torch.ones(1)
     optimizer = AliG([x], lr=0.1)
@@ -202,7 +202,7 @@ def test_dog_and_its_average_are_those_of_its_package():
         )
         for mode, expected in modes:
             set_mode(one, mode)
-            set_mode(one, mode)  # which changes nothing more
+            set_mode(one, mode)  # which changes nothing else
             for p, q in zip(ours.parameters(), expected.parameters(), strict=True):
                 torch.testing.assert_close(p, q)
     assert not torch.equal(averager.averaged_model[0].weight, theirs[0].weight)
@@ -303,7 +303,7 @@ def test_the_study_holds_all_to_the_same_budget():
 
 
 def test_the_study_beside_auto_computes_nothing_twice():
-    """Bases and gamma2 that sets itself are runs of `auto`, whatever the key; the peers are held to the same."""
+    """Bases and gamma2 "auto" have the same runs as in `auto`; the other optimizers have the same budget."""
     study, auto = load_study("auto-peers"), {spec.key: spec for spec in load_study("auto").specs}
     peers = [spec for spec in study.specs if spec.key not in auto]
     assert {spec.optimizer for spec in peers} == {"momo", "prodigy", "schedulefree-sgd", "schedulefree-adamw"}

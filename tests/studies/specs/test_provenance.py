@@ -1,4 +1,4 @@
-"""What is kept of how a run was made."""
+"""The provenance of runs."""
 
 import sys
 

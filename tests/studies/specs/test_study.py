@@ -45,7 +45,7 @@ def test_without_lga_is_without_whatever_another_axis_says(order):
 
 
 def test_a_run_has_the_key_that_compare_gives_it():
-    """Both commands keep their runs in one store, so both must write the same specification."""
+    """Both commands use one store, so both must write the same specification."""
     study = parse_study(TEXT.replace("task_options = { hidden = 8 }", ""), "grid")
     lga = {name: value for name, value in LGA_DEFAULTS.items() if name != "gamma2"}
     settings = {"task": "digits", "seeds": 2, "epochs": 4, "batch_size": 200}
@@ -177,7 +177,7 @@ def test_points_are_found_however_they_are_written(grid, name):
 def test_unknown_axes_and_points(grid):
     with pytest.raises(UsageError, match="axis 'task' does not exist; known: algorithm, lr, strategy"):
         grid.overridden(Overrides({"task": ("mnist",)}))
-    for lr in ("1e1", "1e+3", "13", "1e-30"):  # signs are no punctuation here
+    for lr in ("1e1", "1e+3", "13", "1e-30"):  # signs are not punctuation here
         with pytest.raises(UsageError, match=r"point of axis 'lr' '.*' does not exist"):
             grid.overridden(Overrides({"lr": (lr,)}))
     with pytest.raises(UsageError, match="point of axis 'algorithm' 'sdg' does not exist; did you mean SGD"):
@@ -195,7 +195,7 @@ def test_a_comma_within_the_name_of_a_point_does_not_separate():
     assert split_points("to the letter,per epoch", points) == ("to the letter", "per epoch")
     assert split_points(" per epoch,natural log , SGD, auto", points) == ("per epoch, natural log", "SGD, auto")
     assert split_points("per epoch,to the letter", points) == ("per epoch", "to the letter")
-    assert split_points("SGD, outo", points) == ("SGD", "outo")  # which have no point, and are refused
+    assert split_points("SGD, outo", points) == ("SGD", "outo")  # which do not have a point, and are refused
     for name in ("readings", "auto-peers"):
         study = load_study(name)
         for axis, names in study.file.axes.items():

@@ -137,7 +137,7 @@ def load_without_verifying(task, folder):
     ],
 )
 def test_mnist_values(tmp_path, write_idx, inputs, scaled):
-    """By default standardised with the training set's mean and deviation; labels beside their images."""
+    """Standardised by default with the training set's mean and deviation; labels belong to their images."""
     raw = tmp_path / "MNIST" / "raw"
     images = np.stack([np.full((28, 28), value, np.uint8) for value in (0, 128, 255)])
     for part in ("train", "t10k"):

@@ -1,4 +1,4 @@
-"""Temporary folders: those of killed processes go when the next one is made, and nothing else does."""
+"""Temporary folders: those of killed processes are removed when the next one is created, and nothing else is."""
 
 import os
 import shutil

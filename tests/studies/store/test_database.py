@@ -1,4 +1,4 @@
-"""The store: what goes in comes out, nothing foreign is touched, one writer at a time."""
+"""The store: results are read as written, other files are not changed, one writer at a time."""
 
 import math
 import os
@@ -64,7 +64,7 @@ def test_a_run_is_complete_with_its_last_epoch(path):
 
 
 def test_epochs_are_replaced_as_they_come(path):
-    """A run that starts again loses nothing before its new epochs are there."""
+    """A run that starts again loses no epoch before the new ones are stored."""
     spec = replace(SPEC, epochs=3)
     with Store(path) as store:
         fill(store, spec, 2)
@@ -99,17 +99,17 @@ def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind)
         assert store.missing([spec]) == []
         file.write_text("# two\n")
         assert store.missing([spec]) == [spec]
-        assert store.records(spec) == []  # it would stand beside runs of the new code
+        assert store.records(spec) == []  # it would be mixed with runs of the new code
         if kind == "task":
             file.unlink()
-            assert len(store.records(spec)) == 2  # nobody has another code
+            assert len(store.records(spec)) == 2  # the code has no other digest
             file.write_text("# two\n")
         store.begin(spec)
         assert store.records(spec) == []
 
 
 def test_a_package_of_ones_own_that_fails_is_no_traceback_here(path, tmp_path, monkeypatch):
-    """It is told where it is loaded, as one line; a store only asks whether its file is what it was."""
+    """A one-line error when it is loaded; a store only compares the digest of its file."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("raise RuntimeError('not today')\n")
     (tmp_path / "broken" / "tasks.py").write_text("")

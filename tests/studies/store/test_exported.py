@@ -70,7 +70,7 @@ def test_a_second_export_loses_nothing_of_the_first(grid, tmp_path):
         place = Sources([known, Exported(tmp_path)])
         export(show(grid, place, []), place, [], tmp_path)
     assert set(Exported(tmp_path).specs()) == set(grid.specs)
-    # Nor what no longer belongs to the study.
+    # Nor runs that no longer belong to the study.
     changed = parse_study(TEXT.replace("seeds = 2", "seeds = [5]"), "grid")
     known = Known()
     fill(changed, known)
@@ -114,7 +114,7 @@ def test_runs_of_ones_own_code_are_not_taken_over(tmp_path, pattern, mine):
 
 
 def test_an_export_of_other_code_is_none(tmp_path):
-    """Unguarded: figures of code that is gone would stand beside those of today's."""
+    """Without the check: figures of old code would be mixed with those of the current code."""
     file = tmp_path / "mine.py"
     file.write_text("# one\n")
     own = parse_study(TEXT.replace('optimizer = "sgd" }', f'optimizer = "{file}:Mine" }}', 1), "grid")
@@ -124,12 +124,12 @@ def test_an_export_of_other_code_is_none(tmp_path):
     other = next(spec for spec in own.specs if not spec.own_code)
     assert Exported(folder).records(mine)
     file.unlink()
-    assert Exported(folder).records(mine)  # nobody has another code
+    assert Exported(folder).records(mine)  # the code has no other digest
     export(show(own, Known(), []), Sources([]), [], folder)
     file.write_text("# two\n")
     assert not Exported(folder).records(mine)
     assert Exported(folder).records(other)
-    export(show(own, Known(), []), Sources([]), [], folder)  # it goes, and nothing else is lost
+    export(show(own, Known(), []), Sources([]), [], folder)  # only it is removed
     assert mine not in Exported(folder).specs()
     assert Exported(folder).records(other)
 
@@ -157,7 +157,7 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
     ):
         assert change(text) != text
         path.write_text(change(text))
-        with pytest.raises(UsageError, match=r"grid\.study\.json: this is not what was written"):
+        with pytest.raises(UsageError, match=r"grid\.study\.json: this has changed"):
             Exported(tmp_path)
     path.write_text(json.dumps(json.loads(text)))
     assert Exported(tmp_path).specs(), "how it is laid out does not count"
@@ -177,11 +177,11 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
         ("grid-epochs.csv", lambda text: text[:-1] + ",1\n", r"line \d+: the number of fields differs"),
         ("grid-epochs.csv", lambda text: text.replace("0.51", "o.51"), "not a file of epochs"),
         ("grid-epochs.csv", lambda text: text.replace("run,", "ran,"), "not a file of epochs"),
-        ("grid-epochs.csv", lambda text: text.replace("0.51", "0.52"), "epoch 4 of run [0-9a-f]{16} is not what was"),
+        ("grid-epochs.csv", lambda text: text.replace("0.51", "0.52"), "epoch 4 of run [0-9a-f]{16} has changed"),
         ("grid-epochs.csv", lambda text: text.replace("train.", "text.").replace("test.", "train."), "epoch 1 of run"),
-        ("grid-epochs.csv", lambda text: text.replace("\n", "\r\n"), "this is not what was written with grid.study"),
+        ("grid-epochs.csv", lambda text: text.replace("\n", "\r\n"), "this file does not match grid.study"),
         ("grid-epochs.csv", None, "there is no such file"),
-        ("grid.csv", lambda text: text.replace("51.0", "52.0"), "this is not what was written with grid.study.json"),
+        ("grid.csv", lambda text: text.replace("51.0", "52.0"), "this file does not match grid.study.json"),
         ("grid.csv", None, "there is no such file"),
         ("grid.study.json", lambda text: text[:100], "not an exported study"),
         ("grid.study.json", lambda text: "[" * 100_000, "not an exported study"),

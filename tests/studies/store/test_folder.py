@@ -43,7 +43,7 @@ def test_a_launch_that_was_changed_is_refused(grid, tmp_path):
     text = path.read_text()
     path.write_text(text.replace('"epochs": 2', '"epochs": 3'))
     assert path.read_text() != text
-    with pytest.raises(UsageError, match=r"studies\.jsonl, line 1: this is not what was written"):
+    with pytest.raises(UsageError, match=r"studies\.jsonl, line 1: this has changed"):
         folder.launches(grid)
     path.write_text(json.dumps(Launch.now(grid).to_plain()) + "\n")
     assert len(folder.launches(grid)) == 1, "earlier versions wrote no digests"

@@ -1,4 +1,4 @@
-"""Folders and files of somebody else: nothing of the user's is removed, overwritten, imported or waited for."""
+"""Folders and files from others: no file is removed, overwritten, imported or waited for."""
 
 import hashlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lossaware.cli import main
 from lossaware.errors import UsageError
 from lossaware.studies.analysis.collect import measurements, show
 from lossaware.studies.analysis.export import export
@@ -26,6 +25,7 @@ from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources
 from lossaware.studies.training.checkpoint import _MAGIC
+from support.command_line import lossaware
 from support.small_grid import TEXT, Known, fill
 
 KEY, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -33,7 +33,7 @@ SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.1, seed=0, epochs=1, batch_s
 
 
 class NoRuns:
-    """An engine that has nothing to do."""
+    """An engine without runs."""
 
     jobs = 1
 
@@ -44,13 +44,6 @@ class NoRuns:
 def carry_out(folder: Path) -> None:
     with Store(folder / "results.sqlite") as store:
         list(execute_missing([], store, NoRuns(), None))
-
-
-def lossaware(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 # --- removing -------------------------------------------------------------------------------------------------------
@@ -123,7 +116,7 @@ def test_results_under_the_name_of_a_new_database_are_not_removed(tmp_path, dama
 @pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal", ".lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "device"])
 def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_path, ending, kind):
-    """Unguarded: opening a pipe waits for ever, and SQLite begins a journal in whatever it finds."""
+    """Without the check: opening a pipe blocks, and SQLite starts a journal in any file."""
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("my thesis " * 1000)
     before = thesis.read_bytes()
@@ -264,7 +257,7 @@ def test_the_digest_of_a_source_opens_only_source_code(tmp_path, monkeypatch):
 
 
 def foreign(folder: Path, task: str) -> Exported:
-    """An exported study as somebody else may write it, with all digests right."""
+    """An exported study as an attacker may write it, with correct digests."""
     study = parse_study(TEXT, "grid")
     known = Known()
     fill(study, known)

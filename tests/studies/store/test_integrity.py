@@ -1,4 +1,4 @@
-"""Stored results are what was written: a changed number is one line that names the file, the run and the epoch."""
+"""Stored results are unchanged: a changed number gives one line that names the file, the run and the epoch."""
 
 import json
 import shutil
@@ -78,14 +78,14 @@ WHERE = f"WHERE run = '{SPEC.key}' AND epoch = 2"
 CHANGES = {
     "a digit of a measure": (
         f"UPDATE epochs SET test = replace(test, '1.25', '1.26') {WHERE}",
-        "epoch 2 of run {} is not",
+        "epoch 2 of run {} has changed",
     ),
-    "a measure taken away": (f"UPDATE epochs SET test = '{{}}' {WHERE}", "epoch 2 of run {} is not what was written"),
-    "seconds": (f"UPDATE epochs SET seconds = 0.26 {WHERE}", "epoch 2 of run {} is not what was written"),
-    "a digest": (f"UPDATE epochs SET digest = '0123456789abcdef' {WHERE}", "epoch 2 of run {} is not what was written"),
-    "part of a digest": (f"UPDATE epochs SET digest = substr(digest, 1, 8) {WHERE}", "epoch 2 of run {} is not what"),
-    "no digest": (f"UPDATE epochs SET digest = NULL {WHERE}", "epoch 2 of run {} is not what was written"),
-    "LGA's part": (f"UPDATE epochs SET lga = NULL {WHERE}", "epoch 2 of run {} is not what was written"),
+    "a measure taken away": (f"UPDATE epochs SET test = '{{}}' {WHERE}", "epoch 2 of run {} has changed"),
+    "seconds": (f"UPDATE epochs SET seconds = 0.26 {WHERE}", "epoch 2 of run {} has changed"),
+    "a digest": (f"UPDATE epochs SET digest = '0123456789abcdef' {WHERE}", "epoch 2 of run {} has changed"),
+    "part of a digest": (f"UPDATE epochs SET digest = substr(digest, 1, 8) {WHERE}", "epoch 2 of run {} has"),
+    "no digest": (f"UPDATE epochs SET digest = NULL {WHERE}", "epoch 2 of run {} has changed"),
+    "LGA's part": (f"UPDATE epochs SET lga = NULL {WHERE}", "epoch 2 of run {} has changed"),
     "an epoch less": (f"DELETE FROM epochs {WHERE}", "epoch 2 of run {} is missing"),
     "the last epoch less": (
         f"DELETE FROM epochs WHERE run = '{SPEC.key}' AND epoch = 3",
@@ -94,13 +94,13 @@ CHANGES = {
     "no epochs": (f"DELETE FROM epochs WHERE run = '{SPEC.key}'", "run {} is marked complete, and has 0 of 3 epochs"),
     "the digest of the run": (
         f"UPDATE runs SET digest = NULL WHERE key = '{SPEC.key}'",
-        "run {} is not what was written",
+        "run {} has changed",
     ),
-    "marked begun": (f"UPDATE runs SET state = 'begun' WHERE key = '{SPEC.key}'", "run {} is not what was written"),
+    "marked begun": (f"UPDATE runs SET state = 'begun' WHERE key = '{SPEC.key}'", "run {} has changed"),
     "epochs of another run": (
         f"UPDATE epochs SET epoch = epoch + 10 WHERE run = '{SPEC.key}'",
         f"UPDATE epochs SET run = '{SPEC.key}' WHERE run = '{OTHER.key}'",
-        "epoch 1 of run {} is not what was written",
+        "epoch 1 of run {} has changed",
     ),
 }
 
@@ -164,7 +164,7 @@ def test_all_that_is_wrong_is_listed(path):
     with Store(path, read_only=True) as store:
         assert sorted(store.damage()) == sorted(
             [
-                f"{path}: epoch 3 of run {SPEC.key} is not what was written",
+                f"{path}: epoch 3 of run {SPEC.key} has changed",
                 f"{path}: run {OTHER.key} is marked complete, and has 0 of 3 epochs",
             ]
         )

@@ -112,7 +112,7 @@ def shown_of_exported(folder):
 
 
 def or_line(show, path):
-    """What is shown; the error where it is refused."""
+    """The shown numbers, or the error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

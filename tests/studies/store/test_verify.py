@@ -1,4 +1,4 @@
-"""`lossaware study verify` and `backup`; the results that the project comes with."""
+"""`lossaware study verify` and `backup`; the results in the repository."""
 
 import json
 import shutil
@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from lossaware import cli
 from lossaware.studies.specs.run_spec import EpochRecord
 from lossaware.studies.specs.study import load_study
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported
+from support.command_line import captured
 
 RESULTS = Path(__file__).parents[3] / "results"
 
 
 def command(capsys, *arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["study", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return stop.value.code, captured.out, captured.err
+    return captured(capsys, "study", *arguments)
 
 
 @pytest.fixture
@@ -42,7 +39,7 @@ def test_the_results_that_the_project_comes_with_are_what_was_written(capsys):
     exported = Exported(RESULTS)
     runs = sum(len(exported.epochs(name)) for name in exported.names())
     epochs = sum(len(records) for name in exported.names() for records in exported.epochs(name).values())
-    assert out == f"{RESULTS}: {runs} runs with {epochs} epochs are what was written.\n"
+    assert out == f"{RESULTS}: {runs} runs with {epochs} epochs are unchanged.\n"
     assert runs > 2000
 
 
@@ -57,7 +54,7 @@ def test_a_folder_of_runs_is_verified(out, capsys):
     code, said, err = command(capsys, "verify", out)
     assert (code, said) == (2, "")
     key = load_study("readings").specs[0].key
-    assert err == f"lossaware: {out / 'results.sqlite'}: epoch 2 of run {key} is not what was written\n"
+    assert err == f"lossaware: {out / 'results.sqlite'}: epoch 2 of run {key} has changed\n"
 
 
 def test_everything_that_is_wrong_is_said(tmp_path, capsys):
@@ -73,9 +70,9 @@ def test_everything_that_is_wrong_is_said(tmp_path, capsys):
     code, said, err = command(capsys, "verify", tmp_path)
     assert (code, said) == (2, "")
     one, other = err.splitlines()
-    changed = f"epoch {fields[1]} of run {fields[0]} is not what was written"
+    changed = f"epoch {fields[1]} of run {fields[0]} has changed"
     assert one == f"lossaware: {first}: {changed}: the file is damaged"
-    assert other.startswith(f"lossaware: {second}: this is not what was written with table12.study.json: its SHA-256")
+    assert other.startswith(f"lossaware: {second}: this file does not match table12.study.json: its SHA-256")
 
 
 def without_digests(path):
@@ -119,7 +116,7 @@ def test_a_format_that_was_changed_is_no_earlier_version(tmp_path, capsys):
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     code, _, err = command(capsys, "verify", tmp_path)
     assert code == 2
-    assert err == f"lossaware: {path}: this is not what was written: its digest is that of other content\n"
+    assert err == f"lossaware: {path}: this file has changed: its digest does not match\n"
 
 
 @pytest.mark.parametrize("make", [False, True])

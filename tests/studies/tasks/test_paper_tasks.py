@@ -37,7 +37,7 @@ MEASURES = {
     "autoeval": {"loss", "loss_cls", "loss_rot", "accuracy", "accuracy_rot"},
     "grounding": {"loss", "loss_span", "loss_highlight", "iou", "iou_50", "iou_70"},
 }
-# What the issue of the paper says of the protocol: epochs and examples a step.
+# The protocol of the paper: epochs and examples per step.
 PROTOCOL = {
     "cifar10": (100, 128),
     "cifar100": (100, 128),
@@ -47,7 +47,7 @@ PROTOCOL = {
     "autoeval": (50, 64),
     "grounding": (50, 16),
 }
-# With what images are standardised: the published statistics of each set; the bags as ImageNet, reconstructions not.
+# Standardisation of the images: the published statistics of each set, ImageNet's for bags, none for reconstructions.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -103,7 +103,7 @@ def test_cuda_a_step_waits_for_nothing(made, name):
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
 def test_real_data_trains_where_it_is(data_folder, tmp_path, name):
-    """With a few steps on the same examples, what is learned of them must show in the loss."""
+    """After some steps on the same examples, the loss must be lower."""
     folder = data_folder
     if name == "grounding":
         folder = tmp_path

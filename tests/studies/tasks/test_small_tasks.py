@@ -1,4 +1,4 @@
-"""The small tasks that need no download: their data, their losses, and what is peculiar to each."""
+"""The small tasks without a download: data, losses, and the special property of each."""
 
 import math
 
@@ -15,7 +15,7 @@ from lossaware.studies.tasks import digits, embeddings
 from lossaware.studies.training.run import run
 from support.examples import tensors_of
 
-# Name, options, and the loss of a network that knows nothing: a uniform guess, or the variance of what is predicted.
+# Name, options, and the loss of an untrained network: a uniform guess, or the variance of the targets.
 TASKS = [
     ("characters", {}, math.log(characters()[1])),
     ("characters", {"network": "gru"}, math.log(characters()[1])),

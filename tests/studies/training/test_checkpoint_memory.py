@@ -1,4 +1,4 @@
-"""A checkpoint takes no memory of its own, neither to write it nor to go on from it."""
+"""A checkpoint takes no additional memory, neither to write it nor to resume from it."""
 
 import sys
 

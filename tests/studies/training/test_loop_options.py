@@ -48,7 +48,7 @@ def trained(monkeypatch):
 
 
 def test_a_step_has_the_mean_of_its_batches(trained):
-    """Of 23 examples, five batches: steps of two, two and one. Two batches of 5 are one of 10, but for rounding."""
+    """23 examples in five batches: steps of two, two and one. Two batches of 5 equal one of 10, up to rounding."""
     whole, whole_steps = trained(batch_size=10, lr=1e-3)
     parts, part_steps = trained(lr=1e-3, training=options(accumulate=2), lga=options(gamma2=0.0))
     assert len(part_steps) == len(whole_steps) == 2 * 2 * 3

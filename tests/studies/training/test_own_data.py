@@ -68,7 +68,7 @@ def test_each_example_once_in_an_order_of_the_seed(records, train):
     assert sorted(epochs[0]) == sorted(epochs[1]) == X.flatten().tolist()
     assert epochs[0] != epochs[1] != sorted(epochs[1])
     again, seen_again = records(data)
-    assert seen_again == seen  # also where the first run has used the loader up to some state of its own
+    assert seen_again == seen  # also if the first run has changed the loader's state
     assert [r.test for r in again] == [r.test for r in first]
     assert records(data, lga=options())[1] == seen
     assert records(data, seed=4)[1] != seen

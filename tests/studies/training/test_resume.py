@@ -35,7 +35,7 @@ def _after_each_epoch(monkeypatch):
 
 @pytest.fixture
 def models(monkeypatch):
-    """The models of all runs, as they were made."""
+    """The models of all runs, in order of creation."""
     made = []
 
     def load(name, chosen):
@@ -52,7 +52,7 @@ def models(monkeypatch):
 
 
 def noisy():
-    """A task that draws from every generator: dropout, augmentation, order; batch normalisation keeps statistics."""
+    """A task that uses every generator: dropout, augmentation, order; batch normalisation has statistics."""
     x = torch.randn(45, 6, generator=torch.Generator().manual_seed(0))
     examples = InMemory((x, (x[:, 0] > 0).long()))
 
@@ -70,7 +70,7 @@ def bits(model):
 
 
 def interrupted(spec, path, *, after, folder=None):
-    """Runs so many epochs with a checkpoint, and no further."""
+    """Runs this number of epochs with a checkpoint, and stops."""
     records = run(spec, folder, checkpoint=Checkpoint(path, spec))
     found = [next(records) for _ in range(after)]
     records.close()
@@ -78,7 +78,7 @@ def interrupted(spec, path, *, after, folder=None):
 
 
 def listening(path, spec):
-    """A checkpoint, and what is heard of it."""
+    """A checkpoint, and its messages."""
     told = []
     return Checkpoint(path, spec, lambda *what: told.append(what)), told
 
@@ -92,8 +92,8 @@ def check_goes_on(spec, path, models, folder=None):
         before = interrupted(spec, path, after=after, folder=folder)
         checkpoint, told = listening(path, spec)
         records = list(run(spec, folder, checkpoint=checkpoint))
-        assert told == [(f"continues after epoch {after} of {spec.epochs}", after)]
-        assert records[:after] == before  # the wall times too
+        assert told == [(f"resumes after epoch {after} of {spec.epochs}", after)]
+        assert records[:after] == before  # also the wall times
         assert exact(records) == expected
         assert bits(models[-1]) == parameters
 
@@ -336,7 +336,7 @@ def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_not_taken(tmp_path
     path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
     checkpoint, told = listening(path, SPEC)
     assert checkpoint.load() is None
-    assert told == [(f"the checkpoint {path} does not say what it belongs to, so the run starts from the beginning", 0)]
+    assert told == [(f"the checkpoint {path} does not name its run, so the run starts from the beginning", 0)]
 
 
 @pytest.mark.parametrize("kind", ["a link to a device", "a link to a checkpoint", "a pipe", "a dangling link"])

@@ -1,4 +1,4 @@
-"""A run: the same numbers each time, the same data without and with LGA, and one line for what is wrong."""
+"""A run: the same numbers each time, the same data without and with LGA, and one-line errors."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ SPEC = RunSpec(task="digits", optimizer="sgd", lr=0.01, seed=3, epochs=2, batch_
 
 
 def numbers(spec, folder=None):
-    """All that is recorded but the wall time, exactly."""
+    """All records except the wall time, exactly."""
     records = [dataclasses.asdict(record) for record in run(spec, folder)]
     for record in records:
         assert record.pop("seconds") > 0
@@ -39,7 +39,7 @@ def numbers(spec, folder=None):
 
 @pytest.fixture
 def with_task(monkeypatch):
-    """Lets runs find this task, whatever the name."""
+    """Makes runs use this task for any name."""
 
     def use(task):
         monkeypatch.setattr(run_module, "load_task", lambda name, options: task)
@@ -82,7 +82,7 @@ def seen(with_task):
 )
 def test_the_same_run_gives_the_same_bits(spec):
     first = numbers(spec)
-    torch.rand(3)  # what happened in the process before must not matter
+    torch.rand(3)  # earlier work in the process must not matter
     assert numbers(spec) == first
     assert numbers(dataclasses.replace(spec, seed=4)) != first
 
@@ -190,7 +190,7 @@ def test_tests_take_as_many_at_a_time_as_the_task_says(with_task):
 
 
 def test_evaluation_leaves_the_model_as_it_is(with_task):
-    """Batch normalisation keeps its statistics, dropout rests, and no graph is kept, while the test set is measured."""
+    """During testing, the statistics of batch normalisation do not change, dropout is off, and there is no graph."""
     modes = []
 
     def measure(model, batch):
@@ -256,7 +256,7 @@ READINGS: dict[str, dict[str, Any]] = {
 
 
 def test_the_readings_of_lga_are_options(with_task):
-    """The letter of Algorithm 1 and the default reading differ in what is recorded."""
+    """Algorithm 1 to the letter and the default reading have different records."""
     letter = options(**READINGS["letter"])
     records = {chosen: list(run(dataclasses.replace(SPEC, lga=chosen), None))[-1] for chosen in (options(), letter)}
     assert [record.lga["statuses"] for record in records.values()] == [2, 30]

@@ -1,4 +1,4 @@
-"""A trial: what a function that trains gets, and what becomes of its reports."""
+"""A trial: its interface for training functions, and its records."""
 
 import json
 from typing import Any
@@ -12,6 +12,7 @@ from lossaware.studies.specs.run_spec import AS_CODED, EpochRecord, RunSpec, fun
 from lossaware.studies.specs.trial_function import check_score, make_trial_function, takes_a_trial
 from lossaware.studies.training.function import rehearse_functions, run_function
 from lossaware.studies.training.trial import Listener, Trial
+from support.quadratic import final_norm, train
 
 
 def spec_of(**changes) -> RunSpec:
@@ -20,21 +21,6 @@ def spec_of(**changes) -> RunSpec:
 
 
 WITH = function_options(1e-3, {})
-
-
-def train(trial):
-    """A quadratic."""
-    p = torch.nn.Parameter(torch.randn(5))
-    optimizer: Any = torch.optim.SGD([p], lr=trial.lr)
-    trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-2)
-    for epoch in trial.epochs(3):
-        for _ in range(2):
-            loss = p.square().sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step(loss=loss)
-        trial.report(epoch, loss=loss, norm=p.norm())
-    return p.norm()
 
 
 def run(tmp_path, function=train, **changes) -> tuple[list[EpochRecord], int]:
@@ -60,19 +46,13 @@ def test_reports_become_records_and_the_return_value_the_score(tmp_path):
 
 
 def test_without_is_the_plain_loop_to_the_bit_and_with_is_not(tmp_path):
-    torch.manual_seed(3)
-    p = torch.nn.Parameter(torch.randn(5))
-    optimizer: Any = torch.optim.SGD([p], lr=0.1)
-    for _ in range(6):
-        optimizer.zero_grad()
-        p.square().sum().backward()
-        optimizer.step()
+    plain = final_norm(lr=0.1, seed=3)
     state = torch.get_rng_state()
     records, _ = run(tmp_path)
-    assert records[-1].test["norm"] == p.norm().item()
+    assert records[-1].test["norm"] == plain
     assert records[-1].lga is None
-    assert run(tmp_path, lga=WITH)[0][-1].test["norm"] != p.norm().item()
-    assert torch.equal(torch.get_rng_state(), state)  # of whoever calls it
+    assert run(tmp_path, lga=WITH)[0][-1].test["norm"] != plain
+    assert torch.equal(torch.get_rng_state(), state)  # of the caller
 
 
 def test_a_seed_is_the_same_in_all_arms_whether_or_not_the_function_sets_it(tmp_path):
@@ -194,7 +174,7 @@ def test_a_score_is_a_number(value):
 
 
 def interrupted(at: int, *, before_report: bool = False):
-    """A function that keeps its sum in its folder, and breaks in an epoch the first time."""
+    """A function that stores its sum in its folder, and fails in an epoch the first time."""
 
     def function(trial):
         file = trial.checkpoint / "sum.json"

@@ -63,11 +63,11 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
     if not runs:
         return []
     if gamma2 == 0:
-        return ["gamma2 is 0: LGA did nothing here."]
+        return ["gamma2 is 0: LGA had no effect here."]
     last = [run[-1].lga or {} for run in runs]
     if all(status.get("open_share") == 0 for status in last):
         fixed = isinstance(gamma2, (int, float))
-        return [f"The gate never opened: LGA did nothing here{f'; {TRY}' * fixed}."]
+        return [f"The gate never opened: LGA had no effect here{f'; {TRY}' * fixed}."]
     if not isinstance(gamma2, (int, float)):
         return []
     sentences = []
@@ -80,7 +80,7 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
     reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
     if reach < SMALL_REACH:
         sentences.append(
-            f"LGA alone could move no weight by as much as {SMALL_REACH:g} in the whole run; its effect grows "
+            f"LGA alone could not change any weight by {SMALL_REACH:g} in the whole run; its effect grows "
             f"with gamma2 and with the number of steps: {TRY}."
         )
     return sentences

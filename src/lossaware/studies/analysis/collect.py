@@ -61,7 +61,7 @@ def show(study: Study, results: Results, launches: Sequence[Launch], *, prefer: 
     if launches and launches[-1].digest != study.digest:
         remarks.append(
             f"The study's file has changed since it was run on {launches[-1].environment.get('date', '?')[:10]}: "
-            "shown is what still belongs to it; what does not is kept."
+            "only runs that still belong to it are shown; the others remain stored."
         )
     table = tabulate(study, results, [launch.overrides for launch in launches], remarks, prefer=prefer)
     return replace(table, provenance=_provenance(table, results))

@@ -250,10 +250,12 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
     if seeds == 0:
         return Verdict("too few seeds to tell", "No seed has a finite score to compare.")
     if seeds == 1:
-        same = " Here both runs scored exactly the same." if pairs.identical else ""
-        return Verdict("too few seeds to tell", f"One seed cannot tell a difference from chance.{same}")
+        same = " Here both runs have exactly the same score." if pairs.identical else ""
+        return Verdict(
+            "too few seeds to tell", f"With one seed, a difference cannot be distinguished from chance.{same}"
+        )
     if pairs.identical:
-        return Verdict("no difference shown", f"Both runs scored exactly the same in each of {seeds} seeds.")
+        return Verdict("no difference shown", f"Both runs have exactly the same score for each of {seeds} seeds.")
 
     lost = pairs.lost_without + pairs.lost_with
     own_p = deciding_p(pairs, higher_is_better=higher_is_better)
@@ -277,8 +279,8 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
             )
         return Verdict("helps" if up else "hurts", evidence)
     if seeds < FEWEST or (seeds < FEW and one_way):
-        way = "both seeds point" if seeds == 2 else f"all {seeds} seeds point"
-        agree = f"Even though {way} the same way, " if one_way else ""
+        way = "both seeds have" if seeds == 2 else f"all {seeds} seeds have"
+        agree = f"Although {way} the same direction, " if one_way else ""
         start = f"{agree}{seeds} seeds are too few to be sure: "
         return Verdict("too few seeds to tell", start[0].upper() + start[1:] + evidence)
     return Verdict("no difference shown", evidence)

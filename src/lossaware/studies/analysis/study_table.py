@@ -205,7 +205,7 @@ class StudyTable:
         if any(math.isfinite(measured.difference) for measured in self.cells.values()):
             parts.append("Difference: measured minus published.")
         if any(m.has_results and m.changed and m.cell.published is not None for m in self.cells.values()):
-            parts.append("Figures under overridden settings are not held against the published ones.")
+            parts.append("Figures with overridden settings are not compared with the published ones.")
         if judged:
             parts.append(
                 f"It is within the 95 % interval of a difference of two means in {sum(judged)} of {len(judged)} cells."

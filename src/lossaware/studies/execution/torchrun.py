@@ -86,7 +86,9 @@ def _end_by_torchrun(team: "_Team") -> None:
 
     def end(number: int, frame: object) -> NoReturn:
         team.is_ended = True
-        raise KeyboardInterrupt("torchrun ends all ranks, as one was killed or failed, or it was stopped itself")
+        raise KeyboardInterrupt(
+            "torchrun stops all ranks, because one of them was killed or failed, or because torchrun itself was stopped"
+        )
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)

@@ -129,7 +129,7 @@ def verify(path: Path) -> dict[str, str]:
     for name, digest in files.items():
         file = beside(path, name)
         if (actual := hashlib.sha256(read_regular(file)).hexdigest()) != digest:
-            raise UsageError(f"{file}: this is not what was written with {path.name}: its SHA-256 is {actual}")
+            raise UsageError(f"{file}: this file does not match {path.name}: its SHA-256 is {actual}")
     return {str(name): str(value) for name, value in content["made_with"].items()}
 
 
@@ -182,7 +182,7 @@ def _content(path: Path) -> dict[str, Any]:
     except MALFORMED as error:
         raise UsageError(f"{path}: its provenance cannot be read ({type(error).__name__}: {error})") from None
     if not unchanged:
-        raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
+        raise UsageError(f"{path}: this file has changed: its digest does not match")
     return content
 
 

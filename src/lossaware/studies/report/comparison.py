@@ -109,7 +109,7 @@ def summarize(
                 it,
                 results,
                 title=f"Running training {task.score} of the last epoch",
-                remark=f"Taken while training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
+                remark=f"Measured during training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
                 margin=margin,
                 failures=failed,
             )
@@ -135,7 +135,7 @@ def summarize(
         sentences = [f"{metric.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
         sections.append(
             report.Section(
-                "How it depends on the learning rate",
+                "Score by learning rate",
                 " ".join(sentences),
                 plots=[report.Plots("", "", plot_scores(_scores(study, compared)))],
             )
@@ -346,4 +346,4 @@ def _training_times(study: Study, results: Results) -> dict[str, str]:
 
 def _time(seconds: Sequence[float]) -> str:
     low, middle, high = quantiles(seconds, n=4)
-    return f"{middle:.3g} s an epoch (half of them {low:.3g} to {high:.3g})"
+    return f"{middle:.3g} s per epoch (half of them {low:.3g} to {high:.3g})"

@@ -149,8 +149,8 @@ def epochs_read(sides: tuple[str, str]) -> str:
     reference, arm = sides
     base, arm = reference.replace("without", "the base"), arm.replace("with LGA", "LGA")
     return (
-        f"Same score after: the share of the epochs after which {arm} reaches the final score of {base}, 100 % where "
-        f"it never does; in brackets the same of {base} itself, which may have passed it earlier."
+        f"Same score after: the share of the epochs after which {arm} reaches the final score of {base}, 100 % if "
+        f"it never does; in brackets the same for {base} itself, which may reach it before the last epoch."
     )
 
 

@@ -25,8 +25,8 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
         return f"run {FEW} seeds or more" if it.count else ""
     if interval is None:
         if it.result.lost_with or it.result.lost_without:
-            return "where a run has no finite score, only the order of the two scores counts"
-        return "both runs scored exactly the same in each seed" if it.result.identical else ""
+            return "if a run has no finite score, only the order of the two scores counts"
+        return "both runs have exactly the same score for each seed" if it.result.identical else ""
     write = show(interval)
     parts = []
     if word in ("helps", "hurts"):
@@ -68,15 +68,15 @@ def tests_behind(compared: Sequence[Comparison]) -> list[str]:
     if len(compared) > 1:
         holm = ", with Holm's correction over the rows of a table (an interval without 0 may not be enough)"
     test = f"Verdicts rest on the paired t-test{holm}"
-    one_way = f"all seeds must point the same way, as with fewer than {FEW} no sign test can be significant"
+    one_way = f"all seeds must have the same direction, because no sign test with fewer than {FEW} can be significant"
     if max(counts) < FEW:
-        parts = [f"{test}; besides, {one_way}."]
+        parts = [f"{test}, and {one_way}."]
     elif min(counts) < FEW:
-        parts = [f"{test}; from {FEW} seeds on, an exact sign-flip test must confirm it; below, {one_way}."]
+        parts = [f"{test}. With {FEW} seeds or more, an exact sign-flip test must confirm it; with fewer, {one_way}."]
     else:
         parts = [f"{test}, checked by an exact sign-flip test."]
     if any(it.result.lost_with or it.result.lost_without for it in compared):
-        parts.append("Where a run has no finite score, the exact sign test decides: the lost run is the worse one.")
+        parts.append("A run without a finite score counts as the worse one, and the exact sign test decides.")
     return parts
 
 
@@ -85,4 +85,4 @@ def estimate_behind(shown: Sequence[Outlook]) -> list[str]:
     if all(it.more_seeds is None or it.is_within_margin for it in shown):
         return []
     chance = f"with a probability of {100 * POWER:.0f} %"
-    return [f"More seeds: so many that a difference as large as seen gets a verdict {chance}."]
+    return [f"More seeds: the number with which a difference of the observed size gets a verdict {chance}."]

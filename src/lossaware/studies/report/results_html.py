@@ -120,7 +120,7 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
     chapters = [
         Chapter(
             "agreement",
-            "Measured beside published",
+            "Measured and published figures",
             [summary.agreement_text(together)],
             summary.agreement_table(rows),
             summary.AGREEMENT_READ,
@@ -155,9 +155,9 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
         ),
         Chapter(
             "files",
-            "Files, and how to show or make them",
+            "Files and commands",
             table=summary.files_table(
-                ("files", "what", "commands"),
+                ("files", "content", "commands"),
                 [
                     (it.pattern or "those of other studies", it.what, "\n".join(it.commands))
                     for it in summary.files(results, tables, list(saved.values()))
@@ -166,7 +166,7 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
         ),
     ]
     return ResultsReport(
-        title="LGA: everything that was measured",
+        title="LGA: all results",
         subtitle=f"lossaware {here['lossaware']} · {here['date'][:10]}",
         lead=summary.lead(together),
         chapters=chapters,
@@ -174,11 +174,11 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
 
 
 HOW_TO_READ = (
-    "In each cell: what was measured, with half the width of its 95 % t-interval where it has three seeds or more (the "
-    "lowest and the highest seed where the interval would be wider than all possible scores); below it the published "
-    "figure, with ≈ where the two agree (see above) and ≠ where they differ, and in brackets measured minus published; "
-    "neither where settings were overridden. Below a cell with LGA stands what the seeds say of it beside the same "
-    "runs without."
+    "Each cell shows the measured value, with half the width of its 95 % t-interval if it has three or more seeds (the "
+    "lowest and the highest seed, if the interval would be wider than all possible scores). Below it are the published "
+    "figure, marked ≈ if the two agree (see above) and ≠ if they differ, and in brackets measured minus published. "
+    "Cells with overridden settings do not show these. Cells with LGA also show the verdict against the same runs "
+    "without LGA."
 )
 
 
@@ -186,7 +186,7 @@ def part(table: StudyTable, measured: Measurements) -> Part:
     """A study, with its plot over the learning rates if it has several."""
     study = table.study
     has_results = summary.is_measured(table)
-    missing = f"Not measured yet. To measure it: lossaware study run {study.name}"
+    missing = f"Not measured yet. To run it: lossaware study run {study.name}"
     return Part(
         name=study.name,
         state=summary.how_much(table) if has_results else "not run",

@@ -54,16 +54,16 @@ def text(folder: Path) -> str:
     rows = summary.counted(tables)
     together = rows[-1].found
     parts = [
-        f"{_MARK} report --out results/{NAME}; what is changed by hand is lost. -->",
+        f"{_MARK} report --out results/{NAME}; changes by hand are overwritten. -->",
         "# Results",
         _paragraph(
-            "What was measured, as data: each study has a CSV of final values, one of epochs, and a JSON with command, "
-            "commit, machine and date of its runs. `lossaware report` shows all of it as one page, `lossaware study "
-            "show NAME` one table. `lossaware study run NAME` takes over the runs that are here and computes only what "
-            "is missing."
+            "This folder contains all measurements. Each study has a CSV file of final values, a CSV file of epochs, "
+            "and a JSON file with the command, commit, machine and date of its runs. `lossaware report` shows all of "
+            "them on one page, `lossaware study show NAME` shows one table. `lossaware study run NAME` uses the runs "
+            "in this folder and computes only the missing ones."
         ),
         "<!-- counts -->",
-        "## Measured beside published",
+        "## Measured and published figures",
         _paragraph(summary.agreement_text(together)),
         grid(summary.agreement_table(rows)),
         _paragraph(summary.AGREEMENT_READ),
@@ -75,7 +75,7 @@ def text(folder: Path) -> str:
         "## Files",
         grid(
             summary.files_table(
-                ("files", "what", "how to show or make it"),
+                ("files", "content", "command"),
                 [
                     (
                         markdown_code(it.pattern) if it.pattern else "those of other studies",

@@ -88,15 +88,17 @@ AGREEMENT_HEADS = (
     "some runs failed",
 )
 AGREEMENT_READ = (
-    "A published figure is itself a mean: of five experiments, in Table 4 of one. A cell agrees if measured minus "
-    "published lies within the 95 % t-interval of a difference of two means, t * s * sqrt(1/n + 1/5). It assumes that "
-    "the paper's runs spread as ours do, since the paper prints no spread. With few seeds the interval is wide. If all "
-    "published figures came from the same distribution as ours, 5 % of the judged cells would still differ by chance. "
-    "The old count asked whether the interval of our mean alone contains the published figure; it is shown for one "
-    "version. One seed or two have no interval, and neither has a figure that is computed from others (mean and "
-    "deviation in Table 5): such cells are counted apart and not judged. In the cells of the last column some runs, or "
-    "all, ended with the accuracy of guessing; a mean over such seeds says little. Cells that were measured under "
-    "other settings than the study's are not held against its published figures. Misprints count as they were printed."
+    "A published figure is a mean of five experiments; in Table 4 it is a single experiment. A cell agrees if the "
+    "difference between measured and published figure is within the 95 % t-interval of a difference of two means, "
+    "t * s * sqrt(1/n + 1/5). The paper does not print standard deviations, so this assumes that its runs vary as much "
+    "as ours. With few seeds the interval is wide. If all published figures came from the same distribution as ours, "
+    "5 % of the compared cells would still differ by chance. The old count, shown for one more version, is the number "
+    "of cells in which the interval of our mean contains the published figure. Cells with one or two seeds do not have "
+    "an interval. Neither do figures that are computed from others (mean and deviation in Table 5). These cells are "
+    "counted separately and not compared. The last column counts cells in which some or all runs ended with the "
+    "accuracy of guessing; a mean over such seeds says little. Cells that were measured with other settings than those "
+    "of the study are not compared with its published figures. Published figures are used as printed, including "
+    "misprints."
 )
 
 
@@ -115,11 +117,11 @@ def agreement_table(rows: Iterable[Row]) -> Table:
         for row in rows
         if (it := row.found).figures
     ]
-    return plain_table("Measured beside published", AGREEMENT_HEADS, counted_rows, total=True)
+    return plain_table("Measured and published figures", AGREEMENT_HEADS, counted_rows, total=True)
 
 
 def by_chance(found: Counts) -> float:
-    """Judged cells that would differ if the published figures came from the same distribution as the measured ones."""
+    """Compared cells that would differ if published and measured figures came from the same distribution."""
     return LEVEL * (found.agree + found.differ)
 
 
@@ -132,10 +134,10 @@ def agreement_text(found: Counts) -> str:
     if judged := found.agree + found.differ:
         sentences.append(
             f"{judged} of them have an interval: {found.agree} agree with the published figure and {found.differ} "
-            f"differ, where {by_chance(found):.1f} would differ by chance. By the old count, {found.contained} agreed."
+            f"differ; {by_chance(found):.1f} would differ by chance. By the old count, {found.contained} agree."
         )
     if found.single:
-        sentences.append(f"{found.single} have none: one seed or two, or computed from others.")
+        sentences.append(f"{found.single} do not have an interval: one or two seeds, or computed from others.")
     return " ".join(sentences)
 
 
@@ -150,13 +152,13 @@ EFFECTS_HEADS = (
     "published (better / same / worse)",
 )
 EFFECTS_READ = (
-    "A pair is two cells that show the same of the same runs, without and with LGA, from the same seeds; the epochs of "
-    "Tables 3, 4, 9 and 10 are none, and neither is Table 13, which has no runs without LGA. The words are those of "
-    "lossaware compare: the paired t-test over seeds, with Holm's correction over the pairs of a study, checked by an "
-    "exact sign-flip test. That cannot come out significant with three to five seeds; then all of them must point one "
-    "way. With fewer than three there are always too few. Pairs with too few seeds, and apart from them those with "
-    "one, are also counted by which figure is the better one, which may be chance; the paper's own pairs in the same "
-    "way, as printed. A run that two tables show counts in both."
+    "A pair is two cells with the same metric and settings, without and with LGA, from the same seeds. The epochs of "
+    "Tables 3, 4, 9 and 10 are not pairs. Table 13 does not have pairs, because it has only runs with LGA. The "
+    "verdicts are those of lossaware compare: the paired t-test over seeds, with Holm's correction over the pairs of a "
+    "study, checked by an exact sign-flip test. With three to five seeds, the sign-flip test can never be significant, "
+    "and all seeds must have the same direction instead. Fewer than three seeds are always too few. For pairs with too "
+    "few seeds, pairs with one seed, and the pairs printed in the paper, the table also counts which figure is better; "
+    "this may be chance. A run that two tables show counts in both."
 )
 
 
@@ -186,19 +188,16 @@ def effects_text(found: Counts) -> str:
             f"In the {found.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
             f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}. "
             f"{found.unsure.total} have too few seeds to tell"
-            + (f": in these {_said(found.unsure)}." if found.unsure.total else ".")
+            + (f"; in these, {_counted(found.unsure)}." if found.unsure.total else ".")
         )
     if found.one_seed.total:
-        sentences.append(f"In the {found.one_seed.total} pairs with one seed, {_said(found.one_seed)}.")
-    sentences.append(f"In the {found.published.total} pairs that the paper prints, {_said(found.published)}.")
+        sentences.append(f"In the {found.one_seed.total} pairs with one seed, {_counted(found.one_seed)}.")
+    sentences.append(f"In the {found.published.total} pairs of the paper, {_counted(found.published)}.")
     return " ".join(sentences)
 
 
-def _said(ways: Ways) -> str:
-    return (
-        f"the figure with LGA is the better one in {ways.better}, the same in {ways.equal} and the worse one in "
-        f"{ways.worse}"
-    )
+def _counted(ways: Ways) -> str:
+    return f"the figure with LGA is better in {ways.better}, equal in {ways.equal} and worse in {ways.worse}"
 
 
 def lead(found: Counts) -> str:
@@ -208,7 +207,7 @@ def lead(found: Counts) -> str:
     ]
     if judged := found.agree + found.differ:
         sentences.append(
-            f"Where seeds give an interval, {found.agree} of {judged} agree with the published figure "
+            f"Of the {judged} with an interval, {found.agree} agree with the published figure "
             f"({by_chance(found):.1f} would differ by chance)."
         )
     if found.judged:
@@ -223,7 +222,7 @@ def lead(found: Counts) -> str:
 
 PICTURES: Mapping[str, tuple[str, str]] = {
     "figure01": (
-        "Figure 1: who reaches the global basin of a one-dimensional landscape",
+        "Figure 1: starting points that reach the global optimum of a one-dimensional landscape",
         "lossaware plot figure01",
     ),
     "figure02": ("Figure 2: training loss of all optimizers, from the runs of Table 1", "lossaware plot figure02"),
@@ -235,7 +234,7 @@ PICTURES: Mapping[str, tuple[str, str]] = {
         'Accuracy on MNIST by learning rate: without, with LGA, with "auto", and the strongest peer',
         "lossaware plot overview",
     ),
-    "theory": ("The theorems held against runs, and runs that break them", "lossaware theory"),
+    "theory": ("The theorems compared with runs, and runs that violate them", "lossaware theory"),
 }
 """Titles of plots, and the commands that make them; those of studies have the study's name."""
 
@@ -246,7 +245,7 @@ def picture_of(saved: Saved) -> tuple[str, str]:
 
 
 def drawn_over_rates(tables: Iterable[StudyTable]) -> set[str]:
-    """The names of plots that ``lossaware plot`` makes of studies with results."""
+    """The names of plots that ``lossaware plot`` makes from studies with results."""
     return {f"{table.study.name}-lr" for table in tables if is_measured(table) and has_rates(table.study)}
 
 
@@ -280,7 +279,7 @@ def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved])
             what, command = picture_of(saved)
             result.append(Files(f"{saved.name}*", what, [command]))
     if (folder / "speed").is_dir():
-        result.append(Files("speed/", "What LGA costs", ["python -m benchmarks.speed"]))
+        result.append(Files("speed/", "The cost of LGA", ["python -m benchmarks.speed"]))
     return result
 
 

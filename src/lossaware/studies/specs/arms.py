@@ -63,7 +63,9 @@ def parse_arms(names: str | Sequence[str]) -> list[Arm]:
     texts = re.split(r",(?![^(]*\))", names) if isinstance(names, str) else list(names)
     arms = [_parse(str(text).strip()) for text in texts]
     if len(arms) < 2:
-        raise UsageError(f"arms must be at least two, separated by commas, got {names!r}; the first is the reference")
+        raise UsageError(
+            f"at least two arms are needed, separated by commas, got {names!r}; the first is the reference"
+        )
     plain = [replace(arm, name="") for arm in arms]
     for number, arm in enumerate(arms):
         if plain[number] in plain[:number] or arm.name in [earlier.name for earlier in arms[:number]]:

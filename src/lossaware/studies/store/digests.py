@@ -54,12 +54,12 @@ def find_change(
         if record.epoch != place:
             return f"epoch {place} of run {spec.key} is missing"
         if epochs is not None and epochs[place - 1] != digests[place - 1][:digits]:
-            return f"epoch {place} of run {spec.key} is not what was written"
+            return f"epoch {place} of run {spec.key} has changed"
     if not spec.is_open_ended and (len(records) > spec.epochs or (complete and len(records) < spec.epochs)):
         marked = "is marked complete, and " if complete else ""
         return f"run {spec.key} {marked}has {len(records)} of {spec.epochs} epochs"
     if epochs is not None and run != (run_digest(spec, digests) if complete else None):
-        return f"run {spec.key} is not what was written: its digest is {run}"
+        return f"run {spec.key} has changed: its digest is {run}"
     return ""
 
 

@@ -161,7 +161,7 @@ class Exported:
             whole = content if file == path.name else read_regular(beside(self.folder / f"{name}{ENDING}", file))
             if (actual := hashlib.sha256(whole).hexdigest()) != digest:
                 raise UsageError(
-                    f"{self.folder / file}: this is not what was written with {name}{ENDING}: its SHA-256 is {actual}"
+                    f"{self.folder / file}: this file does not match {name}{ENDING}: its SHA-256 is {actual}"
                 )
         return result
 
@@ -223,7 +223,7 @@ def _read_study(path: Path) -> _Study:
             raise UsageError(f"{path}: written by another version of lossaware (format {content['format']})")
         has_digests = content["format"] == FORMAT
         if not (is_sealed(content) if has_digests else SEAL not in content):
-            raise UsageError(f"{path}: this is not what was written: its digest is that of other content")
+            raise UsageError(f"{path}: this file has changed: its digest does not match")
         environments = [
             {str(name): str(value) for name, value in made_with.items()} for made_with in content["environments"]
         ]

@@ -65,9 +65,9 @@ class Launch:
             environment = {str(name): str(value) for name, value in plain["environment"].items()}
             return cls(plain["study"], plain["digest"], overrides, environment)
         except ValidationError as error:
-            raise ValueError(f"no launch of a study: {error.errors()[0]['msg']}") from None
+            raise ValueError(f"not a launch of a study: {error.errors()[0]['msg']}") from None
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no launch of a study: {error}") from None
+            raise ValueError(f"not a launch of a study: {error}") from None
 
 
 class Folder:
@@ -101,7 +101,7 @@ class Folder:
             try:
                 content = json.loads(line)
                 if SEAL in content and not is_sealed(content):
-                    raise UsageError(f"{where}: this is not what was written: the file is damaged")
+                    raise UsageError(f"{where}: this has changed: the file is damaged")
                 launches.append(Launch.from_plain(content))
             except MALFORMED:
                 # If a kill cuts a line short, its launch has not executed runs yet.

@@ -101,7 +101,7 @@ class Checkpoint:
         except Exception as error:
             return self.refuse(f"cannot be read safely ({type(error).__name__})")
         if not (isinstance(content, dict) and isinstance(content.get("of"), dict) and "state" in content):
-            return self.refuse("does not say what it belongs to")
+            return self.refuse("does not name its run")
         for name, value in self._of.items():
             if content["of"].get(name) != value:
                 return self.refuse(f"differs in its {name}")

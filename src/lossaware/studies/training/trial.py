@@ -429,4 +429,4 @@ class _Reports:
         more = ""
         if self._is_kept and self._kept is not None:  # otherwise the same command would fail again
             more = f"; {_begin_anew(self._kept.parent)} (report each epoch before saving)"
-        raise UsageError(f"trial.report(epoch, ...): epochs come one after another; it must be {text}{more}")
+        raise UsageError(f"trial.report(epoch, ...): epochs must be consecutive: it must be {text}{more}")

@@ -56,7 +56,7 @@ def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
     shown = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
     lines = [Text(line) for line in shown.explanations] + [Text(line, style="yellow") for line in shown.legend]
     lines += [Text(line, style="dim") for line in shown.below]
-    lines += [Text(f"No room in {width} columns: {', '.join(left_out)}.", style="dim")] if left_out else []
+    lines += [Text(f"Not shown in {width} columns: {', '.join(left_out)}.", style="dim")] if left_out else []
     return Group(Text(), *lines) if lines else Group()
 
 
