@@ -60,7 +60,7 @@ def test_a_table_replaces_nothing_of_another_kind(file, capsys, kind):
         path.mkdir()
     else:
         os.mkfifo(path)
-    assert run("compare", "train.py:train", "--csv", "runs.csv") == 2
+    assert lossaware("compare", "train.py:train", "--csv", "runs.csv") == 2
     assert capsys.readouterr().err == (
         "lossaware: --csv runs.csv exists, but is not a table, and is not overwritten: choose another\n"
     )

@@ -365,7 +365,7 @@ class _Reports:
             content = json.loads(read_regular(self._kept))
             first, record = int(content["first"]), EpochRecord(**content["record"])
             if not is_sealed(content):
-                raise ValueError("this is not what was written")
+                raise ValueError("its digest does not match")
         except (UsageError, *MALFORMED) as error:
             raise UsageError(f"{self._kept}: damaged ({error}); {_begin_anew(folder)}") from None
         if self._record is None and first in (0, 1):
