@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_loaded_after_a_base_that_failed_keeps_its_rate() -
     assert optimizer.param_groups[0]["lr"] == 7.0
 
 
-def test_a_scheduler_sees_and_moves_the_rate_of_the_user() -> None:
+def test_a_scheduler_reads_and_sets_the_rate_of_the_user() -> None:
     params, optimizer, _ = attached(lr=1.0)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     _, gradients, _ = problem()

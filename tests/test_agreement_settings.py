@@ -19,7 +19,7 @@ from support.agreement import RULE, SHAPES, attached, problem
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_a_checkpoint_goes_on_bit_for_bit(name: str) -> None:
+def test_a_checkpoint_resumes_bitwise(name: str) -> None:
     _, gradients, values = problem()
     params, optimizer, lga = attached(name, lr=1e-1)
     for g, loss in zip(gradients[:50], values[:50], strict=True):
@@ -80,7 +80,7 @@ def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
         ({"status_steps": 1}, "status_steps must be an integer of at least 2: got 1"),
     ],
 )
-def test_values_out_of_range_are_told(given_: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_errors(given_: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Agreement(**given_)
 
@@ -152,7 +152,7 @@ def ran(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tup
         (math.inf, 1.0, "no gradient was finite"),
     ],
 )
-def test_a_run_that_pushes_nothing_says_so_once(gradient: float, loss: float, reason: str) -> None:
+def test_a_run_without_pushes_warns_once(gradient: float, loss: float, reason: str) -> None:
     messages, status, moved = ran(gradient, loss)
     assert messages == [f"LGA has made no correction in 100 steps: in the last of them {reason}"]
     assert moved < 1e-6

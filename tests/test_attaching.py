@@ -62,7 +62,7 @@ def test_a_groups_gamma2_is_checked_too(gamma2: Any) -> None:
 
 
 @pytest.mark.parametrize("thing", [None, "sgd", torch.nn.Linear(1, 1), torch.optim.SGD])
-def test_what_is_no_optimizer_is_refused(thing: Any) -> None:
+def test_an_invalid_optimizer_is_refused(thing: Any) -> None:
     with pytest.raises(TypeError, match=r"torch\.optim\.Optimizer"):
         LGA(thing, steps_per_epoch=10)
 
@@ -82,7 +82,7 @@ def test_attaching_twice_is_refused_and_after_detach_is_not() -> None:
     assert (again.status.loss, setup.lga.status.loss) == (3.0, 2.0)
 
 
-def test_a_detached_optimizer_is_what_it_was() -> None:
+def test_a_detached_optimizer_is_restored() -> None:
     setup = Setup()
     plain = torch.optim.SGD([torch.nn.Parameter(START.clone())], lr=0.1)
     setup.lga.detach()
@@ -96,7 +96,7 @@ def test_a_detached_optimizer_is_what_it_was() -> None:
         setup.lga.observe(2.0)
 
 
-def test_the_optimizer_stays_what_it_was() -> None:
+def test_the_optimizer_keeps_its_class() -> None:
     setup = Setup()
     assert str(type(setup.optimizer)) == str(torch.optim.SGD)
     assert not hasattr(setup.optimizer, "_step_supports_amp_scaling")
@@ -121,7 +121,7 @@ def test_context_manager() -> None:
     LGA(optimizer, steps_per_epoch=10)  # also detached after an exception
 
 
-def test_other_hooks_run_beside_it() -> None:
+def test_other_hooks_also_run() -> None:
     setup = Setup()
     seen = []
     setup.optimizer.register_step_pre_hook(lambda *_: seen.append("pre"))
@@ -131,7 +131,7 @@ def test_other_hooks_run_beside_it() -> None:
     assert setup.moved_by(2.0)
 
 
-def test_repr_says_what_it_is() -> None:
+def test_repr_shows_its_settings() -> None:
     setup = Setup(steps_per_epoch=17, gamma2=3e-7, xi=0.02, lower_bound=Momentum(0.8), zero_gradient="rest")
     text = repr(setup.lga)
     for part in ("LGA(", "SGD", "steps_per_epoch=17", "gamma2=3e-07", "eps=0.1", "xi=0.02", "0.8", "backoff", "rest"):
@@ -173,7 +173,7 @@ def test_status_is_frozen_plain_numbers() -> None:
         status.loss = 0.0  # type: ignore[misc]
 
 
-def test_a_lower_bound_of_ones_own() -> None:
+def test_a_custom_lower_bound() -> None:
     class Lowest:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
             return loss if count == 1 else min(lower, loss)

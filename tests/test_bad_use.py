@@ -229,14 +229,14 @@ def test_a_status_that_never_completes(end: str, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(("steps", "steps_per_epoch"), [(120, 120), (130, 120), (20, 120)])
-def test_nothing_is_said_of_runs_that_fit_or_were_trials(
+def test_no_notice_for_runs_that_fit_or_were_trials(
     steps: int, steps_per_epoch: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(steps, steps_per_epoch).detach()
     assert not caplog.records
 
 
-def test_a_resumed_run_counts_what_was_before(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_run_includes_earlier_steps(caplog: pytest.LogCaptureFixture) -> None:
     state = run(90, 100).state_dict()
     optimizer = sgd()
     lga = run(0, 100, optimizer=optimizer)

@@ -39,7 +39,7 @@ def trained(
     [torch.optim.Adam, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True), torch.optim.ASGD],
 )
 @pytest.mark.parametrize("options", [{}, {"gamma2": "auto"}])
-def test_the_base_to_the_bit(make: Callable[..., Any], dtype: torch.dtype, options: dict[str, Any]) -> None:
+def test_bitwise_the_base(make: Callable[..., Any], dtype: torch.dtype, options: dict[str, Any]) -> None:
     plain = trained(None, make, dtype)
     assert torch.equal(trained(Baseline, make, dtype, **options), plain)
     assert not torch.equal(trained(LGA, make, dtype, **{"gamma2": 1e-2, **options}), plain)
@@ -74,7 +74,7 @@ def test_all_three_ways_of_the_loss_are_counted() -> None:
         optimizer.step(loss=1.0)
 
 
-def test_what_lga_refuses_is_refused() -> None:
+def test_lgas_refusals_apply() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([p], lr=0.1)
     cases: tuple[tuple[dict[str, Any], str], ...] = (
@@ -114,7 +114,7 @@ def test_recipes_find_it_and_a_compiled_step_is_the_plain_one() -> None:
     assert "Baseline(SGD)" in repr(lga)
 
 
-def test_its_state_goes_on_and_that_of_lga_is_refused() -> None:
+def test_its_state_loads_and_that_of_lga_is_refused() -> None:
     p = torch.nn.Parameter(torch.ones(3))
     first, second = (Baseline(torch.optim.SGD([p], lr=0.5), steps_per_epoch=7) for _ in range(2))
     optimizer = torch.optim.SGD([p], lr=0.5)

@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize(("loss", "error", "named"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
-def test_what_is_no_loss_is_refused_and_changes_nothing(
+def test_an_invalid_loss_is_refused_and_changes_nothing(
     channel: Callable[[Setup, Any], Any], loss: Any, error: type[Exception], named: str
 ) -> None:
     setup = Setup()

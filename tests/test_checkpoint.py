@@ -42,7 +42,7 @@ def trained(steps: int = 10, **kwargs: Any) -> Any:
 @pytest.mark.parametrize("name", ["sgd", "adam", "asgd"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("stop", [0, 6, 7, 10])
-def test_a_checkpoint_on_disk_goes_on_bit_for_bit(tmp_path: Path, name: str, dtype: torch.dtype, stop: int) -> None:
+def test_a_checkpoint_on_disk_resumes_bitwise(tmp_path: Path, name: str, dtype: torch.dtype, stop: int) -> None:
     """Before any step, just before a status, just after one, and in the middle; read under weights_only."""
     whole = parameters(X, (300,), dtype=dtype)
     optimizer, straight = make(whole, name)
@@ -100,7 +100,7 @@ def test_a_state_dict_is_plain_and_a_copy() -> None:
     assert repr(state) == before  # the saved state does not change during training
 
 
-def test_loading_does_not_keep_hold_of_what_was_given() -> None:
+def test_loading_does_not_keep_a_reference_to_its_argument() -> None:
     state = trained().state_dict()
     before = repr(state)
     params = parameters(X, (300,))
@@ -110,7 +110,7 @@ def test_loading_does_not_keep_hold_of_what_was_given() -> None:
     assert repr(state) == before
 
 
-def test_what_was_observed_before_loading_does_not_count() -> None:
+def test_losses_observed_before_loading_do_not_count() -> None:
     """It belongs to gradients that are in no checkpoint."""
     (p,) = parameters(GRADIENTS[0], (len(GRADIENTS[0]),))
     optimizer: Any = torch_optimizer("sgd", [p])
@@ -196,7 +196,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("thing", [None, [], "checkpoint.pt"])
-def test_what_is_no_state_dict_is_refused(thing: Any) -> None:
+def test_an_invalid_state_dict_is_refused(thing: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="dict"):
         trained(steps=0).load_state_dict(thing)
 
@@ -299,7 +299,7 @@ def old_run(gamma2: Any, values: list[float], start: int = 0, steps: int = 100) 
 
 
 @pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
-def test_a_checkpoint_of_the_first_version_goes_on_to_the_same_numbers(case: Any) -> None:
+def test_a_checkpoint_of_the_first_version_resumes_with_the_same_numbers(case: Any) -> None:
     gamma2, kept, values, mean, expected, statuses = case
     kept, before = copy.deepcopy(kept), copy.deepcopy(kept)
     params, lga, optimizer, go_on = old_run(gamma2, values, start=80)

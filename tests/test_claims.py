@@ -73,7 +73,7 @@ def test_numbers_of_other_tables(shown: dict[str, str]) -> None:
     assert shown["rows"] == f"{sum(row['lga_bound_holds'] == 'True' for row in needed)} of {len(needed)}"
 
 
-def test_what_names_nothing_stops_the_build(tmp_path: Path) -> None:
+def test_a_name_without_a_figure_stops_the_build(tmp_path: Path) -> None:
     wrong = {
         "{measured}`table02 lr=1e-3`": "14 cells are chosen, not one",
         "{measured}`table02 speed=1`": "axis 'speed' does not exist",

@@ -298,7 +298,7 @@ def test_without_a_loss_it_is_the_base_step() -> None:
     assert lga.status.steps_without_loss == 3
 
 
-def test_a_base_that_cannot_be_traced_says_what_to_use() -> None:
+def test_a_base_that_cannot_be_traced_is_refused_with_a_remedy() -> None:
     params = [torch.nn.Parameter(torch.ones(3, 3))]
     optimizer: Any = torch.optim.Adafactor(params, lr=0.01)
     lga = LGA(optimizer, steps_per_epoch=3)

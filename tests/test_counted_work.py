@@ -66,7 +66,7 @@ def operators(optimizer: Any, **step: Any) -> Operators:
     [("sgd", {}), ("adam", {"foreach": True}), ("adamw", {"fused": True}), ("rmsprop", {})],
     ids=["sgd", "adam, foreach", "adamw, fused", "rmsprop"],
 )
-def test_no_operator_beside_the_base_steps(name: str, arguments: dict[str, Any], loss: Tensor) -> None:
+def test_no_operator_in_addition_to_the_base_step(name: str, arguments: dict[str, Any], loss: Tensor) -> None:
     """Reading the loss is not an operation on tensors; the correction is one call of the compiled library."""
     plain, _ = made(name, lga=False, **arguments)
     ours, lga = made(name, lga=True, **arguments)
@@ -125,7 +125,7 @@ def python_calls(optimizer: Any, **step: Any) -> int:
 
 
 @pytest.mark.parametrize("tensors", [1, 200])
-def test_a_closed_gate_is_some_fifty_calls_whatever_the_model(tensors: int) -> None:
+def test_a_closed_gate_is_some_fifty_calls_for_any_model(tensors: int) -> None:
     """About 10 microseconds. Without the check, this grows by one innocent line at a time."""
     plain, _ = made("sgd", lga=False, tensors=tensors)
     ours, _ = made("sgd", lga=True, tensors=tensors)

@@ -109,7 +109,7 @@ def losses() -> list[torch.Tensor]:
 @pytest.mark.cuda
 @pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_host_waits_for_nothing(form: str, bound: Any, losses: list[torch.Tensor]) -> None:
+def test_the_host_does_not_synchronize(form: str, bound: Any, losses: list[torch.Tensor]) -> None:
     params, optimizer = made(**FORMS[form])
     lga = attached(optimizer, bound)
     optimizer.step(loss=losses[0])  # makes states, and compiles the kernel
@@ -124,7 +124,7 @@ def test_the_host_waits_for_nothing(form: str, bound: Any, losses: list[torch.Te
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
-def test_a_captured_graph_goes_on_as_eager_steps_do(bound: Any, losses: list[torch.Tensor]) -> None:
+def test_a_captured_graph_equals_eager_steps(bound: Any, losses: list[torch.Tensor]) -> None:
     params, optimizer = made(capturable=True)
     judge, eager_optimizer = made(capturable=True)
     plain, without = made(capturable=True)
@@ -154,7 +154,7 @@ def test_a_captured_graph_goes_on_as_eager_steps_do(bound: Any, losses: list[tor
 
 
 @pytest.mark.cuda
-def test_a_compiled_step_goes_on_as_eager_steps_do(losses: list[torch.Tensor]) -> None:
+def test_a_compiled_step_equals_eager_steps(losses: list[torch.Tensor]) -> None:
     params, optimizer = made(capturable=True)
     judge, eager_optimizer = made(capturable=True)
     lga, eager = attached(optimizer), attached(eager_optimizer)

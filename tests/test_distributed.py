@@ -276,7 +276,7 @@ def test_without_the_mean_over_ranks_they_drift_apart(ranks: list[dict[str, Foun
 
 
 @pytest.mark.parametrize("scenario", ["float32", "numbers", "numbers and tensors", "observe", "closure", "bfloat16"])
-def test_the_law_sees_the_mean_over_ranks(ranks: list[dict[str, Found]], scenario: str) -> None:
+def test_the_law_uses_the_mean_over_ranks(ranks: list[dict[str, Found]], scenario: str) -> None:
     law = reference.Law(**LGA_ARGUMENTS)
     means = [sum(losses) / len(ranks) for losses in zip(*(rank[scenario]["losses"] for rank in ranks), strict=True)]
     omegas = [law.omega(mean) for mean in means]

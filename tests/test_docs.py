@@ -89,7 +89,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         assert not fetched, f"{page.name} lets the reader's browser fetch {fetched}"
 
 
-def test_what_was_measured_is_shown_with_its_curves_and_what_was_not_is_named(tmp_path: Path) -> None:
+def test_measured_studies_have_curves_and_others_are_named(tmp_path: Path) -> None:
     """On a site of one page, and results from the embedded data."""
     for package in ("sphinx", "furo", "myst_nb"):
         needs(package)
@@ -281,7 +281,7 @@ def test_commands_exist() -> None:
     assert {"pip", "lossaware"} <= kinds
 
 
-def test_how_to_install_is_said_in_one_way() -> None:
+def test_install_instructions_have_one_source() -> None:
     """Messages take the command from `lossaware.extras`, and pages give the same one, of extras that exist."""
     told = re.compile(r"how_to_install\([\"']([^\"']+)[\"']\)")
     extras = set(PROJECT["optional-dependencies"])

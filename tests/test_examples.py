@@ -18,7 +18,7 @@ def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_loop_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plain_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--seeds", "2", "--epochs", "2", "--lrs", "1e-4", "--jobs", "2", "--out", str(tmp_path)]
     shown = compared(capsys, f"{EXAMPLES / 'compare_loop.py'}:train", "--direction", "maximize", *small)
     assert "Accuracy after the last epoch, %" in shown

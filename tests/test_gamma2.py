@@ -192,9 +192,7 @@ def test_noise_alone_ends_it_and_a_falling_loss_lets_it_grow() -> None:
 
 
 @given(strategies, st.integers(1, 6), losses)
-def test_m_never_stands_above_what_the_bound_lets_through(
-    strategy: AutoGamma2, steps: int, values: list[float]
-) -> None:
+def test_m_is_never_above_its_limit(strategy: AutoGamma2, steps: int, values: list[float]) -> None:
     law, state = Law(steps, Zero(), 0.0, strategy), LawState()
     for loss in values:
         before, state = state.statuses, law.advance(state, loss)
@@ -259,7 +257,7 @@ def test_auto_is_the_rule_with_its_own_defaults() -> None:
     assert AutoGamma2().steps_per_status(30) == 25
 
 
-def test_groups_have_scales_of_their_own_and_may_be_left_out() -> None:
+def test_groups_have_their_own_scales_and_may_be_excluded() -> None:
     small, large, out = (nn.Parameter(torch.full((4,), value)) for value in (0.1, 10.0, 1.0))
     groups: list[dict[str, Any]] = [{"params": [small]}, {"params": [large]}, {"params": [out], "gamma2": 0}]
     optimizer: Any = torch.optim.SGD(groups, lr=0.0)
@@ -272,13 +270,13 @@ def test_groups_have_scales_of_their_own_and_may_be_left_out() -> None:
     assert torch.equal(out, torch.ones(4))
 
 
-def test_a_group_with_a_number_of_its_own_is_refused() -> None:
+def test_a_group_with_its_own_number_is_refused() -> None:
     optimizer = torch.optim.SGD([{"params": model().parameters(), "gamma2": 1e-7}], lr=1e-3)
     with pytest.raises(ValueError, match=r"gamma2 of parameter group 0 must be 0.*or absent.*got 1e-07"):
         LGA(optimizer, steps_per_epoch=8, gamma2="auto")
 
 
-def test_the_scale_of_what_starts_at_zero() -> None:
+def test_the_scale_of_zero_parameters() -> None:
     assert scale_of([torch.zeros(5)]) == 0.001
     assert scale_of([torch.full((2,), 3 + 4j), torch.zeros(2)]) == pytest.approx(math.sqrt(50 / 4))
 
@@ -288,7 +286,7 @@ def test_the_scale_of_16_bits_is_measured_in_float32() -> None:
     assert scale_of([torch.full((10_000,), 1000.0, dtype=torch.float16)]) == pytest.approx(1000.0, rel=1e-4)
 
 
-def test_optax_pushes_nothing_below_0_whatever_has_grown() -> None:
+def test_optax_does_not_push_below_0_for_any_factor() -> None:
     """Without the check: m overflowed in float32 at step 8,500, and pushed at full size through a closed gate."""
     jax, optax = needs("jax"), needs("optax")
     jnp = jax.numpy

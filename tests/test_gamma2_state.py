@@ -108,7 +108,7 @@ def test_where_a_scaler_skips_a_fused_step_the_means_stay() -> None:
         torch.testing.assert_close(optimizer.state[p][MEAN], torch.full((3,), mean))
 
 
-def test_sparse_gradients_are_read_as_they_are() -> None:
+def test_sparse_gradients_are_read_directly() -> None:
     table = nn.Embedding(4, 2, sparse=True)
     with torch.no_grad():
         table.weight.fill_(1.0)
@@ -152,7 +152,7 @@ def auto(optimizer: torch.optim.Optimizer) -> LGA:
     return LGA(optimizer, steps_per_epoch=8, gamma2=SHORT)
 
 
-def test_a_checkpoint_goes_on_to_the_same_bits() -> None:
+def test_a_checkpoint_resumes_with_the_same_bits() -> None:
     whole, parted = trained(auto, 40), trained(auto, 40, resume_at=22)
     assert all(torch.equal(a, b) for a, b in zip(whole, parted, strict=True))
     assert not torch.equal(whole[0], trained(lambda o: LGA(o, steps_per_epoch=8, gamma2=0.0), 40)[0])

@@ -106,11 +106,11 @@ def errors() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_a_gpu_forbids_is_forbidden(errors: dict[str, str], name: str) -> None:
+def test_operations_that_a_gpu_forbids(errors: dict[str, str], name: str) -> None:
     assert FORBIDDEN[name][1] in errors[name].splitlines()[-1]
 
 
-def test_what_a_gpu_allows_is_allowed() -> None:
+def test_operations_that_a_gpu_allows() -> None:
     said = in_script(
         """
 net = torch.nn.Linear(3, 2).to("cuda")
@@ -245,7 +245,7 @@ def states(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_path: Path, tiny_mnist: Path) -> None:
+def test_a_session_does_everything_and_the_next_one_only_missing_parts(tmp_path: Path, tiny_mnist: Path) -> None:
     out = tmp_path / "out"
     first = session(SMALL, tiny_mnist, out)
     said, errors = first.communicate()
@@ -268,7 +268,7 @@ def test_a_session_does_everything_and_the_next_one_only_what_is_missing(tmp_pat
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist: Path, how: signal.Signals) -> None:
+def test_an_interrupted_session_keeps_its_results(tmp_path: Path, tiny_mnist: Path, how: signal.Signals) -> None:
     """A part that takes too long does not stop the others, a failed one is reported, and a study resumes."""
     out = tmp_path / "out"
     first = session(CUT, tiny_mnist, out)
@@ -294,7 +294,7 @@ def test_a_session_that_is_cut_off_keeps_what_it_has(tmp_path: Path, tiny_mnist:
     assert (out / "results" / "table01.csv").exists()
 
 
-def test_a_session_without_time_or_gpu_says_so(tmp_path: Path) -> None:
+def test_a_session_without_time_or_gpu_is_an_error(tmp_path: Path) -> None:
     late = session(CUT, tmp_path, tmp_path / "out", "--minutes", "1")
     said, _ = late.communicate()
     assert late.returncode == 1

@@ -102,7 +102,7 @@ def run(p: nn.Parameter, optimizer: Any, steps: range) -> None:
 
 
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
-def test_a_run_goes_on_to_the_same_bits(dtype: torch.dtype) -> None:
+def test_a_run_resumes_with_the_same_bits(dtype: torch.dtype) -> None:
     p, optimizer, lga = fresh(dtype)
     run(p, optimizer, range(7))
     file = io.BytesIO()
@@ -200,7 +200,7 @@ def test_optax_widens_the_means_of_an_older_version(dtype: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
-def test_means_of_gradients_with_a_graph_have_none() -> None:
+def test_means_of_gradients_with_a_graph_do_not_have_one() -> None:
     """Without the check: each mean holds the graphs of all steps so far."""
     p = torch.nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.1)

@@ -73,7 +73,7 @@ def test_a_new_group_is_measured_when_it_comes_also_in_place_of_another() -> Non
     assert moves(optimizer, [params[1], new]) == pytest.approx([REACH, REACH * 5], rel=1e-6)
 
 
-def test_a_parameter_that_is_gone_leaves_no_scale_behind() -> None:
+def test_a_deleted_parameter_has_no_scale() -> None:
     params, optimizer, lga = made(0.1, 1.0)
     optimizer.param_groups.pop(0)
     optimizer.state.clear()
@@ -170,7 +170,7 @@ def test_a_checkpoint_of_other_groups_is_refused(order: tuple[str, ...], sizes: 
 
 
 @pytest.mark.parametrize("groups", [None, {}, [1.0, "x"], [{"scale": math.nan}, {"scale": 1.0}], [{}, {}], [True, 1.0]])
-def test_scales_that_are_none_are_refused(groups: Any) -> None:
+def test_invalid_scales_are_refused(groups: Any) -> None:
     _params, _optimizer, lga = made(1.0, 2.0)
     with pytest.raises(ValueError, match=r"groups in LGA's state_dict|scale of a group in LGA's state_dict"):
         lga.load_state_dict({**lga.state_dict(), "groups": groups})
@@ -227,7 +227,7 @@ def test_with_auto_a_groups_own_number_is_refused_when_it_comes() -> None:
 
 
 @pytest.mark.parametrize("own", [1, 2.5e-3, 0, 0.0, torch.tensor(1e-3).item()])
-def test_what_may_be_a_groups_gamma2(own: Any) -> None:
+def test_valid_values_of_a_groups_gamma2(own: Any) -> None:
     p = filled(1.0)
     optimizer = torch.optim.SGD([{"params": [p], "gamma2": own}], lr=0.0)
     LGA(optimizer, steps_per_epoch=10, gamma2=5.0, xi=1.0)
@@ -260,7 +260,7 @@ def test_a_groups_gamma2_in_a_checkpoint_counts() -> None:
         moves(optimizer, [p])
 
 
-def test_after_detach_a_checkpoint_is_read_as_it_is() -> None:
+def test_after_detach_a_checkpoint_is_read_unchanged() -> None:
     p = filled(1.0)
     optimizer = torch.optim.SGD([{"params": [p], "gamma2": 0.0}], lr=0.0)
     LGA(optimizer, steps_per_epoch=10).detach()

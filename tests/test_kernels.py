@@ -249,7 +249,7 @@ def test_a_closed_gate_reads_no_gradient(kernels: Any) -> None:
     assert torch.equal(p, torch.ones(4))
 
 
-def test_table_is_written_anew_only_when_something_moved(kernels: Any) -> None:
+def test_table_is_rewritten_only_after_changes(kernels: Any) -> None:
     made, _ = launcher(kernels)
     p, g = torch.ones(9000), torch.ones(9000)
     made.step([([(p, g, None)], 1e-3, False)], scalar(2.0), None)
@@ -272,7 +272,7 @@ def test_a_default_device_of_the_user_is_not_that_of_the_table(kernels: Any) -> 
     assert (p < 1).all()
 
 
-def test_what_the_kernel_does_not_take(kernels: Any) -> None:
+def test_unsupported_by_the_kernel(kernels: Any) -> None:
     class Own:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
             return lower

@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_part_imports_what_lies_above_it(path: Path) -> None:
+def test_no_part_imports_from_above(path: Path) -> None:
     module = ".".join(["lossaware", *path.relative_to(PACKAGE).with_suffix("").parts])
     here = part(module)
     if here == "cli" or module in ("lossaware.__main__", "lossaware.__init__"):  # the latter names all that is public
@@ -94,7 +94,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-def test_what_a_user_reads_first_is_short() -> None:
+def test_the_readme_is_short() -> None:
     path = PACKAGE / "lga.py"
     text = path.read_text(encoding="utf-8")
     (lga,) = (node for node in ast.parse(text).body if isinstance(node, ast.ClassDef) and node.name == "LGA")
@@ -131,7 +131,7 @@ METHOD = sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "correction").glob("*.py")])
 
 
 @pytest.mark.parametrize("path", METHOD, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_of_the_method_uses_what_is_private_to_another(path: Path) -> None:
+def test_no_module_of_the_method_uses_private_names_of_another(path: Path) -> None:
     """Names with an underscore that belong to the package; those of torch are another matter."""
     private = set()
     for other in METHOD:

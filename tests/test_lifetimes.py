@@ -157,7 +157,7 @@ def test_trials_in_one_process_do_not_pile_up() -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_compiled_step_frees_them_too(backend: str) -> None:
+def test_a_compiled_step_also_frees_them(backend: str) -> None:
     model, optimizer, lga = made()
     step = lga.compile(backend=backend)
     watched = [weakref.ref(thing) for thing in (optimizer, lga)]
@@ -173,7 +173,7 @@ def test_a_compiled_step_frees_them_too(backend: str) -> None:
 
 
 @pytest.mark.parametrize("way", [by_loss, by_closure])
-def test_lga_lives_as_long_as_the_optimizer_where_nobody_keeps_it(way: Callable[..., None]) -> None:
+def test_lga_lives_as_long_as_the_optimizer_without_a_reference(way: Callable[..., None]) -> None:
     moved: list[torch.Tensor] = []
     for keep in (True, False):
         torch.manual_seed(0)
@@ -188,7 +188,7 @@ def test_lga_lives_as_long_as_the_optimizer_where_nobody_keeps_it(way: Callable[
     assert torch.equal(*moved)
 
 
-def test_what_is_said_where_the_optimizer_is_gone() -> None:
+def test_messages_without_the_optimizer() -> None:
     model, optimizer, lga = made()
     by_loss(model, optimizer, lga)
     status = lga.status

@@ -71,7 +71,7 @@ def test_a_usual_run_reports_nothing(gamma2: Any) -> None:
     assert train(falling(2.3, 0.3), gamma2=gamma2)[0] == []
 
 
-def test_the_status_tells_why_the_gate_is_closed() -> None:
+def test_the_status_says_why_the_gate_is_closed() -> None:
     def gate(*losses: float) -> str:
         gate: str = train(losses, steps_per_epoch=2, lower_bound="average")[1].gate
         return gate
@@ -84,7 +84,7 @@ def test_the_status_tells_why_the_gate_is_closed() -> None:
 
 
 @pytest.mark.parametrize("steps", [500, 70_000])
-def test_auto_does_not_push_below_0_whatever_has_grown(steps: int) -> None:
+def test_auto_does_not_push_below_0_for_any_factor(steps: int) -> None:
     """Without the check: its factor grows without bound, overflows, and then pushes through a closed gate."""
     losses = [-1.0 - 0.01 * i for i in range(steps)]
     _, status, p = train(losses, gamma2="auto", steps_per_epoch=1)

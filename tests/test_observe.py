@@ -237,7 +237,7 @@ def test_a_step_that_a_scaler_skips_does_not_count(order: str, to_none: bool) ->
 
 
 @pytest.mark.parametrize("observe_first", [True, False], ids=["observe-backward", "backward-observe"])
-def test_gradients_that_somebody_else_sets_to_none(observe_first: bool) -> None:
+def test_gradients_that_others_set_to_none(observe_first: bool) -> None:
     """As ``model.zero_grad()`` does. Without the check: 25.9 instead of 1.8."""
     setup = Setup()
     for step in range(3):
@@ -263,7 +263,7 @@ def test_a_loss_that_is_skipped_after_the_backward_pass_of_another_does_not_coun
     assert setup.lga.status.loss == pytest.approx(1.8, rel=1e-6)
 
 
-def test_numbers_count_beside_losses_with_a_graph() -> None:
+def test_numbers_and_losses_with_a_graph_count() -> None:
     setup = Setup()
     setup.lga.observe(1.0)
     loss = loss_of(setup, 3.0)
@@ -335,7 +335,7 @@ def test_a_loss_in_the_place_of_the_closure(given: Any) -> None:
 
 
 @pytest.mark.parametrize("step", OBSERVED_IN_CLOSURE.values(), ids=OBSERVED_IN_CLOSURE)
-def test_what_is_observed_in_a_closure_counts_and_not_what_it_returns(step: Callable[[Setup], Any]) -> None:
+def test_losses_observed_in_a_closure_count_instead_of_its_result(step: Callable[[Setup], Any]) -> None:
     """Trainers such as Lightning's return from their closures the loss of the last micro-batch over their number."""
     setup = Setup()
     step(setup)
@@ -346,7 +346,7 @@ def test_what_is_observed_in_a_closure_counts_and_not_what_it_returns(step: Call
     assert (setup.lga.status.loss, setup.lga.status.steps) == (1.5, 2)
 
 
-def test_what_is_forgotten_counts_nowhere() -> None:
+def test_a_forgotten_loss_does_not_count() -> None:
     """A batch that is skipped after its loss was observed, with gradients of zero, so that nothing else shows this."""
     params = [torch.nn.Parameter(torch.ones(2))]
     optimizer: Any = torch.optim.SGD(params, lr=0.1)

@@ -93,7 +93,7 @@ def test_zero_gradients_can_rest(problem: Problem) -> None:
     check_trajectory(problem, "sgd", "progressive", 7, "rest")
 
 
-def test_a_lower_bound_of_ones_own_runs_compiled(problem: Problem) -> None:
+def test_a_custom_lower_bound_runs_compiled(problem: Problem) -> None:
     class Decade:
         def update(self, lower: Any, loss: Any, count: Any) -> Any:
             return lower + (loss - lower) * 0.1 / count
@@ -134,7 +134,7 @@ def test_a_closed_gate_is_the_base_step_bit_for_bit() -> None:
     np.testing.assert_array_equal(np.signbit(updates[:4]), np.signbit(-gradients[:4]))
 
 
-def test_nans_are_no_part_of_it() -> None:
+def test_nans_are_not_included() -> None:
     """Under jax_debug_nans a NaN that any compiled or single operation gives is an error."""
     solver = loss_aware(optax.sgd(0.1), steps_per_epoch=2)
     with jax.debug_nans(True):
@@ -185,7 +185,7 @@ def test_scan_carries_the_state(problem: Problem) -> None:
     assert vars(status(scanned[1])) == pytest.approx(vars(status(looped[1])), rel=1e-6)
 
 
-def test_counters_count_beyond_what_float32_can() -> None:
+def test_counters_count_beyond_float32() -> None:
     solver = loss_aware(optax.sgd(0.1), steps_per_epoch=1)
     state = solver.init(jnp.ones(3))
     many = jnp.int32(2**24)
@@ -312,7 +312,7 @@ def test_status_of_something_else() -> None:
     ],
 )
 @pytest.mark.parametrize("wrap", [lambda solver: solver, lambda solver: multi_steps(solver, 2)])
-def test_a_loss_that_is_none(wrap: Any, value: Any, error: type[Exception], message: str) -> None:
+def test_invalid_losses(wrap: Any, value: Any, error: type[Exception], message: str) -> None:
     solver = wrap(loss_aware(optax.sgd(0.1), steps_per_epoch=10))
     with pytest.raises(error, match=message):
         solver.update(jnp.ones(3), solver.init(jnp.ones(3)), value=value)
@@ -349,12 +349,12 @@ def test_hyperparameters_out_of_range(settings: dict[str, Any], message: str) ->
         loss_aware(optax.sgd(0.1), **{"steps_per_epoch": 10, **settings})
 
 
-def test_a_base_that_is_none() -> None:
+def test_an_invalid_base() -> None:
     with pytest.raises(TypeError, match=r"base must be an optax optimizer, for example optax.sgd\(1e-3\): got float"):
         loss_aware(0.1, steps_per_epoch=10)
 
 
-def test_lossaware_alone_does_not_import_jax_and_without_optax_the_error_says_what_to_install() -> None:
+def test_lossaware_does_not_import_jax_and_names_the_missing_optax() -> None:
     done = run_python(
         "import sys, lossaware; print({'jax', 'optax', 'flax'} & set(sys.modules));"
         "sys.modules['optax'] = None; import lossaware.optax"

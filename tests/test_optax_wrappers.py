@@ -99,7 +99,7 @@ def test_injected_hyperparameters_can_be_scheduled_and_set(problem: Problem) -> 
     assert step._cache_size() == 1
 
 
-def test_a_gamma2_that_adapts_by_itself_beside_injected_hyperparameters() -> None:
+def test_gamma2_auto_with_injected_hyperparameters() -> None:
     """A text is not a hyperparameter to inject."""
     injected = optax.inject_hyperparams(loss_aware)(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)
     plain = loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2="auto", xi=0.5)

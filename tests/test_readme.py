@@ -31,9 +31,7 @@ def test_the_first_lines_are_those_of_the_script() -> None:
     assert "optimizer.step(loss=loss)" in PYTHON[1]
 
 
-def test_a_task_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_user_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     command = next(line for line in QUICKSTART.splitlines() if line.startswith("lossaware compare my_task.py:build"))
     blocks = re.findall(r"```python\n(.*?)```", QUICKSTART, re.DOTALL)
     (tmp_path / "my_task.py").write_text(next(code for code in blocks if "def build()" in code))
@@ -68,6 +66,6 @@ def test_it_is_short_and_its_first_screen_has_a_picture() -> None:
     assert README[: picture.start()].count("\n") < 15
 
 
-def test_the_command_of_the_comparison_names_what_is_there() -> None:
+def test_the_command_of_the_comparison_shows_its_runs() -> None:
     name, function = re.findall(r"`lossaware compare (\S+):(\w+) ", README)[0]
     assert f"def {function}(trial" in (ROOT / name).read_text()

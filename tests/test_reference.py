@@ -42,7 +42,7 @@ def test_the_base_optimizers_are_torchs(name: str, kwargs: dict[str, object]) ->
         assert (judge.mu < 1) == ("t0" in kwargs)
 
 
-def test_the_law_by_hand_with_one_status_a_step() -> None:
+def test_the_law_by_hand_with_one_status_per_step() -> None:
     """Algorithm 1 to the letter, log base 10: w_1 = 1 / log10(11), w_2 = 1 / log10(12), w_3 = 1 / log10(13)."""
     law = reference.Law(steps_per_epoch=1, gamma2=1.0)
     w1, w2, w3 = (1 / math.log10(n) for n in (11, 12, 13))
@@ -59,7 +59,7 @@ def test_the_law_by_hand_with_one_status_a_step() -> None:
     assert (law.factor, law.statuses) == (0.1, 3)
 
 
-def test_the_law_by_hand_with_three_steps_a_status() -> None:
+def test_the_law_by_hand_with_three_steps_per_status() -> None:
     law = reference.Law(steps_per_epoch=3, gamma2=1.0, lower_bound=reference.average(), backoff=0.5)
     assert [law.omega(f) for f in (3.0, 2.0)] == [3.0, 2.0]  # L_0 = 0
     assert law.omega(math.nan) == 0.0

@@ -159,7 +159,7 @@ def test_a_derived_rule_needs_two_methods(library: str) -> None:
 
 
 @pytest.mark.parametrize("library", ["numbers", "torch", "jax"])
-def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> None:
+def test_auto_does_not_push_if_omega_is_0_for_any_m(library: str) -> None:
     """Without the check: a factor that has overflowed times 0 is NaN."""
     ops: Any = {"numbers": HOST, "torch": torch}.get(library) or needs("jax").numpy
     number: Any = {"numbers": float, "torch": torch.tensor}.get(library) or ops.asarray
@@ -168,7 +168,7 @@ def test_auto_pushes_nothing_where_omega_is_0_whatever_m_is(library: str) -> Non
         assert float(AutoGamma2().step_size(state, ops)) == 0.0
 
 
-def test_auto_pushes_nothing_where_u_is_below_0_whatever_the_lower_bound_is() -> None:
+def test_auto_does_not_push_if_u_is_below_0_for_any_lower_bound() -> None:
     """Without the check: L is below such losses, and Omega is not a share of U."""
     p = nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.0)
@@ -240,7 +240,7 @@ def test_the_largest_push_of_auto_depends_on_no_xi(xi: float) -> None:
         (-1.0, 0.0, 1.0, 0.0),
     ],
 )
-def test_what_auto_reports_as_gamma2(upper: float, origin: float, factor: float, gamma2: float) -> None:
+def test_gamma2_reported_by_auto(upper: float, origin: float, factor: float, gamma2: float) -> None:
     """The size over U, counted from where L starts; 0 where U is not above that."""
     state = LawState(upper=upper, origin=origin, gamma2_factor=factor)
     assert AutoGamma2().gamma2(state, 3.0, HOST) == gamma2
@@ -297,7 +297,7 @@ def test_a_rule_says_whether_groups_may_have_their_own() -> None:
 
 
 @pytest.mark.parametrize("needs_statuses", [True, False])
-def test_a_rule_says_whether_a_run_without_a_status_is_worth_a_warning(
+def test_a_rule_decides_whether_a_run_without_a_status_warns(
     needs_statuses: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     rule: Any = Outside()
@@ -318,7 +318,7 @@ class Falling(Derived):
         return state.gamma2_factor * 0.5
 
 
-def test_what_a_rule_does_not_say(caplog: pytest.LogCaptureFixture) -> None:
+def test_defaults_of_a_rule(caplog: pytest.LogCaptureFixture) -> None:
     """It needs the length of an epoch, and neither back-offs nor missing statuses are reported."""
     caplog.set_level(logging.INFO, "lossaware")
     with pytest.raises(TypeError, match="steps_per_epoch"):
@@ -389,7 +389,7 @@ def test_mistakes_are_one_line(rule: Any, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_nothing_asks_for_the_class_of_a_rule() -> None:
+def test_no_code_depends_on_the_class_of_a_rule() -> None:
     """Except the kernel, which has the arithmetic of two of them, in one documented place."""
     folder = Path(lossaware.__file__).parent
     asking = re.compile(r"isinstance\([^)]*\b(AutoGamma2|SelfSet|BackOff)\b")

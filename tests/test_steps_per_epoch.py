@@ -84,7 +84,7 @@ def test_the_notice_of_runs_without_a_status_has_the_new_length(
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, "3", None])
-def test_what_is_not_a_length_is_refused_and_changes_nothing(steps: Any) -> None:
+def test_an_invalid_length_is_refused_and_changes_nothing(steps: Any) -> None:
     _, _, lga = start()
     with pytest.raises(ValueError, match="steps_per_epoch must be an integer of at least 1: got"):
         lga.steps_per_epoch = steps

@@ -105,7 +105,7 @@ def test_2_one_broken_micro_batch_breaks_the_steps_loss() -> None:
 # 9. Clipping ------------------------------------------------------------------------------------------------------
 
 
-def test_9_phi_reads_gradients_as_they_are_when_the_optimizer_steps() -> None:
+def test_9_phi_reads_gradients_when_the_optimizer_steps() -> None:
     """Clipped before the step: the correction is that of the clipped gradients, and larger.
 
     Without the check, LGA could as well have read them in backward; this is the documented order.

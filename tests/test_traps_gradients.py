@@ -113,7 +113,7 @@ def test_5_gradients_from_before_the_base_replaced_them(base: type[DecaysInPlace
     np.testing.assert_allclose(flat(params), final(GRADIENTS, list(LOSSES), weight_decay=0.5), rtol=1e-12)
 
 
-def test_5_a_step_without_gradients_does_not_tell_what_a_base_does() -> None:
+def test_5_a_step_without_gradients_does_not_classify_the_base() -> None:
     """Without the check: it would be treated as one that does not change gradients, and be refused when it does."""
     params = parameters(X, (12,))
     optimizer: Any = DecaysThroughData(params)

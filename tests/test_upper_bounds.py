@@ -249,7 +249,7 @@ def test_the_unit_of_the_loss_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 5, 29, 31, 45])
-def test_a_checkpoint_goes_on_bit_for_bit(stop: int) -> None:
+def test_a_checkpoint_resumes_bitwise(stop: int) -> None:
     def run(steps: range, p: Any, kept: Any = None) -> Any:
         optimizer: Any = torch.optim.SGD([p], lr=0.1)
         lga = LGA(optimizer, steps_per_epoch=7, gamma2=1e-3, upper_bound=RunningLevel(memory=3))
@@ -302,7 +302,7 @@ def expected_with_highest(x: Any, gradients: list[Any], losses: list[float]) -> 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_object_of_ones_own(way: str) -> None:
+def test_a_custom_object(way: str) -> None:
     rng = np.random.default_rng(0)
     x, gradients, losses = rng.normal(size=11), list(rng.normal(size=(40, 11))), OTHERS["rising"][:1200:30]
     expected = expected_with_highest(x, gradients, losses)
@@ -313,7 +313,7 @@ def test_an_object_of_ones_own(way: str) -> None:
     assert status.upper_bound == max(losses)
 
 
-def test_an_object_of_ones_own_in_optax() -> None:
+def test_a_custom_object_in_optax() -> None:
     jax, optax = needs("jax"), needs("optax")
     from lossaware.optax import loss_aware
 

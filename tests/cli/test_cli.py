@@ -144,7 +144,7 @@ def test_version_and_help(capsys):
     assert "--no-" not in shown.replace("--no-verify", "")
 
 
-def test_help_imports_only_what_the_package_itself_does():
+def test_help_imports_only_what_the_package_does():
     """Help must come at once; reading the package's own version and errors is all it may cost."""
     done = subprocess.run(
         [
@@ -167,7 +167,7 @@ def test_help_imports_only_what_the_package_itself_does():
     assert not any(name.startswith("lossaware.studies.") for name in loaded)
 
 
-def test_reader_that_leaves_early_is_no_error():
+def test_a_reader_that_stops_early_is_not_an_error():
     process = started("optimizers")
     assert process.stdout is not None
     process.stdout.close()
@@ -216,7 +216,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch, capsys):
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_stops_with_one_line_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_stops_with_one_line_and_the_same_command_continues(tmp_path):
     (tmp_path / "slow.py").write_text(
         """
 import time, torch

@@ -121,7 +121,7 @@ def test_more_seeds_keep_the_first_ones():
 # --- what comes of them ---------------------------------------------------------------------------------------------
 
 
-def test_table_holds_what_the_runs_gave(done):
+def test_table_contains_the_results_of_the_runs(done):
     """Each run again, in this process: the same numbers, bit for bit, in the rows they belong to."""
     outcome, out = done
     test, train = outcome.tables
@@ -146,7 +146,7 @@ def test_table_holds_what_the_runs_gave(done):
     assert train.records[0]["without"]["mean"] == pytest.approx(sum(first) / 2)
 
 
-def test_report_says_what_was_run(done):
+def test_report_shows_the_runs(done):
     outcome, out = done
     page = (out / "report.html").read_text()
     assert "Does LGA help on digits?" in page
@@ -188,7 +188,7 @@ def test_json_is_strict_and_complete(done):
     assert read["facts"]["Settings"]["optimizers"] == "sgd, adam"
 
 
-def test_more_seeds_run_only_what_is_missing(engine, tmp_path):
+def test_more_seeds_execute_only_missing_runs(engine, tmp_path):
     carried_out(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 16
     carried_out(small(seeds=3), tmp_path, engine=engine)
@@ -196,7 +196,7 @@ def test_more_seeds_run_only_what_is_missing(engine, tmp_path):
     assert len(engine.executed) == 24
 
 
-def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
+def test_a_failed_run_is_reported_and_the_others_continue(engine, tmp_path):
     engine.broken_seed = 1
     outcome = carried_out(SMALL, tmp_path, engine=engine)
     assert {spec.seed for spec, _ in outcome.failures} == {1}
@@ -211,7 +211,7 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(engine, tmp_path):
     assert len(engine.executed) == 4
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(engine, tmp_path):
+def test_ctrl_c_keeps_finished_epochs_and_says_how_to_continue(engine, tmp_path):
     engine.stop_after = 5
     with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* Run the same command again"):
         carried_out(SMALL, tmp_path, engine=engine)
@@ -241,7 +241,7 @@ def test_progress_in_plain_lines(engine, tmp_path):
     assert lines[2].startswith("8 runs to do, 16 already finished")
 
 
-def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, monkeypatch):
+def test_a_resumed_run_is_reported_and_does_not_affect_the_estimate(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     spec = spec_of("sgd", 0.01, 0, with_lga=False)
@@ -259,7 +259,7 @@ def test_a_run_that_goes_on_is_told_and_does_not_spoil_the_time_left(tmp_path, m
     assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
 
 
-def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path, monkeypatch):
+def test_the_estimate_ignores_the_time_before_the_first_step(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     spec = dataclasses.replace(spec_of("sgd", 0.01, 0, with_lga=False), epochs=10)
@@ -273,7 +273,7 @@ def test_the_time_left_does_not_count_what_passed_before_the_first_step(tmp_path
     assert lines.getvalue().splitlines()[1] == "0 of 1 run done, about 1 min 30 s left."
 
 
-def test_a_diverging_run_is_told(tmp_path):
+def test_a_diverging_run_is_reported(tmp_path):
     wild = small(optimizers=["sgd"], lrs=[1e30], seeds=1)
     outcome = carried_out(wild, tmp_path)
     page = (tmp_path / "report.html").read_text()
@@ -308,7 +308,7 @@ def test_a_setting_that_a_study_could_not_have_is_one_line():
         small(epochs=2_000_000)
 
 
-def test_check_accepts_what_runs():
+def test_check_accepts_valid_runs():
     check(SMALL.specs, load_task("digits"))
     one, *_ = SMALL.specs
     with pytest.raises(UsageError, match="sdg"):  # of another seed than the first
@@ -352,7 +352,7 @@ def test_foreign_report_is_left_alone(engine, tmp_path):
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_a_push_that_can_move_nothing_is_told_also_at_the_defaults(tmp_path):
+def test_a_push_without_effect_is_reported_also_at_the_defaults(tmp_path):
     weak = small(optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga={})
     [record] = carried_out(weak, tmp_path).tables[0].records
     assert any("LGA alone could move no weight" in note for note in record["notes"])

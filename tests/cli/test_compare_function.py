@@ -153,7 +153,7 @@ def test_a_direction_is_needed_by_a_function_and_refused_by_a_task(file, capsys)
     assert "--direction cannot be used with digits: a task defines it" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_after_its_first_step_is_told(file, capsys):
+def test_a_run_that_fails_after_its_first_step_is_reported(file, capsys):
     file.write_text(SOURCE.replace("    return p", "    assert trial.seed != 1\n    return p"))
     assert lossaware(*COMMAND, "--lrs", "1e-2") == 1
     shown = capsys.readouterr()

@@ -76,12 +76,12 @@ def test_the_command_line_goes_before_the_file(expanded):
     assert "--command=true" not in expanded("compare digits --config compare.toml", 'command = "true"')
 
 
-def test_other_commands_and_command_lines_stay_as_they_are(expanded):
+def test_other_commands_and_command_lines_do_not_change(expanded):
     for words in ("compare digits --lrs 1", "study run --config compare.toml", ""):
         assert expanded(words) == words.split()
 
 
-def test_every_option_can_stand_in_a_file(expanded):
+def test_every_option_can_be_in_a_file(expanded):
     for name in inspect.signature(compare).parameters:
         if name not in ("task", "command", "config", "settings"):
             words = expanded("compare digits --config compare.toml", f"{name} = 3")

@@ -16,7 +16,7 @@ def command(capsys, *arguments):
     return captured(capsys, "data", *arguments)
 
 
-def test_the_command_downloads_and_says_so(server, tmp_path, monkeypatch, capsys):
+def test_the_command_downloads_and_reports(server, tmp_path, monkeypatch, capsys):
     server.answers["things.tar.gz"] = [whole(TAR)]
     monkeypatch.setitem(DATA_SETS, "things", archive_set(server))
     code, _, said = command(capsys, "get", "things", "--data", tmp_path)
@@ -62,7 +62,7 @@ def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch, arguments, message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_list_says_what_is_there(capsys, tmp_path):
+def test_the_list_shows_existing_data(capsys, tmp_path):
     (tmp_path / "cifar-100-binary").mkdir()
     code, out, _ = command(capsys, "list", "--data", tmp_path)
     assert code == 0
@@ -71,7 +71,7 @@ def test_the_list_says_what_is_there(capsys, tmp_path):
     assert there == {**expected, "cifar100": "present"}
 
 
-def test_the_command_records_what_is_there(capsys, tmp_path):
+def test_the_command_records_existing_files(capsys, tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-labels-idx1-ubyte").write_bytes(b"mine")

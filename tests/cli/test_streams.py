@@ -30,7 +30,7 @@ def shell(command, folder, **more):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_a_closed_stream_costs_what_would_be_written_there_and_nothing_else(tmp_path, closed):
+def test_a_closed_stream_loses_only_its_own_output(tmp_path, closed):
     done = shell(f"lossaware tasks {closed}", tmp_path)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -71,7 +71,7 @@ def test_too_many_open_files_in_any_command_are_one_line(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("action", ["error", "ignore"])
-def test_notes_are_lines_whatever_is_said_of_warnings(tmp_path, monkeypatch, capsys, action):
+def test_notes_are_lines_with_any_warning_filter(tmp_path, monkeypatch, capsys, action):
     """PYTHONWARNINGS would make them tracebacks, or nothing."""
 
     def note(folder):
@@ -86,7 +86,7 @@ def test_notes_are_lines_whatever_is_said_of_warnings(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == "lossaware: a note\nlossaware: the end\n"
 
 
-def test_home_folders_are_not_told(monkeypatch):
+def test_home_folders_are_not_shown(monkeypatch):
     monkeypatch.setenv("HOME", "/data/people/jo")
     text = "lossaware compare /data/people/jo/x.py:build --data /home/me/data -o /Users/jo-e/out C:\\Users\\me\\a"
     assert without_home(text) == "lossaware compare ~/x.py:build --data ~/data -o ~/out ~\\a"

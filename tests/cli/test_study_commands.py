@@ -11,7 +11,7 @@ from support.command_line import lossaware
 from support.small_grid import TEXT
 
 
-def test_a_measure_that_the_task_has_not_is_told_before_and_after_the_runs(file, tmp_path, capsys):
+def test_an_unknown_measure_is_an_error_before_and_after_the_runs(file, tmp_path, capsys):
     assert lossaware("study", "run", "grid.toml", "--seeds", "1", "--epochs", "1") == 0
     mistaken = TEXT.replace('name = "accuracy"', 'name = "acuracy"')
     for command, text in (

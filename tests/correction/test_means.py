@@ -210,7 +210,7 @@ def test_one_that_is_not_like_the_others_is_seen(odd: str, place: int) -> None:
 
 
 @needs_library
-def test_one_layout_of_dense_memory_is_taken_as_it_lies() -> None:
+def test_one_dense_layout_is_processed_in_memory_order() -> None:
     batch = a_batch()
     batch[1] = row_of(lambda: torch.ones(3, 2).t())
     batch[2] = tuple(channels_last(t) for t in batch[2] if t is not None)  # type: ignore[assignment]

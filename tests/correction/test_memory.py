@@ -65,7 +65,7 @@ def test_the_gate_lets_dense_memory_in_one_order_through_and_nothing_else(view: 
     assert not is_flat(complex_, complex_)
 
 
-def test_what_the_gate_lets_through_by_its_class() -> None:
+def test_passes_of_the_gate_by_class() -> None:
     class Own(torch.nn.Parameter):
         """As FSDP's flat parameters are: plain memory under another name."""
 
@@ -159,7 +159,7 @@ def test_parameters_that_are_negated_or_conjugated_lazily(sparse: bool) -> None:
 @pytest.mark.parametrize("of_gradient", [*DTYPES, torch.int32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.usefixtures("way")
-def test_a_gradient_of_another_dtype_is_read_as_it_is(dtype: torch.dtype, of_gradient: torch.dtype) -> None:
+def test_a_gradient_of_another_dtype_is_read_directly(dtype: torch.dtype, of_gradient: torch.dtype) -> None:
     """Without the check: 3e-5 is read as the float16 next to it, or memory of two bytes an element as of four."""
     slopes = torch.tensor([3.0e-5, -1.0, 0.0, 2.0]).to(of_gradient)
     p = torch.zeros(4, dtype=dtype)
@@ -226,7 +226,7 @@ def test_elements_that_share_memory_are_refused(make: Any, sparse: bool) -> None
     assert not p.any()
 
 
-def test_elements_are_counted_whatever_the_default_device_is() -> None:
+def test_elements_are_counted_with_any_default_device() -> None:
     """Without the check: the numbers of places would be on a device without values."""
     apart, sharing = VIEWS["dimensions within each other"](torch.zeros(60)), SHARING["dimensions within each other"]()
     with torch.device("meta"):
@@ -262,7 +262,7 @@ def test_a_parameter_that_is_conjugated_lazily_by_an_optimizer(gamma2: Any) -> N
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_no_view_with_elements_of_its_own_is_refused(view: str) -> None:
+def test_every_view_without_shared_elements_is_accepted(view: str) -> None:
     refuse_shared_elements([VIEWS[view](torch.zeros(60))])
 
 

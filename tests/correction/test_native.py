@@ -180,7 +180,7 @@ ARGUMENTS = 'for source; do out="$before"; before="$source"; done'  # the last t
 
 @needs_library
 @pytest.mark.parametrize("script", FALLS_BACK.values(), ids=FALLS_BACK)
-def test_where_the_compiler_asked_for_is_of_no_use_another_is_taken(
+def test_if_the_requested_compiler_fails_another_is_used(
     cache: Path, script: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", str(compiler(tmp_path / "bin", "own-cc", f"{ARGUMENTS}; {script}")))

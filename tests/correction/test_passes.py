@@ -207,7 +207,7 @@ def test_an_amount_of_zero_that_the_host_does_not_know_moves_nothing(dtype: torc
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("way")
-def test_what_rests_keeps_its_bits(dtype: torch.dtype) -> None:
+def test_resting_elements_keep_their_bits(dtype: torch.dtype) -> None:
     p = torch.arange(1 << 16).to(torch.uint16).view(dtype)
     p = p[~p.isnan()]
     assert same_bits(applied(p, torch.zeros_like(p), "rest", amount=1.0), p)
@@ -321,7 +321,7 @@ def test_layouts_and_complex_numbers_go_into_the_same_call(calls: list[int]) -> 
 
 @needs_library
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.channels_last_3d], ids=str)
-def test_a_layout_that_fills_its_memory_is_taken_as_it_lies(
+def test_a_dense_layout_is_processed_in_memory_order(
     layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the check: views of each tensor at each step, or copies."""

@@ -86,7 +86,7 @@ def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.usefixtures("way")
-def test_a_gradient_of_nan_makes_nan_whatever_its_bits(dtype: torch.dtype) -> None:
+def test_a_nan_gradient_gives_nan_for_any_bits(dtype: torch.dtype) -> None:
     """Without the check: the noise carries the bits of some NaN over, to -0.0 and 0.0."""
     g = torch.tensor([0x7FFFFFFF, -1, 0x7FC00000], dtype=torch.int32).repeat(50).view(torch.float32)
     p = torch.ones(len(g), dtype=dtype)

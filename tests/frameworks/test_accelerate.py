@@ -166,7 +166,7 @@ def test_a_loader_without_a_length_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron-LM")])
-def test_what_replaces_the_optimizer_is_refused(kind: str, name: str) -> None:
+def test_replacements_of_the_optimizer_are_refused(kind: str, name: str) -> None:
     class Replacing:  # the real ones are not needed for the error
         distributed_type = accelerate.utils.DistributedType(kind)
 
@@ -232,7 +232,7 @@ def test_launched(tmp_path: Path, rows: int, accumulate: int, even_batches: bool
     assert lga.status.statuses == 1
 
 
-def test_uneven_inputs_are_refused_and_nobody_waits(tmp_path: Path) -> None:
+def test_uneven_inputs_are_refused_and_no_rank_waits(tmp_path: Path) -> None:
     """Where one process has a batch more, ``even_batches=False`` needs ``join_uneven_inputs``, which LGA refuses."""
     found = launch(tmp_path, 10, even_batches=False, join=True)
     for one in found:

@@ -106,7 +106,7 @@ def test_the_steps_of_an_epoch(options: dict[str, Any], steps: int, attached_by:
     assert lga.status.steps_without_loss == 0 < lga.status.steps
 
 
-def test_no_training_batches_are_no_error() -> None:
+def test_no_training_batches_are_allowed() -> None:
     module = Module(with_lga=False)
     run(module, loader(batches(10)), limit_train_batches=0)
     assert LGA.of(module.optimizer) is not None
@@ -187,7 +187,7 @@ def test_it_follows_a_loader_that_is_loaded_again(with_lga: bool) -> None:
     assert module.run.lga.status.statuses == 2
 
 
-def test_a_number_of_ones_own_stays() -> None:
+def test_a_fixed_number_does_not_change() -> None:
     module = Module()  # its LGA has 4 steps, the epochs have 6 and then 3
     run(module, loader(batches(6)), [GradientAccumulationScheduler({1: 2})], max_epochs=2)
     assert module.run.lga.steps_per_epoch == SETTINGS["steps_per_epoch"] == 4
@@ -233,7 +233,7 @@ def test_deepspeed_is_refused() -> None:
         run(Module(with_lga=False), loader(batches(2)), strategy=named("cpu"))
 
 
-def test_a_number_of_ones_own_must_be_the_checkpoints(tmp_path: Path) -> None:
+def test_a_fixed_number_must_equal_the_checkpoints(tmp_path: Path) -> None:
     run(Module(), loader(batches(2))).save_checkpoint(tmp_path / "half.ckpt")
     made = trainer(callbacks=[LossAware(**{**SETTINGS, "steps_per_epoch": 7})], max_epochs=2)
     with pytest.raises(ValueError, match="steps_per_epoch is 4 in the state_dict but 7 here"):

@@ -107,7 +107,7 @@ def gradients(module: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("by", ["norm", "value"])
-def test_clipping_before_the_step_is_what_phi_reads(by: str) -> None:
+def test_phi_reads_gradients_clipped_before_the_step(by: str) -> None:
     module = net()
     watched = Watched(sgd(module.parameters()))
     losses, clipped = [], 0

@@ -382,7 +382,7 @@ def test_ranks_on_gpus_are_one_process_with_the_whole_batch(tmp_path: Path, scen
 
 @pytest.mark.parametrize(("way", "saved"), [("from 2 to 1", ""), ("from 1 to 2", " on 1")], ids=["2 to 1", "1 to 2"])
 @pytest.mark.parametrize("name", SHARDED)
-def test_a_checkpoint_goes_on_on_another_number_of_ranks(
+def test_a_checkpoint_resumes_on_another_number_of_ranks(
     found: dict[str, list[Found]], name: str, way: str, saved: str
 ) -> None:
     whole = found[name + saved][0]
@@ -392,7 +392,7 @@ def test_a_checkpoint_goes_on_on_another_number_of_ranks(
         assert kept == pytest.approx(whole_run, rel=1e-5, nan_ok=True)
 
 
-def test_a_rank_without_a_loss_is_waited_for_by_nobody(found: dict[str, list[Found]]) -> None:
+def test_no_rank_waits_for_one_without_a_loss(found: dict[str, list[Found]]) -> None:
     first, last = found["no loss on one rank"]
     assert_same(first["trajectory"], last["trajectory"])
     assert first["status"]["nonfinite_losses"] == last["status"]["nonfinite_losses"] == 1
@@ -404,7 +404,7 @@ def test_a_rank_without_a_loss_is_waited_for_by_nobody(found: dict[str, list[Fou
     assert "no loss for this step on rank 1" in message
 
 
-def test_a_checkpoint_that_one_rank_asks_for_waits_for_nobody(found: dict[str, list[Found]]) -> None:
+def test_a_checkpoint_on_one_rank_does_not_wait_for_others(found: dict[str, list[Found]]) -> None:
     first, last = found["checkpoint on one rank"]
     assert (first["steps"], last["steps"]) == (1, 0)
     assert_same(first["trajectory"], last["trajectory"])

@@ -51,7 +51,7 @@ def test_every_named_test_exists(file: str, test: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "test"), re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", ON_GPU))
-def test_what_runs_on_a_gpu_is_chosen_there(file: str, test: str) -> None:
+def test_the_device_of_a_run_is_selected(file: str, test: str) -> None:
     """By the mark, or by a fixture that has it."""
     found = function(file, test)
     marks = [ast.unparse(decorator) for decorator in found.decorator_list]

@@ -69,7 +69,7 @@ def table(
     return tabulate(study or grid(name), Scores(scores, name))
 
 
-def test_a_pair_shows_the_same_of_the_same_runs():
+def test_a_pair_has_the_same_metric_of_the_same_runs():
     found = pairs(grid())
     assert found == {
         ((name,), ("w/ LGA",)): ((name,), ("w/o LGA",)) for name in ("SGD", "Adam", "Adamax")
@@ -151,7 +151,7 @@ def test_a_lower_loss_is_better_and_a_lost_run_the_worst(name, without, with_, w
     assert it.way == way
 
 
-def test_a_pair_of_which_both_are_lost_is_not_counted():
+def test_a_pair_with_two_failed_runs_is_not_counted():
     lost = table({("sgd", False): [float("nan")], ("sgd", True): [float("nan")]})
     assert {it.count for it in comparisons(lost)} == {0}
     assert counts(lost)[""].pairs == 0
@@ -171,7 +171,7 @@ def test_published_pairs_by_their_figures():
     assert counts(table({}, study=lower))[""].published == Ways(better=2, equal=1)
 
 
-def test_other_settings_are_counted_apart_and_held_against_nothing():
+def test_other_settings_are_counted_separately_and_not_compared():
     longer = Overrides(settings=Settings(epochs=2, seeds=2))
     scores = {("sgd", False): [0.49, 0.51], ("sgd", True): [0.6, 0.7]}
     found = counts(tabulate(grid(), Scores(scores, epochs=2), [longer]))

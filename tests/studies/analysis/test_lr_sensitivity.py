@@ -86,7 +86,7 @@ def test_a_line_is_an_optimizer_on_a_task_with_each_learning_rate_once(series):
     assert [one.with_lga for one in series[:4]] == [False, True, False, False]
 
 
-def test_bases_are_what_there_is_with_lga_too(series):
+def test_bases_also_have_runs_with_lga(series):
     assert [(one.panel, one.name) for one in sensitivity.bases(series)] == [("One", "SGD"), ("Two", "SGD")]
     readings = sensitivity.all_series(tabulate(load_study("readings"), Known()))
     assert [(one.panel, one.name) for one in sensitivity.bases(readings)] == [("mnist", "without LGA")]
@@ -263,7 +263,7 @@ def test_a_picture_has_a_line_for_each_and_the_same_bytes_each_time(series):
     assert {"Lion", "One", "Two"} <= {text.strip() for text in ElementTree.fromstring(fewer.svg()).itertext()}
 
 
-def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
+def test_a_base_is_dashed_and_has_the_colour_of_its_lga(series):
     styles = lr_plot._styles(series)
     assert list(styles) == ["SGD", "SGD with LGA", "Lion", "Prodigy"]
     base, variant, lion, prodigy = styles.values()
@@ -274,7 +274,7 @@ def test_a_base_is_dashed_and_has_the_colour_of_what_is_on_it(series):
 
 
 @pytest.mark.parametrize("name", ["auto-peers", "auto", "peers"])
-def test_no_two_lines_look_alike(name):
+def test_all_lines_are_distinguishable(name):
     series = sensitivity.all_series(tabulate(load_study(name), Known()))
     styles = lr_plot._styles(series)
     assert set(styles) == {one.name for one in series}
@@ -287,7 +287,7 @@ def test_a_study_without_learning_rates_is_refused():
         sensitivity.all_series(tabulate(parse_study(text, "small"), Known()))
 
 
-def test_a_learning_rate_that_goes_with_a_task_is_none_to_draw_over():
+def test_a_learning_rate_of_a_task_is_not_an_axis():
     study = load_study("auto-parts")
     assert not sensitivity.has_rates(study)
     with pytest.raises(UsageError, match="study auto-parts: it does not have an axis with only learning rates"):

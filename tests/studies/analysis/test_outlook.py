@@ -79,7 +79,7 @@ def test_six_seeds_must_all_point_the_same_way():
     assert more_seeds(summary(values)) == 2
 
 
-def test_no_difference_at_all_asks_for_more_than_anybody_has():
+def test_no_difference_at_all_needs_more_seeds_than_the_maximum():
     assert more_seeds(summary([1.0, -1.0, 2.0, -2.0])) == math.inf
 
 
@@ -108,7 +108,7 @@ def test_a_verdict_or_lost_runs_ask_for_no_seeds():
 # --- the margin -----------------------------------------------------------------------------------------------------
 
 
-def test_the_whole_interval_must_lie_within_the_margin():
+def test_the_whole_interval_must_be_within_the_margin():
     near = pair(BASE, [b + 0.003 * (-1) ** i for i, b in enumerate(BASE)])
     [it] = outlooks_of(near)
     half = it.interval.half_width

@@ -63,7 +63,7 @@ def losses(one):
     return tuple(None if lost is None else pytest.approx(lost) for lost in (one.worst, one.mean, one.best, one.own))
 
 
-def test_points_are_lost_against_ones_own_base_or_the_best():
+def test_differences_are_from_the_own_base_or_the_best():
     by_name = found("accuracy")
     assert {name: (one.base, one.score) for name, one in by_name.items()} == {
         "SGD": ("SGD", 80.0),
@@ -99,7 +99,7 @@ def test_a_loss_below_0_is_measured_by_its_size(monkeypatch):
     assert losses(by_name["SGD"])[:3] == (50, 25, 0)
 
 
-def test_rows_and_table_leave_out_what_is_missing():
+def test_rows_and_table_omit_missing_values():
     some = list(found("accuracy").values())
     (row,) = (row for row in relative_rows(some) if row["optimizer"] == "Prodigy")
     assert row == {

@@ -174,7 +174,7 @@ def test_unequal_lengths_are_refused():
         paired([1.0], [1.0, 2.0])
 
 
-def test_rounding_is_no_difference():
+def test_rounding_is_not_a_difference():
     """Differences of the size of float32 rounding must not become infinitely significant."""
     without = [0.9 + 0.01 * i for i in range(8)]
     got = paired(without, [a * (1 + 1e-8) for a in without])
@@ -232,7 +232,7 @@ def test_holm_between_none_and_bonferroni_and_keeps_the_order(ps):
             assert corrected[i] <= corrected[j]
 
 
-def test_holm_leaves_out_what_has_no_p():
+def test_holm_ignores_missing_p_values():
     corrected = holm([0.01, math.nan, 0.04])
     assert corrected[0] == 0.02
     assert math.isnan(corrected[1])
@@ -270,7 +270,7 @@ def test_one_seed_is_too_few():
     assert "exactly the same" in judge([10.0], [10.0]).reason
 
 
-def test_two_seeds_are_too_few_whatever_t_says():
+def test_two_seeds_are_too_few_for_any_t():
     assert paired([0.0, 0.0], [60.0, 60.1]).t_p < 0.01
     assert judge([0.0, 0.0], [60.0, 60.1]).word == "too few seeds to tell"
 
@@ -287,7 +287,7 @@ def test_identical_runs_show_no_difference():
     assert "exactly the same in each of 3 seeds" in got.reason
 
 
-def test_equal_differences_are_no_infinite_t():
+def test_equal_differences_do_not_give_an_infinite_t():
     """Accuracies are multiples of 1/n, so all seeds can differ by the same step; t would divide by zero."""
     assert math.isnan(paired([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]).t_p)
     assert judge([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]).word == "too few seeds to tell"

@@ -25,7 +25,7 @@ from support.small_grid import SHORT, TEXT, Known, at, fill, measured, one, writ
         ("ratio", 0.5),
     ],
 )
-def test_what_of_a_run_is_shown(at, shown):
+def test_the_shown_parts_of_a_run(at, shown):
     (cell,) = parse_study(one(at), "one").cells.values()
     known = Known()
     known.put(cell.specs[0], 0.4, 0.55, 0.8, 0.6)
@@ -56,7 +56,7 @@ def test_a_lower_loss_is_the_better_one_and_no_percentage():
         assert found.summary.mean == pytest.approx(shown)
 
 
-def test_a_ratio_waits_for_the_base():
+def test_a_ratio_needs_the_base():
     (cell,) = parse_study(one("ratio"), "one").cells.values()
     known = Known()
     known.put(cell.specs[0], 0.4, 0.55, 0.8, 0.6)
@@ -104,7 +104,7 @@ def test_derived_columns():
     assert tabulate(study, known).cells[at(study, "SGD", "w/o LGA, mean")].summary.mean == pytest.approx((52 + 61) / 2)
 
 
-def test_a_mean_of_cells_that_lack_seeds_says_so_and_is_compared(grid):
+def test_a_mean_of_cells_that_lack_seeds_is_marked_and_compared(grid):
     known = Known()
     fill(grid, known)
     fewer = Overrides({"algorithm": ("Momentum",)}, Settings(seeds=1))
@@ -119,7 +119,7 @@ def test_a_mean_of_cells_that_lack_seeds_says_so_and_is_compared(grid):
     assert math.isfinite(table.cells[key].difference)
 
 
-def test_a_mean_of_stand_ins_is_one(grid):
+def test_a_mean_of_stand_ins_is_marked(grid):
     text = TEXT.replace("task_options = { hidden = 8 }", 'task_options = { features = "stand-in" }')
     study = parse_study(text, "grid")
     known = Known()
@@ -138,7 +138,7 @@ def test_a_derived_cell_needs_all_its_cells(grid):
     assert not table.cells[at(grid, "mean", "w/ LGA, 1e-2")].has_results
 
 
-def test_a_mean_of_cells_under_different_settings_says_so(grid):
+def test_a_mean_of_cells_with_different_settings_is_marked(grid):
     known = Known()
     fill(grid.overridden(Overrides({"algorithm": ("SGD",)})), known)
     fill(grid.overridden(SHORT), known)
@@ -154,7 +154,7 @@ def test_a_mean_of_cells_under_different_settings_says_so(grid):
 SHORTER = Overrides({}, Settings(epochs=1, seeds=1))
 
 
-def test_what_was_overridden_is_said_above_the_table(grid):
+def test_overrides_are_shown_above_the_table(grid):
     known = Known()
     fill(grid.overridden(SHORT), known)
     table = tabulate(grid, known, [SHORT])
@@ -163,7 +163,7 @@ def test_what_was_overridden_is_said_above_the_table(grid):
     assert "One seed" in table.caption
 
 
-def test_runs_under_other_settings_are_not_held_against_the_published_figures(grid):
+def test_runs_with_other_settings_are_not_compared_with_published_figures(grid):
     known = Known()
     fill(grid.overridden(SHORT), known)
     table = tabulate(grid, known, [SHORT])

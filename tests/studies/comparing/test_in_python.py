@@ -35,7 +35,7 @@ def test_a_notebook_shows_a_table(result):
     assert "1e-2" in shown
 
 
-def test_the_curves_are_what_was_reported(result):
+def test_the_curves_are_the_reports(result):
     curves = result.curves()
     assert len(curves) == 2 * 2 * 6 * EPOCHS  # learning rates, arms, seeds, epochs
     assert set(curves[0]) == {"lr", "arm", "seed", "epoch", "loss", "norm"}
@@ -99,7 +99,7 @@ def test_mistakes(change, message):
         lossaware.compare(given.pop("train"), **given)
 
 
-def test_what_is_missing_is_named():
+def test_a_missing_package_is_named():
     code = "import sys; sys.modules['rich'] = None; import lossaware; lossaware.compare"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"ImportError: lossaware.compare needs rich: {how_to_install('studies')}" in done.stderr

@@ -98,7 +98,7 @@ def test_a_folder_without_manifest_gets_that_of_its_archive(server, tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
-def test_what_is_not_a_file_is_told_at_once(server, tmp_path, make):
+def test_special_files_are_refused_immediately(server, tmp_path, make):
     make(tmp_path / "things.tar.gz")
     with pytest.raises(
         UsageError, match=r"things\.tar\.gz: this is a (pipe|device|folder); a regular file is expected"

@@ -85,7 +85,7 @@ def test_the_generator_decides_and_nothing_else():
     assert not torch.equal(one[0], AUGMENT(batch, generator)[0])
 
 
-def test_what_comes_in_is_black_and_the_rest_is_from_the_image():
+def test_shifted_pixels_are_black_and_the_rest_is_the_image():
     """Black is 0 before the images are standardised, so -mean / std after it."""
     white = standard(torch.ones(64, 3, 32, 32))
     changed, _ = AUGMENT((white, torch.zeros(64)), torch.Generator().manual_seed(0))

@@ -52,7 +52,7 @@ ONE = record([3], 1, 1, 1)
         (record([20, 1], 0, 0, 0) * 2, (20, 100), "record 0 has label 20; labels are 0 to 19"),
     ],
 )
-def test_foreign_and_damaged_files_are_told(tmp_path, content, classes, message):
+def test_foreign_and_damaged_files_are_errors(tmp_path, content, classes, message):
     path = tmp_path / "some-file.bin"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as error:
@@ -61,7 +61,7 @@ def test_foreign_and_damaged_files_are_told(tmp_path, content, classes, message)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path):
+def test_a_missing_file_and_a_folder_are_errors(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
         read_cifar(DataFiles(tmp_path), "nothing", (10,), 2)
     (tmp_path / "folder").mkdir()

@@ -34,7 +34,7 @@ def folder(tmp_path):
     return place
 
 
-def test_what_is_unchanged_is_read(folder):
+def test_unchanged_files_are_read(folder):
     files = DataFiles(folder)
     assert [files.read(name) for name in ("a", *files.names("more/*"))] == [b"alpha", b"beta", b"gamma"]
     date = Manifest.load(folder).date[:10]
@@ -46,7 +46,7 @@ def test_what_is_unchanged_is_read(folder):
     assert str(files.summary()) == f"set: verified (the files recorded on {date}); content {content}"
 
 
-def test_a_changed_file_is_refused_and_said(folder):
+def test_a_changed_file_is_refused(folder):
     (folder / "a").write_bytes(b"alphA")
     digest = hashlib.sha256(b"alphA").hexdigest()
     with pytest.raises(
@@ -80,7 +80,7 @@ def test_more_and_fewer_files_are_refused(folder):
         files.names("more/*")
 
 
-def test_on_purpose_all_is_read_and_the_verdict_says_so(folder):
+def test_without_verification_all_is_read_and_recorded(folder):
     (folder / "a").write_bytes(b"changed")
     (folder / "more" / "d").write_bytes(b"delta")
     (folder / "more" / "b").unlink()
@@ -94,7 +94,7 @@ def test_on_purpose_all_is_read_and_the_verdict_says_so(folder):
         DataFiles(folder).read("a")
 
 
-def test_nothing_known_is_said(tmp_path):
+def test_a_known_file_gives_no_message(tmp_path):
     (tmp_path / "a").write_bytes(b"anything")
     files = DataFiles(tmp_path, "cifar-10-batches-bin")
     assert files.read("a") == b"anything"
@@ -122,7 +122,7 @@ def test_published_files_are_known_without_a_manifest(tmp_path, monkeypatch, nam
         assert DataFiles(tmp_path).read(name) == content, "of another place nothing is known"
 
 
-def test_what_is_recorded_counts_before_what_is_published(tmp_path):
+def test_recorded_checksums_override_published_ones(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-labels-idx1-ubyte").write_bytes(b"others")
@@ -132,7 +132,7 @@ def test_what_is_recorded_counts_before_what_is_published(tmp_path):
     assert DataFiles(raw, "MNIST/raw").read("train-labels-idx1-ubyte") == b"others"
 
 
-def test_recording_nothing_is_told(tmp_path):
+def test_recording_nothing_is_an_error(tmp_path):
     with pytest.raises(UsageError, match=r"there is no folder .*MNIST/raw"):
         record_files(DATA_SETS["mnist"], tmp_path)
     (tmp_path / "bag_data").mkdir()
@@ -156,7 +156,7 @@ def test_recording_nothing_is_told(tmp_path):
         lambda text: "[" * 100_000,
     ],
 )
-def test_a_damaged_manifest_is_told(folder, damage):
+def test_a_damaged_manifest_is_an_error(folder, damage):
     path = folder / MANIFEST
     path.write_text(damage(path.read_text()))
     with pytest.raises(UsageError, match=rf"{MANIFEST}: damaged .*; write it again with") as error:
@@ -166,7 +166,7 @@ def test_a_damaged_manifest_is_told(folder, damage):
         assert DataFiles(folder).read("a") == b"alpha"
 
 
-def test_a_manifest_of_another_version_is_told(folder):
+def test_a_manifest_of_another_version_is_an_error(folder):
     content = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(UsageError, match="format 2; this version of lossaware reads 1"):
@@ -193,7 +193,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["a", MANIFEST])
-def test_what_is_not_a_regular_file_is_told_at_once(folder, monkeypatch, kind, name):
+def test_irregular_files_are_refused_immediately(folder, monkeypatch, kind, name):
     monkeypatch.chdir(folder)  # as the address of a socket must be short
     (folder / name).unlink()
     KINDS[kind]((folder / name).relative_to(folder))
@@ -210,14 +210,14 @@ def test_a_link_to_a_file_is_followed_and_compared(folder, tmp_path):
         DataFiles(folder).read("a")
 
 
-def test_files_that_are_too_large_are_told_before_they_are_read(tmp_path):
+def test_files_that_are_too_large_are_refused_before_reading(tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(UsageError, match=r"large: 1099511627776 bytes; at most 1073741824 are read"):
         read_regular(tmp_path / "large")
 
 
-def test_a_file_that_grows_while_it_is_read_is_told(tmp_path, monkeypatch):
+def test_a_file_that_grows_while_it_is_read_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "log").write_bytes(b"one\n")
     checked = regular_file.check_regular
 
@@ -235,7 +235,7 @@ def test_a_file_that_grows_while_it_is_read_is_told(tmp_path, monkeypatch):
         read_regular(tmp_path / "log")
 
 
-def test_a_bomb_of_gzip_is_no_published_file(tmp_path, monkeypatch):
+def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checksums, "MAX_BYTES", 1 << 20)
     bomb = gzip.compress(bytes(4 << 20))
     remote = Remote("https://x/a.gz", 1, "0" * 32, hashlib.md5(bytes(4 << 20)).hexdigest())
@@ -246,7 +246,7 @@ def test_a_bomb_of_gzip_is_no_published_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("side", [9_000, 12_500, 20_000])
-def test_an_image_of_too_many_pixels_is_told_before_it_is_decoded(tmp_path, monkeypatch, side):
+def test_an_image_of_too_many_pixels_is_refused_before_decoding(tmp_path, monkeypatch, side):
     """Just above the limit, above that at which Pillow warns, and above that at which it refuses."""
     assert side**2 > MAX_PIXELS
     Image.new("1", (side, side)).save(tmp_path / "large.png")

@@ -36,7 +36,7 @@ def change_a_pixel(folder):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 128]))
 
 
-def test_a_runs_record_says_what_it_read_and_that_it_was_verified(tiny_mnist, tmp_path, capsys):
+def test_a_run_records_its_verified_data(tiny_mnist, tmp_path, capsys):
     code, out, err = compare(capsys, tiny_mnist, tmp_path / "out")
     assert code == 0, err
     files = load_task("mnist").load(tiny_mnist).files
@@ -57,7 +57,7 @@ def test_a_changed_file_is_refused_before_the_first_run(tiny_mnist, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_file_is_accepted_on_purpose_and_the_record_says_so(tiny_mnist, tmp_path, capsys):
+def test_a_changed_file_can_be_accepted_and_is_recorded(tiny_mnist, tmp_path, capsys):
     change_a_pixel(tiny_mnist)
     code, _, err = compare(capsys, tiny_mnist, tmp_path / "out", "--no-verify")
     assert code == 0, err
@@ -66,7 +66,7 @@ def test_a_changed_file_is_accepted_on_purpose_and_the_record_says_so(tiny_mnist
     assert err.count("not verified") == 1, "once for all runs"
 
 
-def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
+def test_files_without_checksums_are_reported_once(made, tmp_path, capsys):
     small = "--set side=32 --set width=4 --set train_examples=2 --set test_examples=1 --batch-size 2"
     arguments = f"compare segmentation {small} {FEW} --data {made} --out {tmp_path / 'out'}"
     code, _, err = captured(capsys, *arguments.split())
@@ -80,7 +80,7 @@ def test_files_of_which_nothing_is_known_are_said_once(made, tmp_path, capsys):
     assert files.content[:16] == said[-16:], "the same files"
 
 
-def test_no_verify_without_data_is_told(capsys):
+def test_no_verify_without_data_is_an_error(capsys):
     assert lossaware("compare", "digits", "--no-verify") == 2
     assert capsys.readouterr().err == "lossaware: --no-verify needs --data, whose files it is for\n"
 

@@ -27,7 +27,7 @@ def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path, content, n
     assert lines == [f"unpacking {name}", f"{tmp_path / 'new' / 'things'} is ready"]
 
 
-def test_what_is_there_is_left_and_not_asked_for(server, tmp_path):
+def test_existing_files_are_not_requested(server, tmp_path):
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "mine.txt").write_text("mine")
     message = "exists, but it is not known whether it is the published one; move it away to download it"
@@ -102,7 +102,7 @@ def test_a_killed_download_leaves_nothing_under_the_names_and_can_be_started_aga
     assert names(tmp_path) == ["things.tar.gz", "things/a.bin", "things/more/b.txt"]
 
 
-def test_a_folder_of_somebody_else_is_not_emptied(server, tmp_path):
+def test_a_foreign_folder_is_not_emptied(server, tmp_path):
     work = tmp_path / ".things.download"
     (work / "thesis").mkdir(parents=True)
     (work / "thesis" / "text").write_text("mine")
@@ -111,7 +111,7 @@ def test_a_folder_of_somebody_else_is_not_emptied(server, tmp_path):
     assert (work / "thesis" / "text").read_text() == "mine"
 
 
-def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(server, tmp_path, monkeypatch):
     def full(*what, **more):
         raise OSError(28, "No space left on device", str(tmp_path / "tmp123"))
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told(server, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_the_server_has_not_is_asked_for_once(server, tmp_path):
+def test_a_file_missing_on_the_server_is_requested_once(server, tmp_path):
     with pytest.raises(UsageError, match="the server responded with 404 Not Found"):
         get(archive_set(server), tmp_path)
     assert server.requests == ["things.tar.gz"]
@@ -151,7 +151,7 @@ def test_a_download_without_end_is_stopped(server, tmp_path, announced):
     ],
     ids=["length", "loop", "file", "brackets", "other protocol"],
 )
-def test_answers_that_make_no_sense_are_told(server, tmp_path, answer, message):
+def test_invalid_answers_are_errors(server, tmp_path, answer, message):
     server.answers["things.tar.gz"] = [answer]
     with pytest.raises(UsageError, match=message) as error:
         get(archive_set(server), tmp_path / "new", attempts=1)
@@ -174,7 +174,7 @@ def test_a_tls_error_is_called_so(server, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_server_without_tls_is_told(server, tmp_path):
+def test_a_server_without_tls_is_an_error(server, tmp_path):
     server.answers["things.tar.gz"] = [whole(TAR)]
     remote = Remote(server.url("things.tar.gz").replace("http:", "https:"), len(TAR), md5(TAR))
     with pytest.raises(UsageError, match="its TLS connection is not secure or not possible"):
@@ -182,7 +182,7 @@ def test_a_server_without_tls_is_told(server, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_proxy_that_is_not_there_is_told(server, tmp_path, monkeypatch):
+def test_a_missing_proxy_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(UsageError, match="the proxy does not connect"):
@@ -215,7 +215,7 @@ def test_two_downloads_of_one_set_do_not_meet(server, tmp_path):
     assert names(tmp_path) == ["things.tar.gz", "things/a.bin", "things/more/b.txt"]
 
 
-def test_no_server_is_told(server, tmp_path, monkeypatch):
+def test_a_missing_server_is_an_error(server, tmp_path, monkeypatch):
     data_set = archive_set(server)
     server.http.server_close()
     with pytest.raises(UsageError, match="cannot be downloaded: cannot connect to the server"):

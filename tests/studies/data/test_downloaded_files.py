@@ -23,13 +23,13 @@ def files(server):
     return DataSet("Files", "deep/raw", ("*",), tuple(remotes))
 
 
-def test_files_come_as_they_are(files, tmp_path):
+def test_files_are_downloaded_unchanged(files, tmp_path):
     get(files, tmp_path)
     assert names(tmp_path) == ["deep/raw/a.gz", "deep/raw/b.gz"]
     assert (tmp_path / "deep" / "raw" / "a.gz").read_bytes() == ZIPPED["a.gz"]
 
 
-def test_only_what_is_missing_is_fetched(files, server, tmp_path):
+def test_only_missing_files_are_downloaded(files, server, tmp_path):
     get(files, tmp_path)
     (tmp_path / "deep" / "raw" / "b.gz").unlink()
     server.requests.clear()
@@ -46,7 +46,7 @@ def test_one_failure_keeps_the_files_that_came(files, server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gz", "a"])
-def test_the_same_content_packed_anew_or_unpacked_counts(files, server, tmp_path, name):
+def test_the_same_content_repacked_or_unpacked_is_accepted(files, server, tmp_path, name):
     raw = tmp_path / "deep" / "raw"
     raw.mkdir(parents=True)
     anew = gzip.compress(CONTENTS["a.gz"], compresslevel=1, mtime=7) if name.endswith(".gz") else CONTENTS["a.gz"]
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_ready_where_all_is_there(files, serv
     [b"other", gzip.compress(b"other", mtime=0), ZIPPED["a.gz"][:-9], b""],
     ids=["not compressed", "compressed", "cut short", "empty"],
 )
-def test_other_content_is_told_and_kept(files, server, tmp_path, content):
+def test_other_content_is_reported_and_kept(files, server, tmp_path, content):
     raw = tmp_path / "deep" / "raw"
     raw.mkdir(parents=True)
     (raw / "a.gz").write_bytes(content)

@@ -63,7 +63,7 @@ FOREIGN_OR_DAMAGED = {
 
 
 @pytest.mark.parametrize(("content", "message"), FOREIGN_OR_DAMAGED.values(), ids=FOREIGN_OR_DAMAGED)
-def test_foreign_and_damaged_files_are_told(tmp_path, content, message):
+def test_foreign_and_damaged_files_are_errors(tmp_path, content, message):
     path = tmp_path / "some-file"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message) as error:
@@ -79,6 +79,6 @@ def test_no_header_makes_us_ask_for_memory_that_there_is_not(tmp_path):
         read_idx(DataFiles(path.parent), path.name, (None, None, None, 3))
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(UsageError, match="this is a folder; a regular file is expected"):
         read_idx(DataFiles(tmp_path.parent), tmp_path.name, (None,))

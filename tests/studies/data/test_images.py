@@ -57,7 +57,7 @@ def test_another_size_is_refused_or_resized(tmp_path):
     assert (resized[3].diff() >= 0).all()
 
 
-def test_files_that_are_no_images_are_told(tmp_path):
+def test_files_that_are_not_images_are_errors(tmp_path):
     whole = picture(tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3)))
     cases = {
         "text.jpg": (b"<html>not found</html>", "this is not an image"),
@@ -114,7 +114,7 @@ def test_a_part_is_evenly_spaced_and_always_the_same():
     assert part_of(whole, None, "n") is whole
 
 
-def test_a_part_is_no_larger_than_the_whole():
+def test_a_part_is_at_most_the_whole():
     with pytest.raises(UsageError, match="train_examples must be at most 10, the number of examples, got 11"):
         spread(10, 11, "train_examples")
 
@@ -165,7 +165,7 @@ def test_a_part_of_tiny_imagenet_has_every_class(tiny):
     assert len(data.test) == 3
 
 
-def test_tiny_imagenet_mistakes_are_told(tiny):
+def test_tiny_imagenet_mistakes_are_errors(tiny):
     place = tiny / "tiny-imagenet-200"
     table = place / "val" / "val_annotations.txt"
     good = table.read_text()
@@ -269,7 +269,7 @@ def test_all_photographs_of_a_mask_go_to_one_side(tmp_path):
         bags.split_bags(files, [pair for pair in pairs if int(Path(pair[0]).stem) % 4 == 0])
 
 
-def test_bag_mistakes_are_told(bag_folder):
+def test_bag_mistakes_are_errors(bag_folder):
     place = bag_folder / "bag_data"
     load = load_task("segmentation").data
     whole = (place / "last_msk" / "2.png").read_bytes()

@@ -91,7 +91,7 @@ def test_annotations_are_those_written_and_end_with_their_video(tmp_path):
         ({"../a": video((0, 5, "x"))}, "is not a valid video name"),
     ],
 )
-def test_mistakes_in_annotations_are_told(tmp_path, videos, message):
+def test_mistakes_in_annotations_are_errors(tmp_path, videos, message):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(videos))
     with pytest.raises(UsageError, match=message) as error:
@@ -100,7 +100,7 @@ def test_mistakes_in_annotations_are_told(tmp_path, videos, message):
     assert "\n" not in str(error.value)
 
 
-def test_files_that_cannot_be_read_are_told(tmp_path):
+def test_files_that_cannot_be_read_are_errors(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
         read_annotations(DataFiles(tmp_path), "train.json")
     (tmp_path / "train.json").write_bytes((write(tmp_path / "good") / "train.json").read_bytes()[:-9])
@@ -111,7 +111,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def test_words_are_lower_case_and_marks_stand_alone():
+def test_words_are_lower_case_and_marks_are_separate():
     assert words_of("He doesn't cut 2 carrots, does he?") == [
         "he",
         "doesn't",
@@ -196,7 +196,7 @@ def test_every_row_counts_once(length):
     assert (np.diff(borders) >= 1).all()
 
 
-def test_mistakes_in_features_are_told(tmp_path):
+def test_mistakes_in_features_are_errors(tmp_path):
     good = np.zeros((3, FEATURE_SIZE), np.float32)
     with pytest.raises(UsageError, match=r"neither a\.npy nor a\.avi\.npy in"):
         read_features(DataFiles(tmp_path), "a")
@@ -262,7 +262,7 @@ def test_examples(folder):
     assert list(zip(first.tolist(), last.tolist(), strict=True)) == [(0, 1), (10, 19), (0, 0)]
 
 
-def test_a_batch_is_no_longer_than_its_longest(folder):
+def test_a_batch_is_as_long_as_its_longest_example(folder):
     place = folder / "tacos"
     moments, _ = read_moments(DataFiles(place), DataFiles(place / "features"), "train")
     shapes = [(features.shape[1], words.shape[1]) for features, _, words, *_ in moments.batches(1, None)]
@@ -271,14 +271,14 @@ def test_a_batch_is_no_longer_than_its_longest(folder):
     assert sorted(order) == [20, 20, 128]
 
 
-def test_words_that_training_has_not_are_unknown(folder):
+def test_words_missing_in_training_are_unknown(folder):
     data = load_task("grounding").data(folder)
     ((_, _, words, *_),) = data.test.batches(5, None)
     numbers = vocabulary(s for v in GOOD["train"].values() for s in v["sentences"])
     assert words.tolist() == [[numbers["he"], 1, numbers["the"], numbers["carrot"]]]
 
 
-def test_a_missing_video_is_told(folder):
+def test_a_missing_video_is_an_error(folder):
     (folder / "tacos" / "features" / "s4.npy").unlink()
     with pytest.raises(UsageError, match=r"neither s4\.npy nor s4\.avi\.npy"):
         load_task("grounding").data(folder)
@@ -308,7 +308,7 @@ def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     assert abs(without[1:].mean()) < 0.02
 
 
-def test_every_row_that_a_span_touches_tells_of_it():
+def test_every_row_that_overlaps_a_span_contains_it():
     told, silent = (
         features_of("a", Video(timestamps=spans, sentences=["x"] * len(spans), fps=29.4, num_frames=256), {}, seed=0)
         for spans in ([(70, 130)], [])
@@ -327,7 +327,7 @@ def test_stand_ins_of_equal_seeds_are_equal(tmp_path):
     assert videos == [STAND_IN_MARK, MANIFEST, "s1.npy", "s2.npy", "s3.npy", "s4.npy"]
 
 
-def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
+def test_stand_ins_are_complete_or_missing(tmp_path, monkeypatch):
     place = write(tmp_path / "tacos")
     saved = np.save
 
@@ -346,7 +346,7 @@ def test_stand_ins_are_whole_or_not_there(tmp_path, monkeypatch):
         make_stand_in(DataFiles(place), place / "stand-in-features")
 
 
-def test_results_from_stand_ins_say_so(tmp_path, capsys):
+def test_results_from_stand_ins_are_marked(tmp_path, capsys):
     place = write(tmp_path / "tacos")
     record_files(DATA_SETS["tacos"], tmp_path)
     real, stand_in = load_task("grounding"), load_task("grounding", {"features": "stand-in"})

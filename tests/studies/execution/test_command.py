@@ -46,7 +46,7 @@ time.sleep(1000)
 """
 
 
-def test_a_script_that_hangs_is_ended_and_said(script, monkeypatch):
+def test_a_script_that_hangs_is_ended_and_reported(script, monkeypatch):
     monkeypatch.setattr(patience, "SILENCE", 0.5)
     monkeypatch.setattr(patience, "MANY", 0.0)
     script.write_text(HANGS)
@@ -57,7 +57,7 @@ def test_a_script_that_hangs_is_ended_and_said(script, monkeypatch):
     assert time.monotonic() - began < 100
 
 
-def test_an_assignment_of_somebody_else_is_one_line(monkeypatch):
+def test_a_foreign_assignment_is_one_line(monkeypatch):
     for text in ('{"x":', '{"x": 1}', "[]", "9"):
         monkeypatch.setenv("LOSSAWARE_TRIAL", text)
         with pytest.raises(UsageError, match="LOSSAWARE_TRIAL is not from `lossaware compare --command`: unset it"):
@@ -124,7 +124,7 @@ def test_a_script_that_fails_is_one_line(script, text, message):
     assert f"train, arm 'without', fails in a rehearsal of one step: {failed.message}" == str(found.value)
 
 
-def test_a_script_that_reports_nothing_is_told(script):
+def test_a_script_that_reports_nothing_is_an_error(script):
     script.write_text("import lossaware\nlossaware.trial()")
     [failed] = [each for each in events("python train.py", None) if isinstance(each, RunFailed)]
     assert "the script reported nothing: call trial.report" in failed.message
@@ -137,7 +137,7 @@ def test_a_rehearsal_ends_after_one_step_and_leaves_nothing_behind(script, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
-def test_whoever_stops_the_engine_stops_the_scripts(script, tmp_path):
+def test_stopping_the_engine_stops_the_scripts(script, tmp_path):
     script.write_text(
         "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)\npathlib.Path('end').touch()"
     )

@@ -69,7 +69,7 @@ def mine(tmp_path):
     return spec
 
 
-def test_a_worker_that_is_killed_goes_on_from_its_checkpoint(mine, tmp_path):
+def test_a_killed_worker_resumes_from_its_checkpoint(mine, tmp_path):
     specs = [mine(dies) for dies in (2, 5, 6, 10, 13, 20)]
     with Store(tmp_path / "results.sqlite") as store:
         events = list(execute_missing(specs, store, LocalEngine(2), None))

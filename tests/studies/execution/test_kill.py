@@ -107,7 +107,7 @@ def test_a_study_that_is_killed_again_and_again(tmp_path, least):
     assert cut_runs > least // 8 < resumed, "the kills came at the wrong moments to show anything"
 
 
-def test_a_writer_that_is_killed_keeps_each_epoch_it_told_of(tmp_path):
+def test_a_killed_writer_keeps_each_reported_epoch(tmp_path):
     spec = dataclasses.replace(SPECS[0], epochs=100_000)
     records = [EpochRecord(epoch, {"loss": 1 / epoch}, {"loss": 2 / epoch}, None, 0.0) for epoch in range(1, 5001)]
     chance = random.Random(1)

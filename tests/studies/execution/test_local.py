@@ -73,7 +73,7 @@ def mine(tmp_path):
     return spec
 
 
-def test_each_run_is_told_from_start_to_end_with_the_numbers_of_a_direct_run():
+def test_each_run_has_all_events_with_the_numbers_of_a_direct_run():
     specs = [dataclasses.replace(SPEC, seed=seed, lga=lga) for seed in (0, 1) for lga in (None, options(gamma2=1e-6))]
     events = list(LocalEngine(2).execute(specs, None))
     for spec in specs:
@@ -158,7 +158,7 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_one_line(mine, monkeyp
         list(LocalEngine(1).execute([mine("good")], None))
 
 
-def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
+def test_a_worker_that_hangs_is_ended_and_reported(mine, monkeypatch):
     monkeypatch.setattr(patience, "SILENCE", 3.0)
     monkeypatch.setattr(patience, "MANY", 0.1)
     monkeypatch.setattr(patience, "LOOK_EVERY", 0.2)
@@ -175,7 +175,7 @@ def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
     assert re.fullmatch(r"its process died twice, the last time by hanging: no event for .*", failed.message)
 
 
-def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_path):
+def test_a_failed_run_gives_its_reason_and_the_others_continue(mine, tmp_path):
     error, wrong, fine = mine("error"), dataclasses.replace(SPEC, optimizer="sgdd"), mine("good")
     events = list(LocalEngine(2).execute([error, wrong, fine], None))
     messages = {event.spec: event.message for event in events if isinstance(event, RunFailed)}
@@ -186,7 +186,7 @@ def test_a_run_that_fails_says_why_in_one_line_and_the_others_go_on(mine, tmp_pa
     assert RunDone(fine, fine.epochs) in events
 
 
-def test_progress_tells_where_a_run_is(mine):
+def test_progress_shows_the_state_of_a_run(mine):
     spec = dataclasses.replace(mine("slow"), batch_size=5)
     events = [event for event in LocalEngine(1).execute([spec], None) if isinstance(event, Progress)]
     assert {(event.epoch, event.steps) for event in events} == {(1, 4), (2, 4)}
@@ -207,7 +207,7 @@ def test_closing_stops_all_runs(mine):
     assert before[0] > 0
 
 
-def test_only_what_is_missing_is_carried_out_and_stored_before_it_is_told(tmp_path):
+def test_only_missing_runs_are_executed_and_stored_before_their_events(tmp_path):
     specs = [dataclasses.replace(SPEC, seed=seed) for seed in range(3)]
     broken = dataclasses.replace(SPEC, optimizer="sgdd")
     with Store(tmp_path / "results.sqlite") as store:

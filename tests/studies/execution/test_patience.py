@@ -36,7 +36,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_it_is_a_multiple_of_what_a_run_needs(clock):
+def test_it_is_a_multiple_of_the_number_of_ranks(clock):
     worker = Patience()
     assert not clock.look(worker, 2000), "data may take long to load"
     worker.hears(PROGRESS)

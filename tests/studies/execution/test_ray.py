@@ -135,7 +135,7 @@ def listening(processes):
     return found
 
 
-def test_a_cluster_of_its_own(mine, tmp_path, capsys):
+def test_a_new_cluster(mine, tmp_path, capsys):
     fine = [DIGITS, dataclasses.replace(DIGITS, lga=options(gamma2=1e-6)), mine("dies once")]
     error, dies = mine("error"), mine("dies")
     events, there, hosts = [], {}, set()
@@ -220,7 +220,7 @@ def test_a_cluster_that_is_there_loses_a_node(mine, tmp_path, monkeypatch):
 
 @pytest.mark.mutations
 @pytest.mark.parametrize("victim", ["/raylet/raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "/gcs/gcs_server"])
-def test_after_the_kill_of_a_part_of_its_cluster_another_one_goes_on(mine, tmp_path, victim):
+def test_after_the_kill_of_a_part_of_its_cluster_another_one_continues(mine, tmp_path, victim):
     specs = [mine("waits", seed) for seed in (0, 1, 2)]
     events, killed, folders = [], [], set()
     with Store(tmp_path / "results.sqlite") as store:
@@ -243,7 +243,7 @@ def test_after_the_kill_of_a_part_of_its_cluster_another_one_goes_on(mine, tmp_p
 
 
 @pytest.mark.mutations
-def test_a_worker_that_hangs_is_ended_and_said(mine, monkeypatch):
+def test_a_worker_that_hangs_is_ended_and_reported(mine, monkeypatch):
     monkeypatch.setattr(patience, "SILENCE", 6.0)
     monkeypatch.setattr(patience, "MANY", 0.1)
     fork = multiprocessing.get_context("fork")  # has this patience

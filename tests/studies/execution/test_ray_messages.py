@@ -69,13 +69,13 @@ def test_a_run_with_which_each_cluster_is_lost_has_failed_in_the_end(scripted):
     assert failed == [RunFailed(FIRST, f"its Ray cluster was lost {LOSSES} times, the last time by a test")]
 
 
-def test_a_cluster_that_is_lost_before_any_run_is_not_tried_for_ever(scripted):
+def test_a_cluster_that_is_lost_before_any_run_is_not_retried_forever(scripted):
     scripted([Ready(), LOST])
     with pytest.raises(UsageError, match="Ray cannot run here: a test"):
         list(RayEngine(1).execute([FIRST], None))
 
 
-def test_a_cluster_by_address_is_waited_for_as_long_as_is_said(scripted, monkeypatch):
+def test_a_cluster_by_address_is_waited_for_until_the_timeout(scripted, monkeypatch):
     monkeypatch.setattr(engine_module, "LOST_SECONDS", 0.2)
     monkeypatch.setattr(engine_module, "RETRY_SECONDS", 0.03)
     refused = [Refused("no answer")]
@@ -181,7 +181,7 @@ def test_no_cluster_answers(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("address", ["here", "ray://127.0.0.1:10001", "127.0.0.1:", "127.0.0.1:port", ""])
-def test_an_address_that_is_none(tmp_path, capsys, address):
+def test_an_invalid_address(tmp_path, capsys, address):
     line = said(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "out"))
     assert line == f"lossaware: the address of a Ray cluster must be HOST:PORT or auto, got {address!r}"
     assert not (tmp_path / "out").exists()

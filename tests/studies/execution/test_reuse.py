@@ -31,7 +31,7 @@ def stored(store, spec, epochs=None):
             store.record(spec, record)
 
 
-def test_a_scheduler_that_never_acts_leaves_the_run_as_it_is(store):
+def test_a_scheduler_that_never_acts_does_not_change_the_run(store):
     stored(store, PLAIN)
     spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=LAZY)
     assert adopt_equal([spec], store, store) == 1
@@ -66,7 +66,7 @@ def test_other_runs_tell_nothing(store, other):
     assert adopt_equal([replace(PLAIN, **other)], store, store) == 0
 
 
-def test_runs_of_ones_own_code_tell_nothing(store):
+def test_runs_of_user_code_are_not_reused(store):
     own = replace(PLAIN, optimizer="torch.optim:Adam")
     stored(store, own)
     assert adopt_equal([replace(own, epochs=3)], store, store) == 0
@@ -74,7 +74,7 @@ def test_runs_of_ones_own_code_tell_nothing(store):
     assert adopt_equal([replace(PLAIN, epochs=3)], store, store) == 1
 
 
-def test_an_unfinished_run_tells_nothing(store):
+def test_an_unfinished_run_is_not_reused(store):
     stored(store, PLAIN, epochs=5)
     assert adopt_equal([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0
 
@@ -127,7 +127,7 @@ def test_both_at_once(store):
     assert exact(store.records(early)) == exact(run(early, None))
 
 
-def test_a_task_of_ones_own_is_not_taken(store):
+def test_a_user_task_is_not_reused(store):
     """There is no evidence that its code is unchanged."""
     own = replace(LONG, task="lossaware.studies.tasks.digits:build")
     stored(store, own)

@@ -27,7 +27,7 @@ def compare(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_compare_logs_each_epoch_and_what_was_there_already(tmp_path: Path) -> None:
+def test_compare_logs_each_epoch_also_of_stored_runs(tmp_path: Path) -> None:
     needs("tensorboard")
     from lossaware.studies.store.database import Store
 

@@ -130,7 +130,7 @@ CHECKED = [*((name, mode) for name in CASES for mode in MODES), ("alig", "ddp-2"
 
 
 @pytest.mark.parametrize("case", CHECKED, ids=" ".join)
-def test_two_ranks_measure_what_one_process_does(found, case):
+def test_two_ranks_measure_the_same_as_one_process(found, case):
     """With augmentation, with an uneven last batch, and in most cases with one of a single example."""
     spec, first, _ = found[case]
     alone = list(run(dataclasses.replace(spec, distributed=None), None))
@@ -153,7 +153,7 @@ def test_replicas_are_equal_bit_for_bit(found, case):
 
 
 @pytest.mark.parametrize("case", BOTH, ids=" ".join)
-def test_a_shared_run_goes_on_to_the_same_bits(found, case):
+def test_a_shared_run_resumes_with_the_same_bits(found, case):
     for rank in found[case][1:]:
         assert str(rank["again"]) == str(rank["records"][1])
         assert all(torch.equal(p, q) for p, q in zip(rank["parameters"], rank["parameters again"], strict=True))
@@ -186,7 +186,7 @@ def stored(folder):
     return {}
 
 
-def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task, tmp_path):
+def test_after_the_kill_of_a_rank_the_same_command_resumes_bitwise(task, tmp_path):
     slow = command(task, "fsdp", "--epochs", "12", "--out", "out", "--set", "seconds=0.02")
     (tmp_path / "killed").mkdir()
     (tmp_path / "whole").mkdir()
@@ -218,7 +218,7 @@ def test_after_the_kill_of_a_rank_the_same_command_goes_on_to_the_same_bits(task
     assert not (tmp_path / "killed" / "out" / "results.sqlite.checkpoints").exists()
 
 
-def test_what_fails_on_all_ranks_is_told_once_and_the_next_run_is_done(task, tmp_path):
+def test_a_failure_on_all_ranks_is_reported_once_and_the_next_run_executes(task, tmp_path):
     with torchrun(*command(task, "ddp", "--out", "out", "--set", "fails_on=all"), cwd=tmp_path) as started:
         output = started.communicate(timeout=120)[0]
     assert started.returncode == 1
@@ -226,7 +226,7 @@ def test_what_fails_on_all_ranks_is_told_once_and_the_next_run_is_done(task, tmp
     assert output.count("2 runs failed, see above") == 1
 
 
-def test_what_fails_on_one_rank_ends_all(task, tmp_path):
+def test_a_failure_on_one_rank_ends_all(task, tmp_path):
     with torchrun(*command(task, "ddp", "--out", "out", "--set", "fails_on=1"), cwd=tmp_path) as started:
         output = started.communicate(timeout=120)[0]
     assert started.returncode == 1
@@ -266,7 +266,7 @@ def test_ranks_that_hang_are_ended_and_said(monkeypatch):
     assert engine.failed
 
 
-def test_a_mistake_is_told_by_one_rank(task, tmp_path):
+def test_a_mistake_is_reported_by_one_rank(task, tmp_path):
     with torchrun(*command(task, "ddp", "--out", "out", "--batch-size", "1"), cwd=tmp_path) as started:
         output = started.communicate(timeout=120)[0]
     assert output.count("lossaware: a batch of 1 is too small for 2 ranks") == 1
@@ -291,7 +291,7 @@ def test_wrong_use_is_one_line(monkeypatch, capsys, more, says):
     assert error.count("\n") == 1
 
 
-def test_ranks_are_part_of_what_a_run_is_and_must_be_there():
+def test_ranks_are_part_of_the_specification_and_must_exist():
     spec = dataclasses.replace(ADAM, task="digits")
     shared = dataclasses.replace(spec, distributed="ddp-2")
     assert shared.key != spec.key

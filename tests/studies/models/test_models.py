@@ -88,7 +88,7 @@ def test_vslnet_has_the_size_of_its_parts():
     assert parameters(VSLNet()) == encoder + attention + 2 * lstm + 2 * score + rest
 
 
-def test_a_dense_layer_keeps_what_it_gets_and_adds_its_growth():
+def test_a_dense_layer_keeps_its_input_and_adds_its_growth():
     layer: Any = densenet()[1].eval()
     x = torch.randn(2, 16, 8, 8)
     y = layer(x)

@@ -21,7 +21,7 @@ def vslnet_batch():
     return video, torch.tensor([7, 12]), words
 
 
-def test_vslnet_sees_no_padding():
+def test_vslnet_ignores_padding():
     torch.manual_seed(0)
     net = VSLNet().eval()
     video, lengths, words = vslnet_batch()
@@ -96,7 +96,7 @@ def test_vslnet_starts_after_xavier_and_drops_a_fifth():
     assert net.encoder.attention.dropout == 0.2
 
 
-def test_the_end_is_looked_for_in_what_the_search_for_the_start_has_seen():
+def test_the_end_is_predicted_from_the_states_of_the_start():
     torch.manual_seed(0)
     net: Any = VSLNet().eval()
     _, start, end = net(*vslnet_batch())
@@ -107,7 +107,7 @@ def test_the_end_is_looked_for_in_what_the_search_for_the_start_has_seen():
     assert net.end.weight_hh_l0.grad is None
 
 
-def test_vslnet_hears_the_sentence_and_trains_every_part():
+def test_vslnet_depends_on_the_sentence_and_trains_every_part():
     torch.manual_seed(0)
     net = VSLNet()
     video, lengths, words = vslnet_batch()

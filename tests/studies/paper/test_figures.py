@@ -49,7 +49,7 @@ def out(tmp_path: Path) -> Path:
     return folder.path
 
 
-def test_figure_2_draws_what_is_there_and_names_the_rest(
+def test_figure_2_plots_existing_runs_and_names_missing_ones(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -82,7 +82,7 @@ def svg_texts(svg: str) -> list[str]:
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("text")]
 
 
-def test_figure_2_without_any_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figure_2_without_any_run_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         lossaware("plot", "figure02", "--out", str(tmp_path), "--results", str(tmp_path), "--to", str(tmp_path / "to"))
         == 2

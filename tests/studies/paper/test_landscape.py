@@ -46,7 +46,7 @@ def test_every_point_moves_as_with_the_real_lga(momentum: float, steps_per_statu
     assert (paths[-1, 0] - paths[-1, 3]).abs().max() > 0.1, "the largest gamma2 must matter"
 
 
-def test_the_landscape_has_what_the_caption_says() -> None:
+def test_the_landscape_has_the_properties_of_the_caption() -> None:
     optima, barriers = turning_points()
     assert len(optima) == len(landscape.NAMES) == 5
     assert len(barriers) == 4
@@ -77,7 +77,7 @@ def test_without_lga_points_stay_in_their_basin() -> None:
     assert torch.equal(torch.bucketize(starts, barriers), torch.bucketize(ends, barriers))
 
 
-def test_a_push_shorter_than_the_basin_frees_nobody_and_a_longer_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_push_longer_than_the_basin_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The push goes down the gradient, so a point leaves a basin by being thrown across its barrier, or never."""
     monkeypatch.setattr(landscape, "STARTS", 51)
     monkeypatch.setattr(landscape, "GAMMA2S", (0.0, 1e-8, 1e-3, 3e-2))

@@ -38,7 +38,7 @@ def test_the_interval_covers_the_epoch_where_the_figures_are_noisy():
     assert any(low < high for low, high in map(interval, noisy))
 
 
-def test_a_later_epoch_with_lga_is_told_from_none():
+def test_a_later_epoch_with_lga_differs_from_no_epoch():
     later, low, high = difference(column(10, noise=0.02), column(18, with_lga=True, noise=0.02))
     assert low <= later <= high
     assert low > 0
@@ -85,6 +85,6 @@ def test_the_command_writes_tables_and_a_picture_of_the_stored_results(tmp_path:
     assert same[0] == same[1], "results/lengths was made from other runs: lossaware lengths"
 
 
-def test_without_runs_it_says_what_to_run(tmp_path: Path, capsys):
+def test_without_runs_it_names_the_command(tmp_path: Path, capsys):
     assert lossaware("lengths", "--results", str(tmp_path), "--out", str(tmp_path / "out"), "--to", str(tmp_path)) == 2
     assert "lossaware study run table02" in capsys.readouterr().err

@@ -100,11 +100,11 @@ def test_519_figures_in_all() -> None:
         (13, "CIFAR-10, LGA", "Adadelta", "0.9633"),
     ],
 )
-def test_figures_stand_where_the_paper_has_them(number: int, row: str, column: str, figure: str) -> None:
+def test_figures_are_in_the_papers_cells(number: int, row: str, column: str, figure: str) -> None:
     assert published(number, tuple(row.split(", ")), tuple(column.split(", "))) == figure
 
 
-def test_figures_printed_twice_agree_but_for_the_misprints_that_the_notes_name() -> None:
+def test_figures_printed_twice_agree_except_for_known_misprints() -> None:
     tables = {number: study(number) for number in (1, 2, 3, 5, 7, 8)}
 
     def figure(number: int, row: tuple[str, ...], column: tuple[str, ...]) -> Decimal | None:
@@ -139,7 +139,7 @@ def test_figures_printed_twice_agree_but_for_the_misprints_that_the_notes_name()
         assert any(name in note for note in tables[number].file.notes), (number, name)
 
 
-def test_table_5_has_the_mean_and_the_deviation_of_its_columns_but_for_one() -> None:
+def test_table_5_has_the_mean_and_deviation_of_all_columns_except_one() -> None:
     from statistics import fmean, pstdev
 
     table = study(5)
@@ -166,7 +166,7 @@ def test_runs_that_several_tables_need_are_the_same_runs() -> None:
     assert {spec for spec in load_study("readings").specs if spec.lga is None} <= set(study(2).specs)
 
 
-def test_protocols_change_the_network_alone_and_are_held_against_the_same_figures() -> None:
+def test_protocols_change_only_the_network_and_have_the_same_published_figures() -> None:
     """Its runs and figures are those of Table 2, except for Adam, which is a misprint there."""
     found = load_study("protocols")
     assert set(found.overridden(Overrides({"protocol": ("default",)})).specs) <= set(study(2).specs)
@@ -235,7 +235,7 @@ def test_the_schedulers_of_table_5_have_the_arguments_that_its_note_names() -> N
     }
 
 
-def test_what_the_cells_show() -> None:
+def test_the_values_of_cells() -> None:
     def shown(number: int) -> Counter[tuple[str, str, str, bool]]:
         quantities = [cell.metric for cell in study(number).cells.values()]
         return Counter((q.set, q.name, q.at, q.percent) for q in quantities)

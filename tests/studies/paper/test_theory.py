@@ -21,7 +21,7 @@ def problems() -> list[Problem]:
     return theory.problems()
 
 
-def test_problems_are_what_they_say(problems: list[Problem]) -> None:
+def test_problems_have_their_stated_properties(problems: list[Problem]) -> None:
     for problem in problems:
         assert 0 < problem.mu < problem.smoothness
         x = problem.optimum.clone().requires_grad_()
@@ -108,7 +108,7 @@ def broken() -> dict[str, Run]:
 
 
 @pytest.mark.parametrize("name", [example.name for example in COUNTEREXAMPLES])
-def test_each_counterexample_meets_what_is_asked_and_breaks_the_weakest_bound(
+def test_each_counterexample_meets_the_conditions_and_violates_the_weakest_bound(
     broken: dict[str, Run], name: str
 ) -> None:
     run = broken[name]

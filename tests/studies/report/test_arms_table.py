@@ -10,7 +10,7 @@ from support.synthetic import BASE, compared, ending_at, run_of
 BETTER, WORSE = ([base + sign * (0.02 + 0.001 * i) for i, base in enumerate(BASE)] for sign in (1, -1))
 
 
-def test_every_arm_is_held_against_the_first():
+def test_every_arm_is_compared_with_the_first():
     study, made = compared(
         (ending_at(BASE), ending_at(BETTER), ending_at(WORSE, lga=True)), arms="adamw,prodigy(lr=1),auto"
     )
@@ -28,7 +28,7 @@ def test_every_arm_is_held_against_the_first():
     )
 
 
-def test_two_arms_of_their_own_are_the_columns():
+def test_two_named_arms_are_the_columns():
     study, made = compared(
         (ending_at(BASE), ending_at(BETTER)), optimizers=[""], lrs=[0.0], arms="sgd(lr=1),adam(lr=1)"
     )

@@ -36,6 +36,6 @@ def test_without_a_validation_set_the_best_is_that_of_the_table():
     ]
 
 
-def test_an_arm_with_a_learning_rate_of_its_own_is_said_with_it():
+def test_an_arm_with_its_own_learning_rate_shows_it():
     row = ([run_of([0.8] * 2)], [run_of([0.9] * 2)])
     assert "90.00 % prodigy(lr=1) (lr 1)." in remarks(row, row, arms="without,prodigy(lr=1)")[0]

@@ -68,7 +68,7 @@ def test_nothing_finished_still_makes_a_table():
     json.dumps(to_plain(table), allow_nan=False)
 
 
-def test_a_row_whose_runs_all_failed_says_so_with_the_reason():
+def test_a_row_of_failed_runs_shows_the_reason():
     study, made = compared(pair(BASE, BASE), pair(BASE, BASE), lrs=(1e-3, 1e-2))
     lost = [spec for spec in study.specs if spec.lr == 1e-2 and spec.lga is not None]
     for spec in lost:
@@ -158,7 +158,7 @@ def test_two_seeds_have_no_interval():
     assert "Means over 2 seeds; n = 2: no interval." in table.caption
 
 
-def test_the_gamma2_of_all_rows_is_said_where_no_column_has_it():
+def test_the_common_gamma2_is_shown_without_a_column():
     without, with_lga = pair(BASE, BASE)
     assert "LGA has gamma2 1e-6." in table_of((without, with_lga)).caption
     several = table_of((without, with_lga, with_lga), gamma2s=(1e-6, 1e-7))

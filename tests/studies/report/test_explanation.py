@@ -76,7 +76,7 @@ def test_lost_runs_and_equal_runs_and_two_seeds():
         (6, "checked by an exact sign-flip test", "fewer than 6"),
     ],
 )
-def test_the_tests_are_those_of_the_seeds_at_hand(seeds, has, lacks):
+def test_the_tests_depend_on_the_number_of_seeds(seeds, has, lacks):
     caption = table_of(pair(BASE[:seeds], NEAR[:seeds])).caption
     assert has in caption
     assert lacks not in caption

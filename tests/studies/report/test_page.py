@@ -93,7 +93,7 @@ def polyline_points(svg: str, color: int) -> int:
     return max((len(re.findall(r"[ML]", line)) for line in lines), default=0)
 
 
-def test_a_curve_has_a_point_an_epoch():
+def test_a_curve_has_one_point_per_epoch():
     [figure] = plot_curves([curves_of(TWO)])
     assert polyline_points(figure.plot.svg(), 0) == polyline_points(figure.plot.svg(), 1) == 10
 
@@ -140,7 +140,7 @@ def test_page_says_it_all(report: Report, table: Table, page: str):
     assert "A note." in page
 
 
-def test_page_escapes_what_it_is_given(page: str):
+def test_page_escapes_all_text(page: str):
     assert "<digits>" not in page
     assert "&lt;digits&gt;" in page
 
@@ -159,7 +159,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_text_and_lines_stand_out_in_both_modes(page: str, mode: str):
+def test_text_and_lines_are_visible_in_both_modes(page: str, mode: str):
     """WCAG 2: 4.5 for text, 3 for lines that carry meaning (the base may be fainter: it is drawn twice as broad)."""
     light, dark = re.findall(r":root \{(.*?)\}", page, flags=re.DOTALL)
     colors = dict(re.findall(r"--([\w-]+): (#\w{6})", light if mode == "light" else dark))
@@ -196,7 +196,7 @@ def test_failed_write_leaves_the_old_report(report: Report, tmp_path, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_a_page_of_somebody_else_is_left_alone(report: Report, tmp_path):
+def test_a_foreign_page_is_not_overwritten(report: Report, tmp_path):
     path = tmp_path / "report.html"
     path.write_text("<html>my own report</html>")
     with pytest.raises(UsageError, match="is not a report of lossaware"):

@@ -148,7 +148,7 @@ def test_a_cell_has_measured_published_difference_interval_and_verdict(page: str
     assert "Not run: 38 of 42 cells." in text
 
 
-def test_what_was_overridden_stands_above_the_table_and_is_held_against_nothing(page: str) -> None:
+def test_overrides_are_shown_above_the_table_and_not_compared(page: str) -> None:
     second = section(page, "table02")
     cells = row(second, "Momentum")
     assert cells[1] == "80.00 b published 99.51"
@@ -376,7 +376,7 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
 # --- the short page -------------------------------------------------------------------------------------------------
 
 
-def test_the_committed_page_is_what_the_committed_results_give() -> None:
+def test_the_committed_page_follows_from_the_committed_results() -> None:
     said = "run: lossaware report --out results/README.md"
     assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == results_page.text(ROOT / "results"), said
 

@@ -61,7 +61,7 @@ def test_text_fits_and_loses_nothing(table, width):
     assert text.count("measured") == 4 * text.count("algorithm ") + 1  # and one in the caption
 
 
-def test_each_cell_of_a_row_has_the_decimals_of_what_it_measures():
+def test_each_cell_has_the_decimals_of_its_measure():
     text = one("final").replace(
         "b = { b = {} } }", 'b = { a = {}, b = { lr = 2, measure = { set = "test", name = "loss" } } } }'
     )
@@ -110,7 +110,7 @@ def test_latex_has_the_notes_and_says_where_it_comes_from(table):
     assert after_the_figures[-1] == "% Measured 2026-11-26 with torch 2.13.0."
 
 
-def test_latex_escapes_what_it_would_read_as_its_own():
+def test_latex_escapes_its_special_characters():
     title = "a_b & 5 % $ # {x} ^ ~ \\ ± \u2212 \u03bc \u03c3 — [c]"
     study = parse_study(TEXT.replace('title = "A small grid"', f"title = '{title}'"), "grid")
     escaped = (
@@ -142,7 +142,7 @@ GROUNDING = TEXT.replace('task = "digits"', 'task = "grounding"').replace("{ hid
 
 
 @pytest.mark.parametrize("how", ["in the file", "overridden", "at one point"])
-def test_results_from_stand_in_features_say_so_everywhere(tmp_path, how):
+def test_results_from_stand_in_features_are_marked_everywhere(tmp_path, how):
     text = {
         "in the file": GROUNDING.replace('"real"', '"stand-in"'),
         "overridden": GROUNDING,

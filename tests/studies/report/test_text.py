@@ -53,7 +53,7 @@ def test_the_verdict_follows_the_name_of_its_row_and_is_whole(table, width):
 @pytest.mark.parametrize(
     ("width", "has_epochs", "blocks"), [(60, False, 2), (80, False, 1), (100, True, 1), (200, True, 1)]
 )
-def test_epochs_go_first_and_it_is_said(table, width, has_epochs, blocks):
+def test_epochs_override_and_are_shown(table, width, has_epochs, blocks):
     seen = shown(table, width)
     assert ("45 % of the epochs" in seen) is has_epochs
     assert ("Same score after: the share" in seen) is has_epochs
@@ -131,7 +131,7 @@ def test_characters_that_an_output_lacks_are_plain_ones(table, encoding, minus, 
     assert len({line.index(spread) for line in rows}) == 1, "the columns are still below each other"
 
 
-def test_what_a_command_prints_is_plain_on_cp1252(monkeypatch):
+def test_output_is_plain_on_cp1252(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="cp1252"))
     app = importlib.import_module("lossaware.cli.app")

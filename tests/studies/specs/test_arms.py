@@ -50,7 +50,7 @@ def test_sizes_of_gamma2_are_arms():
     assert [arm.name for arm in arms_of_gamma2([1e-7, 1.0000001e-7])] == ["without", "1e-07", "1.0000001e-07"]
 
 
-def test_each_arm_is_held_against_the_first_from_the_same_seed():
+def test_each_arm_is_compared_with_the_first_from_the_same_seed():
     study = study_of("adamw(weight_decay=0.5),lga,prodigy(lr=1),adam+auto", optimizers=["sgd", "adam"], lrs=[0.1, 0.2])
     assert study.title == "Is another arm better than adamw(weight_decay=0.5) on digits?"
     found = pairs(study)
@@ -69,7 +69,7 @@ def test_each_arm_is_held_against_the_first_from_the_same_seed():
     assert study.cells[row, ("prodigy(lr=1)",)].bases[1] == first
 
 
-def test_the_same_runs_are_no_pair_and_options_of_the_base_are_those_of_arms_without_their_own():
+def test_equal_arms_are_refused_and_options_of_the_base_apply_to_arms():
     study = study_of("sgd,without,adam", optimizers=["sgd", "adam"], optimizer_options={"weight_decay": 0.0})
     assert len(pairs(study)) == 4  # without has other options than sgd
     assert len(pairs(study_of("sgd,without,adam", optimizers=["sgd", "adam"]))) == 3  # sgd, without: the same

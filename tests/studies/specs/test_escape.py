@@ -137,7 +137,7 @@ def test_numbers_in_csv_stay_numbers():
         assert cell.startswith("'")
 
 
-def test_escaped_text_reads_as_it_was():
+def test_escaped_text_is_readable():
     plain = "a, b: 56.00 ± 12.71 (with LGA), 1e-3"
     for escape in (terminal, latex, markdown, matplotlib):
         assert escape(plain) == plain.replace("±", r"$\pm$") if escape is latex else plain

@@ -138,7 +138,7 @@ def test_alig_in_numbers():
         assert x.item() == pytest.approx(value)
 
 
-def test_alig_begins_its_velocity_beside_what_others_keep():
+def test_alig_starts_its_velocity_next_to_other_state():
     """Because gamma2 "auto" stores a mean in the same state."""
     x = nn.Parameter(torch.ones(1))
     x.grad = torch.ones(1)
@@ -161,7 +161,7 @@ def test_a_schedule_moves_the_cap_of_alig():
 
 
 @pytest.mark.parametrize(("argument", "value"), [("lr", 0.0), ("momentum", 1.0), ("momentum", -0.1), ("delta", 0.0)])
-def test_alig_says_what_is_out_of_range(argument, value):
+def test_alig_names_values_out_of_range(argument, value):
     with pytest.raises(ValueError, match=f"{argument} must be .* got {value}"):
         AliG([nn.Parameter(torch.zeros(1))], **{argument: value})
 
@@ -302,7 +302,7 @@ def test_the_study_holds_all_to_the_same_budget():
     assert gammas == {"digits": load_task("digits", ()).gamma2, "mnist": load_task("mnist", ()).gamma2}
 
 
-def test_the_study_beside_auto_computes_nothing_twice():
+def test_the_peers_of_auto_share_its_runs():
     """Bases and gamma2 "auto" have the same runs as in `auto`; the other optimizers have the same budget."""
     study, auto = load_study("auto-peers"), {spec.key: spec for spec in load_study("auto").specs}
     peers = [spec for spec in study.specs if spec.key not in auto]

@@ -38,7 +38,7 @@ def test_points_override_the_base_and_options_are_merged(grid):
 
 
 @pytest.mark.parametrize("order", [["strategy", "lr"], ["lr", "strategy"]])
-def test_without_lga_is_without_whatever_another_axis_says(order):
+def test_without_lga_takes_precedence_over_other_axes(order):
     text = TEXT.replace('columns = ["strategy", "lr"]', f"columns = {json.dumps(order)}").split("[derived]")[0]
     for cell in parse_study(text, "grid").cells.values():
         assert all((spec.lga is None) == ("w/o LGA" in cell.column) for spec in cell.specs)
@@ -159,7 +159,7 @@ def test_overrides_go_over_everything(grid):
     assert any(spec.lga is None for spec in smaller.specs)
 
 
-def test_arguments_of_lga_do_not_bring_lga_to_where_there_is_none():
+def test_arguments_of_lga_do_not_add_lga_to_runs_without():
     text = TEXT.replace("lga = { gamma2 = 1e-5 }", "").replace(", lga = { gamma2 = 1e-6 }", "")
     text = text.replace("{ lga = false }", "{}").replace('"w/ LGA" = {}', '"w/ LGA" = { lga = {} }')
     study = parse_study(text, "grid").overridden(Overrides({}, parse_settings({"lga.gamma2": "1e-3"})))
@@ -213,6 +213,6 @@ def test_settings_as_on_a_command_line():
             parse_settings(wrong)
 
 
-def test_notes_and_figures_do_not_change_what_a_study_is(grid):
+def test_notes_and_figures_do_not_change_the_digest_of_a_study(grid):
     other = parse_study(TEXT.replace("91.25", "91.26").replace("A small grid", "Another title"), "grid")
     assert other.digest == grid.digest

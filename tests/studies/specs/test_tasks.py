@@ -78,7 +78,7 @@ def plain_lenet(pad=2, activation=nn.ReLU, pooling=nn.MaxPool2d, between=None, l
         ({"head": "softmax"}, {"last": (nn.Softmax(dim=1),)}),
     ],
 )
-def test_lenet_is_what_its_options_say(chosen, plain):
+def test_lenet_follows_its_options(chosen, plain):
     """Same initialisation, outputs and gradients, bit for bit, as layer by layer in the usual order."""
     torch.manual_seed(0)
     ours = load_task("mnist", options(**chosen)).model()
@@ -108,7 +108,7 @@ def test_lenet_takes_no_other_padding():
         lenet5(1)
 
 
-def test_digits_are_the_same_whatever_the_seed():
+def test_digits_do_not_depend_on_the_seed():
     task = load_task("digits")
     torch.manual_seed(1)
     first = task.data(None)
@@ -160,7 +160,7 @@ def test_mnist_says_where_its_data_comes_from(tmp_path):
         task.data(tmp_path / "elsewhere")
 
 
-def test_mistakes_in_files_of_mnist_are_told(tiny_mnist, write_idx):
+def test_mistakes_in_files_of_mnist_are_errors(tiny_mnist, write_idx):
     """Files that were changed on purpose must still fit together."""
     load = partial(load_without_verifying, load_task("mnist"))
     raw = tiny_mnist / "MNIST" / "raw"
@@ -197,7 +197,7 @@ def test_a_task_from_a_file_or_a_module(my_task, monkeypatch, tmp_path):
     assert load_task("my_package_task:build").name == "mine"
 
 
-def test_a_task_may_import_what_lies_beside_it(my_task):
+def test_a_task_may_import_modules_from_its_folder(my_task):
     my_task("WIDTH = 7", "beside_my_task.py")
     path = my_task("from beside_my_task import WIDTH\n" + GOOD.replace("width: int = 2", "width: int = WIDTH"))
     assert load_task(f"{path}:build").model().out_features == 7
@@ -276,7 +276,7 @@ def test_mistakes_in_a_task_file(my_task, text, attribute, chosen, message):
         ),
     ],
 )
-def test_mistakes_in_what_is_measured(my_task, measure, message):
+def test_mistakes_in_measures(my_task, measure, message):
     path = my_task(GOOD.replace("data, classification)", f"data, {measure})"))
     spec = RunSpec(task=f"{path}:build", optimizer="sgd", lr=0.1, seed=0, epochs=1, batch_size=10)
     with pytest.raises(UsageError, match=message):
@@ -284,7 +284,7 @@ def test_mistakes_in_what_is_measured(my_task, measure, message):
 
 
 @pytest.mark.parametrize(("empty", "message"), [("train", "its training set"), ("test", "its test set")])
-def test_a_set_without_examples_is_told(my_task, empty, message):
+def test_a_set_without_examples_is_an_error(my_task, empty, message):
     text = GOOD.replace(
         "Data(train=examples, test=examples)", f"replace(Data(examples, examples), {empty}=InMemory((x[:0],)))"
     )

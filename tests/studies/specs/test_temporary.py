@@ -52,7 +52,7 @@ def test_a_folder_of_a_killed_process_goes_with_the_next_and_that_of_a_living_on
         assert names(tmp_path) == [own.parent.name]
 
 
-def test_what_was_not_made_here_stays(tmp_path):
+def test_foreign_files_are_kept(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / temporary._MARK).touch()
     (tmp_path / "lossaware-test-a_folder").mkdir()
@@ -70,7 +70,7 @@ def test_what_was_not_made_here_stays(tmp_path):
     assert names(tmp_path / "lossaware-test-a_folder") == ["thesis"]
 
 
-def test_what_a_link_inside_leads_to_stays(tmp_path):
+def test_targets_of_links_are_not_removed(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").touch()
     (killed,) = left_by_a_kill(tmp_path) - {tmp_path / "thesis"}
@@ -104,7 +104,7 @@ def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again
     assert len(made) == 2
 
 
-def test_what_is_written_while_it_is_removed_goes_too(tmp_path, monkeypatch):
+def test_files_written_during_removal_are_removed(tmp_path, monkeypatch):
     remove, calls = shutil.rmtree, []
 
     def late(path, **how):

@@ -88,7 +88,7 @@ def test_failures_are_kept_until_the_run_succeeds(path):
 
 
 @pytest.mark.parametrize("kind", ["task", "optimizer"])
-def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind):
+def test_a_changed_user_file_makes_its_runs_missing(path, tmp_path, kind):
     (tmp_path / "task.py").write_text("# its task\n")
     file = tmp_path / f"{kind}.py"
     file.write_text("# one\n")
@@ -108,7 +108,7 @@ def test_a_changed_file_of_ones_own_makes_its_runs_missing(path, tmp_path, kind)
         assert store.records(spec) == []
 
 
-def test_a_package_of_ones_own_that_fails_is_no_traceback_here(path, tmp_path, monkeypatch):
+def test_a_user_package_that_fails_gives_one_line(path, tmp_path, monkeypatch):
     """A one-line error when it is loaded; a store only compares the digest of its file."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "__init__.py").write_text("raise RuntimeError('not today')\n")
@@ -120,7 +120,7 @@ def test_a_package_of_ones_own_that_fails_is_no_traceback_here(path, tmp_path, m
         assert store.records(spec) == []
 
 
-def test_a_second_writer_is_told_and_readers_are_let_in(path):
+def test_a_second_writer_is_refused_and_readers_are_not(path):
     with Store(path) as store:
         store.begin(SPEC)
         store.record(SPEC, record(1))
@@ -152,7 +152,7 @@ def make_database(path, application_id, user_version):
 
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("kind", ["empty", "text", "foreign", "version", "damaged", "folder"])
-def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
+def test_foreign_files_are_reported_and_not_changed(tmp_path, read_only, kind):
     path = tmp_path / "results.sqlite"
     if kind == "empty":
         path.touch()
@@ -197,7 +197,7 @@ def test_what_is_not_ours_is_told_and_left_alone(tmp_path, read_only, kind):
         ("UPDATE environments SET content = '[]'", lambda store: store.environment(SPEC)),
     ],
 )
-def test_what_we_did_not_write_is_one_line(path, damage, read):
+def test_content_from_others_is_one_line(path, damage, read):
     with Store(path) as store:
         fill(store, SPEC, 2)
     with sqlite3.connect(path) as database:
@@ -251,7 +251,7 @@ def test_specifications_survive_their_journey():
 # --- runs that say themselves when they are complete ----------------------------------------------------------------
 
 
-def test_an_open_ended_run_is_complete_when_it_says_so(tmp_path):
+def test_an_open_ended_run_is_complete_when_it_reports_its_end(tmp_path):
     spec = RunSpec("train.py:train", "", 0.0, 0, 0, 0, kind="function")
     records = [EpochRecord(epoch, {}, {"score": 0.5}, None, 0.1) for epoch in (1, 2, 3)]
     with Store(tmp_path / "results.sqlite") as store:

@@ -85,7 +85,7 @@ def test_nothing_to_export(grid, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_are_taken_into_a_store_with_what_they_were_made_with(grid, tmp_path):
+def test_runs_are_imported_with_their_provenance(grid, tmp_path):
     known = Exact(grid)
     export(show(grid, known, []), Sources([known]), [], tmp_path)
     specs = grid.specs
@@ -105,7 +105,7 @@ def test_runs_are_taken_into_a_store_with_what_they_were_made_with(grid, tmp_pat
     ("pattern", "mine"),
     [('task = "digits"', 'task = "my.py:build"'), ('optimizer = "[^"]*"', 'optimizer = "my.py:Own"')],
 )
-def test_runs_of_ones_own_code_are_not_taken_over(tmp_path, pattern, mine):
+def test_runs_of_user_code_are_not_imported(tmp_path, pattern, mine):
     own = parse_study(re.sub(pattern, mine, TEXT), "grid")
     known = Exact(own)
     export(show(own, known, []), Sources([known]), [], tmp_path)
@@ -113,7 +113,7 @@ def test_runs_of_ones_own_code_are_not_taken_over(tmp_path, pattern, mine):
         assert adopt(own.specs, Exported(tmp_path), store) == 0
 
 
-def test_an_export_of_other_code_is_none(tmp_path):
+def test_an_export_of_other_code_is_not_used(tmp_path):
     """Without the check: figures of old code would be mixed with those of the current code."""
     file = tmp_path / "mine.py"
     file.write_text("# one\n")
@@ -252,7 +252,7 @@ def test_texts_of_others_are_exported_as_they_are(grid, tmp_path):
     assert written._study_json({"runs": {"a": {"spec": {"task": "a\ud800"}}}}).encode()
 
 
-def test_the_path_of_a_task_is_part_of_its_runs_and_this_is_said(grid, tmp_path):
+def test_the_path_of_a_task_is_part_of_its_runs_with_a_note(grid, tmp_path):
     task = tmp_path / "my_task.py"
     task.write_text("")
     study = parse_study(TEXT.replace("digits", f"{task}:build"), "grid")
@@ -262,7 +262,7 @@ def test_the_path_of_a_task_is_part_of_its_runs_and_this_is_said(grid, tmp_path)
         export(show(study, known, []), Sources([known]), [], tmp_path / "results")
 
 
-def test_a_file_is_no_folder_of_exports(tmp_path):
+def test_a_file_is_not_a_folder_of_exports(tmp_path):
     (tmp_path / "results").touch()
     with pytest.raises(UsageError, match="results: a folder of exported studies is expected"):
         Exported(tmp_path / "results")

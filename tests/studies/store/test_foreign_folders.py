@@ -115,7 +115,7 @@ def test_results_under_the_name_of_a_new_database_are_not_removed(tmp_path, dama
 
 @pytest.mark.parametrize("ending", ["", "-wal", "-shm", "-journal", ".lock"])
 @pytest.mark.parametrize("kind", ["link", "pipe", "device"])
-def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_path, ending, kind):
+def test_companions_of_a_database_are_not_written_through_links(tmp_path, ending, kind):
     """Without the check: opening a pipe blocks, and SQLite starts a journal in any file."""
     thesis = tmp_path / "thesis.txt"
     thesis.write_text("my thesis " * 1000)
@@ -156,7 +156,7 @@ def test_nothing_beside_a_database_is_written_through_a_link_or_waited_for(tmp_p
     ],
 )
 @pytest.mark.parametrize("read_only", [True, False])
-def test_a_database_with_sql_of_somebody_else_is_refused(tmp_path, statements, message, read_only):
+def test_a_database_with_foreign_sql_is_refused(tmp_path, statements, message, read_only):
     path = tmp_path / "results.sqlite"
     with Store(path) as store:
         store.begin(SPEC)
@@ -194,7 +194,7 @@ def test_launches_are_not_written_through_a_link(tmp_path, grid):
         Folder(tmp_path / "out").note(Launch.now(grid))
 
 
-def test_pages_in_the_place_of_which_something_else_is_are_refused(tmp_path):
+def test_pages_are_refused_if_something_else_is_in_their_place(tmp_path):
     os.mkfifo(tmp_path / "report.html")
     with pytest.raises(UsageError, match="this is a pipe"):
         page.check_writable(tmp_path / "report.html")
@@ -306,7 +306,7 @@ def test_names_that_are_not_printable_are_refused(trap, task):
     assert source_digest([task]) is None
 
 
-def test_a_task_that_the_user_runs_is_one_line_whatever_it_is(trap, capsys):
+def test_any_invalid_task_file_is_one_line(trap, capsys):
     for task in ("/dev/zero:x", "pipe.py:x", "a.py:x", "this.x:build"):
         assert lossaware("compare", task, "--out", trap / "out") == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

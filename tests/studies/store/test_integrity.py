@@ -66,7 +66,7 @@ def test_a_digest_depends_on_the_run_and_on_every_number():
     assert run_digest(SPEC, ["a", "b"]) != run_digest(SPEC, ["b", "a"]) != run_digest(OTHER, ["b", "a"])
 
 
-def test_digests_stay_what_they_are():
+def test_digests_do_not_change():
     """They are in files that others have; a change of them is a change of the format."""
     assert epoch_digest(SPEC, record(1)) == "966eaafb2d661650"
     assert run_digest(SPEC, [epoch_digest(SPEC, record(epoch)) for epoch in (1, 2, 3)]) == "992c661accb7563c"
@@ -116,7 +116,7 @@ def test_a_changed_run_is_refused_and_named(path, what):
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_changed_run_is_missing_and_begins_without_what_it_had(path, what):
+def test_a_changed_run_is_missing_and_starts_without_old_epochs(path, what):
     *statements, message = CHANGES[what]
     change(path, *statements)
     with Store(path) as store:
@@ -253,13 +253,13 @@ def test_a_file_without_digests_gets_them_when_it_is_written_to(old, path):
         assert digests[0] == digests[1]
 
 
-def test_what_cannot_be_read_of_a_file_without_digests_is_missing(old):
+def test_unreadable_parts_of_a_file_without_digests_are_missing(old):
     change(old, f"UPDATE epochs SET test = '{{' {WHERE}", f"DELETE FROM epochs WHERE run = '{OTHER.key}' AND epoch = 3")
     with pytest.warns(Note), Store(old) as store:
         assert store.missing([SPEC, OTHER]) == [SPEC, OTHER]
 
 
-def test_digests_are_added_all_or_none(old, monkeypatch):
+def test_all_digests_are_added_or_none(old, monkeypatch):
     before = old.read_bytes()
 
     def killed(*what):
@@ -276,7 +276,7 @@ def test_digests_are_added_all_or_none(old, monkeypatch):
 # --- files beside, and copies -----------------------------------------------------------------------------------------
 
 
-def test_readers_leave_nothing_beside_the_file(path):
+def test_readers_leave_no_other_files(path):
     for left in ("results.sqlite.lock",):
         assert beside(path) == [left]
     with Store(path, read_only=True) as store:
@@ -284,7 +284,7 @@ def test_readers_leave_nothing_beside_the_file(path):
     assert beside(path) == ["results.sqlite.lock"]
 
 
-def test_what_a_killed_writer_left_is_read_and_brought_in(path, tmp_path):
+def test_epochs_of_a_killed_writer_are_read(path, tmp_path):
     """Its database, copied while it is open, together with its log."""
     spec = replace(SPEC, seed=8)
     with Store(path) as store:
@@ -301,7 +301,7 @@ def test_what_a_killed_writer_left_is_read_and_brought_in(path, tmp_path):
         assert store.records(spec) == [record(1)]
 
 
-def test_a_backup_holds_what_the_database_holds_while_another_writes(path, tmp_path):
+def test_a_backup_equals_the_database_while_another_process_writes(path, tmp_path):
     spec = replace(SPEC, seed=8)
     target = tmp_path / "backup" / "results.sqlite"
     with Store(path) as store:
@@ -318,7 +318,7 @@ def test_a_backup_holds_what_the_database_holds_while_another_writes(path, tmp_p
         sqlite_file.back_up(path, target)
 
 
-def test_a_backup_that_cannot_be_written_is_told(path, tmp_path):
+def test_a_backup_that_cannot_be_written_is_an_error(path, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot be copied to .*file/results\.sqlite"):
         sqlite_file.back_up(path, tmp_path / "file" / "results.sqlite")

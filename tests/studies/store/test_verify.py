@@ -32,7 +32,7 @@ def out(tmp_path):
     return folder
 
 
-def test_the_results_that_the_project_comes_with_are_what_was_written(capsys):
+def test_the_results_of_the_repository_are_unchanged(capsys):
     code, out, err = command(capsys, "verify", RESULTS)
     assert err == ""
     assert code == 0
@@ -57,7 +57,7 @@ def test_a_folder_of_runs_is_verified(out, capsys):
     assert err == f"lossaware: {out / 'results.sqlite'}: epoch 2 of run {key} has changed\n"
 
 
-def test_everything_that_is_wrong_is_said(tmp_path, capsys):
+def test_every_mistake_is_an_error(tmp_path, capsys):
     for name in ("table11", "table12"):
         for path in RESULTS.glob(f"{name}*"):
             shutil.copy(path, tmp_path)
@@ -109,7 +109,7 @@ def test_studies_of_earlier_versions_are_read_with_one_note_and_get_digests(tmp_
     assert (code, len(said.splitlines())) == (0, 1), "they have them already"
 
 
-def test_a_format_that_was_changed_is_no_earlier_version(tmp_path, capsys):
+def test_a_changed_format_is_not_an_earlier_version(tmp_path, capsys):
     for path in RESULTS.glob("table11*"):
         shutil.copy(path, tmp_path)
     path = tmp_path / "table11.study.json"
@@ -120,7 +120,7 @@ def test_a_format_that_was_changed_is_no_earlier_version(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("make", [False, True])
-def test_a_folder_without_results_is_told(tmp_path, capsys, make):
+def test_a_folder_without_results_is_an_error(tmp_path, capsys, make):
     folder = tmp_path / "nothing"
     if make:
         folder.mkdir()

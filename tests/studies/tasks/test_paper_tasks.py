@@ -90,7 +90,7 @@ def test_a_run_of_made_data_without_and_with_lga(made, name):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_cuda_a_step_waits_for_nothing(made, name):
+def test_cuda_a_step_does_not_synchronize(made, name):
     """Neither for augmentation, whose numbers are drawn on the CPU, nor for features that are gathered a batch."""
     chosen = dataclasses.replace(spec(name, train=2, lga=options(gamma2=1e-6)), device="cuda", batch_size=1)
     task = load_task(name, chosen.task_options)
@@ -142,7 +142,7 @@ def test_the_papers_protocol_is_the_default(name):
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_where_data_is_missing_one_line_says_what_to_do(tmp_path, name):
+def test_missing_data_is_one_line_with_a_remedy(tmp_path, name):
     task = load_task(name)
     place = FOLDERS[name]
     with pytest.raises(UsageError, match=f"task '{name}' needs --data DIR, with {place} in DIR; ") as nothing:
@@ -155,7 +155,7 @@ def test_where_data_is_missing_one_line_says_what_to_do(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_parts_are_as_large_as_asked_for_and_no_larger_than_the_whole(made, name):
+def test_parts_have_the_requested_size_and_at_most_the_whole(made, name):
     data = load_task(name, spec(name, train=2, test=1).task_options).data(made)
     assert (len(data.train), len(data.test)) == (2, 1)
     with pytest.raises(UsageError, match="train_examples must be at most"):
@@ -173,12 +173,12 @@ def test_parts_are_as_large_as_asked_for_and_no_larger_than_the_whole(made, name
         ("autoencoder_mnist", {}, "did you mean autoencoder-mnist"),
     ],
 )
-def test_mistakes_in_options_are_told(name, option, message):
+def test_mistakes_in_options_are_errors(name, option, message):
     with pytest.raises(UsageError, match=message):
         load_task(name, option)
 
 
-def test_cifar100_is_augmented_unless_told_otherwise(made):
+def test_cifar100_is_augmented_by_default(made):
     augmented = load_task("cifar100").data(made)
     assert augmented.augment is not None
     assert load_task("cifar100", {"augment": False}).data(made).augment is None
@@ -197,7 +197,7 @@ def test_both_sets_are_standardised_with_the_statistics_of_the_training_images(m
     assert [(examples.mean, examples.std) for examples in images] == [STATISTICS[name]] * 2
 
 
-def test_what_autoencoders_give_back_is_from_0_to_1(made):
+def test_outputs_of_autoencoders_are_from_0_to_1(made):
     for name in ("autoencoder-mnist", "autoencoder-cifar10"):
         (batch,) = load_task(name, {"train_examples": 8}).data(made).train.batches(8, None)
         assert batch[0].min() >= 0

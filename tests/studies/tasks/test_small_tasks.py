@@ -65,7 +65,7 @@ def test_the_loss_begins_where_it_should_and_falls(name, chosen, chance):
 
 
 @pytest.mark.parametrize(("name", "chosen", "_"), TASKS, ids=IDS)
-def test_data_are_the_same_whatever_the_seed_and_no_example_is_in_both_sets(name, chosen, _):
+def test_data_do_not_depend_on_the_seed_and_sets_are_disjoint(name, chosen, _):
     task = load_task(name, chosen)
     torch.manual_seed(1)
     first = task.load(None)
@@ -114,7 +114,7 @@ def test_windows_are_pieces_of_the_text():
     assert pieces[-1, -1] < 50
 
 
-def test_a_transformer_sees_no_character_that_comes_later():
+def test_a_transformer_is_causal():
     torch.manual_seed(0)
     model = load_task("characters").make_model().eval()
     text = torch.randint(0, characters()[1], (2, 20))
@@ -124,7 +124,7 @@ def test_a_transformer_sees_no_character_that_comes_later():
     assert not torch.allclose(model(text)[:, 12:], model(changed)[:, 12:])
 
 
-def test_most_rows_of_embeddings_have_no_gradient_in_a_step():
+def test_most_rows_of_embeddings_have_zero_gradients():
     task = load_task("embeddings")
     model = task.make_model()
     batch = next(iter(task.load(None).train.batches(task.batch_size, None)))
@@ -146,7 +146,7 @@ def test_the_likelihood_falls_below_zero():
 
 
 @pytest.mark.parametrize("share", [0, 0.2, 1.0])
-def test_as_many_labels_are_drawn_as_asked_for(share):
+def test_the_requested_share_of_labels_is_drawn(share):
     clean, noisy = digits.load(), load_task("noisy-labels", {"share": share}).load(None)
     wrong = (tensors_of(clean.train)[1] != tensors_of(noisy.train)[1]).float().mean().item()
     assert wrong == pytest.approx(0.9 * share, abs=0.03)
@@ -175,7 +175,7 @@ def test_continued_training_begins_with_a_trained_network():
     assert accuracy("inverted") < 0.5
 
 
-def test_a_deep_network_has_as_many_layers_as_asked_for():
+def test_a_deep_network_has_the_requested_layers():
     model = load_task("deep", {"depth": 5}).make_model()
     assert sum(isinstance(module, nn.Linear) for module in model.children()) == 5
 
@@ -194,7 +194,7 @@ def test_a_deep_network_has_as_many_layers_as_asked_for():
         ("segmentation", {"width": 0}, "width must be a multiple of 4 above 0, got 0"),
     ],
 )
-def test_mistakes_in_options_are_told(name, chosen, message):
+def test_mistakes_in_options_are_errors(name, chosen, message):
     with pytest.raises(UsageError, match=message):
         load_task(name, chosen)
 

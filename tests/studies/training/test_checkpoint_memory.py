@@ -10,7 +10,7 @@ MOST = 1.1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="reads the largest memory from POSIX's getrusage")
-def test_a_checkpoint_takes_no_memory_of_its_own():
+def test_a_checkpoint_takes_no_additional_memory():
     found = measure(5_000_000)
     assert found["run"] > 4 * 4 * 5_000_000, "parameters, gradients and both moments of Adam"
     assert found["write"] < MOST * found["run"]

@@ -45,7 +45,7 @@ def test_runs_on_the_cpu_keep_the_keys_that_they_had_before_there_was_a_choice()
     assert spec.key == "aded7b5e7338996b"
 
 
-def test_the_device_is_part_of_what_a_run_is(tmp_path):
+def test_the_device_is_part_of_the_specification(tmp_path):
     other = dataclasses.replace(SPEC, device="cuda")
     assert other.key != SPEC.key
     assert RunSpec.from_json(other.to_json()) == other
@@ -88,7 +88,7 @@ def test_a_step_reads_nothing_from_the_device(name, lga):
 
 
 @pytest.mark.parametrize("name", sorted(READ_THE_DEVICE))
-def test_what_reads_the_device_is_seen(name):
+def test_reads_of_the_device_are_detected(name):
     with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
         some_steps(dataclasses.replace(META, optimizer=name))
 
@@ -124,7 +124,7 @@ def test_examples_in_memory_are_moved_once_and_others_batch_by_batch():
     assert on_cpu._examples is stream
 
 
-def test_moments_keep_what_their_batches_read():
+def test_moments_on_a_device_have_the_same_batches():
     video, length = torch.tensor([0, 1]), torch.tensor([3, 2])
     words, span = torch.tensor([[5, 6, 0], [7, 0, 0]]), torch.zeros(2, 2)
     moments = Moments(torch.randn(2, 4, 6), InMemory((video, length, words, length, length, span)))
@@ -168,7 +168,7 @@ def test_cuda_is_near_the_cpu():
 
 
 @pytest.mark.cuda
-def test_cuda_runs_side_by_side_are_as_they_are_alone():
+def test_cuda_concurrent_runs_equal_single_runs():
     specs = [dataclasses.replace(spec, seed=seed) for spec in VARIANTS for seed in (0, 1)]
     found = {spec: [] for spec in specs}
     for event in LocalEngine(4).execute(specs, None):
@@ -197,7 +197,7 @@ def test_cuda_resumes_with_the_same_bits(tmp_path, monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", sorted(set(optimizers()) - READ_THE_DEVICE))
-def test_cuda_a_step_waits_for_nothing(name):
+def test_cuda_a_step_does_not_synchronize(name):
     task = load_task("digits")
     training = run_module._Training(dataclasses.replace(CUDA, optimizer=name, lga=options()), task, task.data(None))
     set_mode(training._optimizer, "train")

@@ -59,7 +59,7 @@ def test_a_step_has_the_mean_of_its_batches(trained):
     assert parts[0].train["loss"] == pytest.approx(whole[0].train["loss"], rel=1e-3)
 
 
-def test_lga_gets_the_mean_loss_of_a_step(trained):
+def test_lga_gets_the_mean_loss_of_each_step(trained):
     one, _ = trained(lr=1e-9, training=options(accumulate=5), lga=options(gamma2=0.0))
     assert one[0].lga is not None
     assert one[0].lga["loss"] == pytest.approx(one[0].train["loss"], rel=0.2)  # the batches differ in size

@@ -110,7 +110,7 @@ def test_an_iterable_set(records):
         Data(train=Stream(), test=Stream(), batches_per_epoch=0)
 
 
-def test_a_validation_set_is_measured_beside_the_test_set(records):
+def test_a_validation_set_is_measured_as_well(records):
     data = Data(train=Dicts(), test=InMemory((X[:6], X[:6])), validation=TensorDataset(X[:3], X[:3]))
     found, _ = records(data)
     assert [(r.test["largest"], r.test["validation_largest"]) for r in found] == [(5, 2), (5, 2)]
@@ -118,7 +118,7 @@ def test_a_validation_set_is_measured_beside_the_test_set(records):
 
 
 @pytest.mark.parametrize("given", [3, "train", object()])
-def test_what_is_no_set_is_one_line(given):
+def test_an_invalid_set_is_one_line(given):
     task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: Data(train=given, test=Dicts()), lambda m, b: {})
     with pytest.raises(UsageError, match="a set of examples must be InMemory tensors, a dataset, a DataLoader"):
         task.load(None)

@@ -99,13 +99,13 @@ def check_goes_on(spec, path, models, folder=None):
 
 
 @pytest.mark.parametrize("name", optimizers())
-def test_every_optimizer_goes_on_to_the_same_bits(name, models, tmp_path):
+def test_every_optimizer_resumes_with_the_same_bits(name, models, tmp_path):
     spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name in AT_ONE else 0.01)
     check_goes_on(spec, tmp_path / "one.pt", models)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "schedulefree-adamw", "momo"])
-def test_lga_goes_on_to_the_same_bits(name, models, tmp_path):
+def test_lga_resumes_with_the_same_bits(name, models, tmp_path):
     # Statuses end in the middle of epochs, and gamma2 backs off.
     chosen = options(gamma2=1e-3, eps=0.0, steps_per_epoch=3)
     check_goes_on(dataclasses.replace(SPEC, optimizer=name, lga=chosen), tmp_path / "one.pt", models)
@@ -124,17 +124,17 @@ def test_lga_goes_on_to_the_same_bits(name, models, tmp_path):
         ("CyclicLR", options(base_lr=0.01, max_lr=0.1, step_size_up=2)),
     ],
 )
-def test_schedulers_go_on_to_the_same_bits(name, chosen, models, tmp_path):
+def test_schedulers_resume_with_the_same_bits(name, chosen, models, tmp_path):
     check_goes_on(dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen), tmp_path / "one.pt", models)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_randomness_goes_on_to_the_same_bits(models, tmp_path, precision):
+def test_randomness_resumes_with_the_same_bits(models, tmp_path, precision):
     spec = dataclasses.replace(SPEC, task="noisy", batch_size=10, lga=options(gamma2=0.01), precision=precision)
     check_goes_on(spec, tmp_path / "one.pt", models)
 
 
-def test_random_turns_go_on_to_the_same_bits(models, tmp_path, tiny_mnist):
+def test_random_rotations_resume_with_the_same_bits(models, tmp_path, tiny_mnist):
     spec = RunSpec("autoeval", "adam", 1e-3, seed=0, epochs=3, batch_size=64, lga=options(gamma2=1e-5))
     check_goes_on(spec, tmp_path / "one.pt", models, tiny_mnist)
 
@@ -190,7 +190,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["empty", "cut", "half", "bit", "text", "folder"])
-def test_a_damaged_checkpoint_is_one_line_and_the_run_starts_anew(tmp_path, how):
+def test_a_damaged_checkpoint_is_reported_and_the_run_restarts(tmp_path, how):
     path = tmp_path / "one.pt"
     interrupted(SPEC, path, after=2)
     damage(path, how)
@@ -313,7 +313,7 @@ DOES_NOT_FIT = {
 
 
 @pytest.mark.parametrize("change", DOES_NOT_FIT)
-def test_a_checkpoint_of_other_content_is_one_line_and_the_run_starts_anew(tmp_path, change):
+def test_a_checkpoint_with_other_content_is_reported_and_the_run_restarts(tmp_path, change):
     path = tmp_path / "one.pt"
     interrupted(SPEC, path, after=2)
     content = Checkpoint(path, SPEC).load()
@@ -328,7 +328,7 @@ def test_a_checkpoint_of_other_content_is_one_line_and_the_run_starts_anew(tmp_p
 
 
 @pytest.mark.parametrize("content", [{}, [], {"of": []}, {"of": {}}, 7])
-def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_not_taken(tmp_path, content):
+def test_a_checkpoint_without_the_name_of_its_run_is_not_used(tmp_path, content):
     path = tmp_path / "one.pt"
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -340,7 +340,7 @@ def test_a_checkpoint_that_does_not_say_what_it_belongs_to_is_not_taken(tmp_path
 
 
 @pytest.mark.parametrize("kind", ["a link to a device", "a link to a checkpoint", "a pipe", "a dangling link"])
-def test_what_is_not_a_file_is_not_opened(tmp_path, kind):
+def test_special_files_are_not_opened(tmp_path, kind):
     path, target = tmp_path / "one.pt", tmp_path / "target.pt"
     interrupted(SPEC, target, after=2)
     before = target.read_bytes()
@@ -377,7 +377,7 @@ def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_kept_is_one_line(tmp_path):
+def test_a_checkpoint_that_cannot_be_saved_is_one_line(tmp_path):
     checkpoint, told = listening(tmp_path / "one.pt", SPEC)
     for _ in range(2):
         checkpoint.keep(lambda: {"training": lambda: None})

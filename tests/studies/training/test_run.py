@@ -92,7 +92,7 @@ def test_lenet_gives_the_same_bits(tiny_mnist):
     assert numbers(spec, tiny_mnist) == numbers(spec, tiny_mnist)
 
 
-def test_a_run_is_what_a_loop_written_by_hand_gives():
+def test_a_run_equals_a_handwritten_loop():
     """Same initialisation, order and means as a plain loop, with LGA attached as a user would."""
     spec = dataclasses.replace(SPEC, optimizer="momentum", lga=options(gamma2=1e-4))
     records = list(run(spec, None))
@@ -156,7 +156,7 @@ def test_each_epoch_sees_each_example_once(with_task):
     assert shown[: len(numbered)] != list(range(len(numbered)))
 
 
-def test_a_set_need_not_lie_in_memory(with_task):
+def test_a_data_set_need_not_be_in_memory(with_task):
     class Stream:
         def __len__(self) -> int:
             return 12
@@ -189,7 +189,7 @@ def test_tests_take_as_many_at_a_time_as_the_task_says(with_task):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_evaluation_leaves_the_model_as_it_is(with_task):
+def test_evaluation_does_not_change_the_model(with_task):
     """During testing, the statistics of batch normalisation do not change, dropout is off, and there is no graph."""
     modes = []
 
@@ -215,7 +215,7 @@ def test_evaluation_leaves_the_model_as_it_is(with_task):
         ("ReduceLROnPlateau", options(patience=0, mode="max")),
     ],
 )
-def test_schedulers_step_once_an_epoch(with_task, monkeypatch, name, chosen):
+def test_schedulers_step_once_per_epoch(with_task, monkeypatch, name, chosen):
     made = []
 
     def make(*arguments):
@@ -264,7 +264,7 @@ def test_the_readings_of_lga_are_options(with_task):
     assert list(run(dataclasses.replace(SPEC, lga=momentum), None))[-1].lga["lower_bound"] == 0
 
 
-def test_progress_is_told_now_and_then(monkeypatch):
+def test_progress_is_reported_occasionally(monkeypatch):
     told = []
     monkeypatch.setattr(run_module, "PROGRESS_SECONDS", 0.0)
     list(run(SPEC, None, on_progress=lambda *state: told.append(state)))
@@ -278,7 +278,7 @@ def test_progress_is_told_now_and_then(monkeypatch):
     assert not told
 
 
-def test_torch_is_left_as_it_was():
+def test_torch_is_restored():
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
     try:
         torch.set_num_threads(2)
@@ -341,7 +341,7 @@ def test_every_listed_optimizer_learns(name):
     assert last.train["loss"] < first.train["loss"]
 
 
-def test_an_optimizer_of_ones_own_is_named_by_its_file(tmp_path):
+def test_a_user_optimizer_is_named_by_its_file(tmp_path):
     (tmp_path / "mine.py").write_text("from torch.optim import SGD\n\n\nclass Mine(SGD):\n    pass\n")
     own = dataclasses.replace(SPEC, optimizer=f"{tmp_path / 'mine.py'}:Mine")
     assert own.own_code == (own.optimizer,)
@@ -359,7 +359,7 @@ def test_optimizers_are_those_of_torch():
     assert type(make_optimizer("torch.optim:Adafactor", parameters, 0.1, {})) is torch.optim.Adafactor
 
 
-def test_attaching_lga_which_may_compile_is_no_training_time(monkeypatch):
+def test_attaching_lga_does_not_count_as_training_time(monkeypatch):
     now = 0.0
 
     def slow(*arguments):

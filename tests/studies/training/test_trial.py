@@ -45,7 +45,7 @@ def test_reports_become_records_and_the_return_value_the_score(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
-def test_without_is_the_plain_loop_to_the_bit_and_with_is_not(tmp_path):
+def test_without_lga_is_bitwise_the_plain_loop(tmp_path):
     plain = final_norm(lr=0.1, seed=3)
     state = torch.get_rng_state()
     records, _ = run(tmp_path)
@@ -97,7 +97,7 @@ def test_the_base_of_an_arm(tmp_path):
     assert isinstance(trial.attach(trial.make_optimizer(params), steps_per_epoch=1), Baseline)
 
 
-def test_what_comes_before_the_first_epoch_is_no_training_time(tmp_path, monkeypatch):
+def test_time_before_the_first_epoch_is_not_training_time(tmp_path, monkeypatch):
     now = 0.0
     monkeypatch.setattr("lossaware.studies.training.trial.time.perf_counter", lambda: now)
 
@@ -149,7 +149,7 @@ def test_a_function_that_only_returns_its_score_has_one_epoch(tmp_path):
         (lambda trial: trial.attach(None, steps_per_epoch=1), "torch.optim.Optimizer"),
     ],
 )
-def test_what_a_function_does_wrongly(tmp_path, report, message):
+def test_mistakes_of_a_function(tmp_path, report, message):
     with pytest.raises(UsageError, match=message):
         report(Trial(spec_of(), folder=tmp_path))
 
@@ -194,7 +194,7 @@ def interrupted(at: int, *, before_report: bool = False):
 
 
 @pytest.mark.parametrize("at", [0, 1, 3])
-def test_a_run_goes_on_from_its_own_folder(tmp_path, at):
+def test_a_run_resumes_from_its_own_folder(tmp_path, at):
     function = interrupted(at)
     with pytest.raises(KeyError):
         run(tmp_path, function)
@@ -269,7 +269,7 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
     ],
 )
 @pytest.mark.filterwarnings("ignore:LGA got no loss")
-def test_what_a_rehearsal_finds(body, message):
+def test_mistakes_found_by_a_rehearsal(body, message):
     made = "p = torch.nn.Parameter(torch.ones(2)); optimizer = torch.optim.SGD([p], lr=0.1); p.grad = torch.ones(2)"
     space: dict = {"torch": torch}
     exec(f"def broken(trial):\n    {made}\n    {body}\n    return 0.0", space)
