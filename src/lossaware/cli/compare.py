@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from lossaware.cli.compare_options import LgaOptions, TaskOptions
 from lossaware.cli.output import console, say
 from lossaware.cli.values import (
     MAX_SEEDS,
@@ -33,30 +34,18 @@ def compare(
     *,
     command: str | None = None,
     direction: Literal["maximize", "minimize"] | None = None,
-    optimizers: str | None = None,
     lrs: str | None = None,
     arms: str | None = None,
     gamma2: str | None = None,
     seeds: Whole = 6,
     epochs: Whole | None = None,
-    batch_size: Whole | None = None,
     data: Path | None = None,
     no_verify: bool = False,
     jobs: Whole | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     out: Path = Path("lossaware-out"),
-    scheduler: str | None = None,
-    scheduler_interval: Literal["epoch", "step"] | None = None,
-    accumulate: Whole | None = None,
-    clip: float | None = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", allow_repeating=True)] = None,
-    steps_per_epoch: Whole | None = None,
-    eps: float | None = None,
-    xi: float | None = None,
-    lower_bound: str | None = None,
-    backoff: float | None = None,
-    zero_gradient: str | None = None,
     json: bool = False,
     csv: Path | None = None,
     config: Path | None = None,
@@ -65,8 +54,8 @@ def compare(
     percent: bool | None = None,
     margin: float | None = None,
     device: Literal["cpu", "cuda"] = "cpu",
-    precision: Literal["fp32", "bf16"] = "fp32",
-    distributed: str | None = None,
+    of_task: Annotated[TaskOptions | None, Parameter(name="*", group="Training of a task")] = None,
+    of_lga: Annotated[LgaOptions | None, Parameter(name="*", group="Settings of LGA")] = None,
 ) -> int:
     """Train in several arms from the same seeds, by default without and with LGA, and say whether it helped.
 
@@ -79,8 +68,6 @@ def compare(
         command: A command that trains, in place of TASK: "accelerate launch train.py --lr {lr} --seed {seed}". Its
             script calls lossaware.trial().
         direction: Whether a higher score is better: maximize or minimize. A function needs it; a task knows.
-        optimizers: Base optimizers (`lossaware optimizers`), separated by commas. Default: sgd,adam; a function has its
-            own.
         lrs: Learning rates, separated by commas. Default: 1e-3,1e-2; a function may have its own.
         arms: The compared arms, separated by commas; the first is the reference: without,lga,auto, a gamma2,
             an optimizer such as prodigy(lr=1), file.py:Class, adam+auto. Default: without,lga.
@@ -88,27 +75,14 @@ def compare(
             --arms without,1e-7,auto.
         seeds: Number of seeds; each runs in every arm. With fewer than 6, no sign test can be significant.
         epochs: Passes over the training set. Default: the task's.
-        batch_size: Examples per step. Default: the task's.
         data: Folder of the data, for tasks that need one.
         no_verify: Read data files even if they differ from their checksums. Each run's record states it.
         jobs: Runs at a time. Default: one per core, and at most 8 on a GPU.
         engine: The engine that executes the runs: local or ray.
         ray_address: An existing Ray cluster, HOST:PORT or auto. Default: a new one on this machine.
         out: Folder for results and report.
-        scheduler: A scheduler of torch.optim.lr_scheduler: StepLR,step_size=5,gamma=0.5.
-        scheduler_interval: Whether the scheduler steps per epoch or per step. Default: epoch.
-        accumulate: Batches per step, whose gradients are accumulated. Default: 1.
-        clip: Maximum norm of the gradients of a step; larger ones are scaled to it. Default: no clipping.
         settings: An option of the task, of its optimizers or of the function, key=value; may be given several times:
             --set hidden=32 --set weight_decay=0.1.
-        steps_per_epoch: Steps per loss status of LGA; 1 is Algorithm 1 to the letter. Default: an epoch.
-        eps: Minimum gap between loss and lower bound for the correction. Default: 0.1, and 0 for gamma2 auto.
-        xi: Stability constant of LGA's correction. Default: 0.01, and 1 for gamma2 auto.
-        lower_bound: progressive, average, momentum or zero; options follow: progressive,log_base=2.718. Default:
-            progressive, and zero for gamma2 auto.
-        backoff: Factor on a fixed gamma2 whenever the loss of a status rose. Default: 0.1.
-        zero_gradient: Correction where a gradient is exactly zero: push (as the paper) or rest. Default: push, and
-            rest for gamma2 auto.
         json: Print the results as JSON on standard output, and the tables on standard error.
         csv: File for the scores, one line per run.
         config: TOML file with any of these options, such as lrs = [1e-4, 1e-3]; the command line overrides it.
@@ -118,20 +92,22 @@ def compare(
         margin: The largest irrelevant difference, in units of the score: half a point of accuracy is 0.005. The report
             states whether the whole interval is within it.
         device: cpu or cuda. It is part of a run's specification, as the last bits differ.
-        precision: fp32, or bf16 (autocast).
-        distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of a run's specification, too.
+        of_task: Options of the training of a task.
+        of_lga: Settings of LGA.
     """
+    loop, of_lga = of_task or TaskOptions(), of_lga or LgaOptions()
+    lga = of_lga.arguments()
     # Checks that need no library are before the imports, so that they are fast.
     lr_values = None if lrs is None else numbers("--lrs", lrs, at_least=0.0, exclusive=True)
     gamma2_values = None if gamma2 is None else sizes("--gamma2", gamma2)
-    names = None if optimizers is None else words("--optimizers", optimizers)
+    names = None if loop.optimizers is None else words("--optimizers", loop.optimizers)
     for option, count in (
         ("--seeds", seeds),
         ("--epochs", epochs),
-        ("--batch-size", batch_size),
+        ("--batch-size", loop.batch_size),
         ("--jobs", jobs),
-        ("--accumulate", accumulate),
-        ("--steps-per-epoch", steps_per_epoch),
+        ("--accumulate", loop.accumulate),
+        ("--steps-per-epoch", of_lga.steps_per_epoch),
     ):
         if count is not None and count < 1:
             raise UsageError(f"{option} must be at least 1, got {count}")
@@ -141,8 +117,7 @@ def compare(
         raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
     if csv is not None:
         check_table_file("--csv", csv)
-    scheduler_name, scheduler_options = named("--scheduler", scheduler)
-    bound_name, bound_options = named("--lower-bound", lower_bound)
+    scheduler_name, scheduler_options = named("--scheduler", loop.scheduler)
     task_options = assignments("--set", settings or ())
     source = data_source(data, no_verify)
 
@@ -173,14 +148,7 @@ def compare(
         ("--direction", direction, not is_task),
         ("--score", score, not is_task),
         ("--percent", percent, not is_task),
-        ("--optimizers", optimizers, is_task),
-        ("--batch-size", batch_size, is_task),
-        ("--scheduler", scheduler, is_task),
-        ("--scheduler-interval", scheduler_interval, is_task),
-        ("--accumulate", accumulate, is_task),
-        ("--clip", clip, is_task),
-        ("--precision", None if precision == "fp32" else precision, is_task),
-        ("--distributed", distributed, is_task),
+        *((option, value, is_task) for option, value in loop.used()),
         ("--set", settings, not is_command),
         ("--engine", None if engine == "local" else engine, not is_command),
     ):
@@ -189,48 +157,33 @@ def compare(
             raise UsageError(f"{option} cannot be used with {command or task}: {whose}")
     if margin is not None and margin >= 1 and (percent or (isinstance(subject, Task) and subject.percent)):
         raise UsageError(f"--margin must be below 1, as the score is a share: 0.005 is half a point; got {margin:g}")
-    training: dict[str, Value] = {
-        "accumulate": None if accumulate == 1 else accumulate,
-        "clip": clip,
-        "interval": None if scheduler_interval == "epoch" else scheduler_interval,
-    }
-    lga_arguments: dict[str, Value] = {
-        "eps": eps,
-        "xi": xi,
-        "lower_bound": bound_name,
-        "backoff": backoff,
-        "zero_gradient": zero_gradient,
-        "steps_per_epoch": steps_per_epoch,
-        **{f"lower_bound.{key}": value for key, value in bound_options},
-    }
-    lga = {name: value for name, value in lga_arguments.items() if value is not None}
     if arms is not None and gamma2_values is not None:
         raise UsageError(f"--gamma2 {gamma2} cannot be combined with --arms, but may be in it: --arms {arms},{gamma2}")
     sides = parse_arms(arms) if arms is not None else arms_of_gamma2(gamma2_values or [AS_CODED])
     has_bases, has_lrs = all(arm.optimizer for arm in sides), all(arm.lr for arm in sides)
-    for option, value, is_unused in (("--optimizers", optimizers, has_bases), ("--lrs", lrs, has_lrs)):
+    for option, value, is_unused in (("--optimizers", loop.optimizers, has_bases), ("--lrs", lrs, has_lrs)):
         if value is not None and is_unused:
             raise UsageError(f"{option} {value} would do nothing: every arm has its own, as --arms says")
     if isinstance(subject, Task):
-        epochs, batch_size = epochs or subject.epochs, batch_size or subject.batch_size
+        epochs, batch_size = epochs or subject.epochs, loop.batch_size or subject.batch_size
         names = [""] if has_bases else names or ["sgd", "adam"]
         lr_values = [0.0] if has_lrs else lr_values or [1e-3, 1e-2]
     else:
-        scoring = Scoring.of(direction, score, percent)
+        scoring, batch_size = Scoring.of(direction, score, percent), 0
         lr_values = lr_values or [0.0]
-    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=loop.distributed) as place:
         settings_of_all: dict[str, Any] = {
             "task": command or str(task),
             "task_options": dict(own),
             "seeds": seeds,
             "epochs": epochs or 0,
-            "batch_size": batch_size or 0,
+            "batch_size": batch_size,
             "scheduler": scheduler_name,
             "scheduler_options": dict(scheduler_options),
-            "precision": precision,
+            "precision": loop.precision,
             "device": device,
-            "distributed": named_here(distributed),
-            "training": {name: value for name, value in training.items() if value is not None},
+            "distributed": named_here(loop.distributed),
+            "training": loop.training(),
         }
         if isinstance(subject, TrialCommand):
             place = CommandEngine(subject, jobs)

@@ -2,10 +2,10 @@
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from lossaware.errors import UsageError
 
@@ -30,7 +30,7 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
     if len(plain) == len(words) or words[0] not in commands:
         return list(words)
     plain, path = _without_option(words)
-    options = [name for name in signature(commands[words[0]]).parameters if name != "config"]
+    options = _options_of(commands[words[0]])
     options[options.index("settings")] = "set"
     given = {word.partition("=")[0] for word in plain}
     found: list[str] = []
@@ -59,6 +59,15 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
         else:
             found += [option] if value is True else [f"{option}={_text(path, key, value)}"]
     return [plain[0], *found, *plain[1:]] if not _has_task(plain) else [*plain[:2], *found, *plain[2:]]
+
+
+def _options_of(command: Callable[..., Any]) -> list[str]:
+    """The names of a command's options; a parameter that is a dataclass has one per field."""
+    names: list[str] = []
+    for name, kind in get_type_hints(command).items():
+        group = next(filter(is_dataclass, get_args(kind)), None)
+        names += [name] if group is None else [field.name for field in fields(group)]
+    return [name for name in names if name not in ("config", "return")]
 
 
 def _without_option(words: Sequence[str]) -> tuple[list[str], Path]:

@@ -42,7 +42,7 @@ def test_note_where_gamma2_was_divided_to_nothing():
 
 def test_note_where_lga_could_hardly_move_anything():
     [note] = notes_of(status(1, gamma2=1e-8), gamma2=1e-8)
-    assert "could move no weight by as much as 0.005" in note
+    assert "could not change any weight by 0.005 or more" in note
     assert note.endswith(": try --arms without,auto.")
     assert notes_of(status(1)) == []
 

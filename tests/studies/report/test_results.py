@@ -162,7 +162,7 @@ def test_every_study_has_a_place_and_says_how_to_run_it(page: str) -> None:
         assert load_study(name).title in unescape(html)
         published = sum(cell.published is not None for cell in load_study(name).cells.values())
         assert html.count('<span class="published">') == published
-    assert "Not measured yet. To measure it: lossaware study run table08 --data DIR" in words(section(page, "table08"))
+    assert "Not measured yet. To run it: lossaware study run table08 --data DIR" in words(section(page, "table08"))
     assert "lossaware study run peers" in words(section(page, "peers"))
 
 
@@ -188,7 +188,7 @@ def test_counts_are_those_of_the_runs(page: str) -> None:
     assert row(agreement, "Table 1") == ["42", "4", "3", "0", "4", "0.2", "0", "0", "0"]
     assert row(effects, "Table 1") == ["2", "2", "0", "0", "0", "0", "21 (19 / 0 / 2)"]
     assert row(effects, "Table 2, overridden: epochs = 2") == ["1", "0", "0", "0", "0", "1 (1 / 0 / 0)", "0"]
-    assert "In the 188 pairs that the paper prints" in words(effects)
+    assert "In the 188 pairs of the paper" in words(effects)
 
 
 @in_browser
@@ -324,14 +324,14 @@ def test_a_browser_runs_and_fetches_nothing_of_a_picture(results: Path, tmp_path
         (
             "figure01.json",
             lambda text: text.replace('"date": "2', '"date": "3'),
-            r"figure01\.json: this is not what was",
+            r"figure01\.json: this file has changed",
         ),
         (
             "figure01.json",
             lambda text: text.replace('"sha256": "', '"sha256": "0'),
-            r"figure01\.json: this is not what",
+            r"figure01\.json: this file has changed",
         ),
-        ("figure01.json", lambda text: text.replace('"sha256"', '"sha257"'), r"figure01\.json: this is not what was"),
+        ("figure01.json", lambda text: text.replace('"sha256"', '"sha257"'), r"figure01\.json: this file has changed"),
     ],
 )
 def test_files_of_a_picture_that_were_changed_are_refused(results: Path, tmp_path: Path, file, change, message) -> None:

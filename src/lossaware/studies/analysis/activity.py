@@ -80,7 +80,7 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
     reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan
     if reach < SMALL_REACH:
         sentences.append(
-            f"LGA alone could not change any weight by {SMALL_REACH:g} in the whole run; its effect grows "
+            f"LGA alone could not change any weight by {SMALL_REACH:g} or more in the whole run; its effect grows "
             f"with gamma2 and with the number of steps: {TRY}."
         )
     return sentences
