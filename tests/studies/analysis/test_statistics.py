@@ -266,7 +266,7 @@ def test_few_seeds_that_disagree_decide_nothing():
 
 def test_one_seed_is_too_few():
     assert judge([10.0], [99.0]).word == "too few seeds to tell"
-    assert "One seed" in judge([10.0], [99.0]).reason
+    assert "With one seed" in judge([10.0], [99.0]).reason
     assert "exactly the same" in judge([10.0], [10.0]).reason
 
 
@@ -284,7 +284,7 @@ def test_few_seeds_one_way_without_significance_are_too_few():
 def test_identical_runs_show_no_difference():
     got = judge([5.0, 6.0, 7.0], [5.0, 6.0, 7.0])
     assert got.word == "no difference shown"
-    assert "exactly the same in each of 3 seeds" in got.reason
+    assert "exactly the same score for each of 3 seeds" in got.reason
 
 
 def test_equal_differences_do_not_give_an_infinite_t():
