@@ -288,35 +288,35 @@ def old_run(gamma2: Any, values: list[float], start: int = 0, steps: int = 100) 
     optimizer: Any = torch.optim.SGD([{"params": [p]} for p in params], lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=3, gamma2=gamma2, backoff=0.5)
 
-    def go_on() -> list[float]:
+    def resume() -> list[float]:
         for step in range(start, steps):
             for p in params:
                 p.grad = torch.full_like(p, math.cos(step))
             optimizer.step(loss=2 + math.sin(2 * step))
         return [float(p.detach()[0]) for p in params]
 
-    return params, lga, optimizer, go_on
+    return params, lga, optimizer, resume
 
 
 @pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
 def test_a_checkpoint_of_the_first_version_resumes_with_the_same_numbers(case: Any) -> None:
     gamma2, kept, values, mean, expected, statuses = case
     kept, before = copy.deepcopy(kept), copy.deepcopy(kept)
-    params, lga, optimizer, go_on = old_run(gamma2, values, start=80)
+    params, lga, optimizer, resume = old_run(gamma2, values, start=80)
     if gamma2 == "auto":
         for p in params:
             optimizer.state[p]["lossaware_mean"] = torch.full_like(p, mean, requires_grad=False)
     lga.load_state_dict(kept)
     assert kept == before
-    assert go_on() == pytest.approx(expected, rel=1e-13)
+    assert resume() == pytest.approx(expected, rel=1e-13)
     assert lga.status.statuses == statuses
     assert lga.status.steps == 100
 
 
 @pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
 def test_the_numbers_are_those_of_the_first_version(case: Any) -> None:
-    _, lga, _, go_on = old_run(case[0], [1.0, 3.0])
-    assert go_on() == pytest.approx(case[4], rel=1e-13)
+    _, lga, _, resume = old_run(case[0], [1.0, 3.0])
+    assert resume() == pytest.approx(case[4], rel=1e-13)
     assert lga.status.statuses == case[5]
 
 

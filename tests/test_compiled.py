@@ -68,7 +68,7 @@ def compiled(lga: LGA, **options: Any) -> Any:
     return lga.compile(**{"backend": "aot_eager", **options})
 
 
-def assert_alike(found: LGA, expected: LGA, params: list[Any], judge: list[Any], tolerance: float = 1e-5) -> None:
+def assert_close_to(found: LGA, expected: LGA, params: list[Any], judge: list[Any], tolerance: float = 1e-5) -> None:
     for p, q in zip(params, judge, strict=True):
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
     a, b = found.state_dict()["state"], expected.state_dict()["state"]
@@ -94,7 +94,7 @@ def test_one_graph_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -
                 scheduler.step()
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    assert_alike(lga, eager, params, judge, tolerance=2e-5)
+    assert_close_to(lga, eager, params, judge, tolerance=2e-5)
     assert 0.2 < lga.status.open_share < 0.9
     assert lga.status.gamma2 < GAMMA2
     assert optimizer.param_groups[0]["lr"] == eager_optimizer.param_groups[0]["lr"]
@@ -113,7 +113,7 @@ def test_a_hundred_steps_compile_once_in_the_default_compiler() -> None:
         step(loss_of(i))
         eager_optimizer.step(loss=loss_of(i))
     assert counters["stats"]["unique_graphs"] == 1
-    assert_alike(lga, eager, params, judge)
+    assert_close_to(lga, eager, params, judge)
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "max-autotune-no-cudagraphs"}], ids=["default", "mode"])
@@ -148,7 +148,7 @@ def test_other_types(dtype: torch.dtype) -> None:
         set_gradients(judge, i)
         step(loss_of(i))
         eager_optimizer.step(loss=loss_of(i))
-    assert_alike(lga, eager, params, judge, tolerance=1e-12 if dtype == torch.float64 else 0.02)
+    assert_close_to(lga, eager, params, judge, tolerance=1e-12 if dtype == torch.float64 else 0.02)
 
 
 def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
@@ -198,7 +198,7 @@ def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
             optimizer.load_state_dict(saved[1])
             lga.load_state_dict(saved[2])
             step = compiled(lga)
-    assert_alike(lga, eager, params, judge)
+    assert_close_to(lga, eager, params, judge)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
@@ -277,7 +277,7 @@ def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:
             eager_optimizer.step(loss=loss_of(i))
     assert lga.status.steps == 7
     assert "step" not in vars(optimizer)
-    assert_alike(lga, eager, params, judge)
+    assert_close_to(lga, eager, params, judge)
 
 
 def test_without_a_loss_it_is_the_base_step() -> None:

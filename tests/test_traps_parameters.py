@@ -196,14 +196,14 @@ LAYOUTS: dict[str, Callable[[], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("gradient", ["alike", "contiguous", "expanded"])
+@pytest.mark.parametrize("gradient", ["same", "contiguous", "expanded"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_6_every_memory_layout(layout: Callable[[], torch.Tensor], gradient: str) -> None:
     """Without the check: elements would be matched by their order in memory, or a copy would be pushed."""
     torch.manual_seed(0)
     p = torch.nn.Parameter(layout())
     g = torch.randn_like(p)  # in the layout of p
-    g = {"alike": g, "contiguous": g.contiguous(), "expanded": g.new_tensor(0.3).expand(p.shape)}[gradient]
+    g = {"same": g, "contiguous": g.contiguous(), "expanded": g.new_tensor(0.3).expand(p.shape)}[gradient]
     optimizer = sgd(p, foreach=False)
     attach(optimizer)
     p.grad = g

@@ -61,7 +61,7 @@ class Guarded:
     def _neighbours(self) -> Tensor:
         return bits(self.memory)[self._outside]
 
-    def neighbours_are_as_they_were(self) -> bool:
+    def neighbours_are_unchanged(self) -> bool:
         return torch.equal(self._neighbours(), self._known)
 
 

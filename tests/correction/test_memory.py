@@ -50,15 +50,15 @@ def test_the_gate_lets_dense_memory_in_one_order_through_and_nothing_else(view: 
             "a part in the middle",
         )
     )
-    alike = VIEWS[view](torch.ones(60))
-    assert is_flat(p, alike) == dense
-    assert (flattened(p, alike).copied is None) == dense
+    same = VIEWS[view](torch.ones(60))
+    assert is_flat(p, same) == dense
+    assert (flattened(p, same).copied is None) == dense
     if p.numel() > 1:
         assert not is_flat(p, torch.ones(()).expand(p.shape))
-    assert not is_flat(p, alike._neg_view())
-    assert not is_flat(p._neg_view(), alike)
+    assert not is_flat(p, same._neg_view())
+    assert not is_flat(p._neg_view(), same)
     half, wide, complex_ = (VIEWS[view](torch.ones(60, dtype=d)) for d in (torch.half, torch.double, torch.cfloat))
-    assert is_flat(half, half) == is_flat(half, alike) == is_flat(wide, wide) == dense
+    assert is_flat(half, half) == is_flat(half, same) == is_flat(wide, wide) == dense
     assert not is_flat(p, half)
     assert not is_flat(half, wide)
     assert not is_flat(wide, p)

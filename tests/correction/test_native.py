@@ -276,7 +276,7 @@ OBSTACLES: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], str]] = {
     "compilers that fail": (nothing_compiles, "cc fails (what a pity)"),
     "a folder that all may write to": (folder_of_mode(0o702), "other users can write to"),
     "a folder that a group may write to": (folder_of_mode(0o720), "other users can write to"),
-    "a folder of somebody else": (folder_of_another, "belongs to another user; set XDG_CACHE_HOME"),
+    "a folder of another user": (folder_of_another, "belongs to another user; set XDG_CACHE_HOME"),
     "no folder": (no_folder, "File exists"),
     "no home": (no_home, "no home folder; set XDG_CACHE_HOME"),
     "another system": (another_system, "it does not support"),

@@ -235,16 +235,16 @@ def test_fabric_keeps_the_state(tmp_path: Path) -> None:
         wrapped, stepper = fabric.setup(module, run.optimizer)
         return fabric, {"model": wrapped, "optimizer": stepper, "lga": run.lga}, run.trajectory
 
-    def go_on(parts: dict[str, Any], data: Any) -> None:
+    def resume(parts: dict[str, Any], data: Any) -> None:
         observing(parts["model"], parts["optimizer"], parts["lga"], data)
 
     data = batches(16)
     fabric, parts, first = make()
-    go_on(parts, data[:6])
+    resume(parts, data[:6])
     fabric.save(tmp_path / "half.ckpt", parts)
     fabric, parts, second = make()
     fabric.load(tmp_path / "half.ckpt", parts)
-    go_on(parts, data[6:])
+    resume(parts, data[6:])
     expected = plain(data)
     assert_same([*first, *second], expected.trajectory)
     assert parts["lga"].status == expected.lga.status

@@ -25,7 +25,7 @@ class Server:
     def __init__(self):
         self.answers = {}
         self.requests = []
-        self.stalled, self.go_on = threading.Event(), threading.Event()
+        self.stalled, self.release = threading.Event(), threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,7 +45,7 @@ class Server:
                     self.send_response(200)
                     self.end_headers()
                     with contextlib.suppress(OSError):
-                        while not outer.go_on.is_set():
+                        while not outer.release.is_set():
                             self.wfile.write(answer)
                     self.close_connection = True
                     return
@@ -57,7 +57,7 @@ class Server:
                     self.wfile.write(content)
                 if len(answer) > 2:
                     outer.stalled.set()
-                    outer.go_on.wait()
+                    outer.release.wait()
                 self.close_connection = True
 
             def log_message(self, *what):
@@ -87,7 +87,7 @@ class Server:
         self.scheme = "https"
 
     def close(self):
-        self.go_on.set()
+        self.release.set()
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()

@@ -32,8 +32,8 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
     plain, path = _without_option(words)
     options = _options_of(commands[words[0]])
     options[options.index("settings")] = "set"
-    given = {word.partition("=")[0] for word in plain}
-    found: list[str] = []
+    used = {word.partition("=")[0] for word in plain}
+    from_file: list[str] = []
     for key, value in _read(path).items():
         name = key.replace("-", "_")
         if name not in options:
@@ -42,23 +42,23 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
             raise UsageError(f"{path}: unknown key {key!r}{did_you_mean(name, options)}")
         option = f"--{name.replace('_', '-')}"
         if name == POSITIONAL:
-            if not _has_task(plain) and "--command" not in given:
+            if not _has_task(plain) and "--command" not in used:
                 plain = [plain[0], _text(path, key, value), *plain[1:]]
         elif name == "set":
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: set must be a table of options, such as [set], got {_shown(value)}")
-            there = {word.partition("=")[0] for word in _values_of(plain, option)}
-            found += [
+            set_options = {word.partition("=")[0] for word in _values_of(plain, option)}
+            from_file += [
                 word
                 for inner, part in value.items()
-                if inner not in there
+                if inner not in set_options
                 for word in (option, f"{inner}={_text(path, f'set.{inner}', part)}")
             ]
-        elif option in given or (name == "command" and _has_task(plain)) or value is False:
+        elif option in used or (name == "command" and _has_task(plain)) or value is False:
             continue
         else:
-            found += [option] if value is True else [f"{option}={_text(path, key, value)}"]
-    return [plain[0], *found, *plain[1:]] if not _has_task(plain) else [*plain[:2], *found, *plain[2:]]
+            from_file += [option] if value is True else [f"{option}={_text(path, key, value)}"]
+    return [plain[0], *from_file, *plain[1:]] if not _has_task(plain) else [*plain[:2], *from_file, *plain[2:]]
 
 
 def _options_of(command: Callable[..., Any]) -> list[str]:

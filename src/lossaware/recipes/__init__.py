@@ -27,15 +27,15 @@ def metrics(lga: LGA, prefix: str = "lga/") -> dict[str, float]:
         >>> metrics(LGA(optimizer, steps_per_epoch=100))["lga/gamma2"]
         1e-08
     """
-    found = dataclasses.asdict(lga.status)
+    values = dataclasses.asdict(lga.status)
     measured = lga.measurement
     if measured is not None:
-        found |= {
+        values |= {
             "update_norm": measured.update_norm,
             "correction_norm": measured.correction_norm,
             "correction_ratio": measured.ratio,
         }
-    return {prefix + name: float(value) for name, value in found.items() if math.isfinite(value)}
+    return {prefix + name: float(value) for name, value in values.items() if math.isfinite(value)}
 
 
 def load_for_other_data(lga: LGA, state_dict: Any) -> None:

@@ -51,6 +51,6 @@ def watched_count(count: Any) -> WatchedCount | None:
 
 
 def _watched(count: Tensor, uses: list[Any]) -> WatchedCount:
-    made = count.as_subclass(WatchedCount)
-    made._uses = uses
-    return made
+    watched = count.as_subclass(WatchedCount)
+    watched._uses = uses
+    return watched

@@ -160,9 +160,9 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
             companions = _companions(trainer)
             for index, lga in enumerate(companions):
                 if lga is not None:
-                    found = metrics(lga, "lga/" if len(companions) == 1 else f"lga{index}/")
+                    values = metrics(lga, "lga/" if len(companions) == 1 else f"lga{index}/")
                     for logger_ in trainer.loggers:
-                        logger_.log_metrics(found, step=step)
+                        logger_.log_metrics(values, step=step)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 

@@ -87,9 +87,9 @@ def test_open_rows_are_corrected_for_each_other_alone():
     up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
     open_ = pair(BASE, [b + 0.003 * (1 + 2 * (-1) ** i) for i, b in enumerate(BASE)])
     [alone] = outlooks_of(open_)
-    _, beside_a_verdict = outlooks_of(pair(BASE, up), open_, lrs=(1e-4, 1e-3))
+    _, with_verdict = outlooks_of(pair(BASE, up), open_, lrs=(1e-4, 1e-3))
     first, second = outlooks_of(open_, open_, lrs=(1e-4, 1e-3))
-    assert alone.more_seeds == beside_a_verdict.more_seeds
+    assert alone.more_seeds == with_verdict.more_seeds
     assert first.more_seeds == second.more_seeds > alone.more_seeds
 
 
@@ -112,7 +112,7 @@ def test_the_whole_interval_must_be_within_the_margin():
     near = pair(BASE, [b + 0.003 * (-1) ** i for i, b in enumerate(BASE)])
     [it] = outlooks_of(near)
     half = it.interval.half_width
-    assert not it.is_within_margin, "nobody gave one"
+    assert not it.is_within_margin, "there is no margin"
     for margin, within in ((half * 0.99, False), (half * 1.01, True)):
         [it] = outlooks_of(near, margin=margin)
         assert it.is_within_margin is within

@@ -210,7 +210,7 @@ def test_two_downloads_of_one_set_do_not_meet(server, tmp_path):
     assert server.stalled.wait(120)
     with pytest.raises(UsageError, match="another process is downloading this data set; wait for it to finish"):
         get(archive_set(server), tmp_path)
-    server.go_on.set()
+    server.release.set()
     first.join()
     assert names(tmp_path) == ["things.tar.gz", "things/a.bin", "things/more/b.txt"]
 

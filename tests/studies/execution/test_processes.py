@@ -1,4 +1,4 @@
-"""Child processes import nothing from the current folder, which may be somebody else's."""
+"""Child processes import nothing from the current folder, which may belong to another user."""
 
 import multiprocessing
 import os

@@ -387,7 +387,7 @@ def test_the_short_page_names_files_and_counts_and_follows_exports(
     folder = tmp_path / "results"
     shutil.copytree(results, folder)
     assert lossaware("study", "export", "table01", "--out", out, "--to", folder) == 0
-    assert not (folder / "README.md").exists(), "nobody asked for it"
+    assert not (folder / "README.md").exists(), "it was not requested"
     assert lossaware("report", "--out", folder / "README.md", "--results", folder) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(folder / "README.md")
     text = (folder / "README.md").read_text()

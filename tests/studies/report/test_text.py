@@ -74,7 +74,7 @@ def test_a_verdict_of_words_is_wrapped_before_columns_go_below(table, width):
 
 
 def test_a_long_name_of_a_row_leaves_room_for_the_verdict():
-    name = "a_function_with_a_name_that_no_terminal_has_room_for_beside_anything"
+    name = "a_function_with_a_name_that_is_too_long_for_any_terminal_with_columns"
     row = Row((name,), [Cell("too few seeds to tell"), Cell("1.00 ± 0.25")])
     table = Table("Score", ("function",), [("verdict",), ("difference",)], [row], text_columns=frozenset({0}))
     for width in (60, 80):

@@ -148,7 +148,7 @@ def test_escaped_text_is_readable():
 
 
 HIDDEN = "\u202e12.5\u2066\u200b\u00ad\u2060\ufeff\U000e0041\x9b"
-"""Marks for the direction of writing, by which 12.5 reads 5.21, and characters that nobody sees."""
+"""Marks for the direction of writing, by which 12.5 reads 5.21, and invisible characters."""
 
 
 def test_nothing_turns_the_direction_of_writing_or_hides(grid):

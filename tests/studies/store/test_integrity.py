@@ -41,7 +41,7 @@ def change(path, *statements):
     database.close()
 
 
-def beside(path):
+def companions(path):
     return sorted(other.name for other in path.parent.iterdir() if other.name != path.name)
 
 
@@ -273,15 +273,15 @@ def test_all_digests_are_added_or_none(old, monkeypatch):
     assert len(before) == len(old.read_bytes())
 
 
-# --- files beside, and copies -----------------------------------------------------------------------------------------
+# --- companion files, and copies --------------------------------------------------------------------------------------
 
 
 def test_readers_leave_no_other_files(path):
     for left in ("results.sqlite.lock",):
-        assert beside(path) == [left]
+        assert companions(path) == [left]
     with Store(path, read_only=True) as store:
         store.records(SPEC)
-    assert beside(path) == ["results.sqlite.lock"]
+    assert companions(path) == ["results.sqlite.lock"]
 
 
 def test_epochs_of_a_killed_writer_are_read(path, tmp_path):
@@ -296,7 +296,7 @@ def test_epochs_of_a_killed_writer_are_read(path, tmp_path):
             shutil.copy(f"{path}{ending}", f"{copy}{ending}")
     with Store(copy, read_only=True) as store:
         assert store.records(spec) == [record(1)]
-    assert beside(copy) == []
+    assert companions(copy) == []
     with Store(copy, read_only=True) as store:
         assert store.records(spec) == [record(1)]
 
@@ -313,7 +313,7 @@ def test_a_backup_equals_the_database_while_another_process_writes(path, tmp_pat
         assert copy.records(spec) == [record(1)]
         assert copy.damage() == []
     assert target.stat().st_mode == path.stat().st_mode, "as the umask says"
-    assert beside(target) == []
+    assert companions(target) == []
     with pytest.raises(UsageError, match=r"backup/results\.sqlite exists; choose another"):
         sqlite_file.back_up(path, target)
 

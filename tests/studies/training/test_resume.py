@@ -83,7 +83,7 @@ def listening(path, spec):
     return Checkpoint(path, spec, lambda *what: told.append(what)), told
 
 
-def check_goes_on(spec, path, models, folder=None):
+def check_resumes(spec, path, models, folder=None):
     """Interrupted after each epoch, a run ends as it does without."""
     expected = exact(run(spec, folder))
     parameters = bits(models[-1])
@@ -101,14 +101,14 @@ def check_goes_on(spec, path, models, folder=None):
 @pytest.mark.parametrize("name", optimizers())
 def test_every_optimizer_resumes_with_the_same_bits(name, models, tmp_path):
     spec = dataclasses.replace(SPEC, optimizer=name, lr=1.0 if name in AT_ONE else 0.01)
-    check_goes_on(spec, tmp_path / "one.pt", models)
+    check_resumes(spec, tmp_path / "one.pt", models)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "schedulefree-adamw", "momo"])
 def test_lga_resumes_with_the_same_bits(name, models, tmp_path):
     # Statuses end in the middle of epochs, and gamma2 backs off.
     chosen = options(gamma2=1e-3, eps=0.0, steps_per_epoch=3)
-    check_goes_on(dataclasses.replace(SPEC, optimizer=name, lga=chosen), tmp_path / "one.pt", models)
+    check_resumes(dataclasses.replace(SPEC, optimizer=name, lga=chosen), tmp_path / "one.pt", models)
 
 
 @pytest.mark.parametrize(
@@ -125,18 +125,18 @@ def test_lga_resumes_with_the_same_bits(name, models, tmp_path):
     ],
 )
 def test_schedulers_resume_with_the_same_bits(name, chosen, models, tmp_path):
-    check_goes_on(dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen), tmp_path / "one.pt", models)
+    check_resumes(dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen), tmp_path / "one.pt", models)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_randomness_resumes_with_the_same_bits(models, tmp_path, precision):
     spec = dataclasses.replace(SPEC, task="noisy", batch_size=10, lga=options(gamma2=0.01), precision=precision)
-    check_goes_on(spec, tmp_path / "one.pt", models)
+    check_resumes(spec, tmp_path / "one.pt", models)
 
 
 def test_random_rotations_resume_with_the_same_bits(models, tmp_path, tiny_mnist):
     spec = RunSpec("autoeval", "adam", 1e-3, seed=0, epochs=3, batch_size=64, lga=options(gamma2=1e-5))
-    check_goes_on(spec, tmp_path / "one.pt", models, tiny_mnist)
+    check_resumes(spec, tmp_path / "one.pt", models, tiny_mnist)
 
 
 def test_a_run_may_be_interrupted_again_and_again(tmp_path):

@@ -71,10 +71,10 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
     if not isinstance(gamma2, (int, float)):
         return []
     sentences = []
-    left = median(status.get("gamma2", gamma2) for status in last)
-    if left <= gamma2 * 1e-2:
+    at_end = median(status.get("gamma2", gamma2) for status in last)
+    if at_end <= gamma2 * 1e-2:
         sentences.append(
-            f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(left)} (median at the end)."
+            f"Rising losses divided gamma2 down from {number(gamma2)} to {_about(at_end)} (median at the end)."
         )
     xi = lga.get("xi")
     reach = max(largest_push(run, gamma2, xi) for run in runs) if isinstance(xi, (int, float)) else math.nan

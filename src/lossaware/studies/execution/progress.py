@@ -76,9 +76,9 @@ class RunProgress:
         self._unverified: set[str] = set()
 
     def __enter__(self) -> Self:
-        kept = f", {self._finished} already finished" if self._finished else ""
+        finished = f", {self._finished} already finished" if self._finished else ""
         at_a_time = f", {self._jobs} at a time" if self._jobs and self._jobs > 1 else ""
-        self._print(f"{_runs(self._to_do)} to do{kept}{at_a_time}.")
+        self._print(f"{_runs(self._to_do)} to do{finished}{at_a_time}.")
         self._bars.start()
         return self
 
@@ -168,8 +168,8 @@ class RunProgress:
         reached = self._reached()
         done = reached - self._restored
         pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
-        left = pace * max(0.0, self._epochs() - reached)
-        about = f", about {duration(left)} left" if math.isfinite(left) else ""
+        remaining = pace * max(0.0, self._epochs() - reached)
+        about = f", about {duration(remaining)} left" if math.isfinite(remaining) else ""
         self._print(f"{self._count()} done{about}.")
 
     def _print(self, line: str) -> None:
@@ -177,7 +177,7 @@ class RunProgress:
 
 
 class _Name(ProgressColumn):
-    """What is running; where there is no room for all of it, the end is left out, so that a bar stays on its line."""
+    """The running tasks; if they do not fit, the end is omitted, so that a bar stays on one line."""
 
     def render(self, task: Task) -> Text:
         return Text(task.description, no_wrap=True, overflow="ellipsis")
@@ -192,8 +192,8 @@ class _TimeLeft(ProgressColumn):
         done = task.completed - task.fields["taken"]
         if done <= 0 or task.elapsed is None or task.total is None:
             return Text("")
-        left = task.elapsed / done * max(0.0, task.total - task.completed)
-        return Text(f"{duration(left)} left", style="progress.remaining")
+        remaining = task.elapsed / done * max(0.0, task.total - task.completed)
+        return Text(f"{duration(remaining)} left", style="progress.remaining")
 
 
 def duration(seconds: float) -> str:

@@ -120,8 +120,8 @@ def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None
 
 def stopped(specs: Sequence[RunSpec], store: Store, why: str = "") -> Stopped:
     """The message after Ctrl-C, or after another interruption named by ``why``."""
-    kept = len(specs) - len(store.missing(specs))
+    finished = len(specs) - len(store.missing(specs))
     return Stopped(
-        f"{why or 'stopped'}; {kept} of {len(specs)} runs are finished and kept in {store.path}. "
+        f"{why or 'stopped'}; {finished} of {len(specs)} runs are finished and kept in {store.path}. "
         "Run the same command again to continue."
     )

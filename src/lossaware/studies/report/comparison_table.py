@@ -126,7 +126,7 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
 
 
 def how_to_read(
-    compared: Sequence[Comparison], said: Sequence[Outlook], sides: tuple[str, str] = ("without", "with LGA")
+    compared: Sequence[Comparison], outlooks: Sequence[Outlook], sides: tuple[str, str] = ("without", "with LGA")
 ) -> str:
     """Explanation of the columns, and of the tests behind the verdicts."""
     reference, arm = sides
@@ -137,7 +137,7 @@ def how_to_read(
     parts = [
         f"{means}. Difference: {arm} minus {reference}, from the same seeds.",
     ]
-    parts += [*tests_behind(compared), *estimate_behind(said)]
+    parts += [*tests_behind(compared), *estimate_behind(outlooks)]
     if len(sizes) == 1:
         gamma2 = sizes.pop()
         parts.append(f"LGA has gamma2 {gamma2 if isinstance(gamma2, str) else size(float(gamma2))}.")
@@ -191,8 +191,8 @@ def lead(study: Study, compared: Sequence[Comparison]) -> str:
     measure += "" if is_about_lga(study) else f", against {study.reference}"
     if total == 1:
         word = compared[0].verdict.word
-        said = f"{who} {word}" if word in ("helps", "hurts") else "the runs failed" if word == "failed" else word
-        return f"On the {measure}: {said}."
+        verdict = f"{who} {word}" if word in ("helps", "hurts") else "the runs failed" if word == "failed" else word
+        return f"On the {measure}: {verdict}."
     parts = []
     for word, singular, plural in (
         ("helps", f"{who} helps in {{n}} of {{total}} comparisons", ""),

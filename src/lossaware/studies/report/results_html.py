@@ -113,7 +113,7 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
     tables = summary.all_tables(measured)
     saved = {it.name: it for it in load(results)}
     rows = summary.counted(tables)
-    together = rows[-1].found
+    together = rows[-1].counts
     redrawn = {"figure02", *summary.drawn_over_rates(tables)}
     others = [it for name, it in saved.items() if name not in {*summary.PICTURES, *redrawn}]
     here = environment()

@@ -52,7 +52,7 @@ def text(folder: Path) -> str:
     with measurements(None, folder) as measured:
         tables = summary.all_tables(measured)
     rows = summary.counted(tables)
-    together = rows[-1].found
+    together = rows[-1].counts
     parts = [
         f"{_MARK} report --out results/{NAME}; changes by hand are overwritten. -->",
         "# Results",

@@ -50,12 +50,12 @@ class Row:
     Attributes:
         name: The study and its overrides.
         seeds: Number of seeds of its measured cells: ``3``, or ``1 to 3``.
-        found: The counts.
+        counts: The counts.
     """
 
     name: str
     seeds: str
-    found: Counts
+    counts: Counts
 
 
 TOTAL = "Tables 1 to 13, at their own settings"
@@ -66,12 +66,12 @@ def counted(tables: Iterable[StudyTable]) -> list[Row]:
     rows = []
     own = []
     for table in tables:
-        for changed, found in counts(table).items():
+        for changed, totals in counts(table).items():
             name = table.study.title.partition(":")[0]
             seeds = [len(it.values) for it in table.cells.values() if it.values and it.changed == changed]
-            rows.append(Row(f"{name}, overridden: {changed}" if changed else name, _range(seeds), found))
+            rows.append(Row(f"{name}, overridden: {changed}" if changed else name, _range(seeds), totals))
             if of_the_paper(table.study) and not changed:
-                own.append(found)
+                own.append(totals)
     return [*rows, Row(TOTAL, "", total(own))]
 
 
@@ -115,29 +115,29 @@ def agreement_table(rows: Iterable[Row]) -> Table:
             *map(str, (it.single, it.contained, it.failed)),
         ]
         for row in rows
-        if (it := row.found).figures
+        if (it := row.counts).figures
     ]
     return plain_table("Measured and published figures", AGREEMENT_HEADS, counted_rows, total=True)
 
 
-def by_chance(found: Counts) -> float:
+def by_chance(totals: Counts) -> float:
     """Compared cells that would differ if published and measured figures came from the same distribution."""
-    return LEVEL * (found.agree + found.differ)
+    return LEVEL * (totals.agree + totals.differ)
 
 
-def agreement_text(found: Counts) -> str:
+def agreement_text(totals: Counts) -> str:
     """The agreement of measured and published figures, in sentences."""
     sentences = [
-        f"Of the {found.figures} figures in the paper's tables, {found.measured} are measured here at the paper's "
+        f"Of the {totals.figures} figures in the paper's tables, {totals.measured} are measured here at the paper's "
         "settings."
     ]
-    if judged := found.agree + found.differ:
+    if judged := totals.agree + totals.differ:
         sentences.append(
-            f"{judged} of them have an interval: {found.agree} agree with the published figure and {found.differ} "
-            f"differ; {by_chance(found):.1f} would differ by chance. By the old count, {found.contained} agree."
+            f"{judged} of them have an interval: {totals.agree} agree with the published figure and {totals.differ} "
+            f"differ; {by_chance(totals):.1f} would differ by chance. By the old count, {totals.contained} agree."
         )
-    if found.single:
-        sentences.append(f"{found.single} do not have an interval: one or two seeds, or computed from others.")
+    if totals.single:
+        sentences.append(f"{totals.single} do not have an interval: one or two seeds, or computed from others.")
     return " ".join(sentences)
 
 
@@ -171,7 +171,7 @@ def effects_table(rows: Iterable[Row]) -> Table:
             *map(_ways, (it.unsure, it.one_seed, it.published)),
         ]
         for row in rows
-        if (it := row.found).pairs or it.published.total
+        if (it := row.counts).pairs or it.published.total
     ]
     return plain_table("Does LGA help?", EFFECTS_HEADS, counted_rows, total=True)
 
@@ -180,19 +180,19 @@ def _ways(ways: Ways) -> str:
     return f"{ways.total} ({ways.better} / {ways.equal} / {ways.worse})" if ways.total else "0"
 
 
-def effects_text(found: Counts) -> str:
+def effects_text(totals: Counts) -> str:
     """The effects of LGA, measured and published, in sentences."""
     sentences = []
-    if found.judged:
+    if totals.judged:
         sentences.append(
-            f"In the {found.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
-            f"{found.helps}, hurts in {found.hurts} and shows no difference in {found.no_difference}. "
-            f"{found.unsure.total} have too few seeds to tell"
-            + (f"; in these, {_counted(found.unsure)}." if found.unsure.total else ".")
+            f"In the {totals.judged} pairs of cells of the paper's tables with two seeds or more, LGA helps in "
+            f"{totals.helps}, hurts in {totals.hurts} and shows no difference in {totals.no_difference}. "
+            f"{totals.unsure.total} have too few seeds to tell"
+            + (f"; in these, {_counted(totals.unsure)}." if totals.unsure.total else ".")
         )
-    if found.one_seed.total:
-        sentences.append(f"In the {found.one_seed.total} pairs with one seed, {_counted(found.one_seed)}.")
-    sentences.append(f"In the {found.published.total} pairs of the paper, {_counted(found.published)}.")
+    if totals.one_seed.total:
+        sentences.append(f"In the {totals.one_seed.total} pairs with one seed, {_counted(totals.one_seed)}.")
+    sentences.append(f"In the {totals.published.total} pairs of the paper, {_counted(totals.published)}.")
     return " ".join(sentences)
 
 
@@ -200,20 +200,20 @@ def _counted(ways: Ways) -> str:
     return f"the figure with LGA is better in {ways.better}, equal in {ways.equal} and worse in {ways.worse}"
 
 
-def lead(found: Counts) -> str:
+def lead(totals: Counts) -> str:
     """The outcome for the top of a page."""
     sentences = [
-        f"{found.measured} of the {found.figures} figures in the paper's tables are measured at the paper's settings."
+        f"{totals.measured} of the {totals.figures} figures in the paper's tables are measured at the paper's settings."
     ]
-    if judged := found.agree + found.differ:
+    if judged := totals.agree + totals.differ:
         sentences.append(
-            f"Of the {judged} with an interval, {found.agree} agree with the published figure "
-            f"({by_chance(found):.1f} would differ by chance)."
+            f"Of the {judged} with an interval, {totals.agree} agree with the published figure "
+            f"({by_chance(totals):.1f} would differ by chance)."
         )
-    if found.judged:
+    if totals.judged:
         sentences.append(
-            f"Of {found.judged} pairs with two seeds or more, LGA helps in {found.helps}, hurts in {found.hurts} and "
-            f"shows no difference in {found.no_difference}; {found.unsure.total} have too few seeds to tell."
+            f"Of {totals.judged} pairs with two seeds or more, LGA helps in {totals.helps}, hurts in {totals.hurts} and "
+            f"shows no difference in {totals.no_difference}; {totals.unsure.total} have too few seeds to tell."
         )
     return " ".join(sentences)
 

@@ -84,12 +84,12 @@ def trial_comparison(
         arms: See `comparison`.
         lga: Arguments that override those in the function's code.
     """
-    given = {key: value for key, value in settings.items() if value is not None}
+    chosen = {key: value for key, value in settings.items() if value is not None}
     measure = MetricSettings.model_construct(
         set="reported", name=SCORE, percent=False, higher_is_better=True, at="final"
     )
     axes = _axes([""], lrs, arms, lga or {}, {})
-    file = _file(name, arms, Settings.model_construct(**given), measure, axes)
+    file = _file(name, arms, Settings.model_construct(**chosen), measure, axes)
     return replace(make_study(file, "comparison", "compare", kind), reference=arms[0].name)
 
 

@@ -82,9 +82,9 @@ _DEFAULTS: Mapping[Any, Mapping[str, Any]] = {"auto": SELF_SET_DEFAULTS, "agreem
 _WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least", "gamma2.status_steps")
 
 
-def lga_options(given: Mapping[str, Any]) -> Options:
+def lga_options(chosen: Mapping[str, Any]) -> Options:
     """LGA's arguments in a specification: with all defaults, so that equal runs have equal keys."""
-    whole = {**_DEFAULTS.get(given.get("gamma2"), LGA_DEFAULTS), **given}
+    whole = {**_DEFAULTS.get(chosen.get("gamma2"), LGA_DEFAULTS), **chosen}
     if whole.get("upper_bound") == "first":
         del whole["upper_bound"]  # so that runs of earlier versions keep their keys
     return options(

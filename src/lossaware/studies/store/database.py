@@ -221,8 +221,8 @@ class Store:
                 return records, f"epoch {epoch} of run {spec.key} cannot be read ({one_line(error)})"
         if not rows:
             return records, ""
-        kept = [row[2] for row in rows[: len(records)]] if self._has_digests else None
-        return records, find_change(spec, records, kept, rows[0][1], complete=rows[0][0] == "complete")
+        stored = [row[2] for row in rows[: len(records)]] if self._has_digests else None
+        return records, find_change(spec, records, stored, rows[0][1], complete=rows[0][0] == "complete")
 
     def _is_sound(self, spec: RunSpec) -> bool:
         """Whether the epochs of a run are undamaged."""

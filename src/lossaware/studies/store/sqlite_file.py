@@ -219,13 +219,13 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
 def _check_schema(path: Path, database: sqlite3.Connection, version: int) -> None:
     """Refuse what a store does not have: SQL of somebody else, which would run while we read or write."""
     database.execute("PRAGMA trusted_schema = OFF")
-    found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-    if other := sorted((kind, name) for kind, name, _ in found if kind != "table" or name not in _TABLES):
+    objects = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if other := sorted((kind, name) for kind, name, _ in objects if kind != "table" or name not in _TABLES):
         kind, name = other[0]
         raise UsageError(f"{path}: it has the {kind} {name!r}, which no results of lossaware have: {_DAMAGED}")
     # Constraints, defaults and computed columns are SQL as well.
     expected = _squeezed(_SCHEMA)
-    for _, name, sql in found:
+    for _, name, sql in objects:
         if (_DIGEST in _squeezed(sql)) != (name in _WITH_DIGESTS and version == SCHEMA_VERSION) or (
             _squeezed(sql).replace(_DIGEST, "") not in expected.replace(_DIGEST, "")
         ):

@@ -194,11 +194,11 @@ class Trial:
         set_mode(optimizer, "train")
         return optimizer
 
-    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _settings(self, chosen: dict[str, Any]) -> dict[str, Any]:
         arm = dict(self._spec.lga or ())
-        if isinstance(arm.get("gamma2"), str) and given.get("gamma2") != arm["gamma2"]:
-            given = {name: value for name, value in given.items() if name in _OF_ANY_ARM}
-        return lga_arguments({**given, **arm})
+        if isinstance(arm.get("gamma2"), str) and chosen.get("gamma2") != arm["gamma2"]:
+            chosen = {name: value for name, value in chosen.items() if name in _OF_ANY_ARM}
+        return lga_arguments({**chosen, **arm})
 
     def _status(self) -> dict[str, float] | None:
         if self._spec.lga is None:
