@@ -189,7 +189,7 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
         ("grid.study.json", lambda text: text.replace('"environment": 0', '"environment": 5'), "not an exported study"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01', '"lr": 0.02'), "does not match its"),
         ("grid.study.json", lambda text: text.replace('"lr": 0.01, ', ""), "not an exported study"),
-        ("grid.study.json", lambda text: text.replace('"launches": []', '"launches": [5]'), "no launch of a study"),
+        ("grid.study.json", lambda text: text.replace('"launches": []', '"launches": [5]'), "not a launch of a study"),
         ("grid.study.json", lambda text: text.replace('"environments": [', '"environments": [3,'), "not an exported"),
     ],
 )

@@ -212,8 +212,8 @@ def lead(totals: Counts) -> str:
         )
     if totals.judged:
         sentences.append(
-            f"Of {totals.judged} pairs with two seeds or more, LGA helps in {totals.helps}, hurts in {totals.hurts} and "
-            f"shows no difference in {totals.no_difference}; {totals.unsure.total} have too few seeds to tell."
+            f"Of {totals.judged} pairs with two seeds or more, LGA helps in {totals.helps}, hurts in {totals.hurts} "
+            f"and shows no difference in {totals.no_difference}; {totals.unsure.total} have too few seeds to tell."
         )
     return " ".join(sentences)
 
