@@ -157,7 +157,7 @@ def test_a_description_that_was_changed_is_refused(grid, tmp_path):
     ):
         assert change(text) != text
         path.write_text(change(text))
-        with pytest.raises(UsageError, match=r"grid\.study\.json: this has changed"):
+        with pytest.raises(UsageError, match=r"grid\.study\.json: this file has changed"):
             Exported(tmp_path)
     path.write_text(json.dumps(json.loads(text)))
     assert Exported(tmp_path).specs(), "how it is laid out does not count"
