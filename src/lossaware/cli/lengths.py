@@ -22,10 +22,11 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     from lossaware.studies.paper import lengths as fits
     from lossaware.studies.paper.lengths_plot import plot_lengths
     from lossaware.studies.report import results_markdown as results_page
-    from lossaware.studies.report.artifacts import check_writable, save
+    from lossaware.studies.report.artifacts import save
     from lossaware.studies.report.results_summary import all_tables, of_the_paper
     from lossaware.studies.report.table import plain_table
     from lossaware.studies.report.writers import text
+    from lossaware.studies.specs.atomic import check_writable
 
     check_writable(to)
     with measurements(out, results) as measured:

@@ -87,8 +87,8 @@ def _figure01(to: Path) -> int:
     from lossaware.cli.output import tell
     from lossaware.studies.paper import landscape
     from lossaware.studies.paper.figures import plot_figure1
-    from lossaware.studies.report.artifacts import check_writable
     from lossaware.studies.report.table import Cell, Row, Table
+    from lossaware.studies.specs.atomic import check_writable
 
     check_writable(to)
     measured = landscape.measure()
@@ -113,7 +113,7 @@ def _figure02(out: Path, results: Path, to: Path) -> int:
     from lossaware.cli.output import tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper.figures import curve_rows, loss_curves, plot_figure2
-    from lossaware.studies.report.artifacts import check_writable
+    from lossaware.studies.specs.atomic import check_writable
     from lossaware.studies.specs.study import load_study
 
     study = load_study("table01")
@@ -134,8 +134,8 @@ def _overview(out: Path, results: Path, to: Path) -> int:
     from lossaware.cli.output import tell
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.analysis.lr_sensitivity import all_series
-    from lossaware.studies.report.artifacts import check_writable
     from lossaware.studies.report.overview_plot import overview_rows, plot_overview
+    from lossaware.studies.specs.atomic import check_writable
     from lossaware.studies.specs.study import load_study
 
     names = ("auto", "auto-peers")

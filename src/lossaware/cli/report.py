@@ -36,7 +36,7 @@ def report(
     else:
         if not (results.is_dir() or store.is_dir()):
             raise UsageError(f"neither the folder {results} nor the folder {store} exists: there are no results")
-        report.check_writable(out)
+        report.check_replaceable(out)
         with measurements(store, results) as measured:
             page = results_report.render(measured, results, figure2)
         write_whole(out, page)

@@ -35,8 +35,9 @@ def theory(*, to: Path = Path("results")) -> int:
     from lossaware.studies.paper import theory_adam as adam
     from lossaware.studies.paper.theory_plot import plot_theory
     from lossaware.studies.report import results_markdown as results_page
-    from lossaware.studies.report.artifacts import check_writable, save
+    from lossaware.studies.report.artifacts import save
     from lossaware.studies.report.writers import text
+    from lossaware.studies.specs.atomic import check_writable
 
     check_writable(to)
     torch.set_num_threads(1)  # small problems; and sums in one order are reproducible

@@ -197,13 +197,13 @@ def test_launches_are_not_written_through_a_link(tmp_path, grid):
 def test_pages_are_refused_if_something_else_is_in_their_place(tmp_path):
     os.mkfifo(tmp_path / "report.html")
     with pytest.raises(UsageError, match="this is a pipe"):
-        page.check_writable(tmp_path / "report.html")
+        page.check_replaceable(tmp_path / "report.html")
     os.mkfifo(tmp_path / "README.md")
     with pytest.raises(UsageError, match="this is a pipe"):
         results_markdown.refresh(tmp_path)
     (tmp_path / "page.html").symlink_to("/dev/zero")
     with pytest.raises(UsageError, match="this is a device"):
-        page.check_writable(tmp_path / "page.html")
+        page.check_replaceable(tmp_path / "page.html")
 
 
 # --- code -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.data.tacos import Moments
 from lossaware.studies.execution.events import EpochDone
 from lossaware.studies.execution.local import LocalEngine
-from lossaware.studies.execution.progress import describe
+from lossaware.studies.execution.progress import describe_run
 from lossaware.studies.models.classification import classification
 from lossaware.studies.specs.optimizers import optimizers, set_mode
 from lossaware.studies.specs.run_spec import RunSpec, options
@@ -49,8 +49,8 @@ def test_the_device_is_part_of_the_specification(tmp_path):
     other = dataclasses.replace(SPEC, device="cuda")
     assert other.key != SPEC.key
     assert RunSpec.from_json(other.to_json()) == other
-    assert describe(other) == f"{describe(SPEC)}, cuda"
-    assert describe(dataclasses.replace(SPEC, precision="bf16")) == f"{describe(SPEC)}, bf16"
+    assert describe_run(other) == f"{describe_run(SPEC)}, cuda"
+    assert describe_run(dataclasses.replace(SPEC, precision="bf16")) == f"{describe_run(SPEC)}, bf16"
     with Store(tmp_path / "results.sqlite") as store:
         store.begin(SPEC)
         store.begin(other)

@@ -86,7 +86,7 @@ class Measured:
     @property
     def differs(self) -> str:
         """Differences from the study's file, in one line."""
-        return self._of_sources(lambda source: source.differs) if self.sources else describe(self.overrides)
+        return self._of_sources(lambda source: source.differs) if self.sources else describe_overrides(self.overrides)
 
     @property
     def caveats(self) -> str:
@@ -99,7 +99,7 @@ class Measured:
         if self.sources:
             return self._of_sources(lambda source: source.changed)
         plain = {name: value for name, value in self.overrides.to_plain().items() if name not in ("seeds", "only")}
-        return ", ".join(filter(None, [self.caution, describe(Overrides.from_plain(plain))]))
+        return ", ".join(filter(None, [self.caution, describe_overrides(Overrides.from_plain(plain))]))
 
     def _of_sources(self, text_of: Callable[["Measured"], str]) -> str:
         """The common text of all its sources, or `MIXED`."""
@@ -165,7 +165,7 @@ class StudyTable:
     @property
     def _common_overrides(self) -> str:
         """Overrides that all measured cells share."""
-        return self._common(lambda measured: describe(measured.overrides))
+        return self._common(lambda measured: describe_overrides(measured.overrides))
 
     @property
     def _common_caution(self) -> str:
@@ -336,7 +336,7 @@ def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:
     return Measured(cell, {}, Summary(1, value, math.nan, math.nan), sources=measured)
 
 
-def describe(overrides: Overrides) -> str:
+def describe_overrides(overrides: Overrides) -> str:
     """Overrides in one line: ``epochs = 2, seeds = 1``."""
     parts = []
     for name, value in overrides.to_plain().items():

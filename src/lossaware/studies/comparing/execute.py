@@ -58,7 +58,7 @@ def execute_comparison(
     page, database = out / "report.html", out / "results.sqlite"
     if is_new := not database.exists():
         rehearse_steps(specs, task, task.load(data))  # report its errors before writing files
-    report.check_writable(page)
+    report.check_replaceable(page)
     with Store(database) as store:
         if not is_new and (missing := store.missing(specs)):
             rehearse_steps(missing, task, task.load(data))
@@ -110,7 +110,7 @@ def execute_trials(
 
     if is_new := not database.exists():
         rehearse(specs)  # report its errors before writing files
-    report.check_writable(page)
+    report.check_replaceable(page)
     with Store(database) as store:
         if not is_new and (missing := store.missing(specs)):
             rehearse(missing)

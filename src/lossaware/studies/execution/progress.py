@@ -20,7 +20,7 @@ LINE_EVERY = 15.0
 """Seconds between two lines without a terminal."""
 
 
-def describe(spec: RunSpec) -> str:
+def describe_run(spec: RunSpec) -> str:
     """A run in a few words: ``sgd, lr 1e-3, with LGA (gamma2 1e-8), seed 0``."""
     arm = "without"
     if spec.lga is not None:
@@ -120,11 +120,11 @@ class RunProgress:
                 self._restored += epochs
                 if spec in self._lines:
                     self._bars.update(self._lines[spec], taken=epochs)
-                self._print(f"{describe(spec)}: {message}")
+                self._print(f"{describe_run(spec)}: {message}")
             case engine.RunFailed(spec, message):
                 self.failures.append((spec, message))
                 self._end(spec, self._length(spec))
-                self._print(f"failed: {describe(spec)}: {message}")
+                self._print(f"failed: {describe_run(spec)}: {message}")
         self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._restored)
         self._occasionally()
 
@@ -145,7 +145,7 @@ class RunProgress:
         self._partial[spec] = epochs
         if spec not in self._lines:
             total = self._length(spec)
-            self._lines[spec] = self._bars.add_task(describe(spec), total=total, where="", taken=0, start=False)
+            self._lines[spec] = self._bars.add_task(describe_run(spec), total=total, where="", taken=0, start=False)
         if epochs > 0:
             self._bars.start_task(self._lines[spec])
             self._bars.start_task(self._overall)

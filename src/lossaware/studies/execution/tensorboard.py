@@ -7,7 +7,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
 from lossaware.studies.execution.events import EpochDone, Event
-from lossaware.studies.execution.progress import describe
+from lossaware.studies.execution.progress import describe_run
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 
 
@@ -40,7 +40,7 @@ class EpochLog:
     def write(self, spec: RunSpec, record: EpochRecord) -> None:
         """One epoch: ``train/loss``, ``test/accuracy``, ``lga/gamma2`` and all other values of the record."""
         if spec not in self._writers:
-            name = f"{spec.task} {describe(spec)} {spec.key}".replace("/", "-").replace(":", "-")
+            name = f"{spec.task} {describe_run(spec)} {spec.key}".replace("/", "-").replace(":", "-")
             # The run's log starts from the beginning: remove an earlier one.
             place = self._folder / name
             for old in place.glob("events.out.tfevents.*"):

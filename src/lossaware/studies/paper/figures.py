@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-from lossaware.studies.analysis.study_table import StudyTable, describe
+from lossaware.studies.analysis.study_table import StudyTable, describe_overrides
 from lossaware.studies.paper import landscape
 from lossaware.studies.paper.landscape import BASES, NAMES, READINGS, Descent, Figure1
 from lossaware.studies.report.plot import INK, LINE, MUTED, SERIES, Plot, label
@@ -150,7 +150,9 @@ def loss_curves(table: StudyTable, results: Results) -> list[Curve]:
             for spec in measured.cell.specs
             if spec.seed in measured.values
         ]
-        curves.append(Curve(column[0], column[1], row[0], np.array(losses, ndmin=2), describe(measured.overrides)))
+        curves.append(
+            Curve(column[0], column[1], row[0], np.array(losses, ndmin=2), describe_overrides(measured.overrides))
+        )
     return curves
 
 

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,22 +40,6 @@ class Saved:
     image: Image
     tables: Mapping[str, Rows]
     made_with: Mapping[str, str]
-
-
-def check_writable(folder: Path) -> None:
-    """Check before any computation that the folder can be written to; it is created if missing.
-
-    Raises:
-        UsageError: It cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except FileExistsError:
-        raise UsageError(f"cannot write to {folder}: it is a file, not a folder") from None
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}") from None
 
 
 def save(folder: Path, name: str, *, tables: Mapping[str, Rows], plot: Plot, settings: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """A self-contained HTML page: tables with verdicts, figures, and facts of the runs."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.report.curves import Figure
 from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.html import render_template
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import check_writable, write_whole
 from lossaware.studies.specs.regular_file import check_regular
 
 _GENERATOR = '<meta name="generator" content="lossaware'
@@ -68,34 +67,30 @@ def render(report: Report) -> str:
     return render_template("report.html", report=report)
 
 
-def check_writable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Check that a report can be written to ``path``, and create its folder.
 
     Raises:
         UsageError: The folder cannot be written to, or an existing file is not a report of this package.
     """
-    if path.parent.exists() and not path.parent.is_dir():
-        raise UsageError(f"cannot write to {path.parent}: it is a file, not a folder")
+    check_writable(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            check_regular(path, path.stat().st_mode)
-            with path.open(encoding="utf-8", errors="replace") as file:
-                if _GENERATOR not in file.read(2000):
-                    raise UsageError(
-                        f"{path} is not a report of lossaware and is not overwritten: choose another --out"
-                    )
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if not path.exists():
+            return
+        check_regular(path, path.stat().st_mode)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(2000)
     except OSError as error:
         raise UsageError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    if _GENERATOR not in head:
+        raise UsageError(f"{path} is not a report of lossaware and is not overwritten: choose another --out")
 
 
 def write(report: Report, path: Path) -> None:
     """Write the page atomically.
 
     Raises:
-        UsageError: See `check_writable`; or the disk is full.
+        UsageError: See `check_replaceable`; or the disk is full.
     """
-    check_writable(path)
+    check_replaceable(path)
     write_whole(path, render(report))

@@ -168,7 +168,7 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
     return ResultsReport(
         title="LGA: all results",
         subtitle=f"lossaware {here['lossaware']} · {here['date'][:10]}",
-        lead=summary.lead(together),
+        lead=summary.outcome(together),
         chapters=chapters,
     )
 

@@ -44,7 +44,7 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class StudyCounts:
     """The counts of a study under some settings.
 
     Attributes:
@@ -61,7 +61,7 @@ class Row:
 TOTAL = "Tables 1 to 13, at their own settings"
 
 
-def counted(tables: Iterable[StudyTable]) -> list[Row]:
+def counted(tables: Iterable[StudyTable]) -> list[StudyCounts]:
     """One row per study and settings; the last is the sum over the paper's tables at their own settings."""
     rows = []
     own = []
@@ -69,10 +69,10 @@ def counted(tables: Iterable[StudyTable]) -> list[Row]:
         for changed, totals in counts(table).items():
             name = table.study.title.partition(":")[0]
             seeds = [len(it.values) for it in table.cells.values() if it.values and it.changed == changed]
-            rows.append(Row(f"{name}, overridden: {changed}" if changed else name, _range(seeds), totals))
+            rows.append(StudyCounts(f"{name}, overridden: {changed}" if changed else name, _range(seeds), totals))
             if of_the_paper(table.study) and not changed:
                 own.append(totals)
-    return [*rows, Row(TOTAL, "", total(own))]
+    return [*rows, StudyCounts(TOTAL, "", total(own))]
 
 
 AGREEMENT_HEADS = (
@@ -102,7 +102,7 @@ AGREEMENT_READ = (
 )
 
 
-def agreement_table(rows: Iterable[Row]) -> Table:
+def agreement_table(rows: Iterable[StudyCounts]) -> Table:
     """The counts of studies with published figures; the last row is the sum."""
     counted_rows = [
         [
@@ -162,7 +162,7 @@ EFFECTS_READ = (
 )
 
 
-def effects_table(rows: Iterable[Row]) -> Table:
+def effects_table(rows: Iterable[StudyCounts]) -> Table:
     """The counts of studies with pairs, measured or published; the last row is the sum."""
     counted_rows = [
         [
@@ -200,7 +200,7 @@ def _counted(ways: Ways) -> str:
     return f"the figure with LGA is better in {ways.better}, equal in {ways.equal} and worse in {ways.worse}"
 
 
-def lead(totals: Counts) -> str:
+def outcome(totals: Counts) -> str:
     """The outcome for the top of a page."""
     sentences = [
         f"{totals.measured} of the {totals.figures} figures in the paper's tables are measured at the paper's settings."

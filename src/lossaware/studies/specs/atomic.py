@@ -18,6 +18,22 @@ def umask() -> int:
     return mask
 
 
+def check_writable(folder: Path) -> None:
+    """Check before any computation that the folder can be written to; it is created if missing.
+
+    Raises:
+        UsageError: It cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError:
+        raise UsageError(f"cannot write to {folder}: it is a file, not a folder") from None
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Create or replace a file atomically: a reader sees either the old or the new content.
 
