@@ -1,6 +1,6 @@
-"""Roles that put a measured or a published figure into a sentence, so that no page states one by hand.
+"""Roles that insert a measured or a published figure into a sentence, so that figures are not written by hand.
 
-All read the folder of results that `measured` reads. Words with spaces are quoted, as in a shell.
+All use the same folder of results as `measured`. Words with spaces are quoted, as in a shell.
 
 ``{measured}`table02 algorithm=SGD "strategy=w/ LGA" lr=1e-4``` is the mean of the one cell that the points name, with
 its interval. ``printed`` gives its published figure. ``agreement`` counts the chosen cells that agree with the
@@ -51,7 +51,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 class _FigureRole(SphinxRole):
     @property
     def folder(self) -> Path:
-        """Where results lie."""
+        """The folder of results."""
         return Path(self.config.results_folder)
 
     def words(self) -> tuple[str, list[str]]:

@@ -1,8 +1,8 @@
-"""Directives that show what was measured, from the files in ``results/``, so that no page states a figure of its own.
+"""Directives that show measurements from the files in ``results/``, so that figures are not written into pages by hand.
 
 ``study NAME`` is the table of a study, ``study-curves NAME`` its learning curves, ``study-page NAME`` a page of both,
-``all-studies`` an overview with links to these pages, and ``measured-files FOLDER`` what benchmarks wrote there.
-Where there is nothing, the page says by which command it comes about.
+``all-studies`` an overview with links to these pages, and ``measured-files FOLDER`` the output of benchmarks.
+If there are no results, the page shows the command that makes them.
 """
 
 import html
@@ -48,7 +48,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 class _Measured(SphinxDirective):
     @property
     def folder(self) -> Path:
-        """Where results lie."""
+        """The folder of results."""
         return Path(self.config.results_folder)
 
     def table(self, name: str) -> StudyTable | None:
@@ -62,7 +62,7 @@ class _Measured(SphinxDirective):
         return self.parse_text_to_nodes(re.sub(r" {2}\n(?=\S)", r"\\\n", text))
 
     def tables(self, table: StudyTable, *, with_title: bool = True) -> list[nodes.Node]:
-        """The table, cells under other settings in a second one, and how it was measured in a fold."""
+        """The table, cells with other settings in a second table, and its provenance in a fold."""
         own, *other = split_by_settings(table)
         text = write(replace(own, provenance=()))
         text = text if with_title else text.split("\n", 1)[1]
@@ -75,12 +75,12 @@ class _Measured(SphinxDirective):
         ]
 
     def missing(self, name: str) -> list[nodes.Node]:
-        """What is shown in place of a study that was not measured."""
+        """The text instead of a study that was not measured."""
         study = load_study(name)
         task = study.specs[0].task
         folder = "" if task == "digits" else " --data DIR"
         return self.markdown(
-            f":::{{admonition}} Not measured yet\n{study.title}. To measure it:\n\n"
+            f":::{{admonition}} Not measured yet\n{study.title}. To run it:\n\n"
             f"```sh\nlossaware study run {name}{folder}\nlossaware study export {name}\n```\n:::\n"
         )
 
@@ -131,7 +131,7 @@ class AllStudiesDirective(_Measured):
 
     def run(self) -> list[nodes.Node]:
         """See the module."""
-        lines = ["| Study | Cells measured | Under other settings | Seeds |", "|---|---:|---:|---:|"]
+        lines = ["| Study | Measured cells | With other settings | Seeds |", "|---|---:|---:|---:|"]
         for name in studies():
             table = self.table(name)
             title = markdown(load_study(name).title)
@@ -147,7 +147,7 @@ class AllStudiesDirective(_Measured):
 
 
 class MeasuredFilesDirective(_Measured):
-    """What benchmarks wrote: Markdown as it is, text as text, SVG as an image."""
+    """The output of benchmarks: Markdown, text, and SVG images."""
 
     required_arguments = 1
     has_content = True
@@ -169,12 +169,12 @@ class MeasuredFilesDirective(_Measured):
 
 
 def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
-    """A figure for each base that was measured, with every variant of LGA that the study has of it."""
+    """A figure for each measured base, with every variant of LGA in the study."""
     groups: dict[tuple[RunSpec, Metric], dict[str, list[list[float]]]] = {}
     shown: set[tuple[RunSpec, Metric]] = set()
     for cell in (measured.cell for measured in table.cells.values()):
         specs, metric = cell.specs, replace(cell.metric, at="final")
-        if not specs or specs[0].lga is None or (specs[0], metric) in shown:  # a table may show one run several times
+        if not specs or specs[0].lga is None or (specs[0], metric) in shown:  # a table may show a run several times
             continue
         runs = [(exported.records(without_lga(spec)), exported.records(spec)) for spec in specs]
         finished = [
@@ -200,7 +200,7 @@ def _heading(base: RunSpec) -> str:
 
 
 def _label(study: Study, row: Sequence[str], column: Sequence[str]) -> str:
-    """Those names of a cell that say which LGA it is, and not which base."""
+    """The names of a cell that identify the variant of LGA, not the base."""
     places = zip((*study.file.rows, *study.file.columns), (*row, *column), strict=True)
     settings = {axis: [point.lga for point in points.values()] for axis, points in study.file.axes.items()}
     switching = {axis for axis, of in settings.items() if False in of}
