@@ -1,4 +1,4 @@
-"""Does LGA help in a Lightning Trainer? The optimizer comes from the trial; the callback hands over the losses.
+"""Does LGA help in a Lightning Trainer? The optimizer comes from the trial; the callback passes the losses.
 
     lossaware compare compare_lightning.py:train --direction maximize --lrs 1e-4,1e-3 --seeds 6
 
@@ -34,7 +34,7 @@ class Digits(lightning.LightningModule):
         self.log("accuracy", (self.network(images).argmax(1) == labels).float().mean())
 
     def on_validation_epoch_end(self) -> None:
-        """Report what was measured, but in the check before training."""
+        """Report the measured values, except in the check before training."""
         if not self.trainer.sanity_checking:
             self.trial.report(self.current_epoch, accuracy=self.trainer.callback_metrics["accuracy"])
 
