@@ -285,7 +285,7 @@ def finished(database: Path) -> int:
 
 WRONG = {
     "compar digits": 'Did you mean "compare"?',
-    "compare": "say what to train: a task, train.py:train, or --command",
+    "compare": "name what to train: either a task, or train.py:train, or --command",
     "compare digits adam": "unexpected argument 'adam'",
     "compare digitz": "unknown task 'digitz'; did you mean digits?",
     "compare no.such.module:build": "no.such.module:build",

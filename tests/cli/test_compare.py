@@ -355,4 +355,4 @@ def test_foreign_report_is_left_alone(engine, tmp_path):
 def test_a_push_without_effect_is_reported_also_at_the_defaults(tmp_path):
     weak = small(optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga={})
     [record] = carried_out(weak, tmp_path).tables[0].records
-    assert any("LGA alone could move no weight" in note for note in record["notes"])
+    assert any("LGA alone could not change any weight" in note for note in record["notes"])

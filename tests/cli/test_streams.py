@@ -48,7 +48,7 @@ def test_a_comparison_without_any_stream_is_stored_with_the_permissions_of_the_u
     assert {path.name for path in found} >= {"report.html", "results.sqlite"}
     assert {oct(path.stat().st_mode & 0o077) for path in (*found, tmp_path / "out")} == {"0o0"}
     shown = shell("lossaware study verify out", tmp_path)
-    assert "2 runs with 2 epochs are what was written" in shown.stdout
+    assert "2 runs with 2 epochs are unchanged" in shown.stdout
 
 
 def test_too_few_open_files_are_one_line(tmp_path):

@@ -24,7 +24,7 @@ BY_DTYPE = [(("SGD", "default"), dtype) for dtype in DTYPES if dtype != "float32
 def test_elements_that_share_memory(base: tuple[str, str], dtype: str, layout: str, gamma2: str) -> None:
     run = Run(Case(base, "loop", dtype, layout, "C", gamma2))
     with pytest.raises(
-        ValueError, match=r"^elements of a parameter must not share memory, .*; make the parameter of a"
+        ValueError, match=r"^elements of a parameter must not share memory, .*; create the parameter from a"
     ):
         run.attach()
     assert not run.optimizer._optimizer_step_post_hooks  # it has not changed

@@ -200,8 +200,8 @@ def test_after_the_kill_of_a_rank_the_same_command_resumes_bitwise(task, tmp_pat
     said = [line for line in output.splitlines() if line.startswith("lossaware: ")]
     assert len(said) == 1
     assert re.fullmatch(
-        r"lossaware: torchrun ends all ranks, as one was killed or failed, .*; \d of 2 runs are finished and kept in "
-        r"out/results\.sqlite\. Run the same command again to continue\.",
+        r"lossaware: torchrun stops all ranks, because one of them was killed or failed, .*; "
+        r"\d of 2 runs are finished and kept in out/results\.sqlite\. Run the same command again to continue\.",
         said[0],
     )
     assert any(len(records) < 12 for records in stored(tmp_path / "killed").values())

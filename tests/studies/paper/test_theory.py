@@ -1,4 +1,4 @@
-"""The theorems against runs: where they hold, where they break, and that the quantities are the paper's."""
+"""The theorems compared with runs: where they hold, and where not; and that the quantities are the paper's."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""The page of everything that was measured, and the short one in ``results/``."""
+"""The page of all results, and the short one in ``results/``."""
 
 import hashlib
 import json

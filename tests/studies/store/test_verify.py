@@ -46,7 +46,7 @@ def test_the_results_of_the_repository_are_unchanged(capsys):
 def test_a_folder_of_runs_is_verified(out, capsys):
     code, said, err = command(capsys, "verify", out)
     assert (code, err) == (0, "")
-    assert "1 runs with 20 epochs are what was written" in said
+    assert "1 runs with 20 epochs are unchanged" in said
     database = sqlite3.connect(out / "results.sqlite")
     with database:
         database.execute("UPDATE epochs SET seconds = 0.75 WHERE epoch = 2")
