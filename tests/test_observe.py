@@ -326,7 +326,7 @@ def test_two_optimizers_whose_losses_share_parameters(module_clears: bool) -> No
 def test_a_loss_in_the_place_of_the_closure(given: Any) -> None:
     """The likeliest slip. Without the check: "'Tensor' object is not callable"."""
     setup = Setup()
-    with pytest.raises(TypeError, match=r"hand over the loss by its name, optimizer\.step\(loss=loss\)") as raised:
+    with pytest.raises(TypeError, match=r"pass the loss by name, optimizer\.step\(loss=loss\)") as raised:
         setup.optimizer.step(given)
     assert "\n" not in str(raised.value)
     assert torch.equal(setup.p.detach(), START)
