@@ -75,4 +75,4 @@ def setup(app: Sphinx) -> None:
 
 
 def _links_to_notebooks(app: Sphinx, page: str, source: list[str]) -> None:
-    source[0] = re.sub(r"\]\((?:\.\./)+examples/(\w+\.ipynb)\)", r"](/examples/\1)", source[0])
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./)+examples/(\w+)\.ipynb\)", r"{doc}`\1 </examples/\2>`", source[0])
