@@ -58,7 +58,9 @@ def contract(session: nox.Session, resolution: str) -> None:
     for part in chosen.parts.split(","):
         tests, packages = PARTS[part]
         report = Path(session.create_tmp()) / f"{part}.xml"
-        session.run("python", "-m", "pytest", "-q", f"--junit-xml={report}", *tests, success_codes=[0, 1, 2])
+        pytest = ["python", "-m", "pytest", "-q", f"--junit-xml={report}"]
+        if not session.run(*pytest, *tests, success_codes=[0, 1, 2]):
+            continue  # nox --install-only
         counts = ElementTree.parse(report).getroot().find("testsuite").attrib
         failed = int(counts["failures"]) + int(counts["errors"])
         skipped = int(counts["skipped"])

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 from lossaware import LGA, UsageError
-from support import torch_optimizer
+from support import needs_torch, torch_optimizer
 
 GAMMA2 = 1e-2
 STEPS = 24
@@ -32,8 +32,8 @@ BASES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(autouse=True)
 def fresh_compiler(request: pytest.FixtureRequest) -> Iterator[None]:
-    if torch.__version__ < "2.7" and request.node.name != test_a_torch_that_is_too_old_is_refused.__name__:
-        pytest.skip("lga.compile() needs torch 2.7")
+    if request.node.name != test_a_torch_that_is_too_old_is_refused.__name__:
+        needs_torch("2.7", "lga.compile()")
     torch._dynamo.reset()
     counters.clear()
     yield

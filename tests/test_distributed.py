@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 import reference
 from lossaware import LGA
 from lossaware.loss_input import mean_over_ranks
+from support import needs_torch
 
 STEPS = 20
 LGA_ARGUMENTS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "backoff": 0.5}
@@ -197,6 +198,7 @@ def uneven() -> Found:
 
 
 BFLOAT16 = torch.bfloat16
+FIRST_SHARDED = "2.7"  # torch 2.6 itself fails in the forward pass of FSDP2 on a CPU
 SCENARIOS: dict[str, Callable[[], Found]] = {
     "float32": train,
     "float32, adam": partial(train, optimizer=partial(torch.optim.Adam, lr=0.01)),
@@ -213,10 +215,11 @@ SCENARIOS: dict[str, Callable[[], Found]] = {
     "uneven": uneven,
     "fully sharded once": fully_sharded_once,
     "float64": partial(train, dtype=torch.float64),
-    "sharded": sharded,
     "alone, float32": partial(train, alone=True),
     "alone, bfloat16": partial(train, dtype=BFLOAT16, alone=True),
 }
+if torch.__version__ >= FIRST_SHARDED:
+    SCENARIOS["sharded"] = sharded
 
 
 def work(rank: int, world: int, folder: Path) -> None:
@@ -347,6 +350,7 @@ def test_scales_are_those_of_all_ranks_parts(ranks: list[dict[str, Found]]) -> N
 
 def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -> None:
     """Without the check: operations on DTensors and tensors fail. With four ranks, some shards are empty."""
+    needs_torch(FIRST_SHARDED, "FSDP2 on a CPU")
     for rank in ranks:
         for part, whole in zip(rank["sharded"]["parameters"], rank["float64"]["parameters"], strict=True):
             torch.testing.assert_close(part, whole, rtol=1e-10, atol=1e-12)

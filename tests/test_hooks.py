@@ -14,6 +14,7 @@ from torch.optim.optimizer import (
 )
 
 from lossaware import LGA, UsageError
+from support import needs_torch
 
 LR, GAMMA2, LOSS = 0.5, 1.0, 1.0
 
@@ -229,6 +230,7 @@ def global_hook(request: pytest.FixtureRequest) -> Iterator[list[int]]:
 )
 def test_a_compiled_step_refuses_torchs_global_hooks(global_hook: list[int]) -> None:
     """Without the check: they would not run, without a word."""
+    needs_torch("2.7", "lga.compile()")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(UsageError, match=r"^SGD has step hooks that a compiled step would not run, such as "):
         LGA(optimizer, steps_per_epoch=4).compile()

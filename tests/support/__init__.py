@@ -44,6 +44,12 @@ def needs(module: str) -> Any:
     return pytest.importorskip(module, reason=f"{package} is not installed: pip install -e '.[everything]' brings it")
 
 
+def needs_torch(version: str, what: str) -> None:
+    """The test skips with an older torch, which lacks something."""
+    if torch.__version__ < version:
+        pytest.skip(f"{what} needs torch {version}")
+
+
 def enable_x64(on: bool) -> Any:
     """JAX's context of this name, which older versions have in another module."""
     jax = needs("jax")
