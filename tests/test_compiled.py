@@ -1,4 +1,4 @@
-"""The compiled step: one graph, no recompilation, the numbers of the eager step; and hooks in a user's graph."""
+"""The compiled step: its graphs, the numbers of the eager step; and hooks within a user's graph."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def assert_close_to(found: LGA, expected: LGA, params: list[Any], judge: list[An
 
 
 @pytest.mark.parametrize(("name", "arguments"), BASES, ids=[name for name, _ in BASES])
-def test_one_graph_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -> None:
+def test_two_graphs_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -> None:
     """While a scheduler moves the learning rate, the gate opens and closes, gamma2 backs off and a loss is NaN."""
     params, optimizer, lga = made(name, **arguments)
     judge, eager_optimizer, eager = made(name, **arguments)
@@ -92,7 +92,7 @@ def test_one_graph_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -
             eager_optimizer.step(loss=loss_of(i))
             for scheduler in schedulers:
                 scheduler.step()
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # with an open gate, and with a closed one
     assert not counters["graph_break"]
     assert_close_to(lga, eager, params, judge, tolerance=2e-5)
     assert 0.2 < lga.status.open_share < 0.9
@@ -101,7 +101,7 @@ def test_one_graph_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -
     assert isinstance(optimizer.param_groups[0]["lr"], float)
 
 
-def test_a_hundred_steps_compile_once_in_the_default_compiler() -> None:
+def test_a_hundred_steps_compile_twice_in_the_default_compiler() -> None:
     params, optimizer, lga = made("sgd")
     judge, eager_optimizer, eager = made("sgd")
     step = lga.compile()
@@ -112,7 +112,7 @@ def test_a_hundred_steps_compile_once_in_the_default_compiler() -> None:
         set_gradients(judge, i)
         step(loss_of(i))
         eager_optimizer.step(loss=loss_of(i))
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # with an open gate, and with a closed one
     assert_close_to(lga, eager, params, judge)
 
 
@@ -133,8 +133,8 @@ def test_loops_over_elements_compute_no_scalars(options: dict[str, Any]) -> None
         assert "sqrt()" in body
         assert "std::pow" not in body
         assert "double" not in body
-        # Two of the base's, the amount, and whether it is 0. A constant is not loaded.
-        assert body.count("[static_cast<int64_t>(0L)]") <= 4
+        # Two of the base's, and the amount, which is known not to be 0. A constant is not loaded.
+        assert body.count("[static_cast<int64_t>(0L)]") <= 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
@@ -244,7 +244,7 @@ def test_a_momentum_that_changes_at_each_step_is_refused_in_words(name: str) -> 
     assert not torch.equal(params[0], before)
 
 
-def test_a_schedule_that_keeps_the_momentum_compiles_once() -> None:
+def test_a_schedule_that_keeps_the_momentum_compiles_no_more() -> None:
     params, optimizer, lga = made("momentum")
     step = compiled(lga)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40, cycle_momentum=False)
@@ -252,7 +252,7 @@ def test_a_schedule_that_keeps_the_momentum_compiles_once() -> None:
         set_gradients(params, i)
         step(loss_of(i))
         scheduler.step()
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # with an open gate, and with a closed one
 
 
 @pytest.mark.parametrize("unscaled", [False, True], ids=["by the scaler", "by hand"])

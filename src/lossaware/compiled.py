@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._inductor import list_mode_options
 
 from lossaware.attachment import Attachment
+from lossaware.correction import is_push
 from lossaware.errors import UsageError
 from lossaware.hoisting import ScalarsFirst
 from lossaware.step_hooks import StepHooks
@@ -26,9 +27,11 @@ class CompiledStep:
     Each call is one step of the optimizer and of LGA. Compiled and other steps have the same state and can be mixed, so
     checkpoints, schedulers and the status work as before. The optimizer's first step runs uncompiled, to initialise its
     state; the next call compiles, and so does the first after a checkpoint was loaded. Values that change from step to
-    step (learning rates, the loss, gamma2, the gate) are data of the graph, so they do not cause a recompilation,
-    except if a group's gamma2 becomes 0 or nonzero. A step without a loss, a measured step (`LGA.measure_every`), and a
-    fused base under a gradient scaler run uncompiled.
+    step (learning rates, the loss, gamma2) are data of the graph, so they do not cause a recompilation, except if a
+    group's gamma2 becomes 0 or nonzero. If the host knows the loss, it also knows whether the gate is open, and there
+    are two graphs: the base step with the corrections, and the base step alone; each is compiled when it is first
+    used. Losses on an accelerator are not waited for: there the law is part of a single graph. A step without a loss, a
+    measured step (`LGA.measure_every`), and a fused base under a gradient scaler run uncompiled.
 
     Args:
         attachment: The attachment of an LGA to the optimizer.
@@ -72,6 +75,7 @@ class CompiledStep:
         self._refuse_scalars()
         self._graph = torch.compile(_own_code(_graph(self._optimizer, stepper)), **compiler_arguments(options))
         self._numbers: list[dict[str, Tensor]] = []
+        self._seed = torch.zeros((), dtype=torch.int64, device="cpu")
         self._has_state = False
 
     def __call__(self, loss: float | Tensor | None = None, *, scaler: torch.amp.GradScaler | None = None) -> None:
@@ -137,11 +141,25 @@ class CompiledStep:
         optimizer._opt_called = True  # read by schedulers
 
     def _compiled_step(self, loss: float | Tensor | None) -> None:
-        sizes = self._stepper.sizes.of(self._optimizer.param_groups)
+        stepper = self._stepper
+        sizes = stepper.sizes.of(self._optimizer.param_groups)
         value = self._input.take_directly(self._optimizer, loss)
-        held = self._stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
+        stepper.statuses.steps += 1
+        if isinstance(value, float) and stepper.is_on_host:
+            state, factor = stepper.planned(value)
+            amounts = [factor * size for size in sizes]
+            pushes = all(is_push(amount) for amount in amounts if amount)
+            self._run(
+                amounts, lambda tensors: self._graph(tensors, None, None, self._seed.fill_(int(state.steps)), pushes)
+            )
+            stepper.accept(state)
+            return
+        held = stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
-        self._stepper.statuses.steps += 1
+        self._run(sizes, lambda tensors: self._graph(tensors, held, value, None, False))
+
+    def _run(self, sizes: list[float], graph: Callable[[list[Tensor | None]], None]) -> None:
+        """Run the graph on the sizes of the groups, or on their amounts; None for 0."""
         groups = self._optimizer.param_groups
         rates = [group.get("lr", 0.0) for group in groups]  # a base may have none
         numbers = self._as_tensors(rates, sizes)
@@ -150,8 +168,7 @@ class CompiledStep:
                 if "lr" in group:
                     group["lr"] = tensors["lr"]
             # A group that is switched off is left out, as in other steps: it has no means, and no number in the noise.
-            active = [tensors["size"] if size else None for tensors, size in zip(numbers, sizes, strict=True)]
-            self._graph(held, value, active)
+            graph([tensors["size"] if size else None for tensors, size in zip(numbers, sizes, strict=True)])
         except torch._dynamo.exc.FailOnRecompileLimitHit as error:
             raise UsageError(
                 f"{self._name} cannot be compiled together with LGA: numbers of its groups besides the learning rate "
@@ -205,11 +222,13 @@ def compiler_arguments(options: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[Tensor | None]], None]:
-    """The traced function. It performs one step of the optimizer and of the state in ``held``."""
+def _graph(optimizer: Any, stepper: Stepper) -> Callable[..., None]:
+    """The traced function. It performs one step of the optimizer, its corrections, and the law unless the host has."""
     base_step = inspect.unwrap(type(optimizer).step)
 
-    def step(held: Tensor, loss: Tensor, sizes: list[Tensor | None]) -> None:
+    def step(
+        sizes: list[Tensor | None], held: Tensor | None, loss: Tensor | None, seed: Tensor | None, pushes: bool
+    ) -> None:
         with torch.no_grad():
             # Copies, as a base may write into the gradients. If it does not, the compiler removes the copies.
             gradients = [
@@ -221,9 +240,14 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[[Tensor, Tensor, list[T
                 for group, size, of_group in zip(optimizer.param_groups, sizes, gradients, strict=True)
                 if size is not None
             ]
+            correction = stepper.make_correction()
             # Not `Stepper.step`: it decides on the host where the state is and whether there is anything to push, and
             # the size of a group is a number to it. A graph would take all of this for constants.
-            stepper.step_on_device(optimizer, held, loss[0], None, active, stepper.make_correction())
+            if held is not None and loss is not None:
+                stepper.step_on_device(optimizer, held, loss[0], None, active, correction)
+            elif seed is not None:
+                correction.reseed(seed)
+                stepper.correct(correction, optimizer, active, 1.0, pushes=pushes)
 
     return step
 

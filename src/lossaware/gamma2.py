@@ -5,7 +5,7 @@ size of a group's correction, and the reported and logged values.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from lossaware.law_state import LawState, Ops, Scalar
@@ -159,6 +159,9 @@ class AutoGamma2(Gamma2Rule):
         certainty: Number of standard errors from which a change is certain, at least 0.
         statuses_per_epoch: Statuses per epoch, at least 1.
         steps_at_least: Minimum number of steps per status, for short epochs.
+        mean_dtype: Dtype in which the running mean is stored: None for float32, or the parameter's dtype if that is
+            wider; ``"bfloat16"`` needs half the memory. It is then rounded stochastically, so that small changes are
+            not lost, and phi reads it before it is rounded. For parameters of float32, bfloat16 and float16, in torch.
 
     Raises:
         ValueError: A value is out of its range.
@@ -175,9 +178,13 @@ class AutoGamma2(Gamma2Rule):
     certainty: float = 1.0
     statuses_per_epoch: int = 10
     steps_at_least: int = 25
+    mean_dtype: Any = None
 
     def __post_init__(self) -> None:
+        if str(self.mean_dtype) == "torch.bfloat16":
+            object.__setattr__(self, "mean_dtype", "bfloat16")
         for name, fine, allowed in (
+            ("mean_dtype", self.mean_dtype in (None, "bfloat16"), "None or 'bfloat16'"),
             ("reach", 0 < self.reach <= 1, "above 0 and at most 1"),
             ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
             ("growth", 1 <= self.growth <= 10, "from 1 to 10"),
@@ -189,6 +196,11 @@ class AutoGamma2(Gamma2Rule):
         ):
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")
+
+    def __repr__(self) -> str:
+        """Without ``mean_dtype`` where that is None, as in checkpoints of versions that did not have it."""
+        shown = [f for f in fields(self) if f.name != "mean_dtype" or self.mean_dtype is not None]
+        return f"AutoGamma2({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
         """See `Gamma2Rule.group_size`: the maximum push of a step, times xi."""

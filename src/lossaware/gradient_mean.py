@@ -18,15 +18,31 @@ class GradientMean:
     """One mean per parameter, in the optimizer's state and therefore in its checkpoints, whole or sharded.
 
     Means of parameters of 16 bits are float32, since in float16 a tenth of a small gradient is 0, and a zero mean does
-    not push. A mean is only updated in steps with a push: if the loss is not finite or a gradient scaler has found an
-    overflow, the gradients are not usable.
+    not push. On request all are bfloat16, which has the range of float32, and are rounded stochastically. A mean is
+    only updated in steps with a push: if the loss is not finite or a gradient scaler has found an overflow, the
+    gradients are not usable.
 
     Args:
         momentum: Weight of the earlier gradients, in [0, 1).
+        dtype: See ``mean_dtype`` of `lossaware.AutoGamma2`.
     """
 
-    def __init__(self, momentum: float) -> None:
+    def __init__(self, momentum: float, dtype: str | None = None) -> None:
         self._weight = 1 - momentum
+        self._narrow: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
+
+    def check(self, parameters: Iterable[Tensor]) -> None:
+        """Refuse parameters whose means cannot be stored in the chosen dtype.
+
+        Raises:
+            ValueError: There is such a parameter.
+        """
+        for p in parameters:
+            if self._narrow is not None and WORK.get(p.dtype) is not torch.float32:
+                raise ValueError(
+                    f"mean_dtype 'bfloat16' is for parameters of float32, bfloat16 and float16: got {p.dtype}; "
+                    "leave it out"
+                )
 
     def of(self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor) -> Tensor | None:
         """The mean of a parameter's gradients, 0 before the first; None for sparse gradients, whose rows vary.
@@ -37,8 +53,9 @@ class GradientMean:
             return None
         state = optimizer.state[parameter]
         mean: Tensor | None = state.get(MEAN)
-        wide = _wide(parameter)
+        wide = self._dtype_for(parameter)
         if mean is None:
+            self.check([parameter])
             mean = state[MEAN] = torch.zeros_like(parameter, dtype=wide, requires_grad=False)
         elif mean.dtype is not wide:  # loaded before LGA was attached: torch has narrowed it
             mean = state[MEAN] = mean.to(wide)
@@ -53,6 +70,9 @@ class GradientMean:
     def of_pairs(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> Means:
         """The means of a step's gradients, for `Correction.apply`, which updates them."""
         return Means([self.of(optimizer, p, g) for p, g in pairs], self._weight)
+
+    def _dtype_for(self, parameter: Tensor) -> torch.dtype:
+        return self._narrow or WORK.get(parameter.dtype, parameter.dtype)
 
     @torch.no_grad()
     def take_in(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> list[Tensor]:
@@ -91,11 +111,7 @@ class GradientMean:
             hidden = of_parameter.get(MEAN) if isinstance(of_parameter, dict) else None
             if isinstance(hidden, _Hidden):
                 known = isinstance(p, Tensor)  # a checkpoint may have more parameters than the optimizer
-                of_parameter[MEAN] = hidden.mean.to(p.device, _wide(p)) if known else hidden.mean
-
-
-def _wide(parameter: Tensor) -> torch.dtype:
-    return WORK.get(parameter.dtype, parameter.dtype)
+                of_parameter[MEAN] = hidden.mean.to(p.device, self._dtype_for(p)) if known else hidden.mean
 
 
 @dataclass(frozen=True)

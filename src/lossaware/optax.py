@@ -175,6 +175,8 @@ def loss_aware(
         remedy_for_schedules="; for a schedule use optax.inject_hyperparams",
     )
     law, rule, xi, rest = settings.law, settings.rule, settings.xi, settings.zero_gradient == "rest"
+    if (dtype := getattr(rule, "mean_dtype", None)) is not None:
+        raise ValueError(f"mean_dtype is for torch, and must be left out in JAX: got {dtype!r}")
     inner = optax.with_extra_args_support(base)
     mean_over_devices: Callable[[Any, Any], jax.Array] = jax.lax.pmean
 

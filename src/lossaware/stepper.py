@@ -41,7 +41,9 @@ class Stepper:
         self._settings = settings
         self.sizes = GroupSizes(settings.rule, settings.xi)
         self._correction = self.make_correction()
-        self._mean = GradientMean(settings.rule.momentum) if settings.rule.momentum else None
+        rule = settings.rule  # of users too, which may have no choice of dtype
+        mean_dtype = getattr(rule, "mean_dtype", None)
+        self._mean = GradientMean(rule.momentum, mean_dtype) if rule.momentum else None
         self._state = LawState()
         self._device_state: Tensor | None = None  # the state, once losses come from an accelerator
         self._launcher: Any = None
@@ -57,7 +59,10 @@ class Stepper:
         """
         for group, size in zip(optimizer.param_groups, self.sizes.of(optimizer.param_groups), strict=True):
             if size != 0:
-                self._correction.prepare(p for p in group["params"] if p.requires_grad)
+                parameters = [p for p in group["params"] if p.requires_grad]
+                if self._mean is not None:
+                    self._mean.check(parameters)
+                self._correction.prepare(parameters)
 
     def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
         """Call when the gradients are computed and before the base's step.
@@ -116,17 +121,30 @@ class Stepper:
             self.step_on_device(optimizer, held, value, found_inf, active, self._correction)
 
     def _step_on_host(self, optimizer: Optimizer, loss: float, gradients: Callable[[Optimizer], GradientOf]) -> None:
-        before, state = self._state.gamma2_factor, self._law.advance(self._state, loss)
-        self._state = state
+        state, size = self.planned(loss)
+        self.accept(state)
+        if size != 0.0:
+            self._correction.reseed(int(state.steps))
+            active = self._active(optimizer, self.sizes.last, gradients(optimizer))
+            self.correct(self._correction, optimizer, active, size)
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether the state of the law is on the host."""
+        return self._device_state is None
+
+    def planned(self, loss: float) -> tuple[LawState, float]:
+        """The state after a step with this loss, for `accept`, and the factor of its corrections; 0: there are none."""
+        state = self._law.advance(self._state, loss)
+        return state, float(self.rule.step_size(state, HOST))
+
+    def accept(self, state: LawState) -> None:
+        """Continue from a planned state."""
+        before, self._state = self._state.gamma2_factor, state
         if state.gamma2_factor != before:
             self._look_for_backoff()
         if state.steps >= ENOUGH_STEPS and (state.count == 0.0 or state.steps == ENOUGH_STEPS) and not self._gate.done:
             self._gate.look(state)
-        size = float(self.rule.step_size(state, HOST))
-        if size != 0.0:
-            self._correction.reseed(int(state.steps))
-            active = self._active(optimizer, self.sizes.last, gradients(optimizer))
-            self._correct(self._correction, optimizer, active, size)
 
     def step_on_device(
         self,
@@ -154,7 +172,7 @@ class Stepper:
             skipped = found_inf.to(held.device) > 0
             moved, size = torch.where(skipped, held, moved), torch.where(skipped, 0.0, size)
         correction.reseed(state.steps)
-        self._correct(correction, optimizer, active, size)
+        self.correct(correction, optimizer, active, size)
         held.copy_(moved)
 
     def _active(self, optimizer: Optimizer, sizes: list[float], gradient_of: GradientOf) -> list[ActiveGroup]:
@@ -165,14 +183,29 @@ class Stepper:
                 active.append((group, size, [(p, g) for p, g in pairs if g is not None]))
         return active
 
-    def _correct(
-        self, correction: Correction, optimizer: Optimizer, active: list[ActiveGroup], step_size: LossValue
+    def correct(
+        self,
+        correction: Correction,
+        optimizer: Optimizer,
+        active: list[ActiveGroup],
+        step_size: LossValue,
+        *,
+        pushes: bool = False,
     ) -> None:
+        """Correct the parameters of a step.
+
+        Args:
+            correction: Applies the corrections.
+            optimizer: The base optimizer.
+            active: The groups to correct.
+            step_size: The factor of the step, by which the sizes of the groups are multiplied.
+            pushes: See `Correction.apply`.
+        """
         for group, size, pairs in active:
             amount = step_size * size
             maximize = bool(group.get("maximize", False))
             means = None if self._mean is None else self._mean.of_pairs(optimizer, pairs)
-            correction.apply(pairs, amount, maximize=maximize, means=means)
+            correction.apply(pairs, amount, maximize=maximize, means=means, pushes=pushes)
             if isinstance(optimizer, ASGD):
                 # Its averaged iterate includes the parameter before the correction, with the weight mu of this step;
                 # the state already has mu of the next step.

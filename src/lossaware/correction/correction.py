@@ -77,7 +77,13 @@ class Correction:
         self._seed, self._number = seed, 0
 
     def apply(
-        self, pairs: Iterable[Pair], amount: float | Tensor, *, maximize: bool = False, means: Means | None = None
+        self,
+        pairs: Iterable[Pair],
+        amount: float | Tensor,
+        *,
+        maximize: bool = False,
+        means: Means | None = None,
+        pushes: bool = False,
     ) -> None:
         """Push each parameter against the sign of its gradient, or of the running mean of its gradients.
 
@@ -93,6 +99,8 @@ class Correction:
                 the base optimizer's direction.
             means: Running means, updated first unless the amount is 0: ``mean + weight * (g - mean)``, with each
                 operation rounded. phi reads the result.
+            pushes: Whether a tensor is known not to be 0 in the precision of the arithmetic (`is_push`), which saves
+                the check of each element.
 
         Raises:
             ValueError: Shapes of a pair differ, or elements of a parameter share memory.
@@ -102,7 +110,8 @@ class Correction:
             amount = float(amount)
         if not isinstance(amount, Tensor) and amount == 0.0:
             return
-        push = Push(amount, self.xi, maximize, self.rest, 0.0 if means is None else means.weight)
+        weight = 0.0 if means is None else means.weight
+        push = Push(amount, self.xi, maximize, self.rest, weight, pushes)
         pairs, of_pairs = list(pairs), None if means is None else means.tensors
         for start in range(0, len(pairs), _TOGETHER):
             some = pairs[start : start + _TOGETHER]
@@ -129,7 +138,7 @@ class Correction:
                 with torch.no_grad():
                     parameter, gradient = as_local(parameter).detach(), as_local(gradient).detach()
                     if mean is not None:
-                        gradient = _taken_in(as_local(mean), gradient, push)
+                        gradient = self._taken_in(as_local(mean), gradient, push, self._number)
                     if tracing or not is_plain(parameter):
                         check_pair(parameter, gradient)
                         self._apply_to_whole(parameter, gradient, push)
@@ -151,13 +160,30 @@ class Correction:
         self._number += len(pairs)
         dtype = parameters[0].dtype
         if not _moves(dtype, push):
-            _take_all_in(means, gradients, push)
+            self._take_all_in(means, gradients, push, range(self._number - len(pairs) + 1, self._number + 1))
         else:
-            library.push_table(table, parameters, gradients, self._seed_of(dtype), push, means)
+            rounded = dtype if not means else means[0].dtype if dtype not in NOISE_BITS else dtype
+            library.push_table(table, parameters, gradients, self._seed_of(rounded), push, means)
         return True
 
     def _seed_of(self, dtype: torch.dtype) -> int:
         return int(self._seed) & MASK if dtype in NOISE_BITS else 0
+
+    def _taken_in(self, mean: Tensor, gradient: Tensor, push: Push, number: int) -> Tensor:
+        """The mean, updated by the gradient unless the amount is 0; of 16 bits, before it is rounded."""
+        if mean.dtype in NOISE_BITS:
+            return operators.take_in_rounded(mean, gradient, push, noise_key(self._seed, -number))
+        if is_plain(mean) and not isinstance(push.amount, Tensor):
+            take_in(mean, gradient, push.weight)
+        else:
+            operators.take_in_where(mean, gradient, push)
+        return mean
+
+    def _take_all_in(
+        self, means: Sequence[Tensor], gradients: Sequence[Tensor], push: Push, numbers: Iterable[int]
+    ) -> None:
+        for mean, g, number in zip(means, gradients, numbers, strict=False):
+            self._taken_in(mean, g.detach(), push, number)
 
     def _apply_to_flat(self, batch: Batch, push: Push) -> None:
         for (dtype, of_gradient, device, _), numbered in batch.items():
@@ -168,11 +194,11 @@ class Correction:
                 if _moves(dtype, push):
                     library.push(parameters, gradients, numbers, self._seed_of(dtype), push, means)
                 else:
-                    _take_all_in(means, gradients, push)
+                    self._take_all_in(means, gradients, push, numbers)
                 continue
             with torch.no_grad():
                 for p, g, mean, number in numbered:
-                    read = g if mean is None else _taken_in(mean, g.detach(), push)
+                    read = g if mean is None else self._taken_in(mean, g.detach(), push, number)
                     flat = flattened(p.detach(), read.detach())
                     operators.push_flat(flat.parameter, flat.gradient, push, self._key(dtype, number))
 
@@ -218,20 +244,11 @@ def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
     flat.copy_back()
 
 
-def _taken_in(mean: Tensor, gradient: Tensor, push: Push) -> Tensor:
-    """The mean, updated by the gradient unless the amount is 0."""
-    if is_plain(mean) and not isinstance(push.amount, Tensor):
-        take_in(mean, gradient, push.weight)
-    else:
-        operators.take_in_where(mean, gradient, push.weight, push.amount)
-    return mean
-
-
-def _take_all_in(means: Sequence[Tensor], gradients: Sequence[Tensor], push: Push) -> None:
-    for mean, g in zip(means, gradients, strict=False):
-        _taken_in(mean, g.detach(), push)
-
-
 def _moves(dtype: torch.dtype, push: Push) -> bool:
     """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN must not count."""
-    return WORK[dtype] is not torch.float32 or abs(float(push.amount)) > _ZERO
+    return WORK[dtype] is not torch.float32 or is_push(float(push.amount))
+
+
+def is_push(amount: float) -> bool:
+    """Whether an amount is not 0 in the arithmetic for any type."""
+    return abs(amount) > _ZERO

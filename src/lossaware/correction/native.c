@@ -13,7 +13,7 @@
 #endif
 
 /* Types of the parameters, and of their gradients where that is another. */
-enum { FLOAT32, FLOAT64, BFLOAT16, BFLOAT16_FLOAT32, FLOAT16, FLOAT16_FLOAT32 };
+enum { FLOAT32, FLOAT64, BFLOAT16, BFLOAT16_FLOAT32, FLOAT16, FLOAT16_FLOAT32, FLOAT32_BFLOAT16_MEANS };
 
 enum { AHEAD = 8, FETCHED = 256 }; /* tensors and bytes that are asked for before they are read */
 
@@ -39,9 +39,9 @@ static inline uint32_t mixed(uint32_t x) {
     return x ^ (x >> 16);
 }
 
-/* Where the noise of a tensor in this step begins. */
-static inline uint32_t key_of(const Work *w, int64_t tensor) {
-    return mixed(mixed(w->seed) + (uint32_t)w->numbers[tensor] * 0x9e3779b9u);
+/* Where the noise of a tensor in this step begins, by its number. */
+static inline uint32_t key_of(const Work *w, int64_t number) {
+    return mixed(mixed(w->seed) + (uint32_t)number * 0x9e3779b9u);
 }
 
 static inline float as_float(uint32_t bits) {
@@ -125,7 +125,7 @@ static inline float from_bfloat16(uint16_t bits) { return as_float((uint32_t)bit
         float *restrict mean = MEANS_OF(w);                                                                           \
         const STORED *restrict g = MEMORY_OF(w->gradients);                                                           \
         const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;                          \
-        const uint32_t key = key_of(w, tensor), negated = SIGN(w, uint32_t);                                          \
+        const uint32_t key = key_of(w, w->numbers[tensor]), negated = SIGN(w, uint32_t);                                          \
         for (int64_t i = from; i < to; i++) {                                                                         \
             float value = from_bfloat16(p[i]), read = read_float(from_##GRADIENT(g[i]), mean, i, weight, means);      \
             value -= over_phi_float(read, amount, xi, negated, rest);                                                 \
@@ -134,6 +134,20 @@ static inline float from_bfloat16(uint16_t bits) { return as_float((uint32_t)bit
     }
 BFLOAT16_BY(bfloat16, uint16_t)
 BFLOAT16_BY(float, float)
+
+/* Means of 16 bits: phi reads each before it is rounded. */
+static inline void push_float_by_bfloat16_means(PART) {
+    float *restrict p = MEMORY_OF(w->parameters);
+    uint16_t *restrict mean = MEANS_OF(w);
+    const float *restrict g = MEMORY_OF(w->gradients);
+    const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;
+    const uint32_t key = key_of(w, -w->numbers[tensor]), negated = SIGN(w, uint32_t);
+    for (int64_t i = from; i < to; i++) {
+        const float before = from_bfloat16(mean[i]), read = before + weight * (g[i] - before);
+        mean[i] = rounded_bits(read, mixed(key + (uint32_t)i), 16) >> 16;
+        p[i] -= over_phi_float(read, amount, xi, negated, rest);
+    }
+}
 
 #ifdef __FLT16_MAX__
 #define HAS_FLOAT16 1
@@ -160,7 +174,7 @@ static inline void push_float16(PART, int by_float) {
     _Float16 *p = MEMORY_OF(w->parameters);
     float *mean = MEANS_OF(w);
     const float amount = (float)w->amount, xi = (float)w->xi, weight = (float)w->weight;
-    const uint32_t key = key_of(w, tensor), negated = SIGN(w, uint32_t);
+    const uint32_t key = key_of(w, w->numbers[tensor]), negated = SIGN(w, uint32_t);
     float values[BLOCK], widened[BLOCK];
     for (; from < to; from += BLOCK) {
         const int64_t n = to - from < BLOCK ? to - from : BLOCK;
@@ -205,6 +219,7 @@ static void push_part(const Work *w, int64_t tensor, int64_t from, int64_t to) {
     case BFLOAT16_FLOAT32: SWITCHED(push_bfloat16_by_float); break;
     case FLOAT16: SWITCHED(push_float16_by_float16); break;
     case FLOAT16_FLOAT32: SWITCHED(push_float16_by_float); break;
+    case FLOAT32_BFLOAT16_MEANS: SWITCHED(push_float_by_bfloat16_means); break;
     }
 }
 
@@ -235,7 +250,7 @@ static int by_start(const void *a, const void *b) {
 
 /* Whether no two parameters share memory, so that threads may move them side by side. */
 static int are_apart(const Work *w) {
-    const int64_t width = w->kind == FLOAT64 ? 8 : w->kind == FLOAT32 ? 4 : 2;
+    const int64_t width = w->kind == FLOAT64 ? 8 : w->kind == FLOAT32 || w->kind == FLOAT32_BFLOAT16_MEANS ? 4 : 2;
     Range *ranges = malloc((size_t)w->count * sizeof *ranges);
     if (!ranges) return 0;
     for (int64_t tensor = 0; tensor < w->count; tensor++) {

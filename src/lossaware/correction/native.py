@@ -40,7 +40,8 @@ KINDS = {
     (torch.float16, torch.float32): 5,
 }
 """Supported types of parameters and gradients, with the library's codes."""
-
+_BFLOAT16_MEANS = 6
+"""The code for parameters and gradients of float32 with means of bfloat16."""
 
 _CLASSES = {Tensor, torch.nn.Parameter}
 _HANDLE = attrgetter("_cdata")
@@ -126,7 +127,7 @@ class Library:
             self._torch is None
             or types not in self.dtypes
             or not _CLASSES.issuperset(map(type, tensors))
-            or (means and means[0].dtype is not WORK[types[0]])
+            or (means and means[0].dtype is not WORK[types[0]] and not _has_narrow_means(types, means))
         ):
             return None
         count, handles = len(parameters), array("q", map(_HANDLE, tensors))
@@ -145,8 +146,9 @@ class Library:
         means: Sequence[Tensor],
     ) -> None:
         """`push`, with a table that says where the tensors lie."""
+        types = (parameters[0].dtype, gradients[0].dtype)
         self._push(
-            KINDS[parameters[0].dtype, gradients[0].dtype],
+            _BFLOAT16_MEANS if _has_narrow_means(types, means) else KINDS[types],
             len(parameters),
             table.buffer_info()[0],
             seed,
@@ -159,6 +161,10 @@ class Library:
             self._parallel,
         )
         torch.autograd.graph.increment_version([*parameters, *means])  # for autograd, as torch's operators do
+
+
+def _has_narrow_means(types: tuple[torch.dtype, torch.dtype], means: Sequence[Any]) -> bool:
+    return bool(means) and types == (torch.float32, torch.float32) and means[0].dtype is torch.bfloat16
 
 
 def _functions_of_torch() -> Any:

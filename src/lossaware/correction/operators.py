@@ -24,6 +24,8 @@ class Push(NamedTuple):
     """Whether elements whose gradient is exactly 0 are not moved."""
     weight: float = 0.0
     """Weight of a gradient in its running mean, in (0, 1], if phi reads means."""
+    pushes: bool = False
+    """Whether the amount is known not to be 0."""
 
 
 def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
@@ -42,10 +44,22 @@ def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
         block.add_(g[start : start + size].to(block.dtype).sub(block).mul_(weight))
 
 
-def take_in_where(mean: Tensor, g: Tensor, weight: float, amount: float | Tensor) -> None:
+def take_in_where(mean: Tensor, g: Tensor, push: Push) -> None:
     """The same for tensors of any layout and class, without blocks, if the amount is not 0."""
-    moved = mean + (g.to(mean.dtype) - mean) * weight
-    mean.copy_(torch.where(amount.to(mean.device) != 0, moved, mean) if isinstance(amount, Tensor) else moved)
+    moved, amount = mean + (g.to(mean.dtype) - mean) * push.weight, push.amount
+    if isinstance(amount, Tensor) and not push.pushes:
+        moved = torch.where(amount.to(mean.device) != 0, moved, mean)
+    mean.copy_(moved)
+
+
+def take_in_rounded(mean: Tensor, g: Tensor, push: Push, key: int | Tensor) -> Tensor:
+    """The same for a mean of 16 bits, which is rounded stochastically; returns it before the rounding, in float32."""
+    wide = mean.to(torch.float32)
+    moved, amount = wide + (g.to(torch.float32) - wide) * push.weight, push.amount
+    if isinstance(amount, Tensor) and not push.pushes:
+        moved = torch.where(amount.to(mean.device) != 0, moved, wide)
+    mean.copy_(round_to(mean.dtype, moved, places_in_memory(mean), key))
+    return moved
 
 
 def push_flat(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> None:
@@ -91,9 +105,12 @@ def push_whole(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> No
 def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | None, key: int | Tensor | None) -> None:
     d = g.to(amount.dtype)
     d = -d if push.maximize else d
-    moved = amount / torch.where(d >= 0, d + push.xi, d - push.xi)  # Eq. 5
-    stays = amount == 0  # 0 / NaN must not count
-    moved = torch.where(stays | (d == 0) if push.rest else stays, 0.0, moved)
+    xi = torch.full((), push.xi, dtype=d.dtype, device=d.device)
+    moved = amount / (d + torch.where(d >= 0, xi, -xi))  # Eq. 5
+    if push.rest:
+        moved = torch.where(d == 0, 0.0, moved)
+    if not push.pushes:
+        moved = torch.where(amount == 0, 0.0, moved)  # 0 / NaN must not count
     if places is None or key is None:
         p.sub_(moved)
     else:

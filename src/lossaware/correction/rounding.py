@@ -21,7 +21,7 @@ def noise_key(seed: int | Tensor, number: int) -> int | Tensor:
 
     Args:
         seed: Different in each step; an integer, or a tensor of one element.
-        number: Number of the tensor in the step.
+        number: Number of the tensor in the step; that of the mean of its gradients is negative.
     """
     seed = seed.to(torch.int64) if isinstance(seed, Tensor) else seed
     key: int | Tensor = _mixed((_mixed(seed & MASK) + number * GOLDEN) & MASK)
