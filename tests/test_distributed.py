@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -368,6 +369,11 @@ def test_ranks_gather_where_the_parameters_are(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
     monkeypatch.setattr(dist, "get_backend", lambda group: backend)
     name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
-    monkeypatch.setattr(dist, name, lambda into, own, group: gathered.append(own.device.type))
+
+    def gather(into: torch.Tensor, own: torch.Tensor, group: object, async_op: bool) -> Mock:
+        gathered.append(own.device.type)
+        return Mock()
+
+    monkeypatch.setattr(dist, name, gather)
     mean_over_ranks(math.nan, None, lambda: torch.device("meta"))
     assert gathered == [device]

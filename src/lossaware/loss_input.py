@@ -25,7 +25,14 @@ def is_shared(group: dist.ProcessGroup | None) -> bool:
 
 
 def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Callable[[], torch.device]) -> LossValue:
-    """The mean of the ranks' losses; the loss itself if there is only one rank.
+    """The mean of the ranks' losses; the loss itself if there is only one rank. See `gather_losses`."""
+    return gather_losses(loss, group, home)() if is_shared(group) else loss
+
+
+def gather_losses(
+    loss: LossValue, group: dist.ProcessGroup | None, home: Callable[[], torch.device]
+) -> Callable[[], LossValue]:
+    """Begin to gather the losses of several ranks; the result waits for them, and returns their mean.
 
     Every rank sums the same numbers in the same order, so that all get the same bits. Otherwise replicas would drift
     apart.
@@ -36,8 +43,6 @@ def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Call
         home: Returns the device of the parameters. A rank may have its loss on the host while others have it on the
             device; if the group supports that device, all use it.
     """
-    if not is_shared(group):
-        return loss
     device = loss.device if isinstance(loss, Tensor) else torch.device("cpu")
     if device.type == "cpu":
         backend, parameter_device = dist.get_backend(group), home()
@@ -48,11 +53,16 @@ def mean_over_ranks(loss: LossValue, group: dist.ProcessGroup | None, home: Call
     own = torch.as_tensor(loss, dtype=wide(device), device=device).reshape(1)
     all_losses = own.new_empty(dist.get_world_size(group))
     gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
-    gather(all_losses, own, group=group)
-    if device.type == "cpu":
-        values: list[float] = all_losses.tolist()
-        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
-    return all_losses.mean()
+    work = gather(all_losses, own, group=group, async_op=True)
+
+    def mean() -> LossValue:
+        work.wait()
+        if device.type == "cpu":
+            values: list[float] = all_losses.tolist()
+            return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+        return all_losses.mean()
+
+    return mean
 
 
 class LossInput:
@@ -74,6 +84,7 @@ class LossInput:
         self._uneven: UnevenInputs | None = None  # made if there are several ranks
         self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
+        self._gathered: Callable[[], LossValue] | None = None  # the mean over the ranks, on its way
         self.depth = 0  # of nested steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         self.base_takes_loss = takes_loss(optimizer)
@@ -135,7 +146,7 @@ class LossInput:
             TypeError: It is not a number.
             RuntimeError: Ranks may have different numbers of steps.
         """
-        self._shared = is_shared(self._group)
+        self._shared, self._gathered = is_shared(self._group), None
         if self._shared:
             self._refuse_uneven(optimizer)
         passed = kwargs.get("loss")
@@ -156,7 +167,7 @@ class LossInput:
         if closure is None:
             if passed is None:
                 self._loss = self._observed.take()
-            self._ready(optimizer, self._loss is not None)
+            self._known(optimizer)
             if "loss" not in kwargs or self.base_takes_loss:
                 return None
         if not self.base_takes_loss:
@@ -183,7 +194,14 @@ class LossInput:
                 }
             )
             self._loss = read_loss(loss, optimizer)
+        self._known(optimizer)
+
+    def _known(self, optimizer: Optimizer) -> None:
+        """Call when gradients and loss of the step are known: the ranks exchange losses during the base's step."""
         self._ready(optimizer, self._loss is not None)
+        if self._shared and not (self._loss is None and _rests(optimizer)):
+            own = math.nan if self._loss is None else self._loss
+            self._gathered = gather_losses(own, self._group, partial(_home, optimizer))
 
     def _refuse_two(self, arrives: dict[str, bool]) -> None:
         channels = [name for name, used in arrives.items() if used]
@@ -203,13 +221,16 @@ class LossInput:
         the noise that rounds parameters of 16 bits, stay equal.
         """
         loss, self._loss = self._loss, None
+        gathered, self._gathered = self._gathered, None
         if loss is None:
             self._warn_of_missing_loss()
             if not self._shared or _rests(optimizer):
                 self.steps_without_loss += 1
                 return None
             loss = math.nan
-        return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if self._shared else loss
+        if not self._shared:
+            return loss
+        return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if gathered is None else gathered()
 
     def _warn_of_missing_loss(self) -> None:
         if self.steps_without_loss or self._warned:
