@@ -30,9 +30,9 @@ COMPILED: Bases = {
 """In one graph only the mean is added: it is read and written."""
 
 
-def attach_auto(optimizer: torch.optim.Optimizer) -> LGA:
+def attach_auto(optimizer: torch.optim.Optimizer, mean_dtype: str | None = None) -> LGA:
     """LGA that pushes by the same amount at each step, so small that thousands of steps move no parameter far."""
-    return LGA(optimizer, steps_per_epoch=10**9, gamma2=AutoGamma2(reach=1e-5))
+    return LGA(optimizer, steps_per_epoch=10**9, gamma2=AutoGamma2(reach=1e-5, mean_dtype=mean_dtype))
 
 
 def check_step(optimizer: torch.optim.Optimizer, lga: LGA, step: Callable[[], object]) -> None:

@@ -19,7 +19,12 @@ TOTAL = 10**7
 def memory() -> Iterator[Goal]:
     """In tensors of the size of the parameters: state, and the peak of a step."""
     with threads(1):
-        for gamma2, make_lga, kept in (("fixed", attach, 0.0), ("auto", attach_auto, 1.0)):
+        cases = (
+            ("fixed", attach, 0.0),
+            ("auto", attach_auto, 1.0),
+            ("auto, mean in bfloat16", partial(attach_auto, mean_dtype="bfloat16"), 0.5),
+        )
+        for gamma2, make_lga, kept in cases:
             for name, make in (("SGD", torch.optim.SGD), ("Adam, fused", torch.optim.Adam)):
                 arguments: dict[str, Any] = {"fused": True} if name != "SGD" else {}
                 plain, ours = (make(make_parameters(TOTAL, 10), lr=TINY, **arguments) for _ in range(2))
