@@ -7,7 +7,8 @@ them. `benchmarks/` measures the cost compared with the base step alone.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lossaware.attachment import Attachment
 from lossaware.correction import is_push
 from lossaware.errors import UsageError
 from lossaware.hoisting import ScalarsFirst
+from lossaware.law_state import LawState
 from lossaware.step_hooks import StepHooks
 from lossaware.stepper import ActiveGroup, Stepper
 
@@ -145,18 +147,18 @@ class CompiledStep:
         sizes = stepper.sizes.of(self._optimizer.param_groups)
         value = self._input.take_directly(self._optimizer, loss)
         stepper.statuses.steps += 1
-        if isinstance(value, float) and stepper.is_on_host:
-            state, factor = stepper.planned(value)
-            amounts = [factor * size for size in sizes]
-            pushes = all(is_push(amount) for amount in amounts if amount)
-            self._run(
-                amounts, lambda tensors: self._graph(tensors, None, None, self._seed.fill_(int(state.steps)), pushes)
-            )
-            stepper.accept(state)
+        if isinstance(value, float) and stepper.device_state is None:
+            stepper.step_on_host(self._optimizer, value, _no_gradients, partial(self._run_on_host, sizes))
             return
         held = stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
         value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
         self._run(sizes, lambda tensors: self._graph(tensors, held, value, None, False))
+
+    def _run_on_host(self, sizes: list[float], state: LawState, factor: float) -> None:
+        amounts = [factor * size for size in sizes]
+        pushes = all(is_push(amount) for amount in amounts if amount)
+        self._seed.fill_(int(state.steps))
+        self._run(amounts, lambda tensors: self._graph(tensors, None, None, self._seed, pushes))
 
     def _run(self, sizes: list[float], graph: Callable[[list[Tensor | None]], None]) -> None:
         """Run the graph on the sizes of the groups, or on their amounts; None for 0."""
@@ -250,6 +252,11 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[..., None]:
                 stepper.correct(correction, optimizer, active, 1.0, pushes=pushes)
 
     return step
+
+
+def _no_gradients(optimizer: Any) -> NoReturn:
+    """A graph reads the gradients itself."""
+    raise AssertionError
 
 
 def _own_code(function: Callable[..., None]) -> Callable[..., None]:

@@ -167,7 +167,9 @@ class LossInput:
         if closure is None:
             if passed is None:
                 self._loss = self._observed.take()
-            self._known(optimizer)
+            self._ready(optimizer, self._loss is not None)
+            if self._shared:
+                self._exchange(optimizer)
             if "loss" not in kwargs or self.base_takes_loss:
                 return None
         if not self.base_takes_loss:
@@ -194,12 +196,13 @@ class LossInput:
                 }
             )
             self._loss = read_loss(loss, optimizer)
-        self._known(optimizer)
-
-    def _known(self, optimizer: Optimizer) -> None:
-        """Call when gradients and loss of the step are known: the ranks exchange losses during the base's step."""
         self._ready(optimizer, self._loss is not None)
-        if self._shared and not (self._loss is None and _rests(optimizer)):
+        if self._shared:
+            self._exchange(optimizer)
+
+    def _exchange(self, optimizer: Optimizer) -> None:
+        """Begin to exchange the losses of the ranks, so that this happens during the base's step."""
+        if self._loss is not None or not _rests(optimizer):
             own = math.nan if self._loss is None else self._loss
             self._gathered = gather_losses(own, self._group, partial(_home, optimizer))
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.optim import ASGD, Optimizer
 
 from lossaware.correction import Correction
+from lossaware.gamma2 import Gamma2Rule
 from lossaware.gradient_mean import GradientMean
 from lossaware.groups import Group, GroupSizes
+from lossaware.law import Law
 from lossaware.law_state import HOST, LawState, Status, summarize
 from lossaware.loss_value import LossValue, wide
 from lossaware.notices import ENOUGH_STEPS, BackoffNotice, GateNotice, StatusNotice
@@ -41,11 +43,9 @@ class Stepper:
         self._settings = settings
         self.sizes = GroupSizes(settings.rule, settings.xi)
         self._correction = self.make_correction()
-        rule = settings.rule  # of users too, which may have no choice of dtype
-        mean_dtype = getattr(rule, "mean_dtype", None)
-        self._mean = GradientMean(rule.momentum, mean_dtype) if rule.momentum else None
+        self._mean = _make_mean(settings.rule)
         self._state = LawState()
-        self._device_state: Tensor | None = None  # the state, once losses come from an accelerator
+        self.device_state: Tensor | None = None  # the state, once losses come from an accelerator
         self._launcher: Any = None
         self._backoffs = BackoffNotice()
         self._gate = GateNotice(settings.eps, settings.upper_bound)
@@ -60,9 +60,9 @@ class Stepper:
         for group, size in zip(optimizer.param_groups, self.sizes.of(optimizer.param_groups), strict=True):
             if size != 0:
                 parameters = [p for p in group["params"] if p.requires_grad]
+                self._correction.prepare(parameters)
                 if self._mean is not None:
                     self._mean.check(parameters)
-                self._correction.prepare(parameters)
 
     def before_base(self, optimizer: Optimizer, has_loss: bool) -> None:
         """Call when the gradients are computed and before the base's step.
@@ -109,42 +109,46 @@ class Stepper:
             return
         self.statuses.steps += 1
         on_host = found_inf is None or found_inf.device.type == "cpu"
-        if isinstance(loss, float) and self._device_state is None and on_host:
+        if isinstance(loss, float) and self.device_state is None and on_host:
             if found_inf is None or not found_inf.item():
-                self._step_on_host(optimizer, loss, gradients)
+                self.step_on_host(optimizer, loss, gradients)
             return
         like = loss if isinstance(loss, Tensor) else found_inf
         held = self.state_on(torch.device("cpu") if like is None else like.device)
         value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
         active = self._active(optimizer, self.sizes.last, gradients(optimizer))
-        if not self._launched(optimizer, value, found_inf, active):
+        if not _launched(self._launcher, self._mean, optimizer, value, found_inf, active):
             self.step_on_device(optimizer, held, value, found_inf, active, self._correction)
 
-    def _step_on_host(self, optimizer: Optimizer, loss: float, gradients: Callable[[Optimizer], GradientOf]) -> None:
-        state, size = self.planned(loss)
-        self.accept(state)
-        if size != 0.0:
-            self._correction.reseed(int(state.steps))
-            active = self._active(optimizer, self.sizes.last, gradients(optimizer))
-            self.correct(self._correction, optimizer, active, size)
+    def step_on_host(
+        self,
+        optimizer: Optimizer,
+        loss: float,
+        gradients: Callable[[Optimizer], GradientOf],
+        graph: Callable[[LawState, float], None] | None = None,
+    ) -> None:
+        """Perform a step whose loss and state the host knows.
 
-    @property
-    def is_on_host(self) -> bool:
-        """Whether the state of the law is on the host."""
-        return self._device_state is None
-
-    def planned(self, loss: float) -> tuple[LawState, float]:
-        """The state after a step with this loss, for `accept`, and the factor of its corrections; 0: there are none."""
-        state = self._law.advance(self._state, loss)
-        return state, float(self.rule.step_size(state, HOST))
-
-    def accept(self, state: LawState) -> None:
-        """Continue from a planned state."""
-        before, self._state = self._state.gamma2_factor, state
+        Args:
+            optimizer: The base optimizer.
+            loss: The loss of the step.
+            gradients: See `step`.
+            graph: Performs base step and corrections instead, by the new state and the factor of the corrections. If it
+                fails, the state does not change.
+        """
+        before, state = self._state.gamma2_factor, self._law.advance(self._state, loss)
+        size = float(self.rule.step_size(state, HOST))
+        if graph is not None:
+            graph(state, size)
+        self._state = state
         if state.gamma2_factor != before:
             self._look_for_backoff()
         if state.steps >= ENOUGH_STEPS and (state.count == 0.0 or state.steps == ENOUGH_STEPS) and not self._gate.done:
             self._gate.look(state)
+        if graph is None and size != 0.0:
+            self._correction.reseed(int(state.steps))
+            active = self._active(optimizer, self.sizes.last, gradients(optimizer))
+            self.correct(self._correction, optimizer, active, size)
 
     def step_on_device(
         self,
@@ -198,7 +202,7 @@ class Stepper:
             correction: Applies the corrections.
             optimizer: The base optimizer.
             active: The groups to correct.
-            step_size: The factor of the step, by which the sizes of the groups are multiplied.
+            step_size: The factor on the sizes of the groups.
             pushes: See `Correction.apply`.
         """
         for group, size, pairs in active:
@@ -221,64 +225,26 @@ class Stepper:
         """A `Correction` with these settings."""
         return Correction(self._settings.xi, self._settings.zero_gradient)
 
-    # Launches on a GPU ------------------------------------------------------------------------------------------------
-
-    def _make_launcher(self, held: Tensor) -> Any:
-        """Law and correction by Triton, if it is installed and supports the law."""
-        if held.device.type != "cuda":
-            return None
-        try:
-            from lossaware.launcher import Launcher
-        except ImportError:
-            return None
-        law, settings = self._law, self._settings
-        if not Launcher.supports_law(law):
-            return None
-        return Launcher(law, settings.xi, settings.zero_gradient == "rest", held)
-
-    def _launched(
-        self, optimizer: Optimizer, loss: Tensor, found_inf: Tensor | None, active: list[ActiveGroup]
-    ) -> bool:
-        """Perform the step by Triton launches, unless they do not support a gradient."""
-        launcher = self._launcher
-        if launcher is None or torch.compiler.is_compiling() or isinstance(optimizer, ASGD):
-            return False
-        groups = [
-            (
-                [(p.detach(), g, self._mean_of(optimizer, p, g)) for p, g in pairs],
-                float(size),
-                bool(group.get("maximize", False)),
-            )
-            for group, size, pairs in active
-        ]
-        if not all(launcher.takes(p, g, mean) for tensors, _, _ in groups for p, g, mean in tensors):
-            return False
-        launcher.step(groups, loss, found_inf)
-        return True
-
-    def _mean_of(self, optimizer: Optimizer, parameter: Tensor, gradient: Tensor) -> Tensor | None:
-        return None if self._mean is None else self._mean.of(optimizer, parameter, gradient)
-
     # The state --------------------------------------------------------------------------------------------------------
 
     def state_on(self, device: torch.device) -> Tensor:
         """The state as a tensor, which is used from then on; on that device unless it is already on another."""
-        if self._device_state is None:
-            self._device_state = torch.tensor(self._state, dtype=wide(device), device=device)
-            self._launcher = self._make_launcher(self._device_state)
-        return self._device_state
+        if self.device_state is None:
+            self.device_state = torch.tensor(self._state, dtype=wide(device), device=device)
+            self._launcher = _make_launcher(self._law, self._settings, self.device_state)
+        return self.device_state
 
     def set_epoch(self, settings: Settings) -> None:
         """Continue with settings for another length of an epoch; the status in progress keeps its losses."""
         self._settings, self._law = settings, settings.law
         self.statuses.set_epoch(_reported_epoch(settings))
-        if self._device_state is not None:
-            self._launcher = self._make_launcher(self._device_state)
+        if self.device_state is not None:
+            self._launcher = _make_launcher(self._law, self._settings, self.device_state)
 
     def read_state(self) -> LawState:
         """The state as plain numbers. Waits for the device."""
-        if self._device_state is not None:
-            self._state = LawState(*self._device_state.tolist())
+        if self.device_state is not None:
+            self._state = LawState(*self.device_state.tolist())
             self._look_for_backoff()
             if self._state.steps >= ENOUGH_STEPS and not self._gate.done:
                 self._gate.look(self._state)
@@ -289,8 +255,8 @@ class Stepper:
         self._state = state
         self._backoffs = BackoffNotice(state.gamma2_factor)
         self.statuses.load(state)
-        if self._device_state is not None:
-            self._device_state.copy_(torch.tensor(state, dtype=self._device_state.dtype))
+        if self.device_state is not None:
+            self.device_state.copy_(torch.tensor(state, dtype=self.device_state.dtype))
 
     def gamma2(self, state: LawState) -> float:
         """The reported gamma2 for a state of plain numbers."""
@@ -313,3 +279,49 @@ class Stepper:
 def _reported_epoch(settings: Settings) -> int:
     """The length of an epoch for the warning about missing statuses; 0 if the rule does not need statuses."""
     return settings.steps_per_epoch if settings.rule.needs_statuses else 0
+
+
+def _make_mean(rule: Gamma2Rule) -> GradientMean | None:
+    # A rule of users may not have a choice of dtype.
+    return GradientMean(rule.momentum, getattr(rule, "mean_dtype", None)) if rule.momentum else None
+
+
+# Launches on a GPU ----------------------------------------------------------------------------------------------------
+
+
+def _make_launcher(law: Law, settings: Settings, held: Tensor) -> Any:
+    """Law and correction by Triton, if it is installed and supports the law; otherwise None."""
+    if held.device.type != "cuda":
+        return None
+    try:
+        from lossaware.launcher import Launcher
+    except ImportError:
+        return None
+    if not Launcher.supports_law(law):
+        return None
+    return Launcher(law, settings.xi, settings.zero_gradient == "rest", held)
+
+
+def _launched(
+    launcher: Any,
+    means: GradientMean | None,
+    optimizer: Optimizer,
+    loss: Tensor,
+    found_inf: Tensor | None,
+    active: list[ActiveGroup],
+) -> bool:
+    """Perform the step by Triton launches, unless they do not support a gradient."""
+    if launcher is None or torch.compiler.is_compiling() or isinstance(optimizer, ASGD):
+        return False
+    groups = [
+        (
+            [(p.detach(), g, None if means is None else means.of(optimizer, p, g)) for p, g in pairs],
+            float(size),
+            bool(group.get("maximize", False)),
+        )
+        for group, size, pairs in active
+    ]
+    if not all(launcher.takes(p, g, mean) for tensors, _, _ in groups for p, g, mean in tensors):
+        return False
+    launcher.step(groups, loss, found_inf)
+    return True

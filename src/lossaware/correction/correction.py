@@ -246,7 +246,7 @@ def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
 
 def _moves(dtype: torch.dtype, push: Push) -> bool:
     """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN must not count."""
-    return WORK[dtype] is not torch.float32 or is_push(float(push.amount))
+    return WORK[dtype] is not torch.float32 or abs(float(push.amount)) > _ZERO  # `is_push`, without the call
 
 
 def is_push(amount: float) -> bool:
