@@ -28,10 +28,10 @@ class Report(transformers.TrainerCallback):
         self.trial = trial
         self.accuracy = 0.0
 
-    def on_evaluate(self, *_: Any, metrics: dict[str, float], **__: Any) -> None:
-        """After an epoch."""
+    def on_evaluate(self, _: Any, state: Any, *__: Any, metrics: dict[str, float], **___: Any) -> None:
+        """After an epoch. Another `evaluate()` in the same epoch, as after training, replaces its numbers."""
         self.accuracy = metrics["eval_accuracy"]
-        self.trial.report(accuracy=self.accuracy, eval_loss=metrics["eval_loss"])
+        self.trial.report(round(state.epoch or 0), accuracy=self.accuracy, eval_loss=metrics["eval_loss"])
 
 
 def train(trial: lossaware.Trial, epochs: int = 5) -> float:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +54,18 @@ def test_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     shown = compared(capsys, f"{EXAMPLES / 'compare_transformers.py'}:train", *scored, *small)
     [row] = json.loads(shown)["tables"][0]["rows"]
     assert 0 < row["scores"][0]["with"] != row["scores"][0]["without"] > 0
+
+
+def test_another_evaluation_of_a_trainer_is_of_the_same_epoch() -> None:
+    needs("transformers")
+    space = runpy.run_path(str(EXAMPLES / "compare_transformers.py"))
+    told: list[tuple[int, float]] = []
+    trial = SimpleNamespace(report=lambda epoch, accuracy, eval_loss: told.append((epoch, accuracy)))
+    report = space["Report"](trial)
+    for epoch, accuracy in ((1.0, 0.5), (2.0, 0.6), (2.0, 0.7)):
+        metrics = {"eval_accuracy": accuracy, "eval_loss": 1.0}
+        report.on_evaluate(None, SimpleNamespace(epoch=epoch), None, metrics=metrics)
+    assert told == [(1, 0.5), (2, 0.6), (2, 0.7)]
 
 
 def test_jax(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

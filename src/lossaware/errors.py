@@ -4,8 +4,11 @@
 class UsageError(Exception):
     """Wrong input: one line that names the thing, its value and the allowed values.
 
-    The command line prints the line without traceback and exits with code 2.
+    The command line prints the line without traceback and exits with code 2. A notebook shows the line alone, too.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
 
 
 class Note(UserWarning):

@@ -119,7 +119,7 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
         (
             ("", ""),
             ["--optimizers", "adam"],
-            "--optimizers cannot be used with train.py:train: the function or command sets it",
+            "--optimizers cannot be used with train.py:train: the function or command sets it; compare optimizers by",
         ),
         (
             ("", ""),

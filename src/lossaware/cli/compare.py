@@ -154,6 +154,8 @@ def compare(
     ):
         if value is not None and not allowed:
             whose = "a task defines it" if is_task else "the function or command sets it"
+            if option == "--optimizers":
+                whose += "; compare optimizers by --arms sgd,adamw"
             raise UsageError(f"{option} cannot be used with {command or task}: {whose}")
     if margin is not None and margin >= 1 and (percent or (isinstance(subject, Task) and subject.percent)):
         raise UsageError(f"--margin must be below 1, as the score is a share: 0.005 is half a point; got {margin:g}")

@@ -87,6 +87,8 @@ def test_finished_runs_are_kept_in_a_folder(tmp_path, capsys):
     [
         ({"direction": "up"}, "--direction must be maximize or minimize"),
         ({"seeds": 0}, "seeds must be an integer of at least 1"),
+        ({"epochs": "3"}, "epochs must be an integer of at least 1, got '3'"),
+        ({"lrs": ["1e-3"]}, r"lrs must be numbers above 0, such as lrs=\[1e-4, 1e-3\], got '1e-3'"),
         ({"lrs": None}, "lrs="),
         ({"set": {"strat": 1}}, "did you mean start"),
         ({"train": lambda: 0}, "a function of one argument"),
@@ -103,3 +105,9 @@ def test_a_missing_package_is_named():
     code = "import sys; sys.modules['rich'] = None; import lossaware; lossaware.compare"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"ImportError: lossaware.compare needs rich: {how_to_install('studies')}" in done.stderr
+
+
+def test_a_notebook_shows_a_mistake_as_one_line():
+    with pytest.raises(UsageError) as caught:
+        lossaware.compare(train, direction="minimize", seeds=0)
+    assert caught.value._render_traceback_() == ["UsageError: seeds must be an integer of at least 1, got 0"]

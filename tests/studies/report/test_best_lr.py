@@ -39,3 +39,11 @@ def test_without_a_validation_set_the_best_is_that_of_the_table():
 def test_an_arm_with_its_own_learning_rate_shows_it():
     row = ([run_of([0.8] * 2)], [run_of([0.9] * 2)])
     assert "90.00 % prodigy(lr=1) (lr 1)." in remarks(row, row, arms="without,prodigy(lr=1)")[0]
+
+
+def test_rows_that_are_exactly_the_same_are_said_to_be():
+    row = ([run_of([0.8] * 2)], [run_of([0.9] * 2)])
+    assert remarks(row, row) == [
+        "All learning rates give exactly the same scores: the code or its scheduler, such as OneCycleLR with its own "
+        "max_lr, sets another rate than that of the row."
+    ]

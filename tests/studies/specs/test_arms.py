@@ -129,10 +129,23 @@ def test_a_function_without_lga_may_compare_bases():
     assert result.verdict == "On the score, against sgd: too few seeds to tell."
 
 
+def test_an_arm_may_be_a_class_of_optimizer():
+    arms = parse_arms([torch.optim.AdamW, torch.optim.Adafactor, "adam"])
+    assert [arm.optimizer for arm in arms] == ["adamw", "torch.optim:Adafactor", "adam"]
+
+    class Local(torch.optim.SGD):
+        pass
+
+    with pytest.raises(UsageError, match=r"Local is not in a module that can be imported: .* 'file.py:Local'"):
+        parse_arms([torch.optim.AdamW, Local])
+    with pytest.raises(UsageError, match="got the class int"):
+        parse_arms([torch.optim.AdamW, int])
+
+
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
-        ("without,adam", "does not call trial.make_optimizer"),
+        ("without,adam", "does not call trial.make_optimizer.*: make its optimizer by trial.make_optimizer"),
         ("without,adam+auto", "does not call trial.make_optimizer"),
         ("without,momo", "momo"),
     ],

@@ -260,7 +260,8 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
     ("body", "message"),
     [
         ("raise ValueError('shapes differ')", "arm 'without', fails in a rehearsal of one step: ValueError: shapes"),
-        ("trial.report(0, loss=1.0)", r"does not call trial.attach\(optimizer, ...\)"),
+        ("trial.report(0, loss=1.0)", r"does not call trial.attach\(optimizer, ...\).*: call it instead of LGA\("),
+        ("trial.report(0, 1.0)", r"trial.report\(epoch, ...\): a value needs a name, such as loss=loss, got 1.0"),
         ("optimizer.step(loss=1.0)", r"does not call trial.attach\(optimizer, ...\)|TypeError"),
         ("trial.attach(optimizer, steps_per_epoch=1); optimizer.step()", "LGA does not get the loss: pass it by"),
         ("trial.attach(optimizer, steps_per_epoch=1); optimizer.step(loss=torch.ones(2))", "reduce it first"),

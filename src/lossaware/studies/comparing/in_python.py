@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from torch.optim import Optimizer
 
 from lossaware.errors import UsageError
 from lossaware.studies.comparing.execute import execute_trials
@@ -27,7 +28,7 @@ def compare(
     direction: Literal["maximize", "minimize"],
     seeds: int = 6,
     lrs: float | Sequence[float] | None = None,
-    arms: str | Sequence[str] | None = None,
+    arms: str | Sequence[str | type[Optimizer]] | None = None,
     gamma2: float | str | Sequence[float | str] | None = None,
     epochs: int | None = None,
     score: str | None = None,
@@ -51,7 +52,7 @@ def compare(
         lrs: Learning rates, which the function reads as ``trial.lr``. None if it has its own.
         arms: The compared arms: ``["without", "lga", "auto"]``, or a text, ``"adamw,prodigy(lr=1)"``; the first is the
             reference. None is ``["without", "lga"]``, with LGA as the function attaches it. Other bases come from
-            ``trial.make_optimizer``.
+            ``trial.make_optimizer``; a class such as ``torch.optim.AdamW`` is one, too.
         gamma2: Sizes of LGA's correction, one arm per size besides ``"without"``; instead of ``arms``.
         epochs: Overrides the function's argument of ``trial.epochs``.
         score: The name of a reported number to compare; None compares what the function returns.
@@ -79,6 +80,8 @@ def compare(
         raise UsageError(f"compare needs a function of one argument, the trial: def train(trial), got {train!r:.80}")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UsageError(f"seeds must be an integer of at least 1, got {seeds!r}")
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise UsageError(f"epochs must be an integer of at least 1, got {epochs!r}")
     if margin is not None and not 0 < margin < math.inf:
         raise UsageError(f"margin must be a number above 0, got {margin!r}")
     function = make_trial_function(f"function {train.__name__!r}", train, options(**(set or {})))
@@ -93,7 +96,7 @@ def compare(
             "batch_size": 0,
             "device": device,
         },
-        lrs=[0.0] if lrs is None else [lrs] if isinstance(lrs, int | float) else list(lrs),
+        lrs=[0.0] if lrs is None else _rates(lrs),
         arms=_arms(arms, gamma2),
         lga=lga,
     )
@@ -114,7 +117,17 @@ def compare(
         return Result(outcome, page=(folder / "report.html").read_text(encoding="utf-8"))
 
 
-def _arms(arms: str | Sequence[str] | None, gamma2: float | str | Sequence[float | str] | None) -> list[Arm]:
+def _rates(lrs: Any) -> list[float]:
+    rates = [lrs] if isinstance(lrs, int | float | str) else list(lrs)
+    for lr in rates:
+        if isinstance(lr, bool) or not isinstance(lr, int | float):
+            raise UsageError(f"lrs must be numbers above 0, such as lrs=[1e-4, 1e-3], got {lr!r}")
+    return [float(lr) for lr in rates]
+
+
+def _arms(
+    arms: str | Sequence[str | type[Optimizer]] | None, gamma2: float | str | Sequence[float | str] | None
+) -> list[Arm]:
     if arms is not None and gamma2 is not None:
         raise UsageError(f"gamma2={gamma2!r} cannot be combined with arms={arms!r}, but may be in it")
     if arms is not None:

@@ -169,7 +169,7 @@ class RunProgress:
         done = reached - self._restored
         pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
         remaining = pace * max(0.0, self._epochs() - reached)
-        about = f", about {duration(remaining)} left" if math.isfinite(remaining) else ""
+        about = f", about {duration(remaining)} left" if math.isfinite(remaining) and remaining >= 0.5 else ""
         self._print(f"{self._count()} done{about}.")
 
     def _print(self, line: str) -> None:

@@ -273,6 +273,12 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
                     chosen_on_validation.append(math.isfinite(validated))
                     choice = validated if chosen_on_validation[-1] else summed.mean
                     means.setdefault(label, {})[number(side.cell.specs[0].lr)] = choice, summed.mean
+        if means and all(len(by_lr) > 1 and len(set(by_lr.values())) == 1 for by_lr in means.values()):
+            remarks.append(
+                "All learning rates give exactly the same scores: the code or its scheduler, such as OneCycleLR with "
+                "its own max_lr, sets another rate than that of the row."
+            )
+            continue
         best = []
         for label, by_lr in means.items():
             lr = better(by_lr, key=lambda lr: by_lr[lr][0])

@@ -13,7 +13,7 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.rules import RULES
 from lossaware.studies.specs.formatting import size
-from lossaware.studies.specs.optimizers import optimizers
+from lossaware.studies.specs.optimizers import name_of_class, optimizers
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import AS_CODED, Options, RunSpec, Value, parse_value
 from lossaware.studies.specs.user_code import is_own
@@ -54,14 +54,14 @@ def arms_of_gamma2(gamma2s: Sequence[float | str]) -> list[Arm]:
     return [Arm(WITHOUT), *(Arm(name, gamma2) for name, gamma2 in zip(names, gamma2s, strict=True))]
 
 
-def parse_arms(names: str | Sequence[str]) -> list[Arm]:
-    """The arms of ``without,lga,auto`` or ``adamw,prodigy(lr=1),adamw+auto``, or of a list of such texts.
+def parse_arms(names: str | Sequence[str | type]) -> list[Arm]:
+    """The arms of ``without,lga,auto`` or ``adamw,prodigy(lr=1),adamw+auto``, or of a list of such texts or classes.
 
     Raises:
         UsageError: An arm does not exist, there are fewer than two, or two are the same.
     """
     texts = re.split(r",(?![^(]*\))", names) if isinstance(names, str) else list(names)
-    arms = [_parse(str(text).strip()) for text in texts]
+    arms = [_parse(name_of_class(text) if isinstance(text, type) else str(text).strip()) for text in texts]
     if len(arms) < 2:
         raise UsageError(
             f"at least two arms are needed, separated by commas, got {names!r}; the first is the reference"

@@ -7,6 +7,7 @@ statistics are those of the trained weights, not of the tested ones.)
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -97,6 +98,31 @@ def optimizers() -> dict[str, str]:
     return {
         name: f"{entry.summary} ({entry.package})" if entry.package else entry.summary for name, entry in _TABLE.items()
     }
+
+
+def name_of_class(kind: type) -> str:
+    """The name of an optimizer's class: one of `optimizers`, or ``package.module:Class``.
+
+    Raises:
+        UsageError: It is not an optimizer's class, or no other process could import it.
+    """
+    if not issubclass(kind, Optimizer):
+        raise UsageError(f"an optimizer must be a subclass of torch.optim.Optimizer, got the class {kind.__name__}")
+    for name, entry in _TABLE.items():
+        if not entry.preset and _is_at(kind, *entry.place.split(":")):
+            return name
+    parts = kind.__module__.split(".")
+    for module in (".".join(parts[: count + 1]) for count in range(len(parts))):  # the shortest is the public one
+        if module != "__main__" and _is_at(kind, module, kind.__name__):
+            return f"{module}:{kind.__name__}"
+    raise UsageError(
+        f"the optimizer {kind.__name__} is not in a module that can be imported: move it to a file, and name it "
+        f"'file.py:{kind.__name__}'"
+    )
+
+
+def _is_at(kind: type, module: str, name: str) -> bool:
+    return getattr(sys.modules.get(module), name, None) is kind
 
 
 def make_optimizer(

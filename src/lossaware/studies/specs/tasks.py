@@ -105,7 +105,9 @@ def built_in_module(name: str) -> str | None:
 
 def _built_in(name: str) -> Any:
     if name.endswith(".py"):
-        raise UsageError(f"task {name!r}: name the function of the file that makes the task, such as {name}:build")
+        raise UsageError(
+            f"task {name!r}: name the function of the file that trains or makes the task, such as {name}:train"
+        )
     if (module := built_in_module(name)) is None:
         raise UsageError(f"unknown task {name!r}{did_you_mean(name, tasks())} (or file.py:function of your own)")
     try:

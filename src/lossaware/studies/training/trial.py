@@ -32,6 +32,11 @@ _OF_ANY_ARM = ("steps_per_epoch", "upper_bound", "process_group", "axis_name")
 """Arguments in a function's code that also hold for rules; others were chosen for a fixed gamma2."""
 
 _ATTACH, _MAKE, _EPOCHS = "trial.attach(optimizer, ...)", "trial.make_optimizer(params)", "trial.epochs(n)"
+_REMEDIES = {
+    _ATTACH: ": call it instead of LGA(optimizer, ...), or in JAX trial.loss_aware(base, ...); a Trainer gets the "
+    "optimizer to which it is attached",
+    _MAKE: ': make its optimizer by trial.make_optimizer(model.parameters(), "adamw"), which gives the base of the arm',
+}
 
 
 @dataclass(frozen=True)
@@ -234,19 +239,24 @@ class Trial:
             yield epoch
             self._seen()
 
-    def report(self, epoch: int | None = None, /, **values: Any) -> None:
+    def report(self, epoch: int | None = None, /, *unnamed: Any, **values: Any) -> None:
         """Report the measures of an epoch.
 
         Several calls for one epoch are combined.
 
         Args:
             epoch: Counted from 0 or from 1, in order; None is the next.
+            unnamed: Not allowed: each value needs a name.
             values: Numbers, or tensors of one element, by any names. ``loss`` is the mean training loss: if the last
                 one is not finite, the run has diverged.
 
         Raises:
-            UsageError: An epoch is skipped, or a value is not a number.
+            UsageError: An epoch is skipped, or a value has no name or is not a number.
         """
+        if unnamed:
+            raise UsageError(
+                f"trial.report(epoch, ...): a value needs a name, such as loss=loss, got {unnamed[0]!r:.60}"
+            )
         self._seen()
         self._reports.add(epoch, values)
 
@@ -278,7 +288,10 @@ class Trial:
         needed += [_ATTACH] if self._spec.lga is not None or not self._called & {_ATTACH, _MAKE} else []
         for call_of in needed:
             if call_of not in self._called:
-                raise UsageError(f"the function does not call {call_of}, so this arm would not differ from the others")
+                raise UsageError(
+                    f"the function does not call {call_of}, so this arm would not differ from the others"
+                    f"{_REMEDIES.get(call_of, '')}"
+                )
         for attached in self._attached:
             if attached.status.steps_without_loss:
                 raise UsageError(
