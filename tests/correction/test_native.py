@@ -6,9 +6,11 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -365,3 +367,26 @@ def test_a_default_device_of_the_user_is_not_in_its_way(cache: Path) -> None:
         p = torch.ones(3, device="cpu")
         Correction(0.5, "push").apply([(p, torch.full((3,), 0.5, device="cpu"))], 1.0)
     assert p.tolist() == [0.0] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs_library
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent() -> None:
+    """Unguarded: GNU's OpenMP waits forever for threads that the fork has not copied. Torch's operators do, too."""
+    parameters, gradients = ([torch.ones(1000) for _ in range(100)] for _ in range(2))
+    pairs = list(zip(parameters, gradients, strict=True))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Correction(0.01, "push").apply(pairs, 0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+            child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends it where it waits
+            Correction(0.01, "push").apply(pairs, 0.5)
+            os._exit(0 if all(bool((p < 0.1).all()) for p in parameters) else 1)
+    finally:
+        torch.set_num_threads(before)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not native.Library.is_forked

@@ -50,10 +50,16 @@ _FUNCTIONS = (
     *("get_numel", "get_data_ptr"),
 )
 """Of torch's interface for C, in the order that `native.c` has them in."""
+_TORCHS_GRAIN = 1 << 15
+"""Elements of a tensor from which torch's operators use threads."""
 
 
 class Library:
     """The compiled library, which runs on torch's threads."""
+
+    is_forked = False
+    """Whether this process was forked after this module was imported. GNU's OpenMP waits forever for threads of the
+    parent, in torch's operators too; the correction then uses threads only if an operator of the base's step has."""
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
@@ -158,13 +164,21 @@ class Library:
             push.maximize,
             push.rest,
             torch.get_num_threads(),
-            self._parallel,
+            None if self.is_forked and not any(p.numel() >= _TORCHS_GRAIN for p in parameters) else self._parallel,
         )
         torch.autograd.graph.increment_version([*parameters, *means])  # for autograd, as torch's operators do
 
 
 def _has_narrow_means(types: tuple[torch.dtype, torch.dtype], means: Sequence[Any]) -> bool:
     return bool(means) and types == (torch.float32, torch.float32) and means[0].dtype is torch.bfloat16
+
+
+def _after_fork() -> None:
+    Library.is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _functions_of_torch() -> Any:
