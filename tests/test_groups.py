@@ -266,3 +266,29 @@ def test_after_detach_a_checkpoint_is_read_unchanged() -> None:
     LGA(optimizer, steps_per_epoch=10).detach()
     optimizer.load_state_dict(torch.optim.SGD([filled(1.0)], lr=0.0).state_dict())
     assert "gamma2" not in optimizer.param_groups[0]
+
+
+def test_groups_that_a_closure_adds_replaces_and_removes() -> None:
+    """As where a layer is thawed within it. Unguarded: "zip() argument 2 is shorter", after the base's step."""
+    first, second = filled(1.0), filled(1.0)
+    optimizer: Any = torch.optim.SGD([first], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=1000, gamma2=1e-2)
+
+    def step(change: Callable[[], object]) -> tuple[bool, bool]:
+        before = [p.detach().clone() for p in (first, second)]
+
+        def closure() -> float:
+            change()
+            first.grad, second.grad = torch.ones_like(first), torch.ones_like(second)
+            return 1.0
+
+        optimizer.step(closure)
+        moved = [not torch.equal(b, p.detach()) for b, p in zip(before, (first, second), strict=True)]
+        return moved[0], moved[1]
+
+    groups = optimizer.param_groups
+    assert step(lambda: None) == (True, False)
+    assert step(lambda: optimizer.add_param_group({"params": [second], "gamma2": 0.0})) == (True, False)
+    assert step(groups.reverse) == (True, False)
+    assert step(lambda: groups.pop(0)) == (True, False)
+    assert lga.status.steps == 4

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -363,3 +364,34 @@ def test_a_forgotten_loss_does_not_count() -> None:
     lga.forget()
     with pytest.warns(UserWarning, match="LGA got no loss"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("order", ["observe backward", "backward observe"])
+@pytest.mark.parametrize("why", ["frozen later", "not part of the loss"])
+def test_a_skipped_batch_whose_first_parameter_has_no_gradient(why: str, order: str) -> None:
+    """Unguarded: 25.9 in place of 1.8, as the gradients of that parameter alone were watched."""
+    frozen, trained = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    optimizer: Any = torch.optim.SGD([frozen, trained], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=10)
+    for step in range(4):
+        for value in (50.0, 1.8) if step > 1 else (1.8,):
+            optimizer.zero_grad()
+            is_part = why == "frozen later" and step == 0
+            frozen.requires_grad_(is_part or why != "frozen later")
+            loss = value * (frozen * trained if is_part else trained).sum()
+            for act in order.split():
+                loss.backward() if act == "backward" else lga.observe(loss)
+        optimizer.step()
+        assert lga.status.loss == pytest.approx(1.8, rel=1e-6)
+    lga.detach()
+    assert not frozen._backward_hooks
+    assert not trained._backward_hooks
+
+
+def test_many_losses_without_a_step_are_reported_once() -> None:
+    """LGA may be attached to another optimizer than the one that steps. Unguarded: no push at all, and no word."""
+    setup = Setup()
+    with pytest.warns(UserWarning, match="1000 losses were observed since SGD made its last step") as caught:
+        list(map(setup.lga.observe, [1.0] * 3000))
+    assert len(caught) == 1
+    assert Path(caught[0].filename) == Path(__file__)

@@ -18,6 +18,9 @@ from lossaware.observed_losses import ObservedLosses
 if TYPE_CHECKING:
     from lossaware.uneven_inputs import UnevenInputs
 
+_MANY = 1000
+"""Observed losses of one step from which a warning asks whether the right optimizer steps."""
+
 
 def is_shared(group: dist.ProcessGroup | None) -> bool:
     """Whether there are other ranks in the group."""
@@ -71,12 +74,12 @@ class LossInput:
     Args:
         optimizer: The optimizer.
         group: The ranks over which the loss is averaged; None means all of them.
-        ready: Called once per step, when the gradients are computed and before the base's step, with the optimizer and
-            whether the step has a loss.
+        ready: Called once per step, when the gradients are computed and before the base's step, with the optimizer,
+            whether the step has a loss, and whether a closure has run.
     """
 
     def __init__(
-        self, optimizer: Optimizer, group: dist.ProcessGroup | None, ready: Callable[[Optimizer, bool], None]
+        self, optimizer: Optimizer, group: dist.ProcessGroup | None, ready: Callable[[Optimizer, bool, bool], None]
     ) -> None:
         self._group = group
         self._ready = ready
@@ -100,6 +103,12 @@ class LossInput:
         """Record one loss of the next step; with several, their mean counts."""
         self._observed.add(loss, optimizer)
         self._observed_in_closure = True
+        if len(self._observed.all) == _MANY:
+            warnings.warn(
+                f"{_MANY} losses were observed since {type(optimizer).__name__} made its last step, whose mean is the "
+                "loss of its next step: if it is another optimizer that steps, attach LGA to that one",
+                stacklevel=3,
+            )
 
     def forget(self) -> None:
         """Drop the observed losses."""
@@ -166,8 +175,8 @@ class LossInput:
         self.depth = 1
         if closure is None:
             if passed is None:
-                self._loss = self._observed.take()
-            self._ready(optimizer, self._loss is not None)
+                self._loss = self._observed.take(optimizer)
+            self._ready(optimizer, self._loss is not None, False)
             if self._shared:
                 self._exchange(optimizer)
             if "loss" not in kwargs or self.base_takes_loss:
@@ -184,7 +193,7 @@ class LossInput:
         return args, kwargs
 
     def _after_closure(self, optimizer: Optimizer, loss: Any) -> None:
-        passed, observed = self._loss, self._observed.take()
+        passed, observed = self._loss, self._observed.take(optimizer)
         self._loss = passed if observed is None else observed
         # Trainers' closures return the value for display, mostly another multiple of the loss.
         if loss is not None and not (self._observed_in_closure and passed is None):
@@ -196,7 +205,7 @@ class LossInput:
                 }
             )
             self._loss = read_loss(loss, optimizer)
-        self._ready(optimizer, self._loss is not None)
+        self._ready(optimizer, self._loss is not None, True)
         if self._shared:
             self._exchange(optimizer)
 
@@ -253,7 +262,7 @@ class LossInput:
         if is_shared(self._group):
             self._refuse_uneven(optimizer)
         self._refuse_two({"step(loss)": loss is not None, "observe(loss)": self.has_observed})
-        observed = self._observed.take()
+        observed = self._observed.take(optimizer)
         own = observed if loss is None else read_loss(loss, optimizer)
         assert own is not None
         return mean_over_ranks(own, self._group, partial(_home, optimizer))

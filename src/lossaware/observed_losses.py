@@ -1,6 +1,7 @@
 """The losses observed since the last step, and which of them belong to its gradients."""
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +47,11 @@ class ObservedLosses:
     def add(self, loss: Any, optimizer: Optimizer) -> None:
         """Record one loss of the optimizer's next step; see `read_loss`."""
         value = read_loss(loss, optimizer)
-        if self._handle is None:
+        if not self._watches_trained():
             # Not earlier: requires_grad may change until training begins.
             watched = _first_trained(optimizer)
             if watched is not None:
-                self._watched = weakref.ref(watched)
-                self._handle = watched.register_hook(self._on_backward)
+                self._watch(watched)
                 g, zeros = watched.grad, self._zeros
                 are_zeros = zeros is not None and g is zeros[0] and g._version == zeros[1]
                 self._backward_ran = g is not None and not are_zeros
@@ -62,9 +62,13 @@ class ObservedLosses:
         self.all.append(_observed(loss, value))
         self._since_backward += 1
 
-    def take(self) -> LossValue | None:
-        """The mean of the observed losses, or None; then clear them."""
+    def take(self, optimizer: Optimizer) -> LossValue | None:
+        """The mean of the observed losses, or None; then clear them. Call it when the gradients are computed."""
         observed = self.all
+        if observed and self._are_none():  # of a parameter that the losses do not depend on
+            watched = next((p for p in _trained(optimizer) if p.grad is not None), None)
+            if watched is not None:
+                self._watch(watched)
         self.clear()
         some_used = any(not one.unused for one in observed)
         observed = [one for one in observed if not (one.unused and (one.passed_over or some_used))] or observed
@@ -76,7 +80,7 @@ class ObservedLosses:
 
     def after_zero_grad(self, optimizer: Optimizer) -> None:
         """Drop the losses whose gradients have just been cleared."""
-        if self._handle is None:
+        if not self._watches_trained():
             watched = _first_trained(optimizer)
             g = None if watched is None else watched.grad
             self._zeros = None if g is None else (g, g._version)
@@ -90,9 +94,21 @@ class ObservedLosses:
     def close(self) -> None:
         """Stop watching the gradients."""
         self.clear()
+        self._stop_watching()
+
+    def _watch(self, parameter: Tensor) -> None:
+        self._stop_watching()
+        self._watched = weakref.ref(parameter)
+        self._handle = parameter.register_hook(self._on_backward)
+
+    def _stop_watching(self) -> None:
         if self._handle is not None:
             self._handle.remove()
-            self._handle = None
+            self._handle = self._watched = None
+
+    def _watches_trained(self) -> bool:
+        watched = None if self._watched is None else self._watched()
+        return watched is not None and watched.requires_grad
 
     def _look_for_cleared(self) -> None:
         if self._backward_ran and self._are_none():
@@ -111,9 +127,12 @@ class ObservedLosses:
                 one.passed_over = one.unused
 
 
+def _trained(optimizer: Optimizer) -> Iterator[Tensor]:
+    return (p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and p.is_leaf)
+
+
 def _first_trained(optimizer: Optimizer) -> Tensor | None:
-    params = (p for group in optimizer.param_groups for p in group["params"])
-    return next((p for p in params if p.requires_grad and p.is_leaf), None)
+    return next(_trained(optimizer), None)
 
 
 def _observed(loss: Any, value: LossValue) -> _Observed:

@@ -76,7 +76,11 @@ class StepHooks:
         self.input.after_zero_grad(optimizer)
 
 
-def _gradients_ready(gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool) -> None:
+def _gradients_ready(
+    gradients: StepGradients, stepper: Stepper, optimizer: Optimizer, has_loss: bool, by_closure: bool
+) -> None:
     """A function, not a method, to avoid a reference cycle with `LossInput`."""
+    if by_closure:
+        stepper.sizes.of(optimizer.param_groups)  # it may have added or removed groups
     gradients.remember(optimizer)
     stepper.before_base(optimizer, has_loss)
