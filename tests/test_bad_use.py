@@ -167,6 +167,18 @@ def test_parameters_without_values() -> None:
 
 
 @pytest.mark.parametrize("gamma2", [1e-3, "auto"])
+def test_lazy_parameters_before_their_first_input(gamma2: Any) -> None:
+    """Unguarded: torch's error about a shape, which speaks of load_state_dict."""
+    model = torch.nn.LazyLinear(1)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"^parameters must be initialized: .*; attach LGA after it$"):
+        LGA(optimizer, steps_per_epoch=10, gamma2=gamma2)
+    model(torch.ones(1, 3)).sum().backward()
+    LGA(optimizer, steps_per_epoch=10, gamma2=gamma2)
+    optimizer.step(loss=1.0)
+
+
+@pytest.mark.parametrize("gamma2", [1e-3, "auto"])
 def test_a_default_device_without_values_changes_nothing(gamma2: Any) -> None:
     runs = []
     for device in ("cpu", "meta"):

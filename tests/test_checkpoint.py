@@ -177,6 +177,10 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a hyperparameter too few": (lambda state: state["hyperparameters"].popitem(), "missing"),
     "nothing": (lambda state: state.clear(), "missing"),
     "text for a number": (lambda state: first_dict(state).update(upper="high"), "upper.*'high'"),
+    "a counter that is not a number": (lambda state: state["state"].update(steps=math.nan), "steps.*nan"),
+    "a counter without an end": (lambda state: state.update(steps_without_loss=math.inf), "steps_without_loss.*inf"),
+    "a counter below 0": (lambda state: state["state"].update(count=-1.0), "count.*-1.0"),
+    "a part of a step": (lambda state: state["state"].update(statuses=0.5), "statuses.*0.5"),
     "a list for a dictionary": (lambda state: state.update(hyperparameters=[]), "hyperparameters.*list"),
 }
 

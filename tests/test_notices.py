@@ -60,6 +60,14 @@ def test_a_gate_that_cannot_open_is_reported_once_with_the_remedy(name: str, gam
     assert "\n" not in messages[0]
 
 
+def test_bounds_that_are_too_near_to_each_other_are_reported() -> None:
+    """Unguarded: the losses are said to be higher than the first, and a remedy is named that does not help."""
+    (message,), _, _ = train(falling(1.0, 0.7, 300), steps_per_epoch=5)
+    assert "the bounds are less than eps = 0.1 apart; the lower bound is L = 0.90" in message
+    assert message.endswith("the upper bound U = 1; LGA(..., eps=0) opens it for any loss between them")
+    assert train(falling(1.0, 0.7, 300), steps_per_epoch=5, eps=0)[0] == []
+
+
 def test_losses_that_are_not_finite_are_reported() -> None:
     messages, status, p = train([math.nan] * 300)
     assert messages == ["none of 100 losses was finite, so LGA has made no correction"]

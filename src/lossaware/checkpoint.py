@@ -1,5 +1,6 @@
 """LGA's state_dict: its content, and conversion from older versions."""
 
+import math
 from typing import Any
 
 from lossaware.attachment import Attachment
@@ -10,6 +11,7 @@ from lossaware.settings import Settings
 from lossaware.stepper import Stepper
 
 _OLD_FIELDS = {"decay": "gamma2_factor"}
+_COUNTERS = {"count", "statuses", "opened", "steps", "nonfinite", "steps_without_loss"}
 
 
 def save(settings: Settings, stepper: Stepper, loss_input: LossInput, attachment: Attachment) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
     """Compare a state_dict with that of the LGA that loads it.
 
     Raises:
-        ValueError: A key is unknown or missing, a value is not a number, or a hyperparameter differs.
+        ValueError: A key is unknown or missing, a value is not a number, a counter is not a whole one, or a
+            hyperparameter differs.
     """
     _check_keys("LGA's state_dict", state_dict, own)
     saved, current = state_dict["hyperparameters"], own["hyperparameters"]
@@ -82,6 +85,8 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
+        if name in _COUNTERS and not (0 <= value < math.inf and value == int(value)):
+            raise ValueError(f"{name} in LGA's state_dict must be a whole number of at least 0: got {value!r}")
 
 
 def _check_keys(what: str, content: Any, expected: dict[str, Any]) -> None:

@@ -99,18 +99,21 @@ class GateNotice:
                 self._warn(f"none of {int(state.steps)} losses was finite, so LGA has made no correction")
             return
         lower, upper = float(state.origin + state.lower), float(state.upper)
-        room = upper - lower
+        room, remedy = upper - lower, self._remedy
         if upper <= 0 and state.loss <= 0:
             reason = "the losses are not above 0"
         elif not (room > 0 and room >= self._eps):
             reason = "later losses were higher than the first"
+            if room > 0 and max(state.loss, state.mean) <= upper:
+                reason = f"the bounds are less than eps = {self._eps:g} apart"
+                remedy = "LGA(..., eps=0) opens it for any loss between them"
         elif opened == 0 and state.mean > upper:
             reason = f"their mean, {state.mean:.6g}, was above the first one"
         else:
             return
         self._warn(
             f"LGA makes no correction at step {int(state.steps)}, since no loss opens the gate: {reason}; the lower "
-            f"bound is L = {lower:.6g}, the upper bound U = {upper:.6g}; {self._remedy}"
+            f"bound is L = {lower:.6g}, the upper bound U = {upper:.6g}; {remedy}"
         )
 
     def _warn(self, message: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import ASGD, Optimizer
 
-from lossaware.correction import Correction
+from lossaware.correction import Correction, refuse_uninitialized
 from lossaware.gamma2 import Gamma2Rule
 from lossaware.gradient_mean import GradientMean
 from lossaware.groups import Group, GroupSizes
@@ -57,6 +57,7 @@ class Stepper:
         Raises:
             ValueError: There are parameters that cannot be corrected, or a group's own gamma2 is out of its range.
         """
+        refuse_uninitialized(p for group in optimizer.param_groups for p in group["params"])
         for group, size in zip(optimizer.param_groups, self.sizes.of(optimizer.param_groups), strict=True):
             if size != 0:
                 parameters = [p for p in group["params"] if p.requires_grad]

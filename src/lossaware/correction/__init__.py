@@ -17,4 +17,5 @@ from lossaware.correction.memory import WORK as WORK
 from lossaware.correction.memory import Pair as Pair
 from lossaware.correction.memory import as_local as as_local
 from lossaware.correction.memory import refuse_shared_elements as refuse_shared_elements
+from lossaware.correction.memory import refuse_uninitialized as refuse_uninitialized
 from lossaware.correction.rounding import NOISE_BITS as NOISE_BITS

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 Pair = tuple[Tensor, Tensor]
 """A parameter and its gradient, or views of them."""
@@ -123,6 +124,19 @@ def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
                 "elements of a parameter must not share memory, as those of an expanded tensor do: got shape "
                 f"{tuple(p.shape)} with strides {tuple(p.stride())}; create the parameter from a copy, tensor.clone()"
             )
+
+
+def refuse_uninitialized(parameters: Iterable[Tensor]) -> None:
+    """Refuse parameters of lazy modules that have not seen an input yet.
+
+    Raises:
+        ValueError: There is such a parameter.
+    """
+    if any(is_lazy(p) for p in parameters):
+        raise ValueError(
+            "parameters must be initialized: got one of a lazy module, which has no shape before its first forward "
+            "pass; attach LGA after it"
+        )
 
 
 def places_in_memory(parameter: Tensor) -> Tensor:
