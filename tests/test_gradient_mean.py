@@ -230,3 +230,17 @@ def test_a_sparse_gradient_comes_before_others() -> None:
     assert optimizer.state[weight][MEAN].any()
     assert (table < 1).all()
     assert (weight < 1).all()
+
+
+def test_a_first_step_in_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unguarded: torch refuses the change of a mean that was made there, after the base's next step."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=10, gamma2="auto")
+    p.grad = torch.ones(3)
+    with torch.inference_mode():
+        optimizer.step(loss=2.0)
+    before = p.detach().clone()
+    optimizer.step(loss=2.0)
+    assert (p < before).all()

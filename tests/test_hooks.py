@@ -234,3 +234,23 @@ def test_a_compiled_step_refuses_torchs_global_hooks(global_hook: list[int]) -> 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     with pytest.raises(UsageError, match=r"^SGD has step hooks that a compiled step would not run, such as "):
         LGA(optimizer, steps_per_epoch=4).compile()
+
+
+def test_a_base_that_gives_parameters_other_memory_is_measured() -> None:
+    """Unguarded: an update of 0 is reported, read from the memory of before."""
+
+    class Rebinding(Plain):
+        def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data = p.data - group["lr"] * p.grad
+
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer: Any = Rebinding([p], lr=LR)
+    lga = LGA(optimizer, steps_per_epoch=10, gamma2=GAMMA2, xi=1.0)
+    lga.measure_every(1)
+    p.grad = torch.ones(4)
+    optimizer.step(loss=LOSS)
+    assert p.tolist() == [0.0] * 4
+    assert lga.measurement is not None
+    assert (lga.measurement.update_norm, lga.measurement.correction_norm) == (1.0, 1.0)

@@ -184,3 +184,32 @@ def test_the_base_gets_the_loss_and_all_other_arguments() -> None:
         updates, state = solver.update(jnp.ones(3), state, jnp.ones(3), value=value)
         sizes.append(float(-updates[0]))
     assert sizes == pytest.approx([1.0, 1.0, 0.1])
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed"])
+def test_the_derivative_of_a_run(closed: bool) -> None:
+    """As in meta-learning. Unguarded: NaN from the first closed gate on, whose root of 0 has no derivative."""
+    solver = loss_aware(optax.sgd(0.1), steps_per_epoch=3, gamma2="auto")
+
+    def end(start: jax.Array) -> jax.Array:
+        params, state = start, solver.init(start)
+        for step in range(3):
+            loss, gradient = jax.value_and_grad(lambda p: jnp.sum(p**2))(params)
+            updates, state = solver.update(gradient, state, params, value=0.0 * loss if closed and step == 1 else loss)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params**2)
+
+    with jax.enable_x64(True):
+        start = jnp.array([1.0, 2.0])
+        slope = (end(start + jnp.array([1e-6, 0.0])) - end(start - jnp.array([1e-6, 0.0]))) / 2e-6
+        np.testing.assert_allclose(jax.grad(end)(start)[0], slope, rtol=1e-6)
+
+
+def test_a_state_keeps_its_types_where_wide_ones_are_enabled_later() -> None:
+    """Unguarded: a scan over a state from before refuses it, as its gamma2 becomes float64."""
+    solver = loss_aware(optax.sgd(0.1), steps_per_epoch=3)
+    params = jnp.ones(2)
+    state = solver.init(params)
+    with jax.enable_x64(True):
+        _, after = solver.update(params, state, params, value=1.0)
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)

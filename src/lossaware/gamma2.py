@@ -209,8 +209,10 @@ class AutoGamma2(Gamma2Rule):
     def step_size(self, state: LawState, ops: Ops) -> Scalar:
         """See `Gamma2Rule.step_size`. At most 1, and 0 if U is not above 0, for any lower bound."""
         first = state.upper - state.origin
-        wanted = state.gamma2_factor * (state.omega / ops.where(first > 0, first, 1.0)) ** 0.5
-        return ops.where((state.omega > 0) & (first > 0), ops.where(wanted < 1.0, wanted, 1.0), 0.0)
+        opened = (state.omega > 0) & (first > 0)
+        # 1 where it is closed, as the root has no derivative at 0, for JAX programs that go back through an update.
+        wanted = state.gamma2_factor * (ops.where(opened, state.omega, 1.0) / ops.where(opened, first, 1.0)) ** 0.5
+        return ops.where(opened, ops.where(wanted < 1.0, wanted, 1.0), 0.0)
 
     def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
         """See `Gamma2Rule.update_factor`."""

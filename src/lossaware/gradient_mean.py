@@ -56,7 +56,8 @@ class GradientMean:
         wide = self._dtype_for(parameter)
         if mean is None:
             self.check([parameter])
-            mean = state[MEAN] = torch.zeros_like(parameter, dtype=wide, requires_grad=False)
+            with torch.inference_mode(False):  # later steps outside this mode could not change it
+                mean = state[MEAN] = torch.zeros_like(parameter, dtype=wide, requires_grad=False)
         elif mean.dtype is not wide:  # loaded before LGA was attached: torch has narrowed it
             mean = state[MEAN] = mean.to(wide)
         return mean

@@ -219,7 +219,8 @@ def loss_aware(
                 lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), earlier, updates
             )
         corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, seen)
-        return corrected, LossAwareState(moved, reported(moved, size), base_state, state.scale, mean)
+        gamma2_now = reported(moved, size).astype(state.gamma2.dtype)
+        return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -100,7 +100,7 @@ class UpdateMeter:
             if p.device not in generators:
                 generators[p.device] = torch.Generator(p.device).manual_seed(self._step)
             share = p.numel() if total <= SAMPLE else math.ceil(SAMPLE * p.numel() / total)
-            samples.append(_Sample(p.detach(), share, generators[p.device]))
+            samples.append(_Sample(p, share, generators[p.device]))
         return samples
 
 
@@ -118,7 +118,8 @@ class _Sample:
 
     def read(self) -> Tensor:
         """A copy of the present elements, as reals in a wide type."""
-        values = self._parameter if self._where is None else self._parameter[self._where]
+        values = self._parameter.detach()  # now, since a base may give the parameter other memory
+        values = values if self._where is None else values[self._where]
         if values.is_complex():
             values = torch.view_as_real(values.resolve_conj())
         return values.to(wide(values.device), copy=True)
