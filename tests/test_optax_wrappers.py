@@ -191,7 +191,7 @@ def test_the_derivative_of_a_run(closed: bool) -> None:
     """As in meta-learning. Unguarded: NaN from the first closed gate on, whose root of 0 has no derivative."""
     solver = loss_aware(optax.sgd(0.1), steps_per_epoch=3, gamma2="auto")
 
-    def end(start: jax.Array) -> jax.Array:
+    def end(start: Any) -> Any:
         params, state = start, solver.init(start)
         for step in range(3):
             loss, gradient = jax.value_and_grad(lambda p: jnp.sum(p**2))(params)
