@@ -31,7 +31,11 @@ PARTS = {
     "optax": (["tests/test_optax.py"], ["jax", "optax", "numpy"]),
     "comparison": (["tests/studies/comparing/test_in_python.py"], ["torch", "numpy", "scipy"]),
     "lightning": (["tests/frameworks/test_lightning.py"], ["lightning", "torch"]),
-    "accelerate": (["tests/frameworks/test_accelerate.py"], ["accelerate", "torch"]),
+    # Without most of the tests that launch processes, each of which takes a minute.
+    "accelerate": (
+        ["tests/frameworks/test_accelerate.py", "-k=not uneven and (not launched or usual)"],
+        ["accelerate", "torch"],
+    ),
     "transformers": (["tests/frameworks/test_transformers.py"], ["transformers", "accelerate", "torch"]),
     "peers": (["tests/frameworks/test_third_party.py"], ["momo-opt", "schedulefree", "prodigyopt", "torch"]),
 }
@@ -58,6 +62,7 @@ def contract(session: nox.Session, resolution: str) -> None:
     for part in chosen.parts.split(","):
         tests, packages = PARTS[part]
         report = Path(session.create_tmp()) / f"{part}.xml"
+        report.unlink(missing_ok=True)
         pytest = ["python", "-m", "pytest", "-q", f"--junit-xml={report}"]
         if not session.run(*pytest, *tests, success_codes=[0, 1, 2]):
             continue  # nox --install-only

@@ -18,7 +18,7 @@ from loop import SETTINGS, batches, loss_of, net
 
 import reference
 from lossaware import LGA
-from support import needs
+from support import needs, needs_torch
 
 STEPS = 10
 
@@ -34,6 +34,7 @@ def from_package(package: str, name: str, **kwargs: Any) -> Any:
 
 
 def muon(params: Any) -> Any:
+    needs_torch("2.9", "torch.optim.Muon")
     return torch.optim.Muon([p for p in params if p.ndim == 2], lr=0.02)
 
 
