@@ -70,11 +70,13 @@ def compared(
     score: str = "accuracy",
     epochs: int = 10,
     set_: str = "test",
+    scheduler: str | None = None,
 ) -> tuple[Study, MadeUp]:
     """A comparison and its runs: for each optimizer and learning rate, those of each arm."""
     study = comparison(
         task(score),
-        {"task": "digits", "epochs": epochs, "batch_size": 100, "seeds": len(rows[0][0])},
+        {"task": "digits", "epochs": epochs, "batch_size": 100, "seeds": len(rows[0][0])}
+        | ({"scheduler": scheduler} if scheduler else {}),
         optimizers=optimizers,
         lrs=lrs,
         arms=parse_arms(arms) if arms else arms_of_gamma2(gamma2s),

@@ -219,7 +219,7 @@ def test_a_task_may_import_modules_from_its_folder(my_task):
         ("mnist", {"activation": 1}, "activation must be relu or tanh or sigmoid, got 1"),
         ("mnist", {"inputs": "raw"}, "task 'mnist': inputs must be standardized or unit or symmetric, got 'raw'"),
         ("mnist", {"padding": 0}, "has no option 'padding'; did you mean pad"),
-        ("my_task.py", {}, "name the function.*my_task.py:build"),
+        ("my_task.py", {}, "name the function of the file .*, such as my_task.py:train"),
         ("nowhere/my_task.py:build", {}, "there is no file nowhere/my_task.py"),
         ("no_such_package.tasks:build", {}, "there is no module 'no_such_package'"),
         ("lossaware.studies.specs.tasks:bild", {}, "has no 'bild'"),

@@ -273,10 +273,12 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
                     chosen_on_validation.append(math.isfinite(validated))
                     choice = validated if chosen_on_validation[-1] else summed.mean
                     means.setdefault(label, {})[number(side.cell.specs[0].lr)] = choice, summed.mean
-        if means and all(len(by_lr) > 1 and len(set(by_lr.values())) == 1 for by_lr in means.values()):
+        may_set_rates = any(spec.is_open_ended or spec.scheduler for it in compared for spec in it.with_lga.cell.specs)
+        same = [len(by_lr) > 1 and len(set(by_lr.values())) == 1 for by_lr in means.values()]
+        if may_set_rates and same and all(same):
             remarks.append(
-                "All learning rates give exactly the same scores: the code or its scheduler, such as OneCycleLR with "
-                "its own max_lr, sets another rate than that of the row."
+                "All learning rates give exactly the same scores: probably the code or its scheduler, such as "
+                "OneCycleLR with its own max_lr, sets another rate than that of the row."
             )
             continue
         best = []

@@ -85,8 +85,11 @@ _WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least
 def lga_options(chosen: Mapping[str, Any]) -> Options:
     """LGA's arguments in a specification: with all defaults, so that equal runs have equal keys."""
     whole = {**_DEFAULTS.get(chosen.get("gamma2"), LGA_DEFAULTS), **chosen}
+    # Later settings are omitted at their defaults, so that runs of earlier versions keep their keys.
     if whole.get("upper_bound") == "first":
-        del whole["upper_bound"]  # so that runs of earlier versions keep their keys
+        del whole["upper_bound"]
+    if whole.get("gamma2.mean_dtype", "") is None:
+        del whole["gamma2.mean_dtype"]
     return options(
         **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
     )
