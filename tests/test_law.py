@@ -16,6 +16,7 @@ from lossaware import Average, LowerBound, Momentum, Progressive
 from lossaware.gamma2 import AutoGamma2, BackOff
 from lossaware.law import Law
 from lossaware.law_state import HOST, LawState
+from lossaware.lower_bounds import Zero
 
 finite = st.floats(-1e6, 1e6, allow_subnormal=False)
 losses = st.lists(finite, min_size=1, max_size=40)
@@ -188,3 +189,4 @@ def test_the_lower_bounds_by_hand() -> None:
     assert Progressive(math.e).update(1.0, 2.0, 5) == pytest.approx(2 - 1 / math.log(15), rel=1e-14)
     assert Average().update(2.0, 5.0, 3) == 3.0
     assert Momentum(0.75).update(4.0, 8.0, 9) == 5.0
+    assert Zero().update(4.0, 8.0, 9) == 0.0

@@ -374,7 +374,7 @@ def test_a_skipped_batch_whose_first_parameter_has_no_gradient(why: str, order: 
     optimizer: Any = torch.optim.SGD([frozen, trained], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=10)
     for step in range(4):
-        for value in (50.0, 1.8) if step > 1 else (1.8,):
+        for value in (50.0, 1.8) if step > 0 else (1.8,):
             optimizer.zero_grad()
             is_part = why == "frozen later" and step == 0
             frozen.requires_grad_(is_part or why != "frozen later")
@@ -395,3 +395,33 @@ def test_many_losses_without_a_step_are_reported_once() -> None:
         list(map(setup.lga.observe, [1.0] * 3000))
     assert len(caught) == 1
     assert Path(caught[0].filename) == Path(__file__)
+
+
+def test_a_skipped_batch_whose_gradients_were_clipped() -> None:
+    """Unguarded: they are taken for the zeros that were there before, which were changed as often."""
+    setup = Setup()
+    setup.optimizer.zero_grad(set_to_none=False)
+    zeros: Any = setup.p.grad
+    setup.p.grad = None
+    for value in (50.0, 1.8):
+        if value == 1.8:
+            setup.optimizer.zero_grad()
+        loss_of(setup, value).backward()
+        g: Any = setup.p.grad
+        while g._version < zeros._version:
+            g.mul_(1.0)
+        setup.lga.observe(value)
+    setup.optimizer.step()
+    assert setup.lga.status.loss == pytest.approx(1.8, rel=1e-6)
+
+
+def test_losses_while_no_parameter_is_trained() -> None:
+    setup = Setup()
+    setup.p.requires_grad_(False)
+    setup.p.grad = None
+    for _ in range(2):
+        setup.lga.observe(2.0)
+        setup.optimizer.step()
+        setup.optimizer.zero_grad()
+    assert (setup.lga.status.loss, setup.lga.status.steps) == (2.0, 2)
+    assert torch.equal(setup.p.detach(), START)
