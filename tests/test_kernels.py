@@ -108,7 +108,7 @@ def test_law_and_correction_are_the_references(kernels: Any, bound: str, maximiz
         opened += omega > 0
         expected = [x - law.correction(omega, -g if maximize else g) for x, g in zip(expected, grads, strict=True)]
         for p, x in zip(params, expected, strict=True):
-            np.testing.assert_allclose(p.cpu().numpy(), x, rtol=1e-12)
+            np.testing.assert_allclose(p.cpu().numpy(), x, rtol=1e-12, atol=1e-16)  # some come near 0
         state = LawState(*held.tolist())
         assert state.lower == pytest.approx(law.lower, rel=1e-12)
         assert state.gamma2_factor == pytest.approx(law.factor, rel=1e-12)
