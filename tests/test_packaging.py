@@ -151,26 +151,37 @@ def test_no_two_files_of_tests_have_one_name() -> None:
 
 
 VERSIONED = "torch numpy scipy jax optax lightning accelerate transformers momo-opt schedulefree prodigyopt".split()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.mark.parametrize("package", VERSIONED)
-def test_the_minimum_version_is_one_that_was_tried(package: str) -> None:
-    """Or one of which the table says that it was not run."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    wanted = [it for it in [*project["dependencies"], *itertools.chain(*extras)] if it.startswith(f"{package}>=")]
-    minima = {release(it.removeprefix(f"{package}>=")) for it in wanted}
-    assert len(minima) == 1, wanted
+def versions() -> list[tuple[dict[str, str], dict[str, str]]]:
+    """The rows of the table of tested versions, and the versions of each, Python's among them."""
     with (ROOT / "results" / "versions.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if re.search(rf"(^|, ){re.escape(package)} ", row["versions"])]
-    tried: dict[tuple[int, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        version = dict(one.split(" ") for one in row["versions"].split(", "))[package]
-        tried.setdefault(release(version), []).append(row)
-    [minimum] = minima
-    assert min(tried) == minimum, f"{package}: the lowest version of the table is {min(tried)}"
-    for row in tried[minimum]:
-        assert row["passed"] == "not run" or (int(row["passed"]) > 0 and row["failed"] == "0"), row
+        rows = list(csv.DictReader(file))
+    lists = [[*row["versions"].split(", "), f"python {row['python']}"] for row in rows]
+    return [(row, dict(it.split(" ") for it in of_row)) for row, of_row in zip(rows, lists, strict=True)]
+
+
+@pytest.mark.parametrize("package", ["python", *VERSIONED])
+def test_the_minimum_version_is_the_lowest_of_the_table(package: str) -> None:
+    extras = PROJECT["optional-dependencies"].values()
+    wanted = [f"python{PROJECT['requires-python']}", *PROJECT["dependencies"], *itertools.chain(*extras)]
+    [minimum] = {release(it.removeprefix(f"{package}>=")) for it in wanted if it.startswith(f"{package}>=")}
+    tried = {release(of_row[package]) for _, of_row in versions() if package in of_row}
+    lowest = min(tried)[:2] if package == "python" else min(tried)  # the table has Python's last part, too
+    assert lowest == minimum
+
+
+def test_every_row_of_the_table_of_versions_passed() -> None:
+    assert [row for row, _ in versions() if not (int(row["passed"]) > 0 and row["failed"] == "0")] == []
+
+
+def test_the_contract_over_versions_runs_tests_that_exist_and_has_a_row_for_each_part() -> None:
+    program = (ROOT / "noxfile.py").read_text()
+    files = re.findall(r'"(tests/[^"]+)"', program)
+    assert files
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    assert set(re.findall(r'^    "(\w+)": \(', program, re.MULTILINE)) == {row["part"] for row, _ in versions()}
 
 
 def release(version: str) -> tuple[int, ...]:
