@@ -94,7 +94,7 @@ def test_any_layout_has_the_same_bits_by_both(
     found = []
     for library in (native.library, lambda: None):
         p = VIEWS[view](values.to(dtype, copy=True))
-        mean = laid_out(VIEWS[view](earlier.to(WORK[dtype])), of_mean, p)
+        mean = laid_out(VIEWS[view](earlier.to(WORK[dtype], copy=True)), of_mean, p)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "library", library)
             pushed([(p, laid_out(gradient, layout, p))], [mean], amount)
