@@ -107,6 +107,7 @@ def compare(
         ("--batch-size", loop.batch_size),
         ("--jobs", jobs),
         ("--accumulate", loop.accumulate),
+        ("--patience", loop.patience),
         ("--steps-per-epoch", of_lga.steps_per_epoch),
     ):
         if count is not None and count < 1:

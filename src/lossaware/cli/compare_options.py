@@ -21,6 +21,8 @@ class TaskOptions:
         scheduler_interval: Whether the scheduler steps per epoch or per step. Default: epoch.
         accumulate: Batches per step, whose gradients are accumulated. Default: 1.
         clip: Maximum norm of the gradients of a step; larger ones are scaled to it. Default: no clipping.
+        patience: Early stopping: a run ends after this number of epochs without a better score on the task's
+            validation set, and its best epoch counts. Default: no early stopping.
         precision: fp32, or bf16 (autocast).
         distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of a run's specification, too.
     """
@@ -31,6 +33,7 @@ class TaskOptions:
     scheduler_interval: Literal["epoch", "step"] | None = None
     accumulate: Whole | None = None
     clip: float | None = None
+    patience: Whole | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     distributed: str | None = None
 
@@ -45,7 +48,7 @@ class TaskOptions:
         """The field ``training`` of a specification, without defaults."""
         interval = None if self.scheduler_interval == "epoch" else self.scheduler_interval
         accumulate = None if self.accumulate == 1 else self.accumulate
-        return _set({"accumulate": accumulate, "clip": self.clip, "interval": interval})
+        return _set({"accumulate": accumulate, "clip": self.clip, "interval": interval, "patience": self.patience})
 
 
 @dataclass(frozen=True)

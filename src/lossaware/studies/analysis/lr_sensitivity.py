@@ -209,7 +209,7 @@ def times(series: Sequence[Series], results: Results) -> list[Time]:
 def _curve(metric: Metric, spec: RunSpec, results: Results) -> list[tuple[float, float]]:
     """Score and total seconds after each epoch; empty unless the run is finished."""
     records = results.records(spec)
-    if len(records) < spec.epochs:
+    if not spec.is_finished(len(records)):
         return []
     seconds = 0.0
     curve = []

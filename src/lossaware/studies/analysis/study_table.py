@@ -315,14 +315,14 @@ def score(metric: Metric, spec: RunSpec, reference: RunSpec, results: Results) -
 
 
 def _curve(metric: Metric, spec: RunSpec, results: Results) -> list[float]:
-    """The measure after each epoch; empty unless the run is finished."""
+    """The measure after each epoch up to the one that counts; empty unless the run is finished."""
     records = results.records(spec)
-    if len(records) < spec.epochs or not records:
+    if not spec.is_finished(len(records)):
         return []
     known = metric.of(records[-1])
     if metric.name not in known and metric.set != "reported":
         raise UsageError(f"task {spec.task!r} does not measure {metric.name!r}{did_you_mean(metric.name, known)}")
-    return metric.curve(records)
+    return metric.curve(metric.counted(spec, records))
 
 
 def _derive(cell: Cell, cells: Mapping[Key, Measured]) -> Measured:

@@ -19,6 +19,6 @@ def is_untrained(spec: RunSpec, records: Sequence[EpochRecord]) -> bool:
         records: Its epochs.
     """
     count = classes(spec.task)
-    if count is None or len(records) < spec.epochs:
+    if count is None or not spec.is_finished(len(records)):
         return False
     return records[-1].train.get("accuracy", 1.0) <= MARGIN / count

@@ -130,7 +130,7 @@ class RunProgress:
 
     def _length(self, spec: RunSpec) -> int:
         """The number of epochs of a run, estimated if not known."""
-        return self._lengths.get(spec, self._usual_length) if spec.is_open_ended else spec.epochs
+        return spec.epochs or self._lengths.get(spec, self._usual_length)
 
     def _epochs(self) -> int:
         return sum(map(self._length, self._specs))

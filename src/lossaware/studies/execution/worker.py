@@ -37,9 +37,11 @@ def execute_run(
 
     try:
         checkpoint = None if checkpoints is None else checkpoints.of(spec, note)
+        epochs = 0
         for record in run(spec, data_folder, on_progress=progress, on_data=data_read, checkpoint=checkpoint):
             tell(EpochDone(spec, record))
-        tell(RunDone(spec, spec.epochs))
+            epochs = record.epoch
+        tell(RunDone(spec, epochs))
     except UsageError as error:
         tell(RunFailed(spec, str(error)))
     except BaseException as error:

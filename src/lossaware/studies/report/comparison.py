@@ -101,14 +101,28 @@ def summarize(
     failed = dict(failures)
     training = [study.measuring(set="train")] if study.kind == "task" else []
     caution = study.specs[0].caution
-    data = f"Measured with {caution}, not with real ones." if caution else ""
+    notes = [f"Measured with {caution}, not with real ones."] * bool(caution)
+    if patience := study.specs[0].patience:
+        notes.append(
+            f"A run ends after {patience} epoch{'s' * (patience != 1)} without a better score on the validation set. "
+            "The epoch with the best validation score counts."
+        )
+    data = " ".join(notes)
+    counts = f"of the epoch with the best validation {task.score}" if patience else "of the last epoch"
     tables = [
-        comparison_table(study, results, remark=data, margin=margin, failures=failed),
+        comparison_table(
+            study,
+            results,
+            title=f"Test {task.score} {counts}" if patience else "",
+            remark=data,
+            margin=margin,
+            failures=failed,
+        ),
         *(
             comparison_table(
                 it,
                 results,
-                title=f"Running training {task.score} of the last epoch",
+                title=f"Running training {task.score} {counts}",
                 remark=f"Measured during training, batch by batch, as in the paper's Tables 1 and 2. {data}".strip(),
                 margin=margin,
                 failures=failed,
@@ -118,7 +132,7 @@ def summarize(
     ]
     compared = with_failures(comparisons(tabulate(study, results)), failed)
     facts = _facts(study, task, results)
-    remarks = _remarks(study, compared, results)
+    remarks = [*_remarks(study, compared, results), *_lengths(study, compared, results)]
     outcome = Outcome(
         tables,
         lead(study, compared),
@@ -145,10 +159,10 @@ def summarize(
         drawn = [next(iter(it.cells.values())).metric]
         sections.append(replace(_section(alone, study, compared, results, drawn), folded=True))
     here = environment()
-    seeds, epochs = len(study.file.base.all_seeds), study.specs[0].epochs
+    seeds, epochs, patience = len(study.file.base.all_seeds), study.specs[0].epochs, study.specs[0].patience
     subtitle = [
         f"{seeds} seed{'s' * (seeds != 1)}",
-        *[f"{epochs} epoch{'s' * (epochs != 1)}"] * bool(epochs),
+        *[f"{'at most ' * bool(patience)}{epochs} epoch{'s' * (epochs != 1)}"] * bool(epochs),
         here["date"][:10],
     ]
     report.write(
@@ -177,7 +191,7 @@ def _runs(study: Study, compared: Sequence[Comparison]) -> Iterator[tuple[Compar
 
 def _run_scores(study: Study, compared: Sequence[Comparison], results: Results) -> list[dict[str, Any]]:
     return [
-        {**names, it.metric.name: [math.nan, *it.metric.curve(results.records(spec))][-1]}
+        {**names, it.metric.name: [math.nan, *it.metric.curve(it.metric.counted(spec, results.records(spec)))][-1]}
         for it, names, spec in _runs(study, compared)
     ]
 
@@ -294,8 +308,24 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
 
 def _validated(specs: Sequence[RunSpec], seeds: Sequence[int], metric: Metric, results: Results) -> float:
     """The mean final score of these runs on the validation set; NaN without one."""
-    last = [results.records(spec)[-1].test.get(VALIDATION + metric.name) for spec in specs if spec.seed in seeds]
+    last = [
+        metric.counted(spec, results.records(spec))[-1].test.get(VALIDATION + metric.name)
+        for spec in specs
+        if spec.seed in seeds
+    ]
     return fmean(value for value in last if value is not None) if last and None not in last else math.nan
+
+
+def _lengths(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
+    """With early stopping, the mean number of trained epochs in each arm."""
+    if study.specs[0].patience is None:
+        return []
+    epochs: dict[str, dict[RunSpec, int]] = {}
+    for _, names, spec in _runs(study, compared):
+        if length := len(results.records(spec)):
+            epochs.setdefault(names["arm"], {})[spec] = length
+    means = [f"{fmean(lengths.values()):.1f} {arm}" for arm, lengths in epochs.items()]
+    return [f"Trained epochs until early stopping, in the mean: {', '.join(means)}."] * bool(means)
 
 
 def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str, str]]:

@@ -137,7 +137,7 @@ class RunSpec:
             one process.
         kind: ``"task"``, ``"function"`` for a user's training function, or ``"command"`` for a training command, which
             is then the task.
-        training: Options of a task's training loop: ``accumulate``, ``clip``, ``interval``; see
+        training: Options of a task's training loop: ``accumulate``, ``clip``, ``interval``, ``patience``; see
             `lossaware.studies.training.loop_options`.
     """
 
@@ -189,7 +189,16 @@ class RunSpec:
     @property
     def is_open_ended(self) -> bool:
         """Whether the run itself determines its number of epochs."""
-        return self.kind != "task"
+        return self.kind != "task" or self.patience is not None
+
+    @property
+    def patience(self) -> Any:
+        """Early stopping: the number of epochs without a better validation score; None without early stopping."""
+        return dict(self.training).get("patience")
+
+    def is_finished(self, epochs: int) -> bool:
+        """Whether a run with this number of stored epochs has all. Those of open-ended runs are stored at their end."""
+        return epochs > 0 and (self.is_open_ended or epochs >= self.epochs)
 
     @property
     def arm(self) -> tuple[Any, ...]:

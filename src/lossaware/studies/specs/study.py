@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs import early_stopping
 from lossaware.studies.specs.formatting import shown
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.regular_file import MAX_SETTINGS, read_text
@@ -60,6 +61,10 @@ class Metric:
     def curve(self, records: Sequence[EpochRecord]) -> list[float]:
         """The measure after each epoch, as measured; NaN if a record does not have it."""
         return [self.of(record).get(self.name, math.nan) for record in records]
+
+    def counted(self, spec: RunSpec, records: Sequence[EpochRecord]) -> Sequence[EpochRecord]:
+        """The epochs up to the one whose value counts; see `early_stopping.counted`."""
+        return early_stopping.counted(spec, records, self.name, higher_is_better=self.higher_is_better)
 
     def of(self, record: EpochRecord) -> Mapping[str, float]:
         """All measures of its set; the reports of a function are in the test set."""

@@ -55,7 +55,8 @@ def find_change(
             return f"epoch {place} of run {spec.key} is missing"
         if epochs is not None and epochs[place - 1] != digests[place - 1][:digits]:
             return f"epoch {place} of run {spec.key} has changed"
-    if not spec.is_open_ended and (len(records) > spec.epochs or (complete and len(records) < spec.epochs)):
+    is_short = complete and not spec.is_finished(len(records))
+    if is_short or (spec.kind == "task" and len(records) > spec.epochs):
         marked = "is marked complete, and " if complete else ""
         return f"run {spec.key} {marked}has {len(records)} of {spec.epochs} epochs"
     if epochs is not None and run != (run_digest(spec, digests) if complete else None):

@@ -1,4 +1,4 @@
-"""Options of the training loop of a task: accumulation, clipping, and when the scheduler steps."""
+"""Options of the training loop of a task: accumulation, clipping, early stopping, and when the scheduler steps."""
 
 import math
 from dataclasses import dataclass, fields
@@ -18,11 +18,14 @@ class LoopOptions:
         accumulate: Batches per step, at least 1; the step uses the mean of their gradients and losses.
         clip: Maximum norm of all gradients together, above 0. None: no clipping.
         interval: When the scheduler steps: after each ``"epoch"`` or each ``"step"``.
+        patience: Training ends after this number of epochs, at least 1, without a better score on the validation set.
+            None: no early stopping.
     """
 
     accumulate: int = 1
     clip: float | None = None
     interval: str = "epoch"
+    patience: int | None = None
 
 
 def loop_options(spec: RunSpec) -> LoopOptions:
@@ -47,6 +50,9 @@ def loop_options(spec: RunSpec) -> LoopOptions:
         raise UsageError(f"the scheduler's interval must be epoch or step, got {interval!r}")
     if interval == "step" and spec.scheduler in (None, "ReduceLROnPlateau"):
         raise UsageError(f"interval step needs a scheduler without a loss, got {spec.scheduler or 'none'}")
-    if spec.distributed is not None and (accumulate > 1 or clip is not None):
-        raise UsageError("accumulate and clip cannot be used with runs on several ranks")
-    return LoopOptions(accumulate, clip, str(interval))
+    patience = spec.patience
+    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        raise UsageError(f"patience must be an integer of at least 1, the number of epochs, got {patience!r}")
+    if spec.distributed is not None and (accumulate > 1 or clip is not None or patience is not None):
+        raise UsageError("accumulate, clip and patience cannot be used with runs on several ranks")
+    return LoopOptions(accumulate, clip, str(interval), patience)

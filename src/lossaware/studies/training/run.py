@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lossaware.errors import GateWarning, UsageError
+from lossaware.studies.specs import early_stopping
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.examples import size_of, steps_of
 from lossaware.studies.specs.optimizers import attributes, make_optimizer, set_mode
@@ -76,10 +77,12 @@ def run(
         shared = ranks_of(spec.distributed).checkpoint(checkpoint)
         training, records = _begun(partial(_Training, spec, task, data), spec.epochs, shared)
         yield from records
-        for epoch in range(len(records) + 1, spec.epochs + 1):
+        is_at_end = False
+        while not is_at_end:
             with warnings.catch_warnings(action="ignore", category=GateWarning):  # tables and reports have it
-                records.append(training.epoch(epoch, on_progress))
-            if shared is not None and epoch < spec.epochs:
+                records.append(training.epoch(len(records) + 1, on_progress))
+            is_at_end = early_stopping.is_at_end(spec, records, task.score, higher_is_better=task.higher_is_better)
+            if shared is not None and not is_at_end:
                 shared.keep(lambda: _kept(training, records))
             yield records[-1]
 
@@ -145,6 +148,8 @@ class _Training:
         self._batches = Batches(spec, data, self._device)
         self._test = Resident(data.test, self._device)
         self._validation = None if data.validation is None else Resident(data.validation, self._device)
+        if self._loop.patience is not None and self._validation is None:
+            raise UsageError(f"task {task.name!r}: patience needs a validation set: return Data(validation=...)")
         self._count = steps_of(data.train, spec.batch_size)
         self._steps = math.ceil(self._count / self._loop.accumulate)
         torch.manual_seed(spec.seed)
@@ -327,9 +332,9 @@ def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> C
 
 def check_spec(spec: RunSpec) -> None:
     """Raise `UsageError` if a value of ``spec`` is out of its range."""
-    if spec.epochs < (not spec.is_open_ended):
+    if spec.epochs < (spec.kind == "task"):
         raise UsageError(f"a run needs at least 1 epoch, got {spec.epochs}")
-    if spec.batch_size < (not spec.is_open_ended):
+    if spec.batch_size < (spec.kind == "task"):
         raise UsageError(f"a batch needs at least 1 example, got {spec.batch_size}")
     if not 0 <= spec.seed < 2**63:
         raise UsageError(f"seed must be an integer from 0 to 2^63 - 1, got {spec.seed}")
@@ -339,7 +344,7 @@ def check_spec(spec: RunSpec) -> None:
         raise UsageError(f"unknown device {spec.device!r}{did_you_mean(spec.device, DEVICES)}")
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device 'cuda': torch {torch.__version__} does not find a usable GPU")
-    if not spec.is_open_ended:
+    if spec.kind == "task":
         check_ranks(spec)
         loop_options(spec)
 
