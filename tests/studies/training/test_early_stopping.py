@@ -21,6 +21,7 @@ from lossaware.studies.training.checkpoint import Checkpoint, Checkpoints
 from lossaware.studies.training.loop_options import loop_options
 from lossaware.studies.training.run import run
 from support.command_line import lossaware
+from support.made_up import MadeUp
 
 SPEC = RunSpec(task="own", optimizer="sgd", lr=0.1, seed=3, epochs=6, batch_size=5, training=options(patience=2))
 OWN = """
@@ -87,12 +88,14 @@ def test_a_run_ends_after_so_many_epochs_without_a_better_score(scores, length):
 class Counting(nn.Linear):
     """A linear layer that counts its calls in training, also across checkpoints."""
 
+    calls: torch.Tensor
+
     def __init__(self):
         super().__init__(1, 1)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x):
-        self.calls += self.training
+        self.calls += int(self.training)
         return super().forward(x)
 
 
@@ -133,14 +136,11 @@ def test_training_ends_early_also_after_an_interruption(tmp_path, scores, monkey
 
 
 def test_a_run_that_ended_early_has_a_curve_over_its_epochs():
-    class Stored:
-        def records(self, spec):
-            return records_of(0.1, 0.2, 0.1, 0.1)
-
+    results = MadeUp({SPEC: records_of(0.1, 0.2, 0.1, 0.1)})
     metric = Metric("test", VALIDATION + "accuracy", "final", percent=True, higher_is_better=True)
-    curve = lr_sensitivity._curve(metric, SPEC, Stored())
-    assert curve == [(score, pytest.approx(0.1 * number)) for number, score in enumerate((0.1, 0.2, 0.1, 0.1), 1)]
-    assert not lr_sensitivity._curve(metric, dataclasses.replace(SPEC, training=()), Stored())
+    assert [score for score, _ in lr_sensitivity._curve(metric, SPEC, results)] == [0.1, 0.2, 0.1, 0.1]
+    whole = dataclasses.replace(SPEC, training=())
+    assert not lr_sensitivity._curve(metric, whole, MadeUp({whole: results.records(SPEC)}))
 
 
 @pytest.mark.parametrize("patience", [0, 1.5, True, "2"])

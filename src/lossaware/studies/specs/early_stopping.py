@@ -26,7 +26,7 @@ def is_at_end(spec: RunSpec, records: Sequence[EpochRecord], score: str, *, high
     """Whether a run ends after these epochs: it has all of them, or ``patience`` epochs without a better score."""
     if spec.patience is None or len(records) == spec.epochs:
         return len(records) == spec.epochs
-    return len(records) - best_epoch(records, score, higher_is_better=higher_is_better) >= spec.patience
+    return best_epoch(records, score, higher_is_better=higher_is_better) + spec.patience <= len(records)
 
 
 def counted(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 
 from lossaware.studies.specs.user_code import is_own, scripts_of
 
@@ -192,9 +192,9 @@ class RunSpec:
         return self.kind != "task" or self.patience is not None
 
     @property
-    def patience(self) -> Any:
+    def patience(self) -> int | None:
         """Early stopping: the number of epochs without a better validation score; None without early stopping."""
-        return dict(self.training).get("patience")
+        return cast(int | None, dict(self.training).get("patience"))  # `loop_options` checks its type
 
     def is_finished(self, epochs: int) -> bool:
         """Whether a run with this number of stored epochs has all. Those of open-ended runs are stored at their end."""
