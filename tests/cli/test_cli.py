@@ -39,14 +39,14 @@ def started(*arguments: str, **more) -> subprocess.Popen[str]:
 def test_compare_from_start_to_report(tmp_path, capsys):
     command = ["compare", *SMALL, "--optimizers", "sgd", "--lrs", "1e-2", "--gamma2", "1e-6", "--out", tmp_path / "out"]
     assert lossaware(*command) == 0
-    shown = capsys.readouterr()
-    assert "Test accuracy after the last epoch, %" in shown.out
-    assert "Running training accuracy of the last epoch, %" in shown.out
-    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+ +[\d.]+ ", shown.out)
-    assert "n = 2: no interval" in shown.out
-    assert shown.out.rstrip().endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
-    assert "4 runs to do" in shown.err
-    assert "Traceback" not in shown.err
+    output = capsys.readouterr()
+    assert "Test accuracy after the last epoch, %" in output.out
+    assert "Running training accuracy of the last epoch, %" in output.out
+    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+ +[\d.]+ ", output.out)
+    assert "n = 2: no interval" in output.out
+    assert output.out.rstrip().endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
+    assert "4 runs to do" in output.err
+    assert "Traceback" not in output.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if "sqlite-" not in p.name) == [
         "report.html",
         "results.sqlite",
@@ -54,10 +54,10 @@ def test_compare_from_start_to_report(tmp_path, capsys):
     ]
 
     assert lossaware(*command, "--json") == 0
-    shown = capsys.readouterr()
-    assert "to do" not in shown.err
-    assert "Test accuracy" in shown.err
-    read = json.loads(shown.out)
+    output = capsys.readouterr()
+    assert "to do" not in output.err
+    assert "Test accuracy" in output.err
+    read = json.loads(output.out)
     assert read["tables"][0]["rows"][0]["setting"] == {"optimizer": "sgd", "lr": "1e-2"}
     assert len(read["tables"][0]["rows"][0]["scores"]) == 2
 
@@ -87,7 +87,7 @@ def test_several_gamma2_and_all_settings_reach_the_runs(tmp_path):
         "lower_bound": "progressive",
         "lower_bound.log_base": 2.5,
     }
-    with_lga = sorted((dict(spec.lga) for spec in specs if spec.lga), key=lambda found: found["gamma2"])
+    with_lga = sorted((dict(spec.lga) for spec in specs if spec.lga), key=lambda settings: settings["gamma2"])
     assert with_lga == [{**common, "gamma2": 1e-7}, {**common, "gamma2": 1e-6}]
 
 
@@ -114,22 +114,22 @@ def build():
     )
     monkeypatch.chdir(tmp_path)
     assert lossaware("compare", "fragile.py:build", "--optimizers", "sgd", "--lrs", "1e-2,1e4", "--seeds", "1") == 1
-    shown = capsys.readouterr()
-    assert shown.err.count("failed: sgd, lr 10000") == 2
-    assert "RuntimeError: the weights exploded" in shown.err
-    assert shown.err.rstrip().endswith("lossaware: 2 runs failed, see above; the same command tries again")
-    assert "Traceback" not in shown.err
-    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+", shown.out)
+    output = capsys.readouterr()
+    assert output.err.count("failed: sgd, lr 10000") == 2
+    assert "RuntimeError: the weights exploded" in output.err
+    assert output.err.rstrip().endswith("lossaware: 2 runs failed, see above; the same command tries again")
+    assert "Traceback" not in output.err
+    assert re.search(r"sgd +1e-2 +too few seeds to tell +[\d.]+", output.out)
     assert (tmp_path / "lossaware-out" / "report.html").exists()
 
 
 def test_lists(capsys):
     assert lossaware("tasks") == 0
-    shown = capsys.readouterr().out
-    assert all(f"{name} " in shown and summary in shown for name, summary in tasks().items())
+    output = capsys.readouterr().out
+    assert all(f"{name} " in output and summary in output for name, summary in tasks().items())
     assert lossaware("optimizers") == 0
-    shown = capsys.readouterr().out
-    assert all(f"{name} " in shown and summary in shown for name, summary in optimizers().items())
+    output = capsys.readouterr().out
+    assert all(f"{name} " in output and summary in output for name, summary in optimizers().items())
 
 
 def test_version_and_help(capsys):
@@ -138,15 +138,15 @@ def test_version_and_help(capsys):
     assert lossaware("--help") == 0
     assert "compare" in capsys.readouterr().out
     assert lossaware("compare", "--help") == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for option in ("--optimizers", "--lrs", "--gamma2", "--seeds", "--epochs", "--data", "--jobs", "--out", "--json"):
-        assert option in shown
-    assert "--no-" not in shown.replace("--no-verify", "")
+        assert option in output
+    assert "--no-" not in output.replace("--no-verify", "")
 
 
 def test_help_imports_only_what_the_package_does():
     """Help must come at once; reading the package's own version and errors is all it may cost."""
-    done = subprocess.run(
+    result = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -161,7 +161,7 @@ def test_help_imports_only_what_the_package_does():
         text=True,
         check=True,
     )
-    loaded = set(done.stderr.split())
+    loaded = set(result.stderr.split())
     assert "cyclopts" in loaded
     assert not loaded & {"torch", "numpy", "scipy", "matplotlib", "sklearn", "jinja2", "pydantic", "sqlite3"}
     assert not any(name.startswith("lossaware.studies.") for name in loaded)
@@ -181,27 +181,27 @@ def test_a_reader_that_stops_early_is_not_an_error():
 @pytest.mark.parametrize("command", [["optimizers"], ["study", "show", "table01", "--results", "none"]])
 def test_an_output_on_a_full_disk_is_one_line(command):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "lossaware", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert done.stderr.endswith("lossaware: the output: No space left on device\n")
-    assert len(done.stderr.splitlines()) == (2 if "none" in command else 1)  # where results were looked for
-    assert done.returncode == 2
+    assert result.stderr.endswith("lossaware: the output: No space left on device\n")
+    assert len(result.stderr.splitlines()) == (2 if "none" in command else 1)  # where results were looked for
+    assert result.returncode == 2
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_an_output_that_lacks_a_character_gets_the_table_all_the_same(tmp_path, encoding):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "lossaware", "study", "show", "table05"],
         env={**os.environ, "PYTHONIOENCODING": encoding},
         cwd=tmp_path,
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 0
-    assert done.stderr.startswith(b"lossaware: there are no results of it: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert b"StepLR" in done.stdout
+    assert result.returncode == 0
+    assert result.stderr.startswith(b"lossaware: there are no results of it: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert b"StepLR" in result.stdout
 
 
 def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch, capsys):
@@ -257,19 +257,19 @@ def build():
     assert process.returncode == 130
     assert out == ""
     last = error.splitlines()[-1]
-    kept = re.fullmatch(
+    stopped = re.fullmatch(
         r"lossaware: stopped; (\d+) of 12 runs are finished and kept in .*results\.sqlite\. "
         r"Run the same command again to continue\.",
         last,
     )
-    assert kept is not None, error
+    assert stopped is not None, error
     assert "Traceback" not in error
-    assert 2 <= int(kept.group(1)) < 12
+    assert 2 <= int(stopped.group(1)) < 12
 
-    again = started(*command, cwd=tmp_path)
-    out, error = again.communicate(timeout=120)
-    assert again.returncode == 0, error
-    assert f"{12 - int(kept.group(1))} runs to do, {kept.group(1)} already finished" in error
+    second = started(*command, cwd=tmp_path)
+    out, error = second.communicate(timeout=120)
+    assert second.returncode == 0, error
+    assert f"{12 - int(stopped.group(1))} runs to do, {stopped.group(1)} already finished" in error
     assert json.loads(out)["tables"][0]["rows"][0]["without"]["n"] == 6
 
 
@@ -386,11 +386,11 @@ def test_wrong_input_is_one_clear_line(command: str, clutter: Path, capsys, monk
     monkeypatch.chdir(clutter)
     before = contents(clutter)
     assert lossaware(*command.split()) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.splitlines()) == 1, shown.err
-    assert shown.err.startswith("lossaware: ")
-    assert WRONG[command] in shown.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1, output.err
+    assert output.err.startswith("lossaware: ")
+    assert WRONG[command] in output.err
     assert contents(clutter) == before, "wrong input must write nothing"
 
 

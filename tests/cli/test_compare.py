@@ -44,8 +44,8 @@ def small(task_name: str = "digits", lga: Mapping[str, Any] = LGA, **changes: An
 
 
 def spec_of(optimizer: str, lr: float, seed: int, *, with_lga: bool) -> RunSpec:
-    wanted = (optimizer, lr, seed, with_lga)
-    return next(s for s in SMALL.specs if (s.optimizer, s.lr, s.seed, s.lga is not None) == wanted)
+    settings = (optimizer, lr, seed, with_lga)
+    return next(s for s in SMALL.specs if (s.optimizer, s.lr, s.seed, s.lga is not None) == settings)
 
 
 SMALL = small()
@@ -58,7 +58,7 @@ def carried_out(study: Study, out: Path, console: Console = QUIET, engine: Engin
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> tuple[Outcome, Path]:
+def finished_comparison(tmp_path_factory) -> tuple[Outcome, Path]:
     out = tmp_path_factory.mktemp("done")
     return carried_out(SMALL, out), out
 
@@ -121,9 +121,9 @@ def test_more_seeds_keep_the_first_ones():
 # --- what comes of them ---------------------------------------------------------------------------------------------
 
 
-def test_table_contains_the_results_of_the_runs(done):
+def test_table_contains_the_results_of_the_runs(finished_comparison):
     """Each run again, in this process: the same numbers, bit for bit, in the rows they belong to."""
-    outcome, out = done
+    outcome, out = finished_comparison
     test, train = outcome.tables
     places = [("sgd", 1e-3), ("sgd", 1e-2), ("adam", 1e-3), ("adam", 1e-2)]
     with Store(out / "results.sqlite") as store:
@@ -136,9 +136,9 @@ def test_table_contains_the_results_of_the_runs(done):
                     assert record["scores"][seed][side] == stored[-1].test["accuracy"]
                     if optimizer == "adam" and not with_lga:
                         continue  # half of them are enough
-                    again = list(run(spec, None))
-                    assert [r.test for r in again] == [r.test for r in stored]
-                    assert [r.train for r in again] == [r.train for r in stored]
+                    repeated = list(run(spec, None))
+                    assert [r.test for r in repeated] == [r.test for r in stored]
+                    assert [r.train for r in repeated] == [r.train for r in stored]
         first = [store.records(spec_of("sgd", 1e-3, seed, with_lga=False))[-1].train["accuracy"] for seed in (0, 1)]
     scores = test.records[0]["scores"]
     compared = paired([it["without"] for it in scores], [it["with"] for it in scores])
@@ -146,8 +146,8 @@ def test_table_contains_the_results_of_the_runs(done):
     assert train.records[0]["without"]["mean"] == pytest.approx(sum(first) / 2)
 
 
-def test_report_shows_the_runs(done):
-    outcome, out = done
+def test_report_shows_the_runs(finished_comparison):
+    outcome, out = finished_comparison
     page = (out / "report.html").read_text()
     assert "Does LGA help on digits?" in page
     assert page.count("<table") == 2
@@ -169,19 +169,19 @@ def test_the_data_is_loaded_once_before_the_first_run(engine, tmp_path, monkeypa
     assert len(loads) == 2
 
 
-def test_same_command_again_runs_nothing(done, monkeypatch):
-    outcome, out = done
+def test_same_command_again_runs_nothing(finished_comparison, monkeypatch):
+    outcome, out = finished_comparison
 
     def refuse(self, specs, data_folder):
         raise AssertionError(f"{len(specs)} runs were not kept")
 
     monkeypatch.setattr(LocalEngine, "execute", refuse)
-    again = carried_out(SMALL, out)
-    assert again.to_json() == outcome.to_json()
+    repeated = carried_out(SMALL, out)
+    assert repeated.to_json() == outcome.to_json()
 
 
-def test_json_is_strict_and_complete(done):
-    read = json.loads(done[0].to_json())
+def test_json_is_strict_and_complete(finished_comparison):
+    read = json.loads(finished_comparison[0].to_json())
     assert [table["measure"]["split"] for table in read["tables"]] == ["test", "train"]
     assert len(read["tables"][0]["rows"]) == 4
     assert read["failures"] == []
@@ -248,12 +248,12 @@ def test_a_resumed_run_is_reported_and_does_not_affect_the_estimate(tmp_path, mo
     spec = dataclasses.replace(spec, epochs=100)
     with (tmp_path / "lines").open("w") as file:
         console = Console(file=file, width=100)
-        with progress.RunProgress([spec], finished=0, jobs=1, console=console) as shown:
-            shown.handle(RunStarted(spec))
-            shown.handle(RunNote(spec, "resumes after epoch 50 of 100", 50))
+        with progress.RunProgress([spec], finished=0, jobs=1, console=console) as run_progress:
+            run_progress.handle(RunStarted(spec))
+            run_progress.handle(RunNote(spec, "resumes after epoch 50 of 100", 50))
             for epoch in range(1, 61):
                 now += 10.0 * (epoch > 50)
-                shown.handle(EpochDone(spec, EpochRecord(epoch, {"loss": 1.0}, {}, None, 0.0)))
+                run_progress.handle(EpochDone(spec, EpochRecord(epoch, {"loss": 1.0}, {}, None, 0.0)))
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[1] == "sgd, lr 1e-2, without, seed 0: resumes after epoch 50 of 100"
     assert lines[2] == "0 of 1 run done, about 8 min 0 s left."  # 48 epochs at 10 s each, not at the pace of the others
@@ -264,12 +264,12 @@ def test_the_estimate_ignores_the_time_before_the_first_step(tmp_path, monkeypat
     monkeypatch.setattr(time, "monotonic", lambda: now)
     spec = dataclasses.replace(spec_of("sgd", 0.01, 0, with_lga=False), epochs=10)
     lines = io.StringIO()
-    with progress.RunProgress([spec], finished=0, jobs=1, console=Console(file=lines, width=100)) as shown:
-        shown.handle(RunStarted(spec))
+    with progress.RunProgress([spec], finished=0, jobs=1, console=Console(file=lines, width=100)) as run_progress:
+        run_progress.handle(RunStarted(spec))
         now = 14.0  # torch is imported
-        shown.handle(Progress(spec, 1, 1, 1000, 1.0))
+        run_progress.handle(Progress(spec, 1, 1, 1000, 1.0))
         now = 24.0
-        shown.handle(EpochDone(spec, EpochRecord(1, {"loss": 1.0}, {}, None, 0.0)))
+        run_progress.handle(EpochDone(spec, EpochRecord(1, {"loss": 1.0}, {}, None, 0.0)))
     assert lines.getvalue().splitlines()[1] == "0 of 1 run done, about 1 min 30 s left."
 
 

@@ -26,11 +26,11 @@ COMMAND = ["compare", "train.py:train", "--direction", "minimize", "--seeds", "2
 def test_from_start_to_report(file, capsys):
     command = [*COMMAND, "--lrs", "1e-3,1e-2", "--gamma2", "1e-2"]
     assert lossaware(*command) == 0
-    shown = capsys.readouterr()
-    assert "Norm after the last epoch" in shown.out  # the returned number, by the name under which it was reported
-    assert re.search(r"^1e-2 +too few seeds to tell +\d", shown.out, re.MULTILINE)
-    assert "8 runs to do" in shown.err
-    assert "At the learning rate that is the best tried, it reaches" in shown.out
+    output = capsys.readouterr()
+    assert "Norm after the last epoch" in output.out  # the returned number, by the name under which it was reported
+    assert re.search(r"^1e-2 +too few seeds to tell +\d", output.out, re.MULTILINE)
+    assert "8 runs to do" in output.err
+    assert "At the learning rate that is the best tried, it reaches" in output.out
     page = (file.parent / "lossaware-out" / "report.html").read_text()
     assert "Does LGA help on train?" in page
     assert page.count("<table") == 1
@@ -38,12 +38,12 @@ def test_from_start_to_report(file, capsys):
     assert "batch size" not in page
 
     assert lossaware(*command, "--json", "--csv", "runs.csv") == 0
-    shown = capsys.readouterr()
+    output = capsys.readouterr()
     lines = (file.parent / "runs.csv").read_text().splitlines()
     assert lines[0] == "lr,arm,seed,norm"
     assert len(lines) == 1 + 2 * 2 * 2
-    assert "to do" not in shown.err
-    rows = json.loads(shown.out)["tables"][0]["rows"]
+    assert "to do" not in output.err
+    rows = json.loads(output.out)["tables"][0]["rows"]
     assert [row["setting"] for row in rows] == [{"lr": "1e-3"}, {"lr": "1e-2"}]
     assert all(score["without"] != score["with"] for row in rows for score in row["scores"])
 
@@ -84,9 +84,9 @@ def test_runs_are_kept_until_the_file_changes(file, capsys):
 def test_options_epochs_arms_and_other_scores(file, capsys):
     more = ["--lrs", "1e-2", "--gamma2", "1e-3,auto", "--epochs", "2", "--set", "start=2.0", "--score", "loss"]
     assert lossaware(*COMMAND, *more) == 0
-    shown = capsys.readouterr()
-    assert "Loss after the last epoch" in shown.out
-    assert re.search(r"^1e-2 +auto ", shown.out, re.MULTILINE)
+    output = capsys.readouterr()
+    assert "Loss after the last epoch" in output.out
+    assert re.search(r"^1e-2 +auto ", output.out, re.MULTILINE)
     with Store(file.parent / "lossaware-out" / "results.sqlite", read_only=True) as store:
         assert {len(store.records(spec)) for spec in store.specs()} == {2}
         assert len(store.specs()) == 6
@@ -139,10 +139,10 @@ def test_the_loss_has_curves_where_the_score_is_known_at_the_end_alone(file):
 def test_a_mistake_is_one_line_before_anything_is_written(file, capsys, change, options, message):
     file.write_text(SOURCE.replace(*change))
     assert lossaware(*COMMAND, *options) == 2
-    shown = capsys.readouterr()
-    assert message in shown.err
-    assert len(shown.err.splitlines()) == 1
-    assert shown.out == ""
+    output = capsys.readouterr()
+    assert message in output.err
+    assert len(output.err.splitlines()) == 1
+    assert output.out == ""
     assert not (file.parent / "lossaware-out").exists()
 
 
@@ -156,18 +156,18 @@ def test_a_direction_is_needed_by_a_function_and_refused_by_a_task(file, capsys)
 def test_a_run_that_fails_after_its_first_step_is_reported(file, capsys):
     file.write_text(SOURCE.replace("    return p", "    assert trial.seed != 1\n    return p"))
     assert lossaware(*COMMAND, "--lrs", "1e-2") == 1
-    shown = capsys.readouterr()
-    assert "failed: lr 1e-2, without, seed 1: AssertionError" in shown.err
-    assert "1 of 2 seeds left out: a run failed" in " ".join(shown.out.split())
+    output = capsys.readouterr()
+    assert "failed: lr 1e-2, without, seed 1: AssertionError" in output.err
+    assert "1 of 2 seeds left out: a run failed" in " ".join(output.out.split())
 
 
 def test_a_margin_is_in_the_report_and_a_wrong_one_is_refused(file, capsys):
     three = [word if word != "2" else "3" for word in COMMAND]
     assert lossaware(*three, "--lrs", "1e-2", "--margin", "100", "--json") == 0
-    shown = capsys.readouterr()
-    [row] = json.loads(shown.out)["tables"][0]["rows"]
+    output = capsys.readouterr()
+    [row] = json.loads(output.out)["tables"][0]["rows"]
     assert row["is_within_margin"] is True
-    assert "lies within the margin of ±100" in " ".join(shown.err.split())
+    assert "lies within the margin of ±100" in " ".join(output.err.split())
     for wrong, message in (("0", "--margin must be a number above 0, got 0"), ("nan", "above 0, got nan")):
         assert lossaware(*COMMAND, "--margin", wrong) == 2
         assert message in capsys.readouterr().err

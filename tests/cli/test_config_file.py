@@ -117,9 +117,9 @@ def test_mistakes_in_a_file(expanded, text, message):
 def test_a_mistake_is_one_line(expanded, capsys, words, message):
     expanded("compare", 'task = "digits"\nseeds = 0')
     assert lossaware(*words.split()) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_shell_can_complete_the_command():

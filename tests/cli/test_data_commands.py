@@ -19,9 +19,9 @@ def command(capsys, *arguments):
 def test_the_command_downloads_and_reports(server, tmp_path, monkeypatch, capsys):
     server.answers["things.tar.gz"] = [whole(TAR)]
     monkeypatch.setitem(DATA_SETS, "things", archive_set(server))
-    code, _, said = command(capsys, "get", "things", "--data", tmp_path)
+    code, _, error = command(capsys, "get", "things", "--data", tmp_path)
     assert code == 0
-    assert said.splitlines() == ["unpacking things.tar.gz", f"{tmp_path / 'things'} is ready"]
+    assert error.splitlines() == ["unpacking things.tar.gz", f"{tmp_path / 'things'} is ready"]
     assert (tmp_path / "things" / "a.bin").is_file()
 
 
@@ -31,13 +31,13 @@ def test_the_command_shows_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
     from lossaware.cli import data as data_cli
 
     server.answers["things.tar.gz"] = [cut(TAR), whole(TAR)]
-    written = io.StringIO()
-    console = Console(file=written, force_terminal=True, width=100)
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100)
     with data_cli._bars(console) as bar:
         get(archive_set(server), tmp_path, bar=bar)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
-    assert "things.tar.gz" in shown
-    assert f"{len(TAR)}/{len(TAR)} bytes" in shown
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert "things.tar.gz" in output
+    assert f"{len(TAR)}/{len(TAR)} bytes" in output
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_the_command_shows_a_bar_on_a_terminal(server, tmp_path, monkeypatch):
 )
 def test_mistakes_are_one_line(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    code, _, said = command(capsys, *arguments)
+    code, _, error = command(capsys, *arguments)
     assert code == 2
-    assert re.search(message, said)
-    assert said.count("\n") == 1
+    assert re.search(message, error)
+    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,9 +66,9 @@ def test_the_list_shows_existing_data(capsys, tmp_path):
     (tmp_path / "cifar-100-binary").mkdir()
     code, out, _ = command(capsys, "list", "--data", tmp_path)
     assert code == 0
-    there = {line.split()[0]: line.split()[1] for line in out.splitlines()[:6]}
+    states = {line.split()[0]: line.split()[1] for line in out.splitlines()[:6]}
     expected = dict.fromkeys(DATA_SETS, "missing")
-    assert there == {**expected, "cifar100": "present"}
+    assert states == {**expected, "cifar100": "present"}
 
 
 def test_the_command_records_existing_files(capsys, tmp_path):
@@ -87,6 +87,6 @@ def test_stand_ins_by_the_command(capsys, tmp_path):
             f'{{"{part}.avi": {{"timestamps": [[0, 9]], "sentences": ["x"], "fps": 29.4, "num_frames": 100}}}}'
         )
     record_files(DATA_SETS["tacos"], tmp_path)
-    code, _, said = command(capsys, "stand-in", "tacos", "--data", tmp_path)
-    assert (code, said.split()[:2]) == (0, ["3", "videos"])
+    code, _, error = command(capsys, "stand-in", "tacos", "--data", tmp_path)
+    assert (code, error.split()[:2]) == (0, ["3", "videos"])
     assert len(list((tmp_path / "tacos" / "stand-in-features").glob("*.npy"))) == 3

@@ -23,12 +23,12 @@ def build():
 """
 
 
-def said(capsys, *words: str) -> str:
+def error_line(capsys, *words: str) -> str:
     assert lossaware(*words) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert len(shown.err.splitlines()) == 1
-    return shown.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    return output.err
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def said(capsys, *words: str) -> str:
 )
 def test_a_command_line(capsys, tmp_path, words, message):
     out = ["--out", str(tmp_path / "out")] if "compare" in words else []
-    assert message in said(capsys, *words.split(), *out)
+    assert message in error_line(capsys, *words.split(), *out)
     assert not (tmp_path / "out").exists()
 
 
@@ -95,12 +95,12 @@ def test_a_command_line(capsys, tmp_path, words, message):
 def test_a_task(capsys, tmp_path, change, message):
     (tmp_path / "own.py").write_text(OWN.replace(*change))
     words = ["compare", f"{tmp_path / 'own.py'}:build", "--optimizers", "sgd", "--lrs", "1e-2", "--seeds", "1"]
-    assert message in said(capsys, *words, "--out", str(tmp_path / "out"))
+    assert message in error_line(capsys, *words, "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_study_that_is_not_measured_says_where_it_looked(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lossaware("study", "show", "table01") == 0
-    shown = capsys.readouterr().err
-    assert "runs are read from lossaware-out (--out), exported ones from results (--results)" in shown
+    error = capsys.readouterr().err
+    assert "runs are read from lossaware-out (--out), exported ones from results (--results)" in error

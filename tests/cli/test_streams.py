@@ -31,32 +31,32 @@ def shell(command, folder, **more):
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_a_closed_stream_loses_only_its_own_output(tmp_path, closed):
-    done = shell(f"lossaware tasks {closed}", tmp_path)
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert ("digits" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
-    done = shell(f"lossaware study show nothing {closed}", tmp_path)
-    assert done.returncode == 2
-    assert ("unknown study 'nothing'" in done.stderr) == ("2>&-" not in closed)
+    result = shell(f"lossaware tasks {closed}", tmp_path)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert ("digits" in result.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    result = shell(f"lossaware study show nothing {closed}", tmp_path)
+    assert result.returncode == 2
+    assert ("unknown study 'nothing'" in result.stderr) == ("2>&-" not in closed)
 
 
 def test_a_comparison_without_any_stream_is_stored_with_the_permissions_of_the_umask(tmp_path):
     """Without the check: AttributeError after all runs, and the first opened database becomes the standard output."""
-    done = shell(f"umask 077; lossaware {RUN} >&- 2>&- <&-", tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = sorted(path for path in (tmp_path / "out").rglob("*"))
-    assert {path.name for path in found} >= {"report.html", "results.sqlite"}
-    assert {oct(path.stat().st_mode & 0o077) for path in (*found, tmp_path / "out")} == {"0o0"}
-    shown = shell("lossaware study verify out", tmp_path)
-    assert "2 runs with 2 epochs are unchanged" in shown.stdout
+    result = shell(f"umask 077; lossaware {RUN} >&- 2>&- <&-", tmp_path)
+    assert result.returncode == 0, result.stderr
+    paths = sorted(path for path in (tmp_path / "out").rglob("*"))
+    assert {path.name for path in paths} >= {"report.html", "results.sqlite"}
+    assert {oct(path.stat().st_mode & 0o077) for path in (*paths, tmp_path / "out")} == {"0o0"}
+    verified = shell("lossaware study verify out", tmp_path)
+    assert "2 runs with 2 epochs are unchanged" in verified.stdout
 
 
 def test_too_few_open_files_are_one_line(tmp_path):
-    done = shell(f"ulimit -n 16; lossaware {RUN}", tmp_path)
-    assert done.returncode in (1, 2), done.stderr
-    assert "Traceback" not in done.stderr
-    said = [line for line in done.stderr.splitlines() if line.startswith("lossaware: ")]
-    assert said, done.stderr
+    result = shell(f"ulimit -n 16; lossaware {RUN}", tmp_path)
+    assert result.returncode in (1, 2), result.stderr
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("lossaware: ")]
+    assert errors, result.stderr
 
 
 def test_too_many_open_files_in_any_command_are_one_line(tmp_path, monkeypatch, capsys):

@@ -38,16 +38,16 @@ def file(tmp_path, monkeypatch) -> Path:
 def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
     small = ["--only", "algorithm=sgd", "--only", "lr=1e-2", "--seeds", "1", "--epochs", "2"]
     assert lossaware("study", "run", "grid.toml", *small, "--jobs", "2") == 0
-    shown = capsys.readouterr()
-    assert "2 runs to do" in shown.err
-    assert "Overridden: epochs = 2, seeds = 1." in shown.out
-    assert re.search(r"SGD +measured +not run +\d+\.\d\d +not run +\d+\.\d\d +not run +[01]\.\d\d", shown.out)
-    table = shown.out
+    output = capsys.readouterr()
+    assert "2 runs to do" in output.err
+    assert "Overridden: epochs = 2, seeds = 1." in output.out
+    assert re.search(r"SGD +measured +not run +\d+\.\d\d +not run +\d+\.\d\d +not run +[01]\.\d\d", output.out)
+    table = output.out
 
     assert lossaware("study", "run", "grid.toml", *small) == 0
-    shown = capsys.readouterr()
-    assert "All 2 runs are already finished." in shown.err
-    assert shown.out == table
+    output = capsys.readouterr()
+    assert "All 2 runs are already finished." in output.err
+    assert output.out == table
 
     assert lossaware("study", "export", "grid.toml", "--to", "results") == 0
     assert capsys.readouterr().out.split() == [f"results/grid{end}" for end in (".csv", "-epochs.csv", ".study.json")]
@@ -113,10 +113,10 @@ def test_list_and_show_need_no_data(capsys):
 def test_wrong_input_is_one_line_and_nothing_is_written(file, tmp_path, capsys, arguments, message):
     before = sorted(tmp_path.rglob("*"))
     assert lossaware("study", *arguments) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert message in shown.err
-    assert len(shown.err.splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert message in output.err
+    assert len(output.err.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -20,16 +20,16 @@ from support.small_grid import TEXT
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder with the paper's data sets in their official layouts; tests that need it skip without."""
-    named = os.environ.get("LOSSAWARE_DATA")
-    if not named:
+    path = os.environ.get("LOSSAWARE_DATA")
+    if not path:
         pytest.skip("needs the paper's data sets: LOSSAWARE_DATA names no folder")
-    folder = Path(named)
+    folder = Path(path)
     assert folder.is_dir(), f"LOSSAWARE_DATA names {folder}, which is no folder"
     return folder
 
 
 @pytest.fixture
-def made(tmp_path, tiny_mnist, monkeypatch):
+def example_data(tmp_path, tiny_mnist, monkeypatch):
     """A data folder with a handful of examples of every set, in the official layouts."""
     folder = tiny_mnist
     generator = np.random.default_rng(0)

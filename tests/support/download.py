@@ -129,31 +129,31 @@ def md5(content):
 
 
 def packed_tar(members):
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def packed_zip(members):
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def changed(content, flag=0, method=0):
     """A zip whose members claim to be encrypted, or compressed by an unknown method."""
-    made = bytearray(content)
+    result = bytearray(content)
     for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = -1
         while (at := content.find(signature, at + 1)) >= 0:
-            made[at + place : at + place + 4] = struct.pack("<HH", flag, method)
-    return bytes(made)
+            result[at + place : at + place + 4] = struct.pack("<HH", flag, method)
+    return bytes(result)
 
 
 MEMBERS = {"things/a.bin": b"first" * 5000, "things/more/b.txt": b"second", "readme.txt": b"is left out"}

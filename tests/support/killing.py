@@ -16,7 +16,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.training import checkpoint
 
 
-def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, told: Connection) -> None:
+def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, messages: Connection) -> None:
     """Executes missing runs and yields each event after it is stored, with a checkpoint interval in seconds.
 
     The workers are forked from this process, which has imported torch: a fork server would take seconds per kill. The
@@ -27,16 +27,16 @@ def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: flo
     checkpoint.SECONDS, checkpoint.SHARE = seconds, math.inf
     with Store(path) as store:
         for event in execute_missing(specs, store, LocalEngine(jobs), None):
-            told.send(event)
+            messages.send(event)
 
 
-def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], told: Connection) -> None:
+def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], messages: Connection) -> None:
     """Writes epochs as fast as possible and reports each one."""
     with Store(path) as store:
         store.begin(spec)
         for record in records:
             store.record(spec, record)
-            told.send(record.epoch)
+            messages.send(record.epoch)
 
 
 def main() -> None:

@@ -36,8 +36,10 @@ BASES: dict[str, Callable[[], Any]] = {
 
 def float32_problem() -> Problem:
     """A problem whose numbers float32 holds exactly."""
-    made = make_problem(seed=1)
-    x, gradients, losses = (np.asarray(a, np.float32).astype(np.float64) for a in (made.x, made.gradients, made.losses))
+    problem = make_problem(seed=1)
+    x, gradients, losses = (
+        np.asarray(a, np.float32).astype(np.float64) for a in (problem.x, problem.gradients, problem.losses)
+    )
     return Problem(x, gradients, losses.tolist())
 
 

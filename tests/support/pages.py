@@ -21,17 +21,17 @@ class Tags(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -41,10 +41,10 @@ def check_self_contained(page: str) -> None:
     """The page loads and runs nothing."""
     tags = Tags(page)
     assert tags.open == []
-    assert not {tag for tag, _ in tags.found} & {"script", "iframe", "object", "embed"}
-    [policy] = [found["content"] for _, found in tags.found if found.get("http-equiv") == "Content-Security-Policy"]
+    assert not {tag for tag, _ in tags.elements} & {"script", "iframe", "object", "embed"}
+    [policy] = [meta["content"] for _, meta in tags.elements if meta.get("http-equiv") == "Content-Security-Policy"]
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    for tag, attributes in tags.found:
+    for tag, attributes in tags.elements:
         for name, value in attributes.items():
             if name in ("src", "srcset", "href", "xlink:href"):
                 allowed = "data:image/svg+xml;base64," if tag in ("img", "source") else ("#", "data:,")
@@ -55,8 +55,8 @@ def check_self_contained(page: str) -> None:
 
 def pictures(page: str, attribute: str = "src") -> list[str]:
     """The SVG of each image in a page; with ``srcset`` those for dark ground."""
-    found = re.findall(rf'{attribute}="data:image/svg\+xml;base64,([^"]*)"', page)
-    return [b64decode(data).decode() for data in found]
+    encoded = re.findall(rf'{attribute}="data:image/svg\+xml;base64,([^"]*)"', page)
+    return [b64decode(data).decode() for data in encoded]
 
 
 def chromium(address: str, profile, *options: str) -> subprocess.CompletedProcess[str]:
@@ -106,14 +106,14 @@ def check_fits(page: str, folder: Path, *, scrolling: str = "none") -> None:
           console.error("the log works");
         }});</script>"""
     )
-    done = chromium(outer.as_uri(), folder / "profile", "--dump-dom", "--enable-logging=stderr", "--v=0")
-    found = re.search(r'<p id="measured">([^<]+)</p>', done.stdout)
-    assert found is not None
-    for width, line in zip(widths, found.group(1).split(";"), strict=True):
+    browser = chromium(outer.as_uri(), folder / "profile", "--dump-dom", "--enable-logging=stderr", "--v=0")
+    widths_line = re.search(r'<p id="measured">([^<]+)</p>', browser.stdout)
+    assert widths_line is not None
+    for width, line in zip(widths, widths_line.group(1).split(";"), strict=True):
         inner, scroll, outside = map(int, line.split())
         assert inner == width
         assert scroll <= width, f"at {width} px the page is {scroll} px wide"
         assert outside == 0, f"at {width} px {outside} elements are cut off"
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    complaints = [line for line in browser.stderr.splitlines() if "CONSOLE" in line]
     assert len(complaints) == 1, complaints
     assert "the log works" in complaints[0]

@@ -28,7 +28,7 @@ from lossaware.studies.training.run import _Training
 def train(folder: Path) -> None:
     """Two epochs of each run, and the second epoch again, from the checkpoint of the first."""
     dist.init_process_group("gloo")
-    found = []
+    results = []
     for line in json.loads((folder / "specs.json").read_text()):
         spec = RunSpec.from_json(line)
         task = load_task(spec.task, spec.task_options)
@@ -42,16 +42,16 @@ def train(folder: Path) -> None:
             parts.append(whole.epoch(2, None))
             resumed = _Training(spec, task, task.data(None))
             resumed.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-            again = resumed.epoch(2, None)
-        found.append(
+            second = resumed.epoch(2, None)
+        results.append(
             {
                 "records": [{"train": part.train, "test": part.test, "lga": part.lga} for part in parts],
-                "again": {"train": again.train, "test": again.test, "lga": again.lga},
+                "again": {"train": second.train, "test": second.test, "lga": second.lga},
                 "parameters": parameters(whole),
                 "parameters again": parameters(resumed),
             }
         )
-    torch.save(found, folder / f"found-{dist.get_rank()}.pt")
+    torch.save(results, folder / f"found-{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 

@@ -121,12 +121,12 @@ class Exact(Known):
 
 
 def text_of(table: StudyTable, width: int = 120) -> str:
-    shown = io.StringIO()
-    Console(width=width, file=shown, color_system=None).print(text.render(study_table(table), width))
-    return shown.getvalue()
+    stream = io.StringIO()
+    Console(width=width, file=stream, color_system=None).print(text.render(study_table(table), width))
+    return stream.getvalue()
 
 
-def written(table: StudyTable, name: str) -> str:
+def format_table(table: StudyTable, name: str) -> str:
     """The table in that format."""
     return write(study_table(table), name)
 

@@ -82,12 +82,12 @@ def compared(
         arms=parse_arms(arms) if arms else arms_of_gamma2(gamma2s),
         lga={"xi": 0.01},
     ).measuring(set=set_)
-    made = MadeUp()
+    results = MadeUp()
     for names, row in zip(study.rows, rows, strict=True):
         for column, runs in zip(study.columns, row, strict=True):
             for spec, records in zip(study.cells[names, column].specs, runs, strict=True):
-                made.runs[spec] = records
-    return study, made
+                results.runs[spec] = records
+    return study, results
 
 
 BASE = [0.901, 0.905, 0.898, 0.902, 0.9, 0.904]

@@ -35,8 +35,8 @@ def test_note_where_gamma2_is_zero():
 
 
 def test_note_where_gamma2_was_divided_to_nothing():
-    found = notes_of(status(1), status(2, gamma2=1e-15))
-    assert found == ["Rising losses divided gamma2 down from 1e-6 to 1e-15 (median at the end)."]
+    notes = notes_of(status(1), status(2, gamma2=1e-15))
+    assert notes == ["Rising losses divided gamma2 down from 1e-6 to 1e-15 (median at the end)."]
     assert notes_of(status(1), status(2, gamma2=1e-7)) == []
 
 

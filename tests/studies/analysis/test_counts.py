@@ -70,8 +70,8 @@ def table(
 
 
 def test_a_pair_has_the_same_metric_of_the_same_runs():
-    found = pairs(grid())
-    assert found == {
+    partners = pairs(grid())
+    assert partners == {
         ((name,), ("w/ LGA",)): ((name,), ("w/o LGA",)) for name in ("SGD", "Adam", "Adamax")
     }  # and not the ratio, which does not describe the base
 
@@ -82,31 +82,31 @@ def test_agreement_needs_an_interval():
         ("sgd", True): [0.49, 0.50, 0.51],  # published: 60
         ("adam", False): [0.70],  # one seed
     }
-    found = counts(table(scores))[""]
+    result = counts(table(scores))[""]
     # The ratio of SGD with LGA is 1 in all seeds, as published.
-    assert (found.agree, found.differ, found.single) == (2, 1, 1)
-    assert found.measured == 4
-    assert found.figures == 8
+    assert (result.agree, result.differ, result.single) == (2, 1, 1)
+    assert result.measured == 4
+    assert result.figures == 8
 
 
 def test_agreement_is_judged_by_the_difference_of_two_means():
     # t(0.975, 2) = 4.30, sd 1, n = 3: the interval of the mean is 2.48, that of the difference from a mean of five
     # is 3.14, and from a single experiment 4.97.
     scores = {("sgd", False): [0.52, 0.53, 0.54], ("sgd", True): [0.55, 0.56, 0.57]}  # published: 50 and 60
-    found = counts(table(scores))[""]
-    assert (found.agree, found.differ, found.contained) == (2, 1, 1)  # the ratio is 1, as published
+    result = counts(table(scores))[""]
+    assert (result.agree, result.differ, result.contained) == (2, 1, 1)  # the ratio is 1, as published
     single = grid(old='columns = ["strategy"]', new='columns = ["strategy"]\npublished_seeds = 1')
-    found = counts(table(scores, study=single))[""]
-    assert (found.agree, found.differ, found.contained) == (3, 0, 1)
+    result = counts(table(scores, study=single))[""]
+    assert (result.agree, result.differ, result.contained) == (3, 0, 1)
     assert [load_study(name).file.published_seeds for name in ("table04", "table02")] == [1, 5]
 
 
 def test_cells_with_runs_that_did_not_train_are_counted_and_marked():
     scores = {("sgd", False): [0.10, 0.95, 0.15], ("sgd", True): [0.96, 0.95, 0.97]}
-    shown = table(scores)
-    assert shown.cells[("SGD",), ("w/o LGA",)].untrained == 2
-    assert counts(shown)[""].failed == 1
-    assert "2 of 3 runs did not train: accuracy at chance" in shown.legend[0]
+    measured = table(scores)
+    assert measured.cells[("SGD",), ("w/o LGA",)].untrained == 2
+    assert counts(measured)[""].failed == 1
+    assert "2 of 3 runs did not train: accuracy at chance" in measured.legend[0]
     assert counts(table(scores, "loss"))[""].failed == 0, "without an accuracy nothing is judged"
 
 
@@ -119,10 +119,10 @@ def test_pairs_have_the_words_of_compare_and_one_seed_is_counted_apart():
         ("adamax", False): [0.9],
         ("adamax", True): [0.8],
     }
-    found = counts(table(scores))[""]
-    assert (found.helps, found.hurts, found.no_difference, found.unsure.total) == (1, 1, 0, 0)
-    assert found.one_seed == Ways(worse=1)
-    assert (found.judged, found.pairs) == (2, 3)
+    result = counts(table(scores))[""]
+    assert (result.helps, result.hurts, result.no_difference, result.unsure.total) == (1, 1, 0, 0)
+    assert result.one_seed == Ways(worse=1)
+    assert (result.judged, result.pairs) == (2, 3)
     reasons = {it.variant[0][0]: it.verdict.reason for it in comparisons(table(scores)) if it.count > 1}
     assert "Holm's correction for 2 comparisons" in reasons["SGD"], "one seed is no comparison"
     assert "Adamax" not in reasons
@@ -174,9 +174,9 @@ def test_published_pairs_by_their_figures():
 def test_other_settings_are_counted_separately_and_not_compared():
     longer = Overrides(settings=Settings(epochs=2, seeds=2))
     scores = {("sgd", False): [0.49, 0.51], ("sgd", True): [0.6, 0.7]}
-    found = counts(tabulate(grid(), Scores(scores, epochs=2), [longer]))
-    assert found[""].measured == found[""].pairs == 0
-    assert found["epochs = 2"] == Counts(unsure=Ways(better=1))
+    result = counts(tabulate(grid(), Scores(scores, epochs=2), [longer]))
+    assert result[""].measured == result[""].pairs == 0
+    assert result["epochs = 2"] == Counts(unsure=Ways(better=1))
     fewer_seeds = Overrides(settings=Settings(seeds=2))
     assert list(counts(tabulate(grid(), Scores(scores), [fewer_seeds]))) == [""]
 

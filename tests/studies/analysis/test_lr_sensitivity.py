@@ -101,9 +101,9 @@ def test_times_to_the_best_epoch_of_the_base_at_its_best_rate(series):
     assert {(time.base.name, time.base_lr) for time in one} == {("SGD", 1e-2)}
     assert all(time.target == pytest.approx(81) for time in times if time.series.panel == "One")
     assert all(time.target == pytest.approx(41) for time in times if time.series.panel == "Two")
-    found = {(time.series.name, time.lr): (time.reached, time.epochs, time.seconds) for time in one}
+    result = {(time.series.name, time.lr): (time.reached, time.epochs, time.seconds) for time in one}
     never = (0, math.inf, math.inf)
-    assert found == {
+    assert result == {
         ("SGD", 1e-3): never,
         ("SGD", 1e-2): (3, 2, 3),
         ("SGD with LGA", 1e-3): never,
@@ -123,12 +123,15 @@ def test_the_median_seed_counts(series, study):
             self.late = late
 
         def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-            found = super().records(spec)
+            finished_records = super().records(spec)
             if spec.optimizer == "lion" and spec.lr == 1e-3:
                 # Seed 0 is at once there, the others as late as asked, seed 2 never.
-                there = {0: 1, 1: self.late}.get(spec.seed, 9)
-                return [EpochRecord(r.epoch, {}, {"accuracy": float(r.epoch >= there)}, None, 1) for r in found]
-            return found
+                first_epoch = {0: 1, 1: self.late}.get(spec.seed, 9)
+                return [
+                    EpochRecord(r.epoch, {}, {"accuracy": float(r.epoch >= first_epoch)}, None, 1)
+                    for r in finished_records
+                ]
+            return finished_records
 
     for late, expected in ((3, (2, 3.0, 3.0)), (9, (1, math.inf, math.inf))):
         results = Some(late)
@@ -152,14 +155,14 @@ def test_a_loss_is_best_when_low():
 
     results = Losses()
     series = sensitivity.all_series(tabulate(parse_study(text, "small"), results))
-    found = {
+    result = {
         (t.series.name, t.lr): (t.base_lr, t.epochs)
         for t in sensitivity.times(series, results)
         if t.series.panel == "One"
     }
-    assert found["SGD", 1e-2] == (1e-2, 2)
-    assert found["SGD with LGA", 1e-3] == (1e-2, math.inf)
-    assert found["Lion", 1e-3] == (1e-2, 1)
+    assert result["SGD", 1e-2] == (1e-2, 2)
+    assert result["SGD with LGA", 1e-3] == (1e-2, math.inf)
+    assert result["Lion", 1e-3] == (1e-2, 1)
     sgd, _, lion = series[:3]
     assert sensitivity.overall(sgd).worst == pytest.approx(0.59)
     assert sensitivity.overall(sgd).worst_lr == 1e-3
@@ -212,10 +215,10 @@ def test_one_number_each_over_the_rates_that_the_study_names(series):
 def test_one_seed_that_diverges_is_the_worst():
     class Unlucky(Known):
         def records(self, spec: RunSpec) -> Sequence[EpochRecord]:
-            found = super().records(spec)
+            finished_records = super().records(spec)
             if spec.seed == 2 and spec.optimizer == "sgd" and spec.lr == 1e-2:
-                return [dataclasses.replace(record, test={"accuracy": math.nan}) for record in found]
-            return found
+                return [dataclasses.replace(record, test={"accuracy": math.nan}) for record in finished_records]
+            return finished_records
 
     one = sensitivity.all_series(tabulate(parse_study(TEXT, "small"), Unlucky()))[0]
     assert one.means[1e-2] == pytest.approx(60.5)  # of those that are finite
@@ -253,10 +256,10 @@ def test_a_study_without_own_rates_has_no_column_for_them():
 def test_a_picture_has_a_line_for_each_and_the_same_bytes_each_time(series):
     picture = lr_plot.plot_series([one for one in series if one.means])
     root = ElementTree.fromstring(picture.svg())
-    shown = {text.strip() for text in root.itertext()}
-    assert {"SGD", "SGD with LGA", "Lion", "not finite", "learning rate", "test accuracy"} <= shown
-    assert {"One", "Two"} <= shown
-    assert "Prodigy" not in shown
+    texts = {text.strip() for text in root.itertext()}
+    assert {"SGD", "SGD with LGA", "Lion", "not finite", "learning rate", "test accuracy"} <= texts
+    assert {"One", "Two"} <= texts
+    assert "Prodigy" not in texts
     assert picture.png().startswith(b"\x89PNG")
     assert picture.svg() == lr_plot.plot_series([one for one in series if one.means]).svg()
     fewer = lr_plot.plot_series([one for one in series if one.name == "Lion"])
@@ -312,12 +315,12 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
             if records := Known().records(spec):
                 store.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
     assert lossaware("plot", "small.toml", "--to", "drawn") == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "SGD with LGA 81.00% (1e-2) 80.00% (1e-3) 80.50% 80.00% (1e-3)" in shown
-    assert "Worst and mean are over the learning rates 1e-3, 1e-2." in shown
-    assert "SGD with LGA 4 epochs, 10 s (1e-2)" in shown
-    drawn = {path.name for path in Path("drawn").iterdir()}
-    assert drawn == {
+    output = " ".join(capsys.readouterr().out.split())
+    assert "SGD with LGA 81.00% (1e-2) 80.00% (1e-3) 80.50% 80.00% (1e-3)" in output
+    assert "Worst and mean are over the learning rates 1e-3, 1e-2." in output
+    assert "SGD with LGA 4 epochs, 10 s (1e-2)" in output
+    files = {path.name for path in Path("drawn").iterdir()}
+    assert files == {
         *(f"small-lr{kind}" for kind in (".svg", "-dark.svg", ".png", ".csv", ".json")),
         "small-overall.csv",
         "small-times.csv",

@@ -26,10 +26,10 @@ def outlooks_of(*rows, margin=None, **settings):
 
 @pytest.mark.parametrize(("n", "effect", "level"), [(6, 1.0, 0.05), (20, 0.5, 0.05), (12, 1.2, 0.0125)])
 def test_power_is_how_often_the_t_test_is_significant(n, effect, level):
-    drawn = np.random.default_rng(0).normal(effect, 1.0, (20_000, n))
-    p = stats.ttest_1samp(drawn, 0.0, axis=1).pvalue
-    found = np.mean((p <= level) & (drawn.mean(axis=1) > 0))
-    assert power(n, effect, level) == pytest.approx(found, abs=0.01)
+    samples = np.random.default_rng(0).normal(effect, 1.0, (20_000, n))
+    p = stats.ttest_1samp(samples, 0.0, axis=1).pvalue
+    share = np.mean((p <= level) & (samples.mean(axis=1) > 0))
+    assert power(n, effect, level) == pytest.approx(share, abs=0.01)
 
 
 def test_power_of_the_tables():
@@ -42,18 +42,18 @@ def test_power_of_the_tables():
 
 @given(differences, st.sampled_from([0.05, 0.0125]))
 def test_it_is_the_smallest_number_with_the_power(values, level):
-    seen = summary(values)
-    more = more_seeds(seen, level=level)
+    observed = summary(values)
+    more = more_seeds(observed, level=level)
     deviation = np.std(values, ddof=1)
-    effect = abs(seen.mean) / deviation if deviation else math.inf
+    effect = abs(observed.mean) / deviation if deviation else math.inf
     if math.isinf(more):
-        assert power(seen.n + MOST, effect, level) < POWER
+        assert power(observed.n + MOST, effect, level) < POWER
         return
     assert more == int(more) >= 1
-    n = seen.n + int(more)
+    n = observed.n + int(more)
     assert n >= FEW
     assert power(n, effect, level) >= POWER - 1e-9
-    if n > max(FEW + 1, seen.n + 1):
+    if n > max(FEW + 1, observed.n + 1):
         assert power(n - 1, effect, level) < POWER + 1e-9
 
 
@@ -62,11 +62,11 @@ def test_it_is_the_smallest_number_with_the_power(values, level):
 )
 def test_with_these_seeds_verdicts_are_as_frequent_as_it_says(values, seeds):
     """Experiments of the asked length, drawn with the difference and spread seen, and judged as a user's."""
-    seen, deviation = summary(values), float(np.std(values, ddof=1))
-    assert seen.n + more_seeds(seen) == seeds
-    drawn = np.random.default_rng(1).normal(seen.mean, deviation, (300, seeds))
-    words = [verdicts([paired([0.0] * seeds, row.tolist())], higher_is_better=True)[0].word for row in drawn]
-    expected = power(seeds, seen.mean / deviation)
+    observed, deviation = summary(values), float(np.std(values, ddof=1))
+    assert observed.n + more_seeds(observed) == seeds
+    samples = np.random.default_rng(1).normal(observed.mean, deviation, (300, seeds))
+    words = [verdicts([paired([0.0] * seeds, row.tolist())], higher_is_better=True)[0].word for row in samples]
+    expected = power(seeds, observed.mean / deviation)
     assert max(POWER, expected) - 0.1 < words.count("helps") / len(words) < expected + 0.05
     assert words.count("hurts") == 0
 
@@ -86,17 +86,17 @@ def test_no_difference_at_all_needs_more_seeds_than_the_maximum():
 def test_open_rows_are_corrected_for_each_other_alone():
     up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
     open_ = pair(BASE, [b + 0.003 * (1 + 2 * (-1) ** i) for i, b in enumerate(BASE)])
-    [alone] = outlooks_of(open_)
+    [single] = outlooks_of(open_)
     _, with_verdict = outlooks_of(pair(BASE, up), open_, lrs=(1e-4, 1e-3))
     first, second = outlooks_of(open_, open_, lrs=(1e-4, 1e-3))
-    assert alone.more_seeds == with_verdict.more_seeds
-    assert first.more_seeds == second.more_seeds > alone.more_seeds
+    assert single.more_seeds == with_verdict.more_seeds
+    assert first.more_seeds == second.more_seeds > single.more_seeds
 
 
 def test_a_verdict_or_lost_runs_ask_for_no_seeds():
     up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
-    [shown] = outlooks_of(pair(BASE, up))
-    assert shown.more_seeds is None
+    [outlook] = outlooks_of(pair(BASE, up))
+    assert outlook.more_seeds is None
     [same] = outlooks_of(pair(BASE, BASE))
     assert (same.more_seeds, same.interval) == (None, None)
     [two] = outlooks_of(pair(BASE[:2], up[:2]))
@@ -121,12 +121,12 @@ def test_the_whole_interval_must_be_within_the_margin():
 def test_it_is_two_one_sided_tests():
     """Within the margin is the same as both one-sided t-tests at 2.5 %."""
     rng = np.random.default_rng(2)
-    found = set()
+    decisions = set()
     for row in rng.normal(0.001, 0.004, (60, 6)):
         [it] = outlooks_of(pair(BASE, [b + d for b, d in zip(BASE, row, strict=True)]), margin=0.005)
         values = np.array(row)
         below = stats.ttest_1samp(values, 0.005, alternative="less").pvalue
         above = stats.ttest_1samp(values, -0.005, alternative="greater").pvalue
         assert it.is_within_margin is bool(max(below, above) <= LEVEL / 2)
-        found.add(it.is_within_margin)
-    assert found == {True, False}
+        decisions.add(it.is_within_margin)
+    assert decisions == {True, False}

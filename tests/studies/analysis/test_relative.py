@@ -54,7 +54,7 @@ class Known(MadeUp):
         return {"date": "2026-01-02T03:04:05"}
 
 
-def found(measure: str):
+def relative_by_name(measure: str):
     study = parse_study(text_of(measure), "small")
     return {one.name: one for one in relatives(sensitivity.all_series(tabulate(study, Known())))}
 
@@ -64,7 +64,7 @@ def losses(one):
 
 
 def test_differences_are_from_the_own_base_or_the_best():
-    by_name = found("accuracy")
+    by_name = relative_by_name("accuracy")
     assert {name: (one.base, one.score) for name, one in by_name.items()} == {
         "SGD": ("SGD", 80.0),
         "SGD-LGA": ("SGD", 80.0),
@@ -80,7 +80,7 @@ def test_differences_are_from_the_own_base_or_the_best():
 
 
 def test_of_a_loss_a_share_of_the_bases_is_lost():
-    by_name = found("loss")
+    by_name = relative_by_name("loss")
     assert losses(by_name["SGD"]) == (60, 30, 0, 0)
     assert losses(by_name["SGD-LGA"]) == (80, 60, 40, 40)
     assert (by_name["Prodigy"].base, losses(by_name["Prodigy"])) == ("Adam", (None, None, None, 275))
@@ -88,19 +88,19 @@ def test_of_a_loss_a_share_of_the_bases_is_lost():
 
 def test_a_base_that_is_not_measured_at_every_rate_is_not_tuned(monkeypatch):
     monkeypatch.setitem(SCORES, ("sgd", False), {1e-3: 0.5})
-    by_name = found("accuracy")
+    by_name = relative_by_name("accuracy")
     assert set(by_name) == {"Adam", "Lion", "Prodigy"}
     assert by_name["Lion"].base == "Adam"
 
 
 def test_a_loss_below_0_is_measured_by_its_size(monkeypatch):
     monkeypatch.setitem(SCORES, ("sgd", False), {1e-3: -1.0, 1e-2: -2.0})
-    by_name = found("loss")
+    by_name = relative_by_name("loss")
     assert losses(by_name["SGD"])[:3] == (50, 25, 0)
 
 
 def test_rows_and_table_omit_missing_values():
-    some = list(found("accuracy").values())
+    some = list(relative_by_name("accuracy").values())
     (row,) = (row for row in relative_rows(some) if row["optimizer"] == "Prodigy")
     assert row == {
         "task": "One",
@@ -121,7 +121,7 @@ def test_rows_and_table_omit_missing_values():
 
 
 def test_the_picture_has_a_block_for_each_measure_and_a_number_for_each_place():
-    some = list(found("accuracy").values())
+    some = list(relative_by_name("accuracy").values())
     svg = relative_plot.plot_relative(some).svg()
     for title in relative_plot.TITLES.values():
         assert f"Lost {title}" in svg

@@ -42,23 +42,23 @@ def judge(without: list[float], with_: list[float], higher_is_better: bool = Tru
 
 @given(score_lists)
 def test_interval_is_scipys(values):
-    got = summary(values)
+    result = summary(values)
     want = stats.ttest_1samp(values, 0.0).confidence_interval(0.95) if np.ptp(values) else (values[0], values[0])
-    assert got.mean == pytest.approx(np.mean(values))
-    assert (got.least, got.most) == (min(values), max(values))
+    assert result.mean == pytest.approx(np.mean(values))
+    assert (result.least, result.most) == (min(values), max(values))
     if len(values) < FEWEST:
-        assert math.isnan(got.low)
-        assert math.isnan(got.high)
+        assert math.isnan(result.low)
+        assert math.isnan(result.high)
         return
-    assert (got.low, got.high) == pytest.approx(tuple(want), abs=1e-9)
-    assert got.low <= got.mean <= got.high or got.half_width == pytest.approx(0, abs=1e-9)
+    assert (result.low, result.high) == pytest.approx(tuple(want), abs=1e-9)
+    assert result.low <= result.mean <= result.high or result.half_width == pytest.approx(0, abs=1e-9)
 
 
 def test_known_interval():
     # t(0.975, 4) = 2.776445, sd = 1.581139, n = 5
-    got = summary([1, 2, 3, 4, 5])
-    assert (got.low, got.high) == pytest.approx((3 - 1.963243, 3 + 1.963243), abs=1e-5)
-    assert got.half_width == pytest.approx(1.963243, abs=1e-5)
+    result = summary([1, 2, 3, 4, 5])
+    assert (result.low, result.high) == pytest.approx((3 - 1.963243, 3 + 1.963243), abs=1e-5)
+    assert result.half_width == pytest.approx(1.963243, abs=1e-5)
 
 
 @pytest.mark.parametrize("other_seeds", [1, 5])
@@ -75,17 +75,17 @@ def test_interval_of_a_difference_misses_as_often_as_it_says():
     ours, theirs = rng.normal(size=(4000, 5)), rng.normal(size=(4000, 5)).mean(axis=1)
     sums = [summary(row) for row in ours.tolist()]
     outside = [abs(s.mean - other) > difference_half_width(s, 5) for s, other in zip(sums, theirs, strict=True)]
-    alone = [abs(s.mean - other) > s.half_width for s, other in zip(sums, theirs, strict=True)]
+    misses = [abs(s.mean - other) > s.half_width for s, other in zip(sums, theirs, strict=True)]
     assert np.mean(outside) == pytest.approx(0.05, abs=0.01)
-    assert np.mean(alone) > 0.1, "the interval of one mean alone forgets the spread of the other"
+    assert np.mean(misses) > 0.1, "the interval of one mean alone forgets the spread of the other"
 
 
 @pytest.mark.parametrize("values", [[7.5], [7.0, 8.0]])
 def test_one_value_or_two_have_no_interval(values):
-    got = summary(values)
-    assert (got.n, got.mean, got.lost) == (len(values), 7.5, 0)
-    assert math.isnan(got.low)
-    assert math.isnan(got.high)
+    result = summary(values)
+    assert (result.n, result.mean, result.lost) == (len(values), 7.5, 0)
+    assert math.isnan(result.low)
+    assert math.isnan(result.high)
 
 
 def test_no_value_has_no_mean():
@@ -105,25 +105,25 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
 @given(score_pairs)
 def test_paired_t_is_scipys(pairs):
     without, with_ = map(list, zip(*pairs, strict=True))
-    got = paired(without, with_)
+    result = paired(without, with_)
     differences = np.subtract(with_, without)
-    assert got.difference.mean == pytest.approx(differences.mean())
-    assert (got.up, got.down) == ((differences > 0).sum(), (differences < 0).sum())
+    assert result.difference.mean == pytest.approx(differences.mean())
+    assert (result.up, result.down) == ((differences > 0).sum(), (differences < 0).sum())
     if len(pairs) > 1 and np.ptp(differences):
         want = stats.ttest_rel(with_, without)
-        assert got.t_p == pytest.approx(want.pvalue)
+        assert result.t_p == pytest.approx(want.pvalue)
         interval = want.confidence_interval(0.95)
         if len(pairs) >= FEWEST:
-            assert (got.difference.low, got.difference.high) == pytest.approx((interval.low, interval.high))
+            assert (result.difference.low, result.difference.high) == pytest.approx((interval.low, interval.high))
     else:
-        assert math.isnan(got.t_p)
+        assert math.isnan(result.t_p)
 
 
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=8))
 def test_sign_flip_is_the_enumeration(differences):
-    seen = abs(sum(differences))
+    observed = abs(sum(differences))
     flips = [abs(sum(map(math.prod, zip(s, differences, strict=True)))) for s in _signs(len(differences))]
-    assert sign_flip_p(differences) == pytest.approx(np.mean([flip >= seen for flip in flips]))
+    assert sign_flip_p(differences) == pytest.approx(np.mean([flip >= observed for flip in flips]))
 
 
 def _signs(n: int):
@@ -177,8 +177,8 @@ def test_unequal_lengths_are_refused():
 def test_rounding_is_not_a_difference():
     """Differences of the size of float32 rounding must not become infinitely significant."""
     without = [0.9 + 0.01 * i for i in range(8)]
-    got = paired(without, [a * (1 + 1e-8) for a in without])
-    assert got.identical
+    result = paired(without, [a * (1 + 1e-8) for a in without])
+    assert result.identical
     assert judge(without, [a * (1 + 1e-8) for a in without]).word == "no difference shown"
 
 
@@ -251,10 +251,10 @@ def test_clear_effect_helps_or_hurts():
 
 
 def test_five_seeds_may_decide_and_are_called_few():
-    got = judge([90.0, 90.5, 89.8, 90.2, 90.1], [92.0, 92.4, 91.9, 92.3, 92.0])
-    assert got.word == "helps"
-    assert "Few seeds (5)" in got.reason
-    assert "fewer than 6 seeds no sign test can be significant" in got.reason
+    result = judge([90.0, 90.5, 89.8, 90.2, 90.1], [92.0, 92.4, 91.9, 92.3, 92.0])
+    assert result.word == "helps"
+    assert "Few seeds (5)" in result.reason
+    assert "fewer than 6 seeds no sign test can be significant" in result.reason
 
 
 def test_few_seeds_that_disagree_decide_nothing():
@@ -276,15 +276,15 @@ def test_two_seeds_are_too_few_for_any_t():
 
 
 def test_few_seeds_one_way_without_significance_are_too_few():
-    got = judge([0.0] * 3, [0.1, 2.0, 5.0])
-    assert got.word == "too few seeds to tell"
-    assert "all 3 seeds have the same direction" in got.reason
+    result = judge([0.0] * 3, [0.1, 2.0, 5.0])
+    assert result.word == "too few seeds to tell"
+    assert "all 3 seeds have the same direction" in result.reason
 
 
 def test_identical_runs_show_no_difference():
-    got = judge([5.0, 6.0, 7.0], [5.0, 6.0, 7.0])
-    assert got.word == "no difference shown"
-    assert "exactly the same score for each of 3 seeds" in got.reason
+    result = judge([5.0, 6.0, 7.0], [5.0, 6.0, 7.0])
+    assert result.word == "no difference shown"
+    assert "exactly the same score for each of 3 seeds" in result.reason
 
 
 def test_equal_differences_do_not_give_an_infinite_t():
@@ -322,9 +322,9 @@ def test_diverged_runs_count_against_their_arm():
 def test_survivors_alone_cannot_help():
     """The finished runs with LGA are much better, but half of them failed."""
     nan = math.nan
-    got = judge([1.0] * 6, [9.0, 9.1, 9.2, nan, nan, nan])
-    assert got.word == "no difference shown"
-    assert "no finite score: 3 with LGA" in got.reason
+    result = judge([1.0] * 6, [9.0, 9.1, 9.2, nan, nan, nan])
+    assert result.word == "no difference shown"
+    assert "no finite score: 3 with LGA" in result.reason
 
 
 def test_nothing_finite():
@@ -336,15 +336,15 @@ def test_nothing_finite():
 def test_every_input_has_a_verdict_and_a_reason(pairs, higher):
     without, with_ = [a for a, _ in pairs], [b for _, b in pairs]
     compared = paired(without, with_)
-    got = judge(without, with_, higher)
-    assert got.word in ("helps", "hurts", "no difference shown", "too few seeds to tell")
-    assert got.reason.endswith(".")
-    assert "nan" not in got.reason
-    if got.word in ("helps", "hurts"):
+    result = judge(without, with_, higher)
+    assert result.word in ("helps", "hurts", "no difference shown", "too few seeds to tell")
+    assert result.reason.endswith(".")
+    assert "nan" not in result.reason
+    if result.word in ("helps", "hurts"):
         assert deciding_p(compared, higher_is_better=higher) <= LEVEL
         assert len(pairs) >= 3
     if len(pairs) < 3 and not compared.identical:
-        assert got.word == "too few seeds to tell"
+        assert result.word == "too few seeds to tell"
 
 
 def test_a_false_verdict_is_rare_under_sign_flips():

@@ -13,11 +13,11 @@ from lossaware.studies.analysis.study_table import tabulate
 from lossaware.studies.specs.study import Overrides, parse_study, without_lga
 from lossaware.studies.specs.study_file import Settings
 from lossaware.studies.store.folder import Launch
-from support.small_grid import SHORT, TEXT, Known, at, fill, measured, one, written
+from support.small_grid import SHORT, TEXT, Known, at, fill, format_table, measured, one
 
 
 @pytest.mark.parametrize(
-    ("at", "shown"),
+    ("at", "expected"),
     [
         ("final", 60.0),
         ("best", 80.0),
@@ -25,43 +25,43 @@ from support.small_grid import SHORT, TEXT, Known, at, fill, measured, one, writ
         ("ratio", 0.5),
     ],
 )
-def test_the_shown_parts_of_a_run(at, shown):
+def test_the_shown_parts_of_a_run(at, expected):
     (cell,) = parse_study(one(at), "one").cells.values()
     known = Known()
     known.put(cell.specs[0], 0.4, 0.55, 0.8, 0.6)
     known.put(without_lga(cell.specs[0]), 0.1, 0.7, 0.3, 0.5)
-    (found,) = measured(one(at), known).cells.values()
-    assert found.summary.mean == pytest.approx(shown)
-    assert math.isnan(found.summary.low)
+    (result,) = measured(one(at), known).cells.values()
+    assert result.summary.mean == pytest.approx(expected)
+    assert math.isnan(result.summary.low)
 
 
-@pytest.mark.parametrize(("at", "shown"), [("reached", 45.0), ("ratio", 1.0)])
-def test_where_the_base_is_never_reached(at, shown):
+@pytest.mark.parametrize(("at", "expected"), [("reached", 45.0), ("ratio", 1.0)])
+def test_where_the_base_is_never_reached(at, expected):
     (cell,) = parse_study(one(at), "one").cells.values()
     known = Known()
     known.put(cell.specs[0], 0.4, 0.4, 0.3, 0.45)
     known.put(without_lga(cell.specs[0]), 0.1, 0.7, 0.3, 0.5)
-    (found,) = measured(one(at), known).cells.values()
-    assert found.summary.mean == pytest.approx(shown)
+    (result,) = measured(one(at), known).cells.values()
+    assert result.summary.mean == pytest.approx(expected)
 
 
 def test_a_lower_loss_is_the_better_one_and_no_percentage():
     known = Known()
-    for which, shown in (("best", 0.2), ("ratio", 0.75), ("reached", 0.2)):
+    for which, expected in (("best", 0.2), ("ratio", 0.75), ("reached", 0.2)):
         text = one(which, set_="train", name="loss")
         (cell,) = parse_study(text, "one").cells.values()
         known.put(cell.specs[0], 0.4, 0.4, 0.8, 0.6)
         known.put(without_lga(cell.specs[0]), 0.1, 0.7, 0.3, 0.5)
-        (found,) = measured(text, known).cells.values()
-        assert found.summary.mean == pytest.approx(shown)
+        (result,) = measured(text, known).cells.values()
+        assert result.summary.mean == pytest.approx(expected)
 
 
 def test_a_ratio_needs_the_base():
     (cell,) = parse_study(one("ratio"), "one").cells.values()
     known = Known()
     known.put(cell.specs[0], 0.4, 0.55, 0.8, 0.6)
-    (found,) = measured(one("ratio"), known).cells.values()
-    assert not found.has_results
+    (result,) = measured(one("ratio"), known).cells.values()
+    assert not result.has_results
 
 
 def test_an_unfinished_run_is_not_shown_and_a_diverged_one_is_counted():
@@ -72,9 +72,9 @@ def test_an_unfinished_run_is_not_shown_and_a_diverged_one_is_counted():
     known.put(cell.specs[1], 0.4, 0.5, 0.6, 0.7)
     known.put(cell.specs[2], 0.4, 0.5, 0.6, math.nan)
     table = measured(text, known)
-    (found,) = table.cells.values()
-    assert set(found.values) == {1, 2}
-    assert repr(found.summary) == repr(replace(summary([70.0]), lost=1))  # NaN equals NaN there, on every Python
+    (result,) = table.cells.values()
+    assert set(result.values) == {1, 2}
+    assert repr(result.summary) == repr(replace(summary([70.0]), lost=1))  # NaN equals NaN there, on every Python
     assert table.legend == ["a: 2 of 3 seeds; 1 of 2 values are not finite"]
 
 
@@ -143,10 +143,10 @@ def test_a_mean_of_cells_with_different_settings_is_marked(grid):
     fill(grid.overridden(Overrides({"algorithm": ("SGD",)})), known)
     fill(grid.overridden(SHORT), known)
     table = tabulate(grid, known, [SHORT])
-    said = "of cells under different settings"
-    assert f"{table.marks[at(grid, 'mean', 'w/ LGA, 1e-2')]}: {said}" in table.legend
-    assert table.cells[at(grid, "mean", "w/ LGA, 1e-2")].changed == said
-    assert [row["overridden"] for row in csv.DictReader(io.StringIO(written(table, "csv")))][-1] == said
+    remark = "of cells under different settings"
+    assert f"{table.marks[at(grid, 'mean', 'w/ LGA, 1e-2')]}: {remark}" in table.legend
+    assert table.cells[at(grid, "mean", "w/ LGA, 1e-2")].changed == remark
+    assert [row["overridden"] for row in csv.DictReader(io.StringIO(format_table(table, "csv")))][-1] == remark
     fill(grid.overridden(Overrides({"algorithm": ("Momentum",)})), known)
     assert not tabulate(grid, known, [SHORT]).marks
 
@@ -210,8 +210,8 @@ def test_launches_of_somebody_else_do_not_take_all_time(grid, launches, left_out
     known = Known()
     fill(grid.overridden(Overrides(settings=launches[-1].model_copy(update={"seeds": 2}))), known)
     table = tabulate(grid, known, [Overrides(settings=settings) for settings in launches])
-    said = [line for line in table.remarks if "left out" in line]
-    assert said == (
+    remarks = [line for line in table.remarks if "left out" in line]
+    assert remarks == (
         [f"Earlier launches under {left_out} other settings are left out, as there are too many."] * (left_out > 0)
     )
     assert any(measured.values for measured in table.cells.values()), "the latest is shown"

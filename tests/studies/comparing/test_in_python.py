@@ -29,10 +29,10 @@ def test_a_result_has_its_verdict_numbers_and_report(result, tmp_path):
 
 
 def test_a_notebook_shows_a_table(result):
-    shown = result._repr_html_()
-    assert shown.count("<tr") == 3
-    assert shown.count(">helps</span>") == 2
-    assert "1e-2" in shown
+    html = result._repr_html_()
+    assert html.count("<tr") == 3
+    assert html.count(">helps</span>") == 2
+    assert "1e-2" in html
 
 
 def test_the_curves_are_the_reports(result):
@@ -70,14 +70,14 @@ def test_a_function_without_a_file_as_in_a_notebook():
 
 
 def test_finished_runs_are_kept_in_a_folder(tmp_path, capsys):
-    given = {"direction": "minimize", "lrs": 1e-2, "seeds": 2, "out": tmp_path / "out"}
-    first = lossaware.compare(train, **given)
+    arguments = {"direction": "minimize", "lrs": 1e-2, "seeds": 2, "out": tmp_path / "out"}
+    first = lossaware.compare(train, **arguments)
     assert "4 runs to do" in capsys.readouterr().err
-    second = lossaware.compare(train, **given)
+    second = lossaware.compare(train, **arguments)
     assert "to do" not in capsys.readouterr().err
     assert first.to_dict() == second.to_dict()
     assert (tmp_path / "out" / "report.html").exists()
-    other = lossaware.compare(train, **given, set={"start": 2.0})
+    other = lossaware.compare(train, **arguments, set={"start": 2.0})
     assert "4 runs to do" in capsys.readouterr().err
     assert other.to_dict() != first.to_dict()
 
@@ -96,15 +96,15 @@ def test_finished_runs_are_kept_in_a_folder(tmp_path, capsys):
     ],
 )
 def test_mistakes(change, message):
-    given = {"train": train, "direction": "minimize", "lrs": [1e-2], "seeds": 2, "progress": False, **change}
+    arguments = {"train": train, "direction": "minimize", "lrs": [1e-2], "seeds": 2, "progress": False, **change}
     with pytest.raises(UsageError, match=message):
-        lossaware.compare(given.pop("train"), **given)
+        lossaware.compare(arguments.pop("train"), **arguments)
 
 
 def test_a_missing_package_is_named():
     code = "import sys; sys.modules['rich'] = None; import lossaware; lossaware.compare"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"ImportError: lossaware.compare needs rich: {how_to_install('studies')}" in done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"ImportError: lossaware.compare needs rich: {how_to_install('studies')}" in result.stderr
 
 
 def test_a_notebook_shows_a_mistake_as_one_line():

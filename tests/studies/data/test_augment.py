@@ -49,10 +49,10 @@ def test_quarter_turns_are_exact_and_counter_clockwise(quarter):
 def test_rotations_agree_with_pillow(degrees):
     pixels = np.random.default_rng(0).integers(1, 256, (32, 32), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).rotate(degrees, Image.Resampling.NEAREST))
-    found = rotated(torch.from_numpy(pixels).float()[None, None], torch.tensor([degrees]))[0, 0].numpy()
+    result = rotated(torch.from_numpy(pixels).float()[None, None], torch.tensor([degrees]))[0, 0].numpy()
     # If a point is between two pixels, up to rounding, the two may differ.
-    assert (found == expected).mean() > 0.99
-    assert ((found == 0) == (expected == 0)).mean() > 0.99
+    assert (result == expected).mean() > 0.99
+    assert ((result == 0) == (expected == 0)).mean() > 0.99
 
 
 def test_each_image_has_its_own_angle():

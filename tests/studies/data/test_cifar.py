@@ -93,9 +93,9 @@ def test_the_real_sets_have_the_published_classes_and_statistics(data_folder, re
     assert torch.bincount(labels).tolist() == [50_000 // classes] * classes
     assert torch.bincount(test_labels).tolist() == [10_000 // classes] * classes
     channels = images.numpy().transpose(1, 0, 2, 3).reshape(3, -1)
-    found = np.array([channel.mean(dtype=np.float64) for channel in channels]) / 255
-    np.testing.assert_allclose(found, exact, atol=2e-4)  # one of the copies is a JPEG of the original
-    np.testing.assert_allclose(found, mean, atol=3e-4)
+    result = np.array([channel.mean(dtype=np.float64) for channel in channels]) / 255
+    np.testing.assert_allclose(result, exact, atol=2e-4)  # one of the copies is a JPEG of the original
+    np.testing.assert_allclose(result, mean, atol=3e-4)
     sample = standardised(images[::7], mean, std)
     assert torch.allclose(sample.mean(dim=(0, 2, 3)), torch.zeros(3), atol=0.01)
     assert torch.allclose(sample.std(dim=(0, 2, 3)), torch.ones(3), atol=0.01)

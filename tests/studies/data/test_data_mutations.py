@@ -43,13 +43,13 @@ def count_refused(task, folder, copy, change, rounds, seed):
     refused = 0
     for _ in range(rounds):
         shutil.copytree(folder, copy)
-        said = change(copy, random)
+        mutation = change(copy, random)
         after = values_or_line(task, copy)
         if isinstance(after, UsageError):
-            assert "\n" not in str(after), said
+            assert "\n" not in str(after), mutation
             refused += 1
         else:
-            assert after == before, said
+            assert after == before, mutation
         shutil.rmtree(copy)
     return refused
 
@@ -61,10 +61,10 @@ def values_or_line(task, folder):
         return error
 
 
-def only(made, name, tmp_path):
+def only(example_data, name, tmp_path):
     """A folder with only that data set."""
     place = DATA_SETS[name].place.split("/")[0]
-    shutil.copytree(made / place, tmp_path / "only" / place)
+    shutil.copytree(example_data / place, tmp_path / "only" / place)
     return tmp_path / "only"
 
 
@@ -73,10 +73,10 @@ ROUNDS = [6, pytest.param(120, marks=[pytest.mark.mutations, pytest.mark.timeout
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize("name", TASKS)
-def test_no_change_is_accepted_with_other_values(made, tmp_path, name, rounds):
+def test_no_change_is_accepted_with_other_values(example_data, tmp_path, name, rounds):
     task, options = TASKS[name]
-    record_files(DATA_SETS[name], made)
-    folder = only(made, name, tmp_path)
+    record_files(DATA_SETS[name], example_data)
+    folder = only(example_data, name, tmp_path)
     if name == "tinyimagenet":
         rounds = -(-rounds // 4)  # it has four hundred files
     refused = count_refused(load_task(task, options), folder, tmp_path / "copy", change_folder, rounds, rounds)
@@ -85,9 +85,9 @@ def test_no_change_is_accepted_with_other_values(made, tmp_path, name, rounds):
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_no_change_of_published_files_is_accepted_without_a_manifest(made, tmp_path, monkeypatch, rounds):
+def test_no_change_of_published_files_is_accepted_without_a_manifest(example_data, tmp_path, monkeypatch, rounds):
     """Like files of MNIST that were copied there by hand."""
-    folder = only(made, "mnist", tmp_path)
+    folder = only(example_data, "mnist", tmp_path)
     raw = folder / "MNIST" / "raw"
     (raw / MANIFEST).unlink()
     remotes = tuple(
@@ -104,9 +104,9 @@ def change_manifest(folder, random):
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_no_change_of_a_manifest_hides_a_change_of_files(made, tmp_path, rounds):
+def test_no_change_of_a_manifest_hides_a_change_of_files(example_data, tmp_path, rounds):
     """One file is already changed; this is never accepted, for any change of the manifest."""
-    folder = only(made, "cifar10", tmp_path)
+    folder = only(example_data, "cifar10", tmp_path)
     record_files(DATA_SETS["cifar10"], folder)
     task = load_task("cifar10")
     values(task, folder)
@@ -117,8 +117,8 @@ def test_no_change_of_a_manifest_hides_a_change_of_files(made, tmp_path, rounds)
     manifest = (place / MANIFEST).read_bytes()
     for _ in range(rounds):
         (place / MANIFEST).write_bytes(manifest)
-        said = change_content(place / MANIFEST, random)
-        assert isinstance(values_or_line(task, folder), UsageError), said
+        change = change_content(place / MANIFEST, random)
+        assert isinstance(values_or_line(task, folder), UsageError), change
 
 
 @pytest.mark.parametrize("name", ["MNIST/raw", "tacos"])

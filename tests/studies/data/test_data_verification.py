@@ -61,23 +61,23 @@ def test_a_changed_file_can_be_accepted_and_is_recorded(tiny_mnist, tmp_path, ca
     change_a_pixel(tiny_mnist)
     code, _, err = compare(capsys, tiny_mnist, tmp_path / "out", "--no-verify")
     assert code == 0, err
-    [said] = recorded(tmp_path / "out")
-    assert said.startswith("MNIST/raw: not verified (--no-verify); changed: train-images-idx3-ubyte; content ")
+    [line] = recorded(tmp_path / "out")
+    assert line.startswith("MNIST/raw: not verified (--no-verify); changed: train-images-idx3-ubyte; content ")
     assert err.count("not verified") == 1, "once for all runs"
 
 
-def test_files_without_checksums_are_reported_once(made, tmp_path, capsys):
+def test_files_without_checksums_are_reported_once(example_data, tmp_path, capsys):
     small = "--set side=32 --set width=4 --set train_examples=2 --set test_examples=1 --batch-size 2"
-    arguments = f"compare segmentation {small} {FEW} --data {made} --out {tmp_path / 'out'}"
+    arguments = f"compare segmentation {small} {FEW} --data {example_data} --out {tmp_path / 'out'}"
     code, _, err = captured(capsys, *arguments.split())
     assert code == 0, err
-    [said] = recorded(tmp_path / "out")
-    assert said.startswith("bag_data: not verified (no checksums are known); content ")
-    assert err.count(f"{said}. To verify files from now on: `lossaware data record`.") == 1
-    record_files(DATA_SETS["segmentation"], made)
-    [files] = load_task("segmentation", {"side": 32, "train_examples": 2, "test_examples": 1}).load(made).files
+    [line] = recorded(tmp_path / "out")
+    assert line.startswith("bag_data: not verified (no checksums are known); content ")
+    assert err.count(f"{line}. To verify files from now on: `lossaware data record`.") == 1
+    record_files(DATA_SETS["segmentation"], example_data)
+    [files] = load_task("segmentation", {"side": 32, "train_examples": 2, "test_examples": 1}).load(example_data).files
     assert files.verified
-    assert files.content[:16] == said[-16:], "the same files"
+    assert files.content[:16] == line[-16:], "the same files"
 
 
 def test_no_verify_without_data_is_an_error(capsys):
@@ -111,6 +111,6 @@ def test_a_checkpoint_of_other_data_is_not_taken(tiny_mnist, tmp_path, monkeypat
 
 
 def test_ranks_verify_as_their_leader_does(tmp_path):
-    sent = json.loads(json.dumps([_plain(None), _plain(tmp_path), _plain(DataFolder(tmp_path, verify=False))]))
-    assert [order["verify"] for order in sent] == [True, True, False]
-    assert [order["data"] for order in sent] == [None, str(tmp_path), str(tmp_path)]
+    orders = json.loads(json.dumps([_plain(None), _plain(tmp_path), _plain(DataFolder(tmp_path, verify=False))]))
+    assert [order["verify"] for order in orders] == [True, True, False]
+    assert [order["data"] for order in orders] == [None, str(tmp_path), str(tmp_path)]

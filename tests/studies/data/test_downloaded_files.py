@@ -49,12 +49,14 @@ def test_one_failure_keeps_the_files_that_came(files, server, tmp_path):
 def test_the_same_content_repacked_or_unpacked_is_accepted(files, server, tmp_path, name):
     raw = tmp_path / "deep" / "raw"
     raw.mkdir(parents=True)
-    anew = gzip.compress(CONTENTS["a.gz"], compresslevel=1, mtime=7) if name.endswith(".gz") else CONTENTS["a.gz"]
-    (raw / name).write_bytes(anew)
+    recompressed = (
+        gzip.compress(CONTENTS["a.gz"], compresslevel=1, mtime=7) if name.endswith(".gz") else CONTENTS["a.gz"]
+    )
+    (raw / name).write_bytes(recompressed)
     get(files, tmp_path)
     assert server.requests == ["b.gz"]
-    assert (raw / name).read_bytes() == anew
-    assert DataFiles(raw).read(name) == anew
+    assert (raw / name).read_bytes() == recompressed
+    assert DataFiles(raw).read(name) == recompressed
 
 
 def test_a_folder_that_cannot_be_written_is_ready_where_all_is_there(files, server, tmp_path, monkeypatch):

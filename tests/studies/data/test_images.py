@@ -91,11 +91,11 @@ def test_images_are_standardised_batch_by_batch():
 
 def test_images_keep_to_the_generators_order():
     examples = Images((torch.arange(20, dtype=torch.uint8).reshape(20, 1, 1, 1), torch.arange(20)))
-    seen = list(examples.batches(8, torch.Generator().manual_seed(0)))
-    assert [len(labels) for _, labels in seen] == [8, 8, 4]
-    labels = torch.cat([labels for _, labels in seen])
+    batches = list(examples.batches(8, torch.Generator().manual_seed(0)))
+    assert [len(labels) for _, labels in batches] == [8, 8, 4]
+    labels = torch.cat([labels for _, labels in batches])
     assert labels.tolist() == torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
-    torch.testing.assert_close(torch.cat([images for images, _ in seen]).flatten() * 255, labels.float())
+    torch.testing.assert_close(torch.cat([images for images, _ in batches]).flatten() * 255, labels.float())
 
 
 def test_standardised_without_anything_is_from_0_to_1():
@@ -232,9 +232,9 @@ def bag_folder(tmp_path):
 def test_less_than_white_is_bag(tmp_path):
     photograph = picture(tmp_path / "a.png", np.stack([np.full((4, 4), value) for value in (10, 20, 30)], axis=-1))
     mask = picture(tmp_path / "b.png", [[255, 254, 0, 1], [255, 255, 255, 255], [128] * 4, [255] * 4])
-    photographs, found = bags.read_bags(DataFiles(tmp_path), [(photograph.name, mask.name)], side=4)
+    photographs, masks = bags.read_bags(DataFiles(tmp_path), [(photograph.name, mask.name)], side=4)
     assert [channel.unique().tolist() for channel in photographs[0]] == [[10], [20], [30]]
-    assert found[0].tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
+    assert masks[0].tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
 
 
 def test_photographs_and_masks_are_paired_by_name(bag_folder):

@@ -300,20 +300,20 @@ def test_stand_ins_carry_the_spans_and_nothing_else(tmp_path):
     np.testing.assert_allclose(np.sqrt((with_spans**2).mean(axis=1)), SCALE, rtol=1e-5)
     assert np.array_equal(with_spans[2:10], without[2:10])  # no sentence describes frames 128 to 640
     # The rows of a span are noise plus the vector of the sentence.
-    told, noise = with_spans[10:], without[10:]
-    told = told - noise * ((told * noise).sum(axis=1) / (noise**2).sum(axis=1))[:, None]
-    assert np.corrcoef(told).min() > 0.99
+    signal, noise = with_spans[10:], without[10:]
+    signal = signal - noise * ((signal * noise).sum(axis=1) / (noise**2).sum(axis=1))[:, None]
+    assert np.corrcoef(signal).min() > 0.99
     share = SIGNAL / np.sqrt(1 + SIGNAL**2)
-    np.testing.assert_allclose(np.sqrt((told**2).mean(axis=1)), SCALE * share, rtol=0.05)
+    np.testing.assert_allclose(np.sqrt((signal**2).mean(axis=1)), SCALE * share, rtol=0.05)
     assert abs(without[1:].mean()) < 0.02
 
 
 def test_every_row_that_overlaps_a_span_contains_it():
-    told, silent = (
+    marked, silent = (
         features_of("a", Video(timestamps=spans, sentences=["x"] * len(spans), fps=29.4, num_frames=256), {}, seed=0)
         for spans in ([(70, 130)], [])
     )
-    assert (told != silent).any(axis=1).tolist() == [False, True, True, False]
+    assert (marked != silent).any(axis=1).tolist() == [False, True, True, False]
 
 
 def test_stand_ins_of_equal_seeds_are_equal(tmp_path):
@@ -385,13 +385,15 @@ def test_grounding_refuses_other_features():
 
 def test_the_real_annotations(data_folder):
     files = DataFiles(data_folder / tacos.PLACE, tacos.PLACE)
-    found = {part: read_annotations(files, f"{part}.json") for part in ("train", "val", "test")}
-    counts = {part: (len(videos), sum(len(v.sentences) for v in videos.values())) for part, videos in found.items()}
+    annotations = {part: read_annotations(files, f"{part}.json") for part in ("train", "val", "test")}
+    counts = {
+        part: (len(videos), sum(len(v.sentences) for v in videos.values())) for part, videos in annotations.items()
+    }
     assert counts == {"train": (75, 9790), "val": (27, 4436), "test": (25, 4001)}
-    numbers = vocabulary(s for v in found["train"].values() for s in v.sentences)
+    numbers = vocabulary(s for v in annotations["train"].values() for s in v.sentences)
     assert len(numbers) < tacos.WORDS - 2
     spans, lengths = [], []
-    for one in found["train"].values():
+    for one in annotations["train"].values():
         spans += [(start / one.num_frames, end / one.num_frames) for start, end in one.timestamps]
         lengths += [min(-(-one.num_frames // FRAMES_PER_ROW), 128)] * len(one.timestamps)
     first, last = positions_of(torch.tensor(spans), torch.tensor(lengths))

@@ -21,8 +21,8 @@ RANKS = SCRIPT.replace("trial = ", "torch.distributed.init_process_group('gloo')
 
 
 def spec_of(command: str, **changes) -> RunSpec:
-    given = {"task": command, "optimizer": "", "lr": 0.1, "seed": 7, "epochs": 0, "batch_size": 0, "kind": "command"}
-    return RunSpec(**{**given, **changes})
+    fields = {"task": command, "optimizer": "", "lr": 0.1, "seed": 7, "epochs": 0, "batch_size": 0, "kind": "command"}
+    return RunSpec(**{**fields, **changes})
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_the_files_of_a_script_that_runs_alone_are_not_removed(script, monkeypat
 
 
 def test_both_arms_report_and_the_one_without_is_the_plain_loop(script):
-    told = events("python train.py", None, ())
-    done = {each.spec.lga: each.epochs for each in told if isinstance(each, RunDone)}
-    assert done == {None: 3, (): 3}
-    assert {each.epochs for each in told if isinstance(each, Length)} == {3}
-    last = {each.spec.lga: each.record for each in told if isinstance(each, EpochDone) and each.record.epoch == 3}
+    reports = events("python train.py", None, ())
+    epochs = {each.spec.lga: each.epochs for each in reports if isinstance(each, RunDone)}
+    assert epochs == {None: 3, (): 3}
+    assert {each.epochs for each in reports if isinstance(each, Length)} == {3}
+    last = {each.spec.lga: each.record for each in reports if isinstance(each, EpochDone) and each.record.epoch == 3}
     assert last[None].test["norm"] == final_norm(lr=0.1, seed=7)
     assert last[()].test["norm"] < final_norm(lr=0.1, seed=7)
     assert last[None].lga is None
@@ -90,17 +90,17 @@ def test_both_arms_report_and_the_one_without_is_the_plain_loop(script):
 
 
 def test_the_same_script_by_itself_has_lga_on(script):
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
     assert float(lines[-1].split()[-1]) < final_norm(lr=0.1, seed=7)
 
 
 def test_under_torchrun_the_first_rank_alone_reports(script):
     script.write_text(RANKS)
-    told = events("torchrun --standalone --nproc_per_node 2 train.py", ())
-    assert isinstance(told[-1], RunDone), told[-1]
-    assert [each.record.epoch for each in told if isinstance(each, EpochDone)] == [1, 2, 3]
+    reports = events("torchrun --standalone --nproc_per_node 2 train.py", ())
+    assert isinstance(reports[-1], RunDone), reports[-1]
+    assert [each.record.epoch for each in reports if isinstance(each, EpochDone)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_script_that_fails_is_one_line(script, text, message):
     script.write_text(text)
     [failed] = [each for each in events("python train.py", None) if isinstance(each, RunFailed)]
     assert message in failed.message
-    with pytest.raises(UsageError) as found:
+    with pytest.raises(UsageError) as error:
         CommandEngine(TrialCommand("python train.py")).rehearse([spec_of("python train.py")], None)
-    assert f"train, arm 'without', fails in a rehearsal of one step: {failed.message}" == str(found.value)
+    assert f"train, arm 'without', fails in a rehearsal of one step: {failed.message}" == str(error.value)
 
 
 def test_a_script_that_reports_nothing_is_an_error(script):

@@ -74,10 +74,10 @@ def test_a_killed_worker_resumes_from_its_checkpoint(mine, tmp_path):
     with Store(tmp_path / "results.sqlite") as store:
         events = list(execute_missing(specs, store, LocalEngine(2), None))
         for spec, epochs in zip(specs, (0, 0, 1, 1, 2, 3), strict=True):
-            told = [event for event in events if event.spec == spec]
-            assert sum(isinstance(event, RunStarted) for event in told) == 2
-            assert [event.epochs for event in told if isinstance(event, RunNote)] == [epochs] * (epochs > 0)
-            assert sum(isinstance(event, EpochDone) for event in told) == spec.epochs + epochs
+            of_spec = [event for event in events if event.spec == spec]
+            assert sum(isinstance(event, RunStarted) for event in of_spec) == 2
+            assert [event.epochs for event in of_spec if isinstance(event, RunNote)] == [epochs] * (epochs > 0)
+            assert sum(isinstance(event, EpochDone) for event in of_spec) == spec.epochs + epochs
             assert exact(store.records(spec)) == exact(run(spec, None))
             assert store.complete(spec)
         assert not store.checkpoints.exists()
@@ -150,8 +150,8 @@ def test_a_changed_task_file_makes_the_checkpoint_stale(mine, tmp_path):
     (tmp_path / "my_task.py").write_text(TASK.replace("Dropout(0.5)", "Dropout(0.1)"))
     with Store(path) as store:
         events = list(execute_missing([spec], store, LocalEngine(1), None))
-        (said,) = [event.message for event in events if isinstance(event, RunNote)]
-        assert "differs in its task or optimizer file" in said
+        (message,) = [event.message for event in events if isinstance(event, RunNote)]
+        assert "differs in its task or optimizer file" in message
         assert exact(store.records(spec)) == exact(run(spec, None))
 
 

@@ -49,18 +49,18 @@ def killed(program, *arguments, words, seconds, by=signal.SIGKILL):
     with quiet_start():  # the process need not execute the test program
         process.start()
     other.close()
-    said = []
+    received = []
     try:
         while True:
-            if len(said) == words:
+            if len(received) == words:
                 if seconds:
                     time.sleep(seconds)
                 os.kill(process.pid, by)
-            said.append(messages.recv())
+            received.append(messages.recv())
     except (EOFError, OSError):  # its last word may be cut short
         process.join()
     assert process.exitcode in (0, -by)
-    return said, process.exitcode == 0
+    return received, process.exitcode == 0
 
 
 @pytest.mark.parametrize("least", [10, pytest.param(200, marks=[pytest.mark.mutations, pytest.mark.timeout(3600)])])
@@ -71,7 +71,7 @@ def test_a_study_that_is_killed_again_and_again(tmp_path, least):
     while kills < least or rounds < 2:
         path = tmp_path / f"{rounds}.sqlite"
         stored: set[tuple[RunSpec, int]] = set()
-        done: set[RunSpec] = set()
+        finished: set[RunSpec] = set()
         while True:
             words = chance.randrange(24) if kills < least else math.inf
             # Immediately: an epoch that is reported too early would not be stored yet.
@@ -79,25 +79,27 @@ def test_a_study_that_is_killed_again_and_again(tmp_path, least):
             # After each epoch, so that some runs resume; or never, so that others start again.
             apart = chance.choice((0.0, math.inf))
             by = chance.choice(SIGNALS)
-            said, ended = killed(killing.carry_out_and_tell, path, SPECS, 2, apart, words=words, seconds=seconds, by=by)
+            received, ended = killed(
+                killing.carry_out_and_tell, path, SPECS, 2, apart, words=words, seconds=seconds, by=by
+            )
             kills += not ended
-            resumed += sum(event.epochs > 0 for event in said if isinstance(event, RunNote))
-            stored |= {(event.spec, event.record.epoch) for event in said if isinstance(event, EpochDone)}
-            done |= {event.spec for event in said if isinstance(event, RunDone)}
+            resumed += sum(event.epochs > 0 for event in received if isinstance(event, RunNote))
+            stored |= {(event.spec, event.record.epoch) for event in received if isinstance(event, EpochDone)}
+            finished |= {event.spec for event in received if isinstance(event, RunDone)}
             if not path.exists():
-                assert not said
+                assert not received
                 continue
             with Store(path) as store:
-                found = {(spec, record.epoch) for spec in SPECS for record in store.records(spec)}
-                assert stored <= found, "a finished epoch is lost"
-                stored = found
+                epochs = {(spec, record.epoch) for spec in SPECS for record in store.records(spec)}
+                assert stored <= epochs, "a finished epoch is lost"
+                stored = epochs
                 for spec in SPECS:
                     records = exact(store.records(spec))
                     assert records == expected[spec][: len(records)]
                     assert store.complete(spec) == (len(records) == spec.epochs), "a run is half written"
                     cut_runs += 0 < len(records) < spec.epochs
                 missing = store.missing(SPECS)
-                assert not done & set(missing), "a finished run is lost"
+                assert not finished & set(missing), "a finished run is lost"
             if ended:
                 assert not missing
                 break
@@ -115,16 +117,16 @@ def test_a_killed_writer_keeps_each_reported_epoch(tmp_path):
     for attempt in range(15):
         path = tmp_path / f"{attempt}.sqlite"
         words, seconds = chance.randrange(20), chance.choice((0.0, chance.uniform(0, 0.05)))
-        told, _ = killed(killing.write_and_tell, path, spec, records, words=words, seconds=seconds)
-        most = max(most, len(told))
+        reported, _ = killed(killing.write_and_tell, path, spec, records, words=words, seconds=seconds)
+        most = max(most, len(reported))
         if not path.exists():
-            assert not told
+            assert not reported
             continue
         with Store(path) as store:
             assert not store.complete(spec)
-            found = store.records(spec)
-            assert len(told) <= len(found) <= len(told) + 1
-            assert found == records[: len(found)]
+            stored = store.records(spec)
+            assert len(reported) <= len(stored) <= len(reported) + 1
+            assert stored == records[: len(stored)]
     assert most > 10
 
 
@@ -144,26 +146,26 @@ class Program:
 
     def wait_for(self, line: str) -> None:
         assert self.process.stdout is not None
-        for found in self.process.stdout:
-            if found.startswith(line):
+        for output in self.process.stdout:
+            if output.startswith(line):
                 return
         raise AssertionError(f"it ended without saying {line}: {self.process.communicate()[1]}")
 
     def alive(self) -> list[int]:
         """The processes that carry its mark in their environment."""
-        found = []
+        processes = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 if self._mark.encode() in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
+                    processes.append(int(folder.name))
             except OSError:
                 continue
-        return found
+        return processes
 
     def folders(self) -> set[str]:
         """The temporary folders of Ray that its processes name."""
         lines = [Path(f"/proc/{number}/cmdline").read_text() for number in self.alive()]
-        return {found for line in lines for found in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
+        return {folder for line in lines for folder in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
 
     def wait_until(self, condition: Callable[[int], bool]) -> bool:
         """Whether the number of its processes comes to meet the condition."""

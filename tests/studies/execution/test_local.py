@@ -232,8 +232,8 @@ def test_jobs_are_at_least_one(jobs):
 
 def test_ctrl_c_waits_while_a_process_starts():
     """Also where a library's thread, in which the signal is not blocked, lets it in."""
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
+    finished = threading.Event()
+    thread = threading.Thread(target=finished.wait)
     thread.start()
     before = signal.getsignal(signal.SIGINT)
     ready = []
@@ -249,7 +249,7 @@ def test_ctrl_c_waits_while_a_process_starts():
         with pytest.raises(KeyboardInterrupt):
             start()
     finally:
-        done.set()
+        finished.set()
         thread.join()
     assert ready == [True]
     assert signal.getsignal(signal.SIGINT) is before

@@ -15,7 +15,7 @@ from support.synthetic import BASE, compared, pair
 SPECS = [replace(spec, epochs=100) for spec in compared(pair(BASE, BASE))[0].specs]
 
 
-def shown(width: int, monkeypatch, **how) -> list[str]:
+def progress_lines(width: int, monkeypatch, **how) -> list[str]:
     """The lines of the bars in the middle of two runs, an hour after the first began."""
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -28,14 +28,14 @@ def shown(width: int, monkeypatch, **how) -> list[str]:
     now = 3600.0
     for spec in (SPECS[0], SPECS[-1]):
         progress.handle(EpochDone(spec, EpochRecord(12, {"loss": 2.3456}, {}, None, 0.0)))
-    with console.capture() as found:
+    with console.capture() as capture:
         console.print(progress._bars.get_renderable())
-    return found.get().splitlines()
+    return capture.get().splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_each_bar_and_its_time_are_on_one_line(width, monkeypatch):
-    lines = shown(width, monkeypatch)
+    lines = progress_lines(width, monkeypatch)
     assert len(lines) == 3, "all runs, and two at a time"
     assert max(map(len, lines)) <= width
     for line in lines:
@@ -62,4 +62,4 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):
 
 
 def test_a_spinner_of_plain_characters(monkeypatch):
-    assert "\\u28" not in "".join(shown(80, monkeypatch, encoding="cp1252"))
+    assert "\\u28" not in "".join(progress_lines(80, monkeypatch, encoding="cp1252"))

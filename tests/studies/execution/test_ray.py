@@ -91,13 +91,13 @@ def mine(tmp_path, monkeypatch):
     return spec
 
 
-def told(events, spec):
+def events_of(events, spec):
     """The events of a run, without progress within epochs."""
     return [event for event in events if event.spec == spec and not isinstance(event, Progress)]
 
 
 def kinds(events, spec):
-    return [type(event) for event in told(events, spec)]
+    return [type(event) for event in events_of(events, spec)]
 
 
 def descendants(root=None):
@@ -109,11 +109,11 @@ def descendants(root=None):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1]), command
         except OSError:
             continue
-    found, new = {}, {root or os.getpid()}
+    processes, new = {}, {root or os.getpid()}
     while new:
         new = {number for number, (parent, _) in parents.items() if parent in new}
-        found |= {number: parents[number][1] for number in new}
-    return found
+        processes |= {number: parents[number][1] for number in new}
+    return processes
 
 
 def listening(processes):
@@ -125,27 +125,27 @@ def listening(processes):
                 sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
             except OSError:
                 continue
-    found = set()
+    addresses = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for words in map(str.split, Path(table).read_text().splitlines()[1:]):
             if words[3] == "0A" and words[9] in sockets:
                 content = bytes.fromhex(words[1].partition(":")[0])
                 address = ipaddress.ip_address(b"".join(content[i : i + 4][::-1] for i in range(0, len(content), 4)))
-                found.add(str(getattr(address, "ipv4_mapped", None) or address))
-    return found
+                addresses.add(str(getattr(address, "ipv4_mapped", None) or address))
+    return addresses
 
 
 def test_a_new_cluster(mine, tmp_path, capsys):
     fine = [DIGITS, dataclasses.replace(DIGITS, lga=options(gamma2=1e-6)), mine("dies once")]
     error, dies = mine("error"), mine("dies")
-    events, there, hosts = [], {}, set()
+    events, processes, hosts = [], {}, set()
     others = set(descendants())  # of earlier tests, such as the workers of torch's compiler
     with Store(tmp_path / "results.sqlite") as store:
         for event in execute_missing([error, dies, *fine], store, RayEngine(2), None):
             events.append(event)
             if isinstance(event, RunDone):
-                there |= descendants()
-                hosts |= listening(there)
+                processes |= descendants()
+                hosts |= listening(processes)
         assert store.missing([error, dies, *fine]) == [error, dies]
         (tmp_path / "dies once" / "died").touch()
         for spec in fine:
@@ -154,21 +154,22 @@ def test_a_new_cluster(mine, tmp_path, capsys):
         assert kinds(events, spec) == [RunStarted, EpochDone, EpochDone, RunDone]
     # The worker was lost in the third epoch, and perhaps also the report of the second.
     assert kinds(events, fine[2]).count(RunStarted) == 2
-    again = told(events, fine[2])
-    _, note, *epochs, _ = again[again.index(RunStarted(fine[2]), 1) :]
+    retried = events_of(events, fine[2])
+    _, note, *epochs, _ = retried[retried.index(RunStarted(fine[2]), 1) :]
     assert (note.message, note.epochs) == ("resumes after epoch 2 of 4", 2)
     assert [event.record.epoch for event in epochs] == [1, 2, 3, 4]
     assert kinds(events, error) == [RunStarted, RunFailed]
     line = 1 + TASK.splitlines().index('            raise RuntimeError("no luck\\nat all")')
-    assert told(events, error)[-1].message == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
+    assert events_of(events, error)[-1].message == f"RuntimeError: no luck ({tmp_path}/my_task.py, line {line})"
     assert kinds(events, dies).count(RunStarted) == 2
-    assert told(events, dies)[-1].message == "its worker was lost twice, the last time by WorkerCrashedError"
+    assert events_of(events, dies)[-1].message == "its worker was lost twice, the last time by WorkerCrashedError"
     # It was only ours, and nothing of it remains.
     assert hosts == {"127.0.0.1"}
-    (folder,) = {found for command in there.values() for found in re.findall(r"/tmp/lossaware-ray-\w{8}", command)}
+    (folder,) = {path for line in processes.values() for path in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
     assert not Path(folder).exists()
-    trackers = {number for number, line in there.items() if "resource_tracker" in line}  # Python's own, of this process
-    wait_until(lambda: not (set(there) - trackers - others) & set(descendants()))
+    # Python's own resource trackers, of this process
+    trackers = {number for number, line in processes.items() if "resource_tracker" in line}
+    wait_until(lambda: not (set(processes) - trackers - others) & set(descendants()))
     assert capsys.readouterr() == ("", "")
 
 
@@ -228,9 +229,11 @@ def test_after_the_kill_of_a_part_of_its_cluster_another_one_continues(mine, tmp
             events.append(event)
             if not killed and sum(isinstance(event, EpochDone) for event in events) == 4:
                 wait_until(lambda: len(list((tmp_path / "waits").iterdir())) == 2)  # in their third epochs
-                there = descendants()
-                (killed,) = [number for number, line in there.items() if victim in line.split(" --")[0]]
-                folders |= {found for line in there.values() for found in re.findall(r"/tmp/lossaware-ray-\w{8}", line)}
+                processes = descendants()
+                (killed,) = [number for number, line in processes.items() if victim in line.split(" --")[0]]
+                folders |= {
+                    folder for line in processes.values() for folder in re.findall(r"/tmp/lossaware-ray-\w{8}", line)
+                }
                 os.kill(killed, signal.SIGKILL)
                 (tmp_path / "waits" / "go").touch()
         for spec in specs:
@@ -252,12 +255,14 @@ def test_a_worker_that_hangs_is_ended_and_reported(mine, monkeypatch):
     events = list(RayEngine(3).execute(specs, None))
     reason = r"hanging: no event for \d+ s"
     for spec in specs:
-        [note] = [event.message for event in told(events, spec) if isinstance(event, RunNote)]
+        [note] = [event.message for event in events_of(events, spec) if isinstance(event, RunNote)]
         assert re.fullmatch(f"its worker is killed for {reason}; it is started again", note)
         assert kinds(events, spec).count(RunStarted) == 2
-    assert told(events, once)[-1] == RunDone(once, 4)
+    assert events_of(events, once)[-1] == RunDone(once, 4)
     for spec in (always, stops):
-        assert re.fullmatch(f"its worker was lost twice, the last time by {reason}", told(events, spec)[-1].message)
+        assert re.fullmatch(
+            f"its worker was lost twice, the last time by {reason}", events_of(events, spec)[-1].message
+        )
 
 
 @contextmanager
@@ -343,7 +348,7 @@ def test_other_users_cannot_use_its_cluster(mine, tmp_path):
     mine("waits")
     events = RayEngine(1).execute([mine("waits")], None)
     next(events)
-    (host,) = {found for line in descendants().values() for found in re.findall(r"--gcs-address=(\S+)", line)}
+    (host,) = {address for line in descendants().values() for address in re.findall(r"--gcs-address=(\S+)", line)}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     program = f"import ray; ray.init('{host}'); print('is in')"
     with pytest.raises(subprocess.TimeoutExpired) as tried:

@@ -35,36 +35,36 @@ def scripted(monkeypatch):
     """Passes the events of the given drivers to an engine, one driver after another; returns the runs of each."""
 
     def install(*drivers):
-        given, left = [], list(drivers)
+        attempts, remaining = [], list(drivers)
 
         @contextmanager
         def driver(self, specs, data_folder, checkpoints, waits_until):
-            given.append(specs)
-            yield iter(left.pop(0))
+            attempts.append(specs)
+            yield iter(remaining.pop(0))
 
         monkeypatch.setattr(RayEngine, "_driver", driver)
-        return given
+        return attempts
 
     return install
 
 
 def test_another_cluster_is_given_the_runs_that_have_not_ended(scripted):
-    given = scripted(
+    attempts = scripted(
         [Ready(), RunStarted(FIRST), RunDone(FIRST), RunStarted(SECOND), LOST],
         [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()],
     )
     events = list(RayEngine(1).execute([FIRST, SECOND], None))
-    assert given == [[FIRST, SECOND], [SECOND]]
+    assert attempts == [[FIRST, SECOND], [SECOND]]
     note = RunNote(SECOND, "its Ray cluster was lost (a test); a new one is started")
-    started, done = RunStarted(SECOND), RunDone(SECOND)
-    assert events == [RunStarted(FIRST), RunDone(FIRST), started, note, started, done]
+    started, finished = RunStarted(SECOND), RunDone(SECOND)
+    assert events == [RunStarted(FIRST), RunDone(FIRST), started, note, started, finished]
 
 
 def test_a_run_with_which_each_cluster_is_lost_has_failed_in_the_end(scripted):
     lost = [Ready(), RunStarted(FIRST), LOST]
-    given = scripted(*[lost] * LOSSES, [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()])
+    attempts = scripted(*[lost] * LOSSES, [Ready(), RunStarted(SECOND), RunDone(SECOND), Over()])
     events = list(RayEngine(1).execute([FIRST, SECOND], None))
-    assert given == [[FIRST, SECOND]] * LOSSES + [[SECOND]]
+    assert attempts == [[FIRST, SECOND]] * LOSSES + [[SECOND]]
     failed = [event for event in events if isinstance(event, RunFailed)]
     assert failed == [RunFailed(FIRST, f"its Ray cluster was lost {LOSSES} times, the last time by a test")]
 
@@ -80,11 +80,11 @@ def test_a_cluster_by_address_is_waited_for_until_the_timeout(scripted, monkeypa
     monkeypatch.setattr(engine_module, "RETRY_SECONDS", 0.03)
     refused = [Refused("no answer")]
     lost = [Ready(), RunStarted(FIRST), LOST]
-    given = scripted(lost, refused, lost, *[refused] * 20)
-    told = RayEngine(1, "127.0.0.1:1").execute([FIRST], None)
+    attempts = scripted(lost, refused, lost, *[refused] * 20)
+    events = RayEngine(1, "127.0.0.1:1").execute([FIRST], None)
     with pytest.raises(UsageError, match=r"was lost and did not answer again within 0\.2 s; finished runs"):
-        list(told)
-    assert 3 < len(given) < 13
+        list(events)
+    assert 3 < len(attempts) < 13
     scripted(refused)
     with pytest.raises(UsageError, match="no answer"):
         list(RayEngine(1, "127.0.0.1:1").execute([FIRST], None))
@@ -139,8 +139,8 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
     monkeypatch.setitem(sys.modules, "ray", StandIn(clock))
     monkeypatch.setattr(ray_driver, "_Watch", lambda: SimpleNamespace(look=lambda: None))
     monkeypatch.setattr(time, "monotonic", lambda: clock[-1])
-    done = EpochDone(FIRST, None)
-    hangs = [Worker(_Begun(), done), Worker(_Begun(), done)]
+    epoch_done = EpochDone(FIRST, None)
+    hangs = [Worker(_Begun(), epoch_done), Worker(_Begun(), epoch_done)]
     patient = Worker()  # until a CPU is free for it
     workers = {FIRST: [*hangs], SECOND: [patient]}
     events = []
@@ -154,10 +154,10 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
     silent = f"hanging: no event for {patience.SILENCE + patience.LOOK_EVERY:.0f} s"
     assert [event for event in events if event.spec == FIRST] == [
         RunStarted(FIRST),
-        done,
+        epoch_done,
         RunNote(FIRST, f"its worker is killed for {silent}; it is started again"),
         RunStarted(FIRST),
-        done,
+        epoch_done,
         RunFailed(FIRST, f"its worker was lost twice, the last time by {silent}"),
     ]
     assert events[-1] == RunDone(SECOND, 2)
@@ -166,7 +166,7 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
 # --- what cannot be --------------------------------------------------------------------------------------------------
 
 
-def said(capsys, *arguments):
+def error_line(capsys, *arguments):
     """The one-line message of the command line for wrong input."""
     assert lossaware("compare", "digits", *arguments) == 2
     return capsys.readouterr().err.splitlines()[-1]
@@ -176,13 +176,13 @@ def test_no_cluster_answers(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        line = said(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path))
+        line = error_line(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path))
     assert line.startswith(f"lossaware: no Ray cluster answers at {address} (")
 
 
 @pytest.mark.parametrize("address", ["here", "ray://127.0.0.1:10001", "127.0.0.1:", "127.0.0.1:port", ""])
 def test_an_invalid_address(tmp_path, capsys, address):
-    line = said(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "out"))
+    line = error_line(capsys, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "out"))
     assert line == f"lossaware: the address of a Ray cluster must be HOST:PORT or auto, got {address!r}"
     assert not (tmp_path / "out").exists()
 
@@ -195,7 +195,7 @@ def test_auto_is_the_cluster_that_the_environment_names(monkeypatch):
 
 def test_ray_is_not_installed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    line = said(capsys, "--engine", "ray", "--out", str(tmp_path / "out"))
+    line = error_line(capsys, "--engine", "ray", "--out", str(tmp_path / "out"))
     assert line == f"lossaware: --engine ray needs the package ray: {how_to_install('ray')}"
     assert not (tmp_path / "out").exists()
 

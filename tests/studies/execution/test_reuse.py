@@ -157,10 +157,10 @@ ReduceLROnPlateau = { scheduler = "ReduceLROnPlateau" }
 all = {}
 """)
     begin = ["study", "run", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), "--jobs", "1"]
-    said = []
+    outputs = []
     for only in ("none", "none,ReduceLROnPlateau"):
         assert lossaware(*begin, "--only", f"scheduler={only}") == 0
-        said.append(capsys.readouterr().err)
-    assert "1 run to do" in said[0]
-    assert "1 of 2 runs are already parts of others: of longer ones, or" in said[1]
-    assert "All 2 runs are already finished." in said[1]
+        outputs.append(capsys.readouterr().err)
+    assert "1 run to do" in outputs[0]
+    assert "1 of 2 runs are already parts of others: of longer ones, or" in outputs[1]
+    assert "All 2 runs are already finished." in outputs[1]

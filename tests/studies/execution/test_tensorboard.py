@@ -11,20 +11,20 @@ from support import needs
 
 def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
     accumulator = needs("tensorboard.backend.event_processing.event_accumulator")
-    found = {}
+    scalars_by_run = {}
     for run in sorted(folder.iterdir()):
         events = accumulator.EventAccumulator(str(run))
         events.Reload()
-        found[run.name] = {
+        scalars_by_run[run.name] = {
             tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
         }
-    return found
+    return scalars_by_run
 
 
 def compare(folder: Path) -> None:
     words = "compare digits --optimizers sgd --lrs 1e-2 --seeds 1 --epochs 2 --jobs 1 --tensorboard logs".split()
-    done = subprocess.run([sys.executable, "-m", "lossaware", *words], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([sys.executable, "-m", "lossaware", *words], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_compare_logs_each_epoch_also_of_stored_runs(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def torchrun(*arguments, cwd):
 
 
 @pytest.fixture(scope="module")
-def found(task, tmp_path_factory):
+def results(task, tmp_path_factory):
     """The results of both ranks in each case."""
     folder = tmp_path_factory.mktemp("found")
     cases = {
@@ -130,11 +130,11 @@ CHECKED = [*((name, mode) for name in CASES for mode in MODES), ("alig", "ddp-2"
 
 
 @pytest.mark.parametrize("case", CHECKED, ids=" ".join)
-def test_two_ranks_measure_the_same_as_one_process(found, case):
+def test_two_ranks_measure_the_same_as_one_process(results, case):
     """With augmentation, with an uneven last batch, and in most cases with one of a single example."""
-    spec, first, _ = found[case]
-    alone = list(run(dataclasses.replace(spec, distributed=None), None))
-    for record, shared in zip(alone, first["records"], strict=True):
+    spec, first, _ = results[case]
+    single = list(run(dataclasses.replace(spec, distributed=None), None))
+    for record, shared in zip(single, first["records"], strict=True):
         assert shared["train"] == pytest.approx(record.train, rel=1e-4)
         assert shared["test"] == pytest.approx(record.test, rel=1e-4)
         if spec.lga is not None:
@@ -146,15 +146,15 @@ BOTH = [*CHECKED, *(("normalised", mode) for mode in MODES)]
 
 
 @pytest.mark.parametrize("case", BOTH, ids=" ".join)
-def test_replicas_are_equal_bit_for_bit(found, case):
-    _, first, second = found[case]
+def test_replicas_are_equal_bit_for_bit(results, case):
+    _, first, second = results[case]
     assert all(torch.equal(p, q) for p, q in zip(first["parameters"], second["parameters"], strict=True))
     assert str(first["records"]) == str(second["records"])  # NaN equals NaN
 
 
 @pytest.mark.parametrize("case", BOTH, ids=" ".join)
-def test_a_shared_run_resumes_with_the_same_bits(found, case):
-    for rank in found[case][1:]:
+def test_a_shared_run_resumes_with_the_same_bits(results, case):
+    for rank in results[case][1:]:
         assert str(rank["again"]) == str(rank["records"][1])
         assert all(torch.equal(p, q) for p, q in zip(rank["parameters"], rank["parameters again"], strict=True))
 
@@ -197,12 +197,12 @@ def test_after_the_kill_of_a_rank_the_same_command_resumes_bitwise(task, tmp_pat
         os.kill(int((tmp_path / "killed" / "1").read_text()), signal.SIGKILL)
         output = started.communicate(timeout=120)[0]
         assert started.returncode == 1
-    said = [line for line in output.splitlines() if line.startswith("lossaware: ")]
-    assert len(said) == 1
+    errors = [line for line in output.splitlines() if line.startswith("lossaware: ")]
+    assert len(errors) == 1
     assert re.fullmatch(
         r"lossaware: torchrun stops all ranks, because one of them was killed or failed, .*; "
         r"\d of 2 runs are finished and kept in out/results\.sqlite\. Run the same command again to continue\.",
-        said[0],
+        errors[0],
     )
     assert any(len(records) < 12 for records in stored(tmp_path / "killed").values())
     outputs = []

@@ -38,8 +38,8 @@ def test_one_hot_masks():
 def test_segmentation_measures():
     """Image 1: bag at two pixels, predicted at two, one of them correct. Image 2: no bag, none predicted."""
     bag = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=torch.uint8)
-    found = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]])
-    logits = torch.stack([1.0 - found, found], dim=1) * 4 - 2
+    predicted = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]])
+    logits = torch.stack([1.0 - predicted, predicted], dim=1) * 4 - 2
     measures = segmentation(Fixed(logits), (torch.zeros(2, 3, 2, 2), bag))
     right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
     assert measures["loss"].item() == pytest.approx((6 * right + 2 * wrong) / 8)

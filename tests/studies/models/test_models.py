@@ -104,12 +104,12 @@ def test_densenet_takes_no_other_depth():
 
 def sides(net, x):
     """The sides of the image in the network, each once."""
-    seen = []
+    widths = []
     for stage in net:
         x = stage(x)
-        if x.dim() == 4 and (not seen or seen[-1] != x.shape[-1]):
-            seen.append(x.shape[-1])
-    return seen
+        if x.dim() == 4 and (not widths or widths[-1] != x.shape[-1]):
+            widths.append(x.shape[-1])
+    return widths
 
 
 def test_densenet_halves_the_image_between_its_blocks_and_rectifies_after_each():
@@ -156,13 +156,13 @@ def test_residual_and_dense_networks_start_after_he(make):
 
 def rectified(net):
     """For each convolution and linear layer, whether its outputs are rectified before the next one."""
-    found = []
+    has_relu = []
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            found.append(False)
+            has_relu.append(False)
         elif isinstance(module, nn.ReLU):
-            found[-1] = True
-    return found
+            has_relu[-1] = True
+    return has_relu
 
 
 @pytest.mark.parametrize("make", [encoder_decoder, dense_autoencoder, convolutional_autoencoder, lenet5])

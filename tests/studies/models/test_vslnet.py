@@ -27,10 +27,10 @@ def test_vslnet_ignores_padding():
     video, lengths, words = vslnet_batch()
     with torch.no_grad():
         together = net(video, lengths, words)
-        alone = net(video[:1, :7], lengths[:1], words[:1, :4])
+        short = net(video[:1, :7], lengths[:1], words[:1, :4])
         video[0, 7:] = 1e3
         other = net(video, lengths, words)
-    for a, b, c in zip(together, alone, other, strict=True):
+    for a, b, c in zip(together, short, other, strict=True):
         torch.testing.assert_close(a[:1, :7], b, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(a[:, :7], c[:, :7])
     assert torch.isneginf(together[1][0, 7:]).all()
@@ -64,7 +64,7 @@ def test_vslnet_is_that_of_its_paper_step_by_step():
     net = VSLNet(words=50).eval()
     video, words = torch.randn(9, 1024), torch.randint(2, 50, (5,))
     with torch.no_grad():
-        found = net(video[None], torch.tensor([9]), words[None])
+        result = net(video[None], torch.tensor([9]), words[None])
         context = encoded_step_by_step(net.encoder, net.project_video(video))
         query = encoded_step_by_step(net.encoder, net.project_words(net.words.weight[words]))
         # Context-query attention.
@@ -83,7 +83,7 @@ def test_vslnet_is_that_of_its_paper_step_by_step():
         starts, _ = net.start(fused)
         ends, _ = net.end(starts)
         start, end = net.start_score(torch.cat([starts, fused], 1)), net.end_score(torch.cat([ends, fused], 1))
-    for one, other in zip(found, (highlight, start, end), strict=True):
+    for one, other in zip(result, (highlight, start, end), strict=True):
         torch.testing.assert_close(one[0], other[:, 0], rtol=1e-4, atol=1e-5)
 
 

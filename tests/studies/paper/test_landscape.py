@@ -20,15 +20,15 @@ def real_path(start: float, descent: Descent, gamma2: float) -> list[float]:
     x = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([x], lr=descent.lr, momentum=descent.momentum)
     lga = LGA(optimizer, steps_per_epoch=descent.steps_per_status, gamma2=gamma2)
-    seen = [x.item()]
+    points = [x.item()]
     for _ in range(descent.steps):
         optimizer.zero_grad()
         value = loss(x)
         value.backward()
         lga.observe(value)
         optimizer.step()
-        seen.append(x.item())
-    return seen
+        points.append(x.item())
+    return points
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

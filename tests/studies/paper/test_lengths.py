@@ -66,14 +66,14 @@ class Runs(MadeUp):
 
 def test_columns_and_pairs_of_a_table():
     runs = Runs({False: 10, True: 20})
-    found = columns([tabulate(load_study("table02"), runs)], runs)
+    lengths = columns([tabulate(load_study("table02"), runs)], runs)
     rates = ("1e-1", "1e-2", "1e-3", "1e-4")
-    assert {(it.setting, it.with_lga) for it in found} == {((lr,), lga) for lr in rates for lga in (False, True)}
+    assert {(it.setting, it.with_lga) for it in lengths} == {((lr,), lga) for lr in rates for lga in (False, True)}
     # At 1e-1 RMSprop and Adam were published at chance, so these cells do not depend on epochs.
-    assert {len(it.algorithms) for it in found if it.setting == ("1e-1",)} == {5}
-    assert {row["best_epoch"] for row in rows(found) if row["lga"] == "without"} == {10}
-    assert [row["later"] for row in pair_rows(pairs(found))] == [10] * 4
-    assert all(row["supports"] for row in pair_rows(pairs(found)))
+    assert {len(it.algorithms) for it in lengths if it.setting == ("1e-1",)} == {5}
+    assert {row["best_epoch"] for row in rows(lengths) if row["lga"] == "without"} == {10}
+    assert [row["later"] for row in pair_rows(pairs(lengths))] == [10] * 4
+    assert all(row["supports"] for row in pair_rows(pairs(lengths)))
 
 
 def test_the_command_writes_tables_and_a_picture_of_the_stored_results(tmp_path: Path, capsys):

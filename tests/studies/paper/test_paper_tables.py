@@ -50,7 +50,7 @@ def figures(name: str) -> list[Decimal]:
     return [cell.published for cell in load_study(name).cells.values() if cell.published is not None]
 
 
-def printed(table: Study) -> str:
+def published_lines(table: Study) -> str:
     """The published figures as on the page."""
     rows = [[table.cells[row, column].published for column in table.columns] for row in table.rows]
     return "\n".join(" ".join(map(str, row)) for row in rows if any(figure is not None for figure in row))
@@ -65,7 +65,7 @@ def test_no_figure_is_missing_or_changed(name: str) -> None:
     count, total, digest = TABLES[name]
     assert len(figures(name)) == count
     assert sum(figures(name)) == Decimal(total)
-    assert hashlib.sha256(printed(load_study(name)).encode()).hexdigest()[:16] == digest
+    assert hashlib.sha256(published_lines(load_study(name)).encode()).hexdigest()[:16] == digest
 
 
 def test_519_figures_in_all() -> None:
@@ -120,9 +120,9 @@ def test_figures_printed_twice_agree_except_for_known_misprints() -> None:
                 differing.add((5, name, strategy))
             if figure(8, (name,), (strategy, "1e-3")) != figure(7, (name,), ("CIFAR-10", strategy)):
                 differing.add((8, name, strategy))
-        for here, there in (("MNIST", "MNIST"), ("CIFAR10", "CIFAR-10"), ("CIFAR100", "CIFAR-100")):
-            if figure(3, (here, "w/o LGA"), (name,)) != figure(7, (name,), (there, "w/o LGA")):
-                differing.add((3, name, here))
+        for in_table3, in_table7 in (("MNIST", "MNIST"), ("CIFAR10", "CIFAR-10"), ("CIFAR100", "CIFAR-100")):
+            if figure(3, (in_table3, "w/o LGA"), (name,)) != figure(7, (name,), (in_table7, "w/o LGA")):
+                differing.add((3, name, in_table3))
     assert differing == {
         (2, "SGD", "w/o LGA"),
         (2, "Adam", "w/o LGA"),
@@ -168,33 +168,33 @@ def test_runs_that_several_tables_need_are_the_same_runs() -> None:
 
 def test_protocols_change_only_the_network_and_have_the_same_published_figures() -> None:
     """Its runs and figures are those of Table 2, except for Adam, which is a misprint there."""
-    found = load_study("protocols")
-    assert set(found.overridden(Overrides({"protocol": ("default",)})).specs) <= set(study(2).specs)
+    grid = load_study("protocols")
+    assert set(grid.overridden(Overrides({"protocol": ("default",)})).specs) <= set(study(2).specs)
     known = {cell.specs[0]: cell.published for cell in study(2).cells.values()}
     adam = study(1).cells[("Adam",), ("MNIST", "w/o LGA")].published
-    default = {cell.column: cell for cell in found.cells.values() if cell.row == ("default",)}
-    for cell in found.cells.values():
+    default = {cell.column: cell for cell in grid.cells.values() if cell.row == ("default",)}
+    for cell in grid.cells.values():
         base = default[cell.column]
         assert [dataclasses.replace(spec, task_options=()) for spec in cell.specs] == [*base.specs[: len(cell.specs)]]
         assert cell.published == (adam if cell.column == ("Adam 1e-3",) else known[base.specs[0]])
         assert load_task("mnist", cell.specs[0].task_options).name == "mnist"
-    assert len({cell.specs[0].task_options for cell in found.cells.values()}) == len(found.rows)
+    assert len({cell.specs[0].task_options for cell in grid.cells.values()}) == len(grid.rows)
 
 
 @pytest.mark.parametrize("name", [*TABLES, "readings"])
 def test_runs_are_those_of_section_4(name: str) -> None:
-    found = load_study(name)
+    grid = load_study(name)
     gamma2 = {"cifar100": 1e-9, "tinyimagenet": 1e-10}
     batch = {"mnist": 64, "cifar10": 128, "cifar100": 128, "tinyimagenet": 16}
     epochs = {"mnist": 20, "cifar10": 100, "cifar100": 100, "tinyimagenet": 100}
-    for cell in found.cells.values():
+    for cell in grid.cells.values():
         for spec in cell.specs:
             assert spec.batch_size == batch.get(spec.task, spec.batch_size)
             assert spec.epochs == epochs.get(spec.task, 50 if spec.task in FIFTY else spec.epochs)
             if spec.lga is not None:
-                given = dict(spec.lga)
-                assert (given["eps"], given["xi"], given["backoff"]) == (0.1, 0.01, 0.1)
-                assert given["gamma2"] == gamma2.get(spec.task, 1e-8)
+                lga = dict(spec.lga)
+                assert (lga["eps"], lga["xi"], lga["backoff"]) == (0.1, 0.01, 0.1)
+                assert lga["gamma2"] == gamma2.get(spec.task, 1e-8)
             assert (spec.lga is None) == without(cell)
             assert spec.lr == expected_lr(cell, spec.task)
             assert spec.optimizer == optimizer(cell, spec.optimizer)
@@ -222,12 +222,12 @@ def optimizer(cell: Cell, otherwise: str) -> str:
 
 
 def test_the_schedulers_of_table_5_have_the_arguments_that_its_note_names() -> None:
-    found = {
+    schedulers = {
         (cell.column[0], spec.scheduler, spec.scheduler_options)
         for cell in study(5).cells.values()
         for spec in cell.specs
     }
-    assert found == {
+    assert schedulers == {
         ("CosineAnnealingLR", "CosineAnnealingLR", (("T_max", 20),)),
         ("ExponentialLR", "ExponentialLR", (("gamma", 0.9),)),
         ("ReduceLROnPlateau", "ReduceLROnPlateau", ()),
@@ -236,23 +236,23 @@ def test_the_schedulers_of_table_5_have_the_arguments_that_its_note_names() -> N
 
 
 def test_the_values_of_cells() -> None:
-    def shown(number: int) -> Counter[tuple[str, str, str, bool]]:
+    def metrics(number: int) -> Counter[tuple[str, str, str, bool]]:
         quantities = [cell.metric for cell in study(number).cells.values()]
         return Counter((q.set, q.name, q.at, q.percent) for q in quantities)
 
-    assert shown(1) == {("train", "accuracy", "final", True): 42}
-    assert shown(3) == {
+    assert metrics(1) == {("train", "accuracy", "final", True): 42}
+    assert metrics(3) == {
         ("test", "accuracy", "final", True): 21,
         ("test", "accuracy", "reached", True): 21,
         ("test", "accuracy", "ratio", False): 21,
     }
-    assert shown(5) == {("train", "accuracy", "final", True): 72}
-    assert shown(6) == {("test", "accuracy", "best", True): 42}
-    assert shown(7) == {("test", "accuracy", "final", True): 42}
-    assert shown(8) == {("test", "accuracy", "final", True): 56}
-    assert shown(9) == {("train", "loss", "final", False): 14, ("train", "loss", "ratio", False): 7}
-    assert shown(10) == {("train", "loss", "final", False): 12, ("train", "loss", "ratio", False): 6}
-    assert {(set_, name) for set_, name, _, _ in shown(11)} == {
+    assert metrics(5) == {("train", "accuracy", "final", True): 72}
+    assert metrics(6) == {("test", "accuracy", "best", True): 42}
+    assert metrics(7) == {("test", "accuracy", "final", True): 42}
+    assert metrics(8) == {("test", "accuracy", "final", True): 56}
+    assert metrics(9) == {("train", "loss", "final", False): 14, ("train", "loss", "ratio", False): 7}
+    assert metrics(10) == {("train", "loss", "final", False): 12, ("train", "loss", "ratio", False): 6}
+    assert {(set_, name) for set_, name, _, _ in metrics(11)} == {
         ("train", "loss_cls"),
         ("train", "loss_rot"),
         ("train", "accuracy"),

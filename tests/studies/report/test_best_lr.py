@@ -16,21 +16,21 @@ def validated(accuracy: float, validation: float):
 
 
 def remarks(*rows, **axes) -> list[str]:
-    study, made = compared(*rows, lrs=(1e-3, 1e-2), epochs=2, **axes)
-    return _remarks(study, comparisons(tabulate(study, made)), made)
+    study, results = compared(*rows, lrs=(1e-3, 1e-2), epochs=2, **axes)
+    return _remarks(study, comparisons(tabulate(study, results)), results)
 
 
 def test_the_best_is_chosen_on_the_validation_set_and_shown_on_the_test_set():
-    said = remarks((validated(0.8, 0.6), validated(0.9, 0.5)), (validated(0.7, 0.65), validated(0.85, 0.4)))
-    assert said == [
+    sentences = remarks((validated(0.8, 0.6), validated(0.9, 0.5)), (validated(0.7, 0.65), validated(0.85, 0.4)))
+    assert sentences == [
         "At the learning rate that is the best on the validation set, sgd reaches 70.00 % without (lr 1e-2), "
         "90.00 % with LGA (lr 1e-3)."
     ]
 
 
 def test_without_a_validation_set_the_best_is_that_of_the_table():
-    said = remarks(([run_of([0.8] * 2)], [run_of([0.9] * 2)]), ([run_of([0.7] * 2)], [run_of([0.95] * 2)]))
-    assert said == [
+    sentences = remarks(([run_of([0.8] * 2)], [run_of([0.9] * 2)]), ([run_of([0.7] * 2)], [run_of([0.95] * 2)]))
+    assert sentences == [
         "At the learning rate that is the best tried, sgd reaches 80.00 % without (lr 1e-3), "
         "95.00 % with LGA (lr 1e-2)."
     ]

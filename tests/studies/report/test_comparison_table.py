@@ -69,28 +69,28 @@ def test_nothing_finished_still_makes_a_table():
 
 
 def test_a_row_of_failed_runs_shows_the_reason():
-    study, made = compared(pair(BASE, BASE), pair(BASE, BASE), lrs=(1e-3, 1e-2))
+    study, results = compared(pair(BASE, BASE), pair(BASE, BASE), lrs=(1e-3, 1e-2))
     lost = [spec for spec in study.specs if spec.lr == 1e-2 and spec.lga is not None]
     for spec in lost:
-        made.runs.pop(spec)
+        results.runs.pop(spec)
     failures = dict.fromkeys(lost, "ValueError: no (train.py, line 3)") | {lost[0]: "KeyError: 'x'"}
-    table = comparison_table(study, made, failures=failures)
+    table = comparison_table(study, results, failures=failures)
     reason = "6 of 12 runs failed: ValueError: no (train.py, line 3) (1 other reason)"
     assert [row["verdict"] for row in table.records] == ["no difference shown", "failed"]
     assert table.records[1]["reason"] == reason
     for name in ("text", "markdown", "html", "latex"):
-        written = " ".join(write(table, name).replace("&#39;", "'").split())
-        assert reason in written or name == "latex"
-        assert "failed" in written
-    judged = with_failures(comparisons(tabulate(study, made)), failures)
+        output = " ".join(write(table, name).replace("&#39;", "'").split())
+        assert reason in output or name == "latex"
+        assert "failed" in output
+    judged = with_failures(comparisons(tabulate(study, results)), failures)
     assert lead(study, judged).endswith("1 shows no difference, 1 failed.")
     assert badges(judged) == [("no difference shown", "1 of 2: no difference shown"), ("failed", "1 of 2: failed")]
     assert lead(study, judged[1:]) == "On the test accuracy: the runs failed."
     some = {spec: message for spec, message in failures.items() if spec.seed < 2}
     for spec in study.specs:
         if spec in lost and spec not in some:
-            made.runs[spec] = run_of([0.5] * 10, True)
-    assert comparison_table(study, made, failures=some).records[1]["verdict"] != "failed", "four seeds are there"
+            results.runs[spec] = run_of([0.5] * 10, True)
+    assert comparison_table(study, results, failures=some).records[1]["verdict"] != "failed", "four seeds are there"
 
 
 # --- notes ----------------------------------------------------------------------------------------------------------
@@ -102,10 +102,10 @@ def with_lga(**changes: Any) -> tuple[Runs, Runs]:
 
 def test_notes_are_gathered():
     idle, busy = with_lga(open_share=0.0), with_lga()
-    said = "The gate never opened: LGA had no effect here; try --arms without,auto."
+    note = "The gate never opened: LGA had no effect here; try --arms without,auto."
     three = {"optimizers": ("sgd", "adam", "asgd"), "epochs": 1}
-    assert table_of(idle, idle, idle, **three).legend == [f"All rows: {said}"]
-    assert table_of(idle, idle, busy, **three).legend == [f"sgd 1e-3, adam 1e-3: {said}"]
+    assert table_of(idle, idle, idle, **three).legend == [f"All rows: {note}"]
+    assert table_of(idle, idle, busy, **three).legend == [f"sgd 1e-3, adam 1e-3: {note}"]
     assert table_of(busy, epochs=1).legend == []
 
 
@@ -224,10 +224,10 @@ def test_json_is_complete_and_strict():
 @pytest.mark.parametrize("name", formats())
 def test_every_format_has_every_row_and_verdict(name):
     table = comparison_table(*four_pairs())
-    written = write(table, name)
+    output = write(table, name)
     for row, record_ in zip(table.rows, table.records, strict=True):
-        assert all(part in written for part in row.names)
-        assert record_["verdict"] in written or record_["verdict"].partition(" shown")[0] in written
+        assert all(part in output for part in row.names)
+        assert record_["verdict"] in output or record_["verdict"].partition(" shown")[0] in output
 
 
 def test_a_loss_that_is_not_finite_is_null():

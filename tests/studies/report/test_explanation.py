@@ -21,14 +21,14 @@ def table_of(*rows, margin=None, **settings) -> Table:
     return comparison_table(*compared(*rows, **settings), margin=margin)
 
 
-def said(*rows, **settings) -> str:
+def explanation_of(*rows, **settings) -> str:
     [line] = table_of(*rows, **settings).explanations
     return line
 
 
 def test_how_far_the_interval_reaches_and_how_many_more_seeds_would_tell():
     better = [b + d for b, d in zip(BASE, [0.01, 0.03, -0.02, 0.02, 0.04, -0.01], strict=True)]
-    assert said(pair(BASE, better)) == (
+    assert explanation_of(pair(BASE, better)) == (
         "sgd 1e-3: no difference shown: the interval reaches from −1.26 to +3.60; about 27 more seeds would tell."
     )
     table = table_of(pair(BASE, better))
@@ -38,15 +38,19 @@ def test_how_far_the_interval_reaches_and_how_many_more_seeds_would_tell():
 
 
 def test_more_than_a_thousand_is_not_a_number():
-    assert said(pair(BASE, NEAR)).endswith("; more than 1000 more seeds would tell.")
+    assert explanation_of(pair(BASE, NEAR)).endswith("; more than 1000 more seeds would tell.")
     assert table_of(pair(BASE, NEAR)).records[0]["more_seeds"] == "more than 1000"
 
 
 def test_a_margin():
-    assert said(pair(BASE, NEAR), margin=0.01).endswith("; the whole interval lies within the margin of ±1.00.")
-    assert "margin" not in said(pair(BASE, NEAR), margin=0.001)
+    assert explanation_of(pair(BASE, NEAR), margin=0.01).endswith(
+        "; the whole interval lies within the margin of ±1.00."
+    )
+    assert "margin" not in explanation_of(pair(BASE, NEAR), margin=0.001)
     up = [b + 0.02 + 0.001 * i for i, b in enumerate(BASE)]
-    assert said(pair(BASE, up), margin=0.05) == ("sgd 1e-3: helps: the whole interval lies within the margin of ±5.00.")
+    assert explanation_of(pair(BASE, up), margin=0.05) == (
+        "sgd 1e-3: helps: the whole interval lies within the margin of ±5.00."
+    )
     assert table_of(pair(BASE, up)).explanations == []
     assert [row["is_within_margin"] for row in table_of(pair(BASE, up), margin=0.05).records] == [True]
 
@@ -59,9 +63,11 @@ def test_the_correction_is_named_where_the_interval_lacks_zero():
 
 
 def test_lost_runs_and_equal_runs_and_two_seeds():
-    assert "only the order of the two scores counts" in said(pair(BASE, [*NEAR[:4], math.nan, math.nan]))
-    assert said(pair(BASE, BASE)).endswith("no difference shown: both runs have exactly the same score for each seed.")
-    assert said(pair(BASE[:2], NEAR[:2])).endswith("too few seeds to tell: run 6 seeds or more.")
+    assert "only the order of the two scores counts" in explanation_of(pair(BASE, [*NEAR[:4], math.nan, math.nan]))
+    assert explanation_of(pair(BASE, BASE)).endswith(
+        "no difference shown: both runs have exactly the same score for each seed."
+    )
+    assert explanation_of(pair(BASE[:2], NEAR[:2])).endswith("too few seeds to tell: run 6 seeds or more.")
 
 
 @pytest.mark.parametrize(
@@ -87,23 +93,25 @@ def test_the_tests_depend_on_the_number_of_seeds(seeds, has, lacks):
 
 def contradictions(table: Table) -> list[str]:
     """Pairs of statements in the text of a table that cannot both be true."""
-    shown = " ".join(text.write(table).split())
+    terminal = " ".join(text.write(table).split())
     reasons = " ".join(row["reason"] for row in table.records)
-    everything = f"{shown} {reasons}"
-    found = []
+    everything = f"{terminal} {reasons}"
+    wrong = []
 
     def never(one: str, other: str, where: str = everything) -> None:
         if re.search(one, where) and re.search(other, where):
-            found.append(f"{one} / {other}")
+            wrong.append(f"{one} / {other}")
 
     never(r"no sign test( with fewer than \d+)? can be significant", "checked by an exact sign-flip")
     never("cannot show a difference", r"\b(helps|hurts)\b")
     never("cannot show a difference", "more seeds would tell")
-    never("n = [12]: no interval", "± is the half width", shown if " ± " not in shown.split("Means over")[0] else "")
-    if "± is the half width" in shown and " ± " not in shown.split("Means over")[0]:
-        found.append("± is explained, but not shown")
-    if "in brackets the lowest" in shown and "(" not in shown.split("Means over")[0]:
-        found.append("brackets are explained, but not shown")
+    never(
+        "n = [12]: no interval", "± is the half width", terminal if " ± " not in terminal.split("Means over")[0] else ""
+    )
+    if "± is the half width" in terminal and " ± " not in terminal.split("Means over")[0]:
+        wrong.append("± is explained, but not shown")
+    if "in brackets the lowest" in terminal and "(" not in terminal.split("Means over")[0]:
+        wrong.append("brackets are explained, but not shown")
     for row, line_of in zip(table.records, explanations_by_row(table), strict=True):
         word, low, high = row["verdict"], row["difference"]["low"], row["difference"]["high"]
         sentence = f"{line_of} {row['reason']}"
@@ -112,19 +120,19 @@ def contradictions(table: Table) -> list[str]:
         never("exactly the same", "interval reaches|would tell", sentence)
         never(r"sign test( with fewer than \d+)? can be significant", "; sign(-flip)? test p", sentence)
         if word == "too few seeds to tell" and len(row["seeds"]) >= 6 and row["difference"]["n"] >= 6:
-            found.append("too few of six")
+            wrong.append("too few of six")
         if reach := re.search(r"reaches from (\S+) to (\S+?)[;,.]?(?= |$)", line_of):
             one, other = (float(end.replace("−", "-")) / 100 for end in reach.groups())
             if low is None or abs(one - low) > 1e-4 or abs(other - high) > 1e-4:
-                found.append(f"{reach[0]} / {low} {high}")
+                wrong.append(f"{reach[0]} / {low} {high}")
             if (one > 0.0001 or other < -0.0001) and word == "no difference shown" and "but" not in line_of:
-                found.append("no difference, although 0 lies outside, without a reason")
+                wrong.append("no difference, although 0 lies outside, without a reason")
         if within := re.search(r"within the margin of ±(\S+)\.(?=$)", line_of):
             if max(abs(low), abs(high)) > float(within[1]) / 100 + 1e-4:
-                found.append(f"{within[0]} / {low} {high}")
+                wrong.append(f"{within[0]} / {low} {high}")
             if "would tell" in line_of:
-                found.append("within the margin / more seeds")
-    return found
+                wrong.append("within the margin / more seeds")
+    return wrong
 
 
 def explanations_by_row(table: Table) -> list[str]:
@@ -156,10 +164,10 @@ def several_rows(draw):
 @given(several_rows(), st.sampled_from([None, 0.004, 0.1]))
 def test_no_two_sentences_contradict_each_other(rows, margin):
     lrs = tuple(10.0**-i for i in range(len(rows)))
-    study, made = compared(*rows, lrs=lrs, epochs=2)
-    table = comparison_table(study, made, margin=margin)
+    study, results = compared(*rows, lrs=lrs, epochs=2)
+    table = comparison_table(study, results, margin=margin)
     assert contradictions(table) == []
-    outcome = lead(study, comparisons(tabulate(study, made)))
+    outcome = lead(study, comparisons(tabulate(study, results)))
     words = [row["verdict"] for row in table.records]
     if len(words) > 1:
         for word in ("helps", "hurts"):

@@ -71,8 +71,8 @@ def page(report: Report) -> str:
 
 
 def test_images_have_the_figures_of_the_page_and_a_text_for_those_who_do_not_see_them(page: str):
-    shown = [attributes for tag, attributes in Tags(page).found if tag == "img"]
-    assert [it["alt"] for it in shown] == ["test accuracy by epoch, sgd · lr 1e-3"] * 4 + [
+    images = [attributes for tag, attributes in Tags(page).elements if tag == "img"]
+    assert [it["alt"] for it in images] == ["test accuracy by epoch, sgd · lr 1e-3"] * 4 + [
         "test accuracy against lr, sgd"
     ] * 2
     assert len(pictures(page)) == len(pictures(page, "srcset")) == 6
@@ -130,8 +130,8 @@ def test_page_needs_nothing_from_outside(page: str):
 def test_page_says_it_all(report: Report, table: Table, page: str):
     for section in report.sections:
         assert f"<h2>{escape(section.heading)}</h2>" in page
-    for found in table.records:
-        assert escape(found["reason"], quote=True).replace("&#x27;", "&#39;") in page
+    for record in table.records:
+        assert escape(record["reason"], quote=True).replace("&#x27;", "&#39;") in page
     for row in table.rows:
         assert all(cell.text in page for cell in row.cells)
     assert escape(LONG) in page

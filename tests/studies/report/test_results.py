@@ -81,15 +81,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(out: Path, results: Path) -> str:
-    with measurements(out, results) as there:
-        return results_report.render(there, results, figure2)
+    with measurements(out, results) as results_of:
+        return results_report.render(results_of, results, figure2)
 
 
 def section(page: str, name: str) -> str:
     """The section of a study or plot, without inner sections."""
-    found = re.search(rf'<section id="{name}".*?</section>', page, flags=re.DOTALL)
-    assert found, name
-    return found[0]
+    match = re.search(rf'<section id="{name}".*?</section>', page, flags=re.DOTALL)
+    assert match, name
+    return match[0]
 
 
 def words(html: str) -> str:
@@ -100,25 +100,25 @@ def words(html: str) -> str:
 
 def row(html: str, name: str) -> list[str]:
     """The cells of a table's row, as texts."""
-    found = next(part for part in re.findall(r"<tr>.*?</tr>", html, flags=re.DOTALL) if f">{name}</th>" in part)
-    return [words(cell) for cell in re.findall(r"<td.*?</td>", found, flags=re.DOTALL)]
+    html_row = next(part for part in re.findall(r"<tr>.*?</tr>", html, flags=re.DOTALL) if f">{name}</th>" in part)
+    return [words(cell) for cell in re.findall(r"<td.*?</td>", html_row, flags=re.DOTALL)]
 
 
 def test_the_page_is_whole_and_needs_nothing_from_outside(page: str) -> None:
     check_self_contained(page)
     tags = Tags(page)
-    names = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
+    names = [attributes["id"] for _, attributes in tags.elements if "id" in attributes]
     assert [name for name, count in Counter(names).items() if count > 1] == []
-    links = [attributes["href"][1:] for tag, attributes in tags.found if tag == "a"]
+    links = [attributes["href"][1:] for tag, attributes in tags.elements if tag == "a"]
     assert set(links) <= set(names)
     assert set(studies()) | {"figure01", "figure02", "theory", "mine", "agreement", "effects"} <= set(links)
-    for _, attributes in tags.found:
+    for _, attributes in tags.elements:
         for name in ("aria-labelledby", "aria-describedby"):
             assert attributes.get(name) in {None, *names}
 
 
 def test_headings_go_down_by_one_and_tables_have_names(page: str) -> None:
-    tags = Tags(page).found
+    tags = Tags(page).elements
     levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -218,9 +218,9 @@ def test_a_long_name_of_a_row_takes_no_room_from_the_counts(page: str, tmp_path:
         measured.textContent = boxes.map((box) => box.scrollWidth - box.clientWidth).join(" ");</script>"""
     page = re.sub("<meta http-equiv[^>]*>", "", page)  # which lets no script run
     (tmp_path / "page.html").write_text(page.replace("</body>", f"{script}</body>"))
-    done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=1280,900")
-    assert name in done.stdout
-    assert re.findall(r'<p id="measured">([^<]+)</p>', done.stdout) == ["0 0"]
+    browser = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=1280,900")
+    assert name in browser.stdout
+    assert re.findall(r'<p id="measured">([^<]+)</p>', browser.stdout) == ["0 0"]
 
 
 # --- pictures that come from files ----------------------------------------------------------------------------------
@@ -259,12 +259,12 @@ def with_picture(results: Path, folder: Path, change: tuple[str, str]) -> Path:
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 def test_a_picture_from_a_file_stays_inside_an_image(results: Path, tmp_path: Path, hostile: str, page: str) -> None:
     path = with_picture(results, tmp_path / "results", ("<defs>", f"{hostile}<defs>"))
-    with measurements(None, path.parent) as there:
-        shown = results_report.render(there, path.parent, figure2)
-    check_self_contained(shown)
-    assert pictures(section(shown, "figure01")) == [path.read_text()]
+    with measurements(None, path.parent) as results_of:
+        html = results_report.render(results_of, path.parent, figure2)
+    check_self_contained(html)
+    assert pictures(section(html, "figure01")) == [path.read_text()]
     assert hostile in path.read_text()
-    without = re.sub(r'src(set)?="data:image/svg[^"]*"', "", shown)
+    without = re.sub(r'src(set)?="data:image/svg[^"]*"', "", html)
     assert "owned" not in without
     assert "example.org" not in without
     assert re.findall(r"<style.*?</style>", without, flags=re.DOTALL) == re.findall(
@@ -306,13 +306,13 @@ def test_a_picture_of_an_earlier_version_is_shown_on_both_grounds(results: Path,
 def test_a_browser_runs_and_fetches_nothing_of_a_picture(results: Path, tmp_path: Path) -> None:
     everything = "".join(part for name, part in HOSTILE.items() if name != "end")
     path = with_picture(results, tmp_path / "results", ("<defs>", f"{everything}<defs>"))
-    with measurements(None, path.parent) as there:
-        shown = results_report.render(there, path.parent, figure2)
-    (tmp_path / "page.html").write_text(shown)
+    with measurements(None, path.parent) as results_of:
+        html = results_report.render(results_of, path.parent, figure2)
+    (tmp_path / "page.html").write_text(html)
     options = ("--dump-dom", "--enable-logging=stderr", "--v=0")
-    done = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", *options)
-    assert "<title>LGA: all results</title>" in done.stdout
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line or "example.org" in line] == []
+    browser = chromium((tmp_path / "page.html").as_uri(), tmp_path / "profile", *options)
+    assert "<title>LGA: all results</title>" in browser.stdout
+    assert [line for line in browser.stderr.splitlines() if "CONSOLE" in line or "example.org" in line] == []
 
 
 @pytest.mark.parametrize(
@@ -377,8 +377,8 @@ def test_pictures_of_earlier_versions_are_read_with_a_note_and_get_digests(resul
 
 
 def test_the_committed_page_follows_from_the_committed_results() -> None:
-    said = "run: lossaware report --out results/README.md"
-    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == results_page.text(ROOT / "results"), said
+    remedy = "run: lossaware report --out results/README.md"
+    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == results_page.text(ROOT / "results"), remedy
 
 
 def test_the_short_page_names_files_and_counts_and_follows_exports(

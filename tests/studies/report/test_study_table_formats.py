@@ -18,7 +18,7 @@ from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.specs.study_file import parse_settings
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
-from support.small_grid import TEXT, Known, at, fill, measured, one, text_of, written
+from support.small_grid import TEXT, Known, at, fill, format_table, measured, one, text_of
 
 
 def test_a_difference_that_is_shown_as_none_has_no_sign(grid):
@@ -68,16 +68,16 @@ def test_each_cell_has_the_decimals_of_its_measure():
     known = Known()
     for spec in parse_study(text, "one").specs:
         known.put(spec, 0.4, 0.5, 0.6, 0.87656)
-    shown = measured(text, known)
-    assert re.search(r"measured +87\.66 +0\.1234", text_of(shown))
-    assert [cell.text for row in study_table(shown).rows for cell in row.cells] == [
+    results = measured(text, known)
+    assert re.search(r"measured +87\.66 +0\.1234", text_of(results))
+    assert [cell.text for row in study_table(results).rows for cell in row.cells] == [
         "87.66",
         "0.1234",
     ]
 
 
 def test_markdown(table):
-    lines = written(table, "markdown").splitlines()
+    lines = format_table(table, "markdown").splitlines()
     assert lines[0] == "**A small grid**"
     head = next(i for i, line in enumerate(lines) if line.startswith("| algorithm |"))
     assert (
@@ -90,7 +90,7 @@ def test_markdown(table):
 
 
 def test_latex(table):
-    tex = written(table, "latex")
+    tex = format_table(table, "latex")
     assert r"\begin{tabular}{llrrrrrr}" in tex
     assert r"\multicolumn{2}{c}{w/o LGA} & \multicolumn{2}{c}{w/ LGA} & \multicolumn{2}{c}{Ratio} \\" in tex
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in tex
@@ -105,7 +105,7 @@ def test_latex(table):
 def test_latex_has_the_notes_and_says_where_it_comes_from(table):
     file = table.study.file.model_copy(update={"notes": ["95 % is a misprint."]})
     noted = replace(table, study=replace(table.study, file=file), provenance=["Measured 2026-11-26 with torch 2.13.0."])
-    after_the_figures = written(noted, "latex").split(r"\end{tabular}")[-1].splitlines()
+    after_the_figures = format_table(noted, "latex").split(r"\end{tabular}")[-1].splitlines()
     assert r"\\ Note: 95 \% is a misprint." in after_the_figures
     assert after_the_figures[-1] == "% Measured 2026-11-26 with torch 2.13.0."
 
@@ -117,11 +117,11 @@ def test_latex_escapes_its_special_characters():
         r"a\_b \& 5 \% \$ \# \{x\} \textasciicircum{} \textasciitilde{} \textbackslash{} "
         r"$\pm$ $-$ $\mu$ $\sigma$ --- {[}c{]}."
     )
-    assert rf"\caption{{{escaped} " in written(tabulate(study, Known()), "latex")
+    assert rf"\caption{{{escaped} " in format_table(tabulate(study, Known()), "latex")
 
 
 def test_csv_has_a_line_a_cell(table):
-    rows = list(csv.DictReader(io.StringIO(written(table, "csv"))))
+    rows = list(csv.DictReader(io.StringIO(format_table(table, "csv"))))
     assert len(rows) == 24
     first = rows[0]
     assert (first["algorithm"], first["strategy"], first["lr"]) == ("SGD", "w/o LGA", "1e-3")
@@ -133,9 +133,9 @@ def test_csv_has_a_line_a_cell(table):
 
 def test_a_table_without_published_figures_has_no_lines_for_them():
     text = TEXT.split("[published]")[0]
-    shown = text_of(tabulate(parse_study(text, "grid"), Known()))
-    assert "published" not in shown
-    assert "Not run: 24 of 24 cells." in shown
+    output = text_of(tabulate(parse_study(text, "grid"), Known()))
+    assert "published" not in output
+    assert "Not run: 24 of 24 cells." in output
 
 
 GROUNDING = TEXT.replace('task = "digits"', 'task = "grounding"').replace("{ hidden = 8 }", '{ features = "real" }')
@@ -156,7 +156,7 @@ def test_results_from_stand_in_features_are_marked_everywhere(tmp_path, how):
     table = show(study, known, [launch])
     export(table, Sources([known]), [launch], tmp_path)
     for name in formats():
-        assert "stand-in features" in written(table, name)
+        assert "stand-in features" in format_table(table, name)
     assert "stand-in features" in text_of(table)
     assert "stand-in features" in " ".join((*table.head, *table.legend))
     rows = list(csv.DictReader(io.StringIO((tmp_path / "grid.csv").read_text())))

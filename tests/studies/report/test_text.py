@@ -24,7 +24,7 @@ def table() -> Table:
     return comparison_table(*four_pairs())
 
 
-def shown(table: Table, width: int, encoding: str = "utf-8", **how) -> str:
+def rendered(table: Table, width: int, encoding: str = "utf-8", **how) -> str:
     """The output on a terminal of this width and encoding."""
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, errors="strict")
@@ -39,7 +39,7 @@ def shown(table: Table, width: int, encoding: str = "utf-8", **how) -> str:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_the_verdict_follows_the_name_of_its_row_and_is_whole(table, width):
-    lines = shown(table, width).splitlines()
+    lines = rendered(table, width).splitlines()
     assert max(map(len, lines)) <= width
     head = next(i for i, line in enumerate(lines) if line.startswith("optimizer"))
     assert lines[head].split()[:3] == ["optimizer", "lr", "verdict"]
@@ -47,30 +47,30 @@ def test_the_verdict_follows_the_name_of_its_row_and_is_whole(table, width):
         assert re.match(rf"{row.names[0]} +{row.names[1]} +{verdict}\b", line)
     for row in table.rows:
         for cell in row.cells[1:4]:
-            assert cell.text in shown(table, width)
+            assert cell.text in rendered(table, width)
 
 
 @pytest.mark.parametrize(
     ("width", "has_epochs", "blocks"), [(60, False, 2), (80, False, 1), (100, True, 1), (200, True, 1)]
 )
 def test_epochs_override_and_are_shown(table, width, has_epochs, blocks):
-    seen = shown(table, width)
-    assert ("45 % of the epochs" in seen) is has_epochs
-    assert ("Same score after: the share" in seen) is has_epochs
-    assert (f"Not shown in {width} columns: same score after." in seen) is not has_epochs
-    assert len(re.findall(r"^optimizer ", seen, re.MULTILINE)) == blocks
+    output = rendered(table, width)
+    assert ("45 % of the epochs" in output) is has_epochs
+    assert ("Same score after: the share" in output) is has_epochs
+    assert (f"Not shown in {width} columns: same score after." in output) is not has_epochs
+    assert len(re.findall(r"^optimizer ", output, re.MULTILINE)) == blocks
 
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_verdict_of_words_is_wrapped_before_columns_go_below(table, width):
     wide = pair([100 * b for b in BASE], [100 * b + 3 * (-1) ** i for i, b in enumerate(BASE)])
-    study, made = compared(wide, lrs=(1.234e-5,))
-    lines = shown(comparison_table(study, made), width).splitlines()
+    study, results = compared(wide, lrs=(1.234e-5,))
+    lines = rendered(comparison_table(study, results), width).splitlines()
     assert max(map(len, lines)) <= width
     row = next(i for i, line in enumerate(lines) if line.startswith("sgd "))
-    found = " ".join(lines[row].split()[2:5]) + (f" {lines[row + 1].strip()}" if "shown" not in lines[row] else "")
-    assert found.startswith("no difference")
-    assert "shown" in found
+    verdict = " ".join(lines[row].split()[2:5]) + (f" {lines[row + 1].strip()}" if "shown" not in lines[row] else "")
+    assert verdict.startswith("no difference")
+    assert "shown" in verdict
 
 
 def test_a_long_name_of_a_row_leaves_room_for_the_verdict():
@@ -78,7 +78,7 @@ def test_a_long_name_of_a_row_leaves_room_for_the_verdict():
     row = Row((name,), [Cell("too few seeds to tell"), Cell("1.00 ± 0.25")])
     table = Table("Score", ("function",), [("verdict",), ("difference",)], [row], text_columns=frozenset({0}))
     for width in (60, 80):
-        lines = shown(table, width).splitlines()
+        lines = rendered(table, width).splitlines()
         assert max(map(len, lines)) <= width
         assert "too few seeds" in " ".join(lines)
         assert name in "".join(line.split("  ")[0].strip() for line in lines[4:])
@@ -107,8 +107,8 @@ def test_figures_of_a_page_are_padded_with_spaces_of_their_widths():
 def test_the_points_of_a_column_are_below_each_other():
     """Losses have as many decimals as their spreads want, so rows differ."""
     spreads = pair(BASE, [0.3, 0.9, 0.1, 0.7, 0.5, 0.2]), pair([b / 9 for b in BASE], [b / 9 for b in BASE])
-    seen = shown(comparison_table(*compared(*spreads, lrs=(1e-4, 1e-3), score="loss")), 200).splitlines()
-    rows = [line for line in seen if line.startswith("sgd  ")]
+    lines = rendered(comparison_table(*compared(*spreads, lrs=(1e-4, 1e-3), score="loss")), 200).splitlines()
+    rows = [line for line in lines if line.startswith("sgd  ")]
     means = [re.search(r" (\d+)(\.\d+) *± +(\d+)(\.\d+)", line) for line in rows]
     assert means[0][2] != means[1][2]
     assert means[0].start(2) == means[1].start(2)
@@ -124,10 +124,10 @@ def test_the_points_of_a_column_are_below_each_other():
     ids=["utf-8", "cp1252", "ascii"],
 )
 def test_characters_that_an_output_lacks_are_plain_ones(table, encoding, minus, spread):
-    seen = shown(table, 100, encoding)
-    assert f"{minus}2.25 {spread} 0.20" in seen
-    assert "?" not in seen
-    rows = [line for line in seen.splitlines() if line.startswith(("sgd ", "adam "))][:4]
+    output = rendered(table, 100, encoding)
+    assert f"{minus}2.25 {spread} 0.20" in output
+    assert "?" not in output
+    rows = [line for line in output.splitlines() if line.startswith(("sgd ", "adam "))][:4]
     assert len({line.index(spread) for line in rows}) == 1, "the columns are still below each other"
 
 
@@ -147,10 +147,10 @@ def test_words_stay_where_colours_are_not_wanted(table, environment, monkeypatch
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("COLORTERM", raising=False)
     terminal: dict[str, Any] = {"force_terminal": True, "_environ": {"TERM": "xterm-256color"}}
-    assert re.search(r"\x1b\[1;32m *helps", shown(table, 80, **terminal))
-    plain = shown(table, 80, force_terminal=True, _environ={"TERM": "xterm-256color", **environment})
+    assert re.search(r"\x1b\[1;32m *helps", rendered(table, 80, **terminal))
+    plain = rendered(table, 80, force_terminal=True, _environ={"TERM": "xterm-256color", **environment})
     assert not re.search(r"\x1b\[[\d;]*3[0-7]m", plain), "no colour"
-    assert re.sub(r"\x1b\[[\d;]*m", "", plain) == shown(table, 80)
+    assert re.sub(r"\x1b\[[\d;]*m", "", plain) == rendered(table, 80)
 
 
 def test_without_a_terminal_there_are_120_columns(table, monkeypatch):

@@ -39,9 +39,9 @@ def study_of(arms: str, optimizers=("sgd",), lrs=(1e-3,), **more) -> Study:
     ],
 )
 def test_how_an_arm_is_written(text, arm):
-    [_, found] = parse_arms(f"momentum,{text}")
-    assert found == (arm or Arm(text, 1e-8, "torch.optim:Adam", (("amsgrad", True),)))
-    assert parse_arms(["momentum", text]) == [Arm("momentum", None, "momentum"), found]
+    [_, parsed] = parse_arms(f"momentum,{text}")
+    assert parsed == (arm or Arm(text, 1e-8, "torch.optim:Adam", (("amsgrad", True),)))
+    assert parse_arms(["momentum", text]) == [Arm("momentum", None, "momentum"), parsed]
 
 
 def test_sizes_of_gamma2_are_arms():
@@ -53,9 +53,9 @@ def test_sizes_of_gamma2_are_arms():
 def test_each_arm_is_compared_with_the_first_from_the_same_seed():
     study = study_of("adamw(weight_decay=0.5),lga,prodigy(lr=1),adam+auto", optimizers=["sgd", "adam"], lrs=[0.1, 0.2])
     assert study.title == "Is another arm better than adamw(weight_decay=0.5) on digits?"
-    found = pairs(study)
-    assert len(found) == 4 * 3
-    assert {column for _, column in found.values()} == {("adamw(weight_decay=0.5)",)}
+    partners = pairs(study)
+    assert len(partners) == 4 * 3
+    assert {column for _, column in partners.values()} == {("adamw(weight_decay=0.5)",)}
     row = study.rows[1]
     assert row == ("sgd", "0.2")
     first, lga, prodigy, adam = (study.cells[row, column].specs[1] for column in study.columns)
@@ -90,7 +90,7 @@ def train(trial):
     p = torch.nn.Parameter(torch.rand(5))
     optimizer = trial.make_optimizer([p], "sgd", momentum=0.5)
     trial.attach(optimizer, steps_per_epoch=2, gamma2=1e-3)
-    seen.append((trial.arm, trial.lr, type(optimizer).__name__, dict(optimizer.defaults)))
+    calls.append((trial.arm, trial.lr, type(optimizer).__name__, dict(optimizer.defaults)))
     for _ in range(2):
         loss = p.square().sum()
         optimizer.zero_grad()
@@ -99,22 +99,22 @@ def train(trial):
     return p.norm()
 
 
-seen: list = []
+calls: list = []
 
 
 def test_a_function_in_every_arm():
-    seen.clear()
+    calls.clear()
     arms = ["without", "lga", "adam(lr=1,betas=0.5,0.6)", "torch.optim:Adagrad+1e-2"]
     result = lossaware.compare(train, direction="minimize", lrs=1e-2, seeds=2, arms=arms, progress=False)
-    of_runs = {(arm, lr, name) for arm, lr, name, _ in seen}
+    of_runs = {(arm, lr, name) for arm, lr, name, _ in calls}
     assert of_runs == {
         ("without", 0.01, "SGD"),
         ("lga", 0.01, "SGD"),
         ("adam(betas=0.5,0.6)", 1.0, "Adam"),
         ("torch.optim:Adagrad+1e-2", 0.01, "Adagrad"),
     }
-    assert {str(more["betas"]) for _, _, name, more in seen if name == "Adam"} == {"(0.5, 0.6)"}
-    assert {more["momentum"] for _, _, name, more in seen if name == "SGD"} == {0.5}
+    assert {str(more["betas"]) for _, _, name, more in calls if name == "Adam"} == {"(0.5, 0.6)"}
+    assert {more["momentum"] for _, _, name, more in calls if name == "SGD"} == {0.5}
     assert [row["setting"]["arm"] for row in result.to_dict()] == arms[1:]
     assert ">this arm</th>" in result._repr_html_()
 

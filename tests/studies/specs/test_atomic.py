@@ -52,9 +52,9 @@ class Faulty:
     def _of(self, module, name):
         real = getattr(module, name)
 
-        def call(*arguments, **named):
+        def call(*arguments, **keywords):
             self.note(name)
-            return real(*arguments, **named)
+            return real(*arguments, **keywords)
 
         return call
 

@@ -48,16 +48,16 @@ def test_a_study_that_would_never_end(change, message):
 
 
 @pytest.mark.parametrize(
-    "given", [{"seeds": 10**9}, {"epochs": 10**12}, {"pad": "9" * 5000}, {"seeds": "0x" + "f" * 5000}], ids=range(4)
+    "settings", [{"seeds": 10**9}, {"epochs": 10**12}, {"pad": "9" * 5000}, {"seeds": "0x" + "f" * 5000}], ids=range(4)
 )
 @pytest.mark.timeout(20)
-def test_settings_of_a_command_line(given):
+def test_settings_of_a_command_line(settings):
     try:
-        chosen = parse_settings(given)
+        chosen = parse_settings(settings)
     except UsageError as error:
         assert len(str(error)) < 500  # noqa: PT017
     else:  # a number that Python does not read stays a text
-        assert "pad" in given
+        assert "pad" in settings
         assert load_study("table01").overridden(Overrides(settings=chosen))
 
 
@@ -78,9 +78,9 @@ def test_settings_of_a_command_line(given):
 @pytest.mark.timeout(60)
 def test_a_comparison_that_would_never_end(arguments, tmp_path, capsys):
     assert lossaware("compare", "digits", *arguments, "--out", str(tmp_path / "out")) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "," not in arguments[1] or "has 10001 values; at most 10000 are allowed" in said
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "," not in arguments[1] or "has 10001 values; at most 10000 are allowed" in error
     assert not (tmp_path / "out").exists()
 
 

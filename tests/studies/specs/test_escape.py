@@ -35,7 +35,7 @@ from lossaware.studies.specs.study import parse_study
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
 from support.pages import Tags
-from support.small_grid import TEXT, Known, fill, written
+from support.small_grid import TEXT, Known, fill, format_table
 
 ESC = "\x1b]0;owned\x07\x1b[31m\x9b2J\rover"
 NEWLINE = "line\n\\immediate\\write18{touch owned}"
@@ -70,26 +70,26 @@ def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
         def isatty(self) -> bool:
             return True
 
-    shown, _ = table
+    measured, _ = table
     for file in (Terminal(), io.StringIO()):
         screen = console(file)
-        screen.print(terminal_text.render(study_table(shown), 200))
+        screen.print(terminal_text.render(study_table(measured), 200))
         screen.print("[bold]:smile:[/bold]", ESC)
-        printed = file.getvalue()
-        own = re.sub(r"\x1b\[[\d;]*m", "", printed)  # rich's colours
+        output = file.getvalue()
+        own = re.sub(r"\x1b\[[\d;]*m", "", output)  # rich's colours
         assert controls(own) == set()
-        assert "\x1b[31m" not in printed
+        assert "\x1b[31m" not in output
         assert "[bold]:smile:[/bold]" in own
     say(f"{ESC} of {NEWLINE}")
     tell(ESC)
-    printed = capsys.readouterr()
-    assert controls(printed.out + printed.err) == set()
-    assert len(printed.err.splitlines()) == 1
-    assert "␛[31m" in printed.out
+    output = capsys.readouterr()
+    assert controls(output.out + output.err) == set()
+    assert len(output.err.splitlines()) == 1
+    assert "␛[31m" in output.out
 
 
 def test_nothing_from_a_file_is_a_command_of_latex(table):
-    tex = written(table[0], "latex")
+    tex = format_table(table[0], "latex")
     assert controls(tex) == set()
     body, comments = tex.split(r"\end{table}")
     commands = set(re.findall(r"\\([A-Za-z]+)", body))
@@ -101,7 +101,7 @@ def test_nothing_from_a_file_is_a_command_of_latex(table):
 
 
 def test_nothing_from_a_file_is_html_or_a_link_in_markdown(table):
-    page = written(table[0], "markdown")
+    page = format_table(table[0], "markdown")
     assert controls(page) == set()
     assert "<" not in page
     assert re.search(r"(?<!\\)[`\[](?!a\])", page) is None
@@ -110,17 +110,22 @@ def test_nothing_from_a_file_is_html_or_a_link_in_markdown(table):
 
 
 def test_nothing_from_a_file_is_html_in_a_page(table):
-    page = written(table[0], "html")
+    page = format_table(table[0], "html")
     assert set(re.findall(r"<(\w+)", page)) <= set("section h3 p table thead tbody tr th td span".split())
     tags = Tags(page)
     assert tags.open == []
-    assert {name for _, attributes in tags.found for name in attributes} <= {"class", "scope", "colspan", "aria-label"}
+    assert {name for _, attributes in tags.elements for name in attributes} <= {
+        "class",
+        "scope",
+        "colspan",
+        "aria-label",
+    }
 
 
 def test_nothing_from_a_file_is_computed_by_a_spreadsheet(table, tmp_path):
-    shown, known = table
-    export(shown, Sources([known]), [Launch.now(shown.study)], tmp_path)
-    for text in (written(shown, "csv"), (tmp_path / "grid.csv").read_text()):
+    measured, known = table
+    export(measured, Sources([known]), [Launch.now(measured.study)], tmp_path)
+    for text in (format_table(measured, "csv"), (tmp_path / "grid.csv").read_text()):
         assert controls(text) == set()
         cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
         assert len(cells) > 100
@@ -154,9 +159,9 @@ HIDDEN = "\u202e12.5\u2066\u200b\u00ad\u2060\ufeff\U000e0041\x9b"
 def test_nothing_turns_the_direction_of_writing_or_hides(grid):
     known = Known()
     fill(grid, known)
-    shown = replace(show(grid, known, []), remarks=[HIDDEN])
+    measured = replace(show(grid, known, []), remarks=[HIDDEN])
     for kind in set(formats()) - {"text"}:  # which the console escapes
-        text = written(shown, kind)
+        text = format_table(measured, kind)
         assert not set(HIDDEN) & set(text) - set("12.5"), kind
     assert HIDDEN not in render(Report(HIDDEN, HIDDEN, HIDDEN, [])).replace("12.5", "")
     assert not set(HIDDEN) & set(render(Report(HIDDEN, HIDDEN, HIDDEN, []))) - set("12.5")
@@ -208,8 +213,8 @@ def test_random_texts_stay_texts_in_every_output(rounds):
         assert "\n" not in tex
         plain = re.sub(r"\$\\(pm|mu|sigma)\$|\\text\w+\{\}|\\[&%$#_{}]|\{\[\}|\{\]\}", "", tex)
         assert re.search(r"[\\{}$&#%_^~]", plain) is None, text
-        shown = reader.parseInline(markdown(text))[0].children
-        assert {token.type for token in shown} <= {"text", "text_special", "entity"}, text
+        tokens = reader.parseInline(markdown(text))[0].children
+        assert {token.type for token in tokens} <= {"text", "text_special", "entity"}, text
         table = reader.parse(f"| a | b |\n|---|---|\n| {markdown(text)} | x |\n")
         cells = [token for token in table if token.type == "td_open"]
         assert len(cells) == 2, text

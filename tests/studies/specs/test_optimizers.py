@@ -259,17 +259,17 @@ def test_a_package_that_is_not_installed(monkeypatch, name, module, package):
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "said"),
+    ("name", "options", "message"),
     [
         ("lion", {"beta": "0.9,0.99"}, "optimizer 'lion' has no option 'beta'; did you mean betas?"),
         ("momo", {"beta": 2.0}, "optimizer 'momo': Invalid beta parameter: 2.0"),
         ("schedule-free-sgd", {}, "unknown optimizer 'schedule-free-sgd'; did you mean schedulefree-sgd"),
     ],
 )
-def test_bad_names_and_options(name, given, said):
+def test_bad_names_and_options(name, options, message):
     with pytest.raises(UsageError) as error:
-        make_optimizer(name, [nn.Parameter(torch.zeros(1))], 0.1, given)
-    assert str(error.value).startswith(said)
+        make_optimizer(name, [nn.Parameter(torch.zeros(1))], 0.1, options)
+    assert str(error.value).startswith(message)
 
 
 def test_a_schedule_needs_a_learning_rate():
@@ -293,9 +293,9 @@ def test_the_study_holds_all_to_the_same_budget():
         for spec in specs:
             rates.setdefault((spec.optimizer, spec.lga is not None), {}).setdefault(spec.lr, set()).add(spec.seed)
         assert set(rates) == {*((name, False) for name in ("sgd", "adam", *PEERS[:-1])), ("sgd", True), ("adam", True)}
-        for found in rates.values():
-            assert {1e-4, 1e-3, 1e-2, 1e-1} <= set(found)
-            assert all(seeds == {0, 1, 2} for seeds in found.values())
+        for seeds_by_rate in rates.values():
+            assert {1e-4, 1e-3, 1e-2, 1e-1} <= set(seeds_by_rate)
+            assert all(seeds == {0, 1, 2} for seeds in seeds_by_rate.values())
         assert {lr for _, own in rates.items() for lr in own} == {1e-4, 1e-3, 2.5e-3, 1e-2, 1e-1, 1.0}
         assert set(rates["prodigy", False]) == {1e-4, 1e-3, 1e-2, 1e-1, 1.0}
     gammas = {spec.task: dict(spec.lga)["gamma2"] for spec in study.specs if spec.lga is not None}
@@ -307,8 +307,8 @@ def test_the_peers_of_auto_share_its_runs():
     study, auto = load_study("auto-peers"), {spec.key: spec for spec in load_study("auto").specs}
     peers = [spec for spec in study.specs if spec.key not in auto]
     assert {spec.optimizer for spec in peers} == {"momo", "prodigy", "schedulefree-sgd", "schedulefree-adamw"}
-    wanted = [spec.key for spec in auto.values() if spec.lga is None or dict(spec.lga)["gamma2"] == "auto"]
-    assert {spec.key for spec in study.specs} - {spec.key for spec in peers} == set(wanted)
+    shared = [spec.key for spec in auto.values() if spec.lga is None or dict(spec.lga)["gamma2"] == "auto"]
+    assert {spec.key for spec in study.specs} - {spec.key for spec in peers} == set(shared)
     budgets = {(spec.task, spec.epochs, spec.batch_size, spec.seed) for spec in auto.values()}
     for name in {spec.optimizer for spec in peers}:
         its = [spec for spec in peers if spec.optimizer == name]

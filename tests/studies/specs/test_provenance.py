@@ -35,7 +35,7 @@ def test_the_command_can_be_typed_again(monkeypatch, program, torchrun, command)
 
 
 @pytest.mark.parametrize(
-    ("command", "shown"),
+    ("command", "published"),
     [
         (
             "lossaware study run table02 --data /home/me/data --jobs 2",
@@ -50,8 +50,8 @@ def test_the_command_can_be_typed_again(monkeypatch, program, torchrun, command)
         ),
     ],
 )
-def test_no_folder_of_a_machine_is_published(command, shown):
-    assert without_folders(command) == shown
+def test_no_folder_of_a_machine_is_published(command, published):
+    assert without_folders(command) == published
 
 
 @pytest.mark.timeout(20)

@@ -61,9 +61,9 @@ def test_numbers_are_the_same_run_however_they_are_written():
     assert [spec.key for spec in a] == [spec.key for spec in b]
 
 
-@pytest.mark.parametrize(("given", "length"), [("", 7), ("scheduler_options = { T_max = 3 }", 3)])
-def test_a_cosine_ends_with_the_run_unless_its_length_is_given(given, length):
-    text = TEXT.replace("seeds = 2\n", f'seeds = 2\nscheduler = "CosineAnnealingLR"\n{given}\n')
+@pytest.mark.parametrize(("options", "length"), [("", 7), ("scheduler_options = { T_max = 3 }", 3)])
+def test_a_cosine_ends_with_the_run_unless_its_length_is_given(options, length):
+    text = TEXT.replace("seeds = 2\n", f'seeds = 2\nscheduler = "CosineAnnealingLR"\n{options}\n')
     study = parse_study(text, "grid").overridden(Overrides({}, Settings(epochs=7)))
     assert {spec.scheduler_options for spec in study.specs} == {(("T_max", length),)}
 
@@ -204,8 +204,8 @@ def test_a_comma_within_the_name_of_a_point_does_not_separate():
 
 
 def test_settings_as_on_a_command_line():
-    given = {"batch_size": "32", "lga.lower_bound.log_base": "2.5", "pad": "0", "task_options.features": "real"}
-    assert parse_settings({"seeds": 3, **given}) == Settings(
+    settings = {"batch_size": "32", "lga.lower_bound.log_base": "2.5", "pad": "0", "task_options.features": "real"}
+    assert parse_settings({"seeds": 3, **settings}) == Settings(
         seeds=3, batch_size=32, lga={"lower_bound.log_base": 2.5}, task_options={"pad": 0, "features": "real"}
     )
     for wrong, message in (({"batch_size": "few"}, "batch_size"), ({"precision": "fp8"}, "'fp32' or 'bf16'")):

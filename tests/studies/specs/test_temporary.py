@@ -90,18 +90,18 @@ def test_folders_of_other_users_stay(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    make, made = tempfile.mkdtemp, []
+    make, paths = tempfile.mkdtemp, []
 
     def removed_once(**where):
-        made.append(make(**where))
-        if len(made) == 1:
-            os.rmdir(made[0])
-        return made[-1]
+        paths.append(make(**where))
+        if len(paths) == 1:
+            os.rmdir(paths[0])
+        return paths[-1]
 
     monkeypatch.setattr(tempfile, "mkdtemp", removed_once)
     with temporary_folder("test", tmp_path) as own:
         assert own.is_dir()
-    assert len(made) == 2
+    assert len(paths) == 2
 
 
 def test_files_written_during_removal_are_removed(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
 from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Overrides, parse_study
-from lossaware.studies.store import export as written
+from lossaware.studies.store import export as export_module
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Launch
@@ -233,9 +233,9 @@ def test_an_export_keeps_no_folder_of_a_machine(grid, tmp_path, monkeypatch):
     for path in tmp_path.iterdir():
         assert "/home/me" not in path.read_text()
         assert "/srv/me" not in path.read_text()
-    told = (tmp_path / "grid.study.json").read_text()
-    assert told.count("lossaware study run grid.toml --data=DIR --out DIR") == 2, "of the runs, and of the launch"
-    assert told.count("lossaware study export grid.toml") == 1
+    text = (tmp_path / "grid.study.json").read_text()
+    assert text.count("lossaware study run grid.toml --data=DIR --out DIR") == 2, "of the runs, and of the launch"
+    assert text.count("lossaware study export grid.toml") == 1
 
 
 def test_texts_of_others_are_exported_as_they_are(grid, tmp_path):
@@ -249,7 +249,7 @@ def test_texts_of_others_are_exported_as_they_are(grid, tmp_path):
     exported = Exported(tmp_path)
     assert {exported.environment(spec)["processor"] for spec in exported.specs()} == {"a\ud800\u202e\u2028b"}
     assert exported.epochs("grid")
-    assert written._study_json({"runs": {"a": {"spec": {"task": "a\ud800"}}}}).encode()
+    assert export_module._study_json({"runs": {"a": {"spec": {"task": "a\ud800"}}}}).encode()
 
 
 def test_the_path_of_a_task_is_part_of_its_runs_with_a_note(grid, tmp_path):

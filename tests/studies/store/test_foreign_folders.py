@@ -19,7 +19,7 @@ from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import load_study, parse_study
 from lossaware.studies.specs.user_code import source_digest
-from lossaware.studies.store import export as written
+from lossaware.studies.store import export as export_module
 from lossaware.studies.store.database import Store
 from lossaware.studies.store.exported import Exported, adopt
 from lossaware.studies.store.folder import Folder, Launch
@@ -269,9 +269,9 @@ def foreign(folder: Path, task: str) -> Exported:
         old = RunSpec.from_json(json.dumps(run["spec"]))
         spec = replace(old, task=task)
         records[spec.key] = known.records(old)
-        digests = written._run_digests(spec, known.records(old))
+        digests = export_module._run_digests(spec, known.records(old))
         runs[spec.key] = {**run, "spec": json.loads(spec.to_json()), "source": "0" * 16, **digests}
-    epochs = written._epochs_csv(records)
+    epochs = export_module._epochs_csv(records)
     content["files"]["grid-epochs.csv"] = hashlib.sha256(epochs.encode()).hexdigest()
     content["runs"] = runs
     path.write_text(json.dumps(sealed(content)))
@@ -286,8 +286,8 @@ def test_a_task_in_an_exported_study_is_neither_imported_nor_opened(trap, task):
     assert spec.task == task
     with Store(trap / "out" / "results.sqlite") as store:
         assert adopt(exported.specs(), exported, store) == 0
-    with measurements(trap / "out", trap / "results") as there:
-        there.table(load_study("table01"))
+    with measurements(trap / "out", trap / "results") as results:
+        results.table(load_study("table01"))
     (trap / "grid.toml").write_text(TEXT)
     assert lossaware("study", "import", "--results", trap / "results", "--out", trap / "out") == 0
     assert lossaware("study", "show", trap / "grid.toml", "--results", trap / "results", "--out", trap / "out") == 0

@@ -136,7 +136,7 @@ def test_the_files_of_a_picture(tmp_path, name):
 
 def test_launches(tmp_path):
     (tmp_path / "studies.jsonl").write_bytes(b'\xff{"study": "a"}\n' + b"[" * 100_000 + b"\n" + b"9" * 5000 + b"\n")
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert Folder(tmp_path).all_launches() == []
-    assert len(said) == 3
+    assert len(caught) == 3

@@ -19,7 +19,7 @@ from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
 from support.made_up import MadeUp
 from support.mutations import change_content
-from support.small_grid import written
+from support.small_grid import format_table
 
 SPECS = [
     RunSpec(task="digits", optimizer=optimizer, lr=0.1 + 0.2, seed=seed, epochs=4, batch_size=64, lga=lga)
@@ -72,10 +72,10 @@ def database(tmp_path_factory):
             for epoch in range(1, spec.epochs + 1):
                 store.record(spec, record(spec, epoch))
         for seed in (8, 9):
-            begun = replace(SPECS[0], seed=seed)
-            store.begin(begun)
-            store.record(begun, record(begun, 1))
-        store.fail(begun, "out of memory")
+            unfinished = replace(SPECS[0], seed=seed)
+            store.begin(unfinished)
+            store.record(unfinished, record(unfinished, 1))
+        store.fail(unfinished, "out of memory")
     return path
 
 
@@ -95,7 +95,7 @@ class Known(MadeUp):
         return {"lossaware": "0.1.0", "date": "2026-11-01T00:00:00+00:00", "command": "lossaware study run grid"}
 
 
-def shown(path):
+def contents(path):
     """All that a table is made of."""
     with Store(path, read_only=True) as store:
         specs = sorted(store.specs(), key=lambda spec: spec.key)
@@ -108,7 +108,7 @@ def shown_of_exported(folder):
     table = show(study, Sources([exported]), exported.launches(study))
     specs = sorted(exported.specs(), key=lambda spec: spec.key)
     runs = [(spec, exported.records(spec), exported.environment(spec)) for spec in specs]
-    return written(table, "csv"), written(table, "markdown"), runs
+    return format_table(table, "csv"), format_table(table, "markdown"), runs
 
 
 def or_line(show, path):
@@ -121,21 +121,21 @@ def or_line(show, path):
             return error
 
 
-def is_one_line(shown):
-    return isinstance(shown, UsageError) and "\n" not in str(shown)
+def is_one_line(result):
+    return isinstance(result, UsageError) and "\n" not in str(result)
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 def test_no_change_of_a_database_is_accepted_with_other_numbers(database, tmp_path, rounds):
     random = np.random.default_rng(rounds)
-    before = shown(database)
+    before = contents(database)
     refused = 0
     for _ in range(rounds):
         copy = tmp_path / "results.sqlite"
         shutil.copy(database, copy)
-        said = change_content(copy, random)
-        after = or_line(shown, copy)
-        assert is_one_line(after) or after == before, said
+        change = change_content(copy, random)
+        after = or_line(contents, copy)
+        assert is_one_line(after) or after == before, change
         refused += isinstance(after, UsageError)
         for path in tmp_path.iterdir():
             path.unlink()
@@ -150,12 +150,12 @@ def test_no_digit_of_a_stored_value_is_accepted_changed(database, tmp_path, roun
     content = database.read_bytes()
     places = [place for place in range(1, len(content) - 1) if content[place - 1 : place + 2].isdigit()]
     copy = tmp_path / "results.sqlite"
-    before = shown(database)
+    before = contents(database)
     refused = 0
     for place in random.choice(places, rounds):
         digit = (int(content[place : place + 1]) + int(random.integers(1, 10))) % 10
         copy.write_bytes(content[:place] + str(digit).encode() + content[place + 1 :])
-        after = or_line(shown, copy)
+        after = or_line(contents, copy)
         assert is_one_line(after) or after == before, place
         refused += isinstance(after, UsageError)
     print(f"{rounds} changes of a digit of a database: {refused} refused, {rounds - refused} without effect")
@@ -172,9 +172,9 @@ def test_no_change_of_exported_files_is_accepted_with_other_numbers(exported, tm
     for _ in range(rounds):
         copy = tmp_path / "results"
         shutil.copytree(exported, copy)
-        said = change_content(copy / names[random.integers(3)], random)
+        change = change_content(copy / names[random.integers(3)], random)
         after = or_line(shown_of_exported, copy)
-        assert is_one_line(after) or after == before, said
+        assert is_one_line(after) or after == before, change
         refused += isinstance(after, UsageError)
         shutil.rmtree(copy)
     print(f"{rounds} changes of exported files: {refused} refused, {rounds - refused} without effect")

@@ -44,15 +44,15 @@ def test_the_results_of_the_repository_are_unchanged(capsys):
 
 
 def test_a_folder_of_runs_is_verified(out, capsys):
-    code, said, err = command(capsys, "verify", out)
+    code, output, err = command(capsys, "verify", out)
     assert (code, err) == (0, "")
-    assert "1 runs with 20 epochs are unchanged" in said
+    assert "1 runs with 20 epochs are unchanged" in output
     database = sqlite3.connect(out / "results.sqlite")
     with database:
         database.execute("UPDATE epochs SET seconds = 0.75 WHERE epoch = 2")
     database.close()
-    code, said, err = command(capsys, "verify", out)
-    assert (code, said) == (2, "")
+    code, output, err = command(capsys, "verify", out)
+    assert (code, output) == (2, "")
     key = load_study("readings").specs[0].key
     assert err == f"lossaware: {out / 'results.sqlite'}: epoch 2 of run {key} has changed\n"
 
@@ -67,8 +67,8 @@ def test_every_mistake_is_an_error(tmp_path, capsys):
     lines[3] = ",".join([*fields[:4], fields[4].replace("0.", "0.1", 1), *fields[5:]])
     first.write_text("".join(lines))
     second.write_text(second.read_text() + "\n")
-    code, said, err = command(capsys, "verify", tmp_path)
-    assert (code, said) == (2, "")
+    code, output, err = command(capsys, "verify", tmp_path)
+    assert (code, output) == (2, "")
     one, other = err.splitlines()
     changed = f"epoch {fields[1]} of run {fields[0]} has changed"
     assert one == f"lossaware: {first}: {changed}: the file is damaged"
@@ -91,22 +91,22 @@ def test_studies_of_earlier_versions_are_read_with_one_note_and_get_digests(tmp_
     for name in ("table11", "table12"):
         without_digests(tmp_path / f"{name}.study.json")
     tables = {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    code, said, err = command(capsys, "show", "table11", "--results", tmp_path, "--out", tmp_path / "none")
+    code, output, err = command(capsys, "show", "table11", "--results", tmp_path, "--out", tmp_path / "none")
     assert code == 0
     note = f"lossaware: {tmp_path}: table11, table12: exported by an earlier version without digests"
     assert err.startswith(note)
     assert len(err.splitlines()) == 1
-    code, said, err = command(capsys, "verify", tmp_path, "--add-digests")
+    code, output, err = command(capsys, "verify", tmp_path, "--add-digests")
     assert code == 0, err
-    assert [line.split()[0] for line in said.splitlines()[:2]] == [
+    assert [line.split()[0] for line in output.splitlines()[:2]] == [
         str(tmp_path / f"{name}.study.json") for name in ("table11", "table12")
     ]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.csv")} == tables
     content = json.loads((tmp_path / "table11.study.json").read_text())
     assert {"command", "date", "lossaware"} <= set(content["digests_added"])
     assert command(capsys, "verify", tmp_path)[2] == ""
-    code, said, err = command(capsys, "verify", tmp_path, "--add-digests")
-    assert (code, len(said.splitlines())) == (0, 1), "they have them already"
+    code, output, err = command(capsys, "verify", tmp_path, "--add-digests")
+    assert (code, len(output.splitlines())) == (0, 1), "they have them already"
 
 
 def test_a_changed_format_is_not_an_earlier_version(tmp_path, capsys):
@@ -131,11 +131,14 @@ def test_a_folder_without_results_is_an_error(tmp_path, capsys, make):
 
 def test_a_backup_has_the_runs_and_how_they_were_launched(out, tmp_path, capsys):
     (out / "studies.jsonl").write_text("")
-    code, said, err = command(capsys, "backup", tmp_path / "copy", "--out", out)
-    assert (code, said, err) == (0, f"{tmp_path / 'copy' / 'results.sqlite'}\n", "")
+    code, output, err = command(capsys, "backup", tmp_path / "copy", "--out", out)
+    assert (code, output, err) == (0, f"{tmp_path / 'copy' / 'results.sqlite'}\n", "")
     (out / "studies.jsonl").write_text('{"cut')
-    code, said, _ = command(capsys, "backup", tmp_path / "other", "--out", out)
-    assert (code, said.split()) == (0, [str(tmp_path / "other" / name) for name in ("results.sqlite", "studies.jsonl")])
+    code, output, _ = command(capsys, "backup", tmp_path / "other", "--out", out)
+    assert (code, output.split()) == (
+        0,
+        [str(tmp_path / "other" / name) for name in ("results.sqlite", "studies.jsonl")],
+    )
     with Store(tmp_path / "copy" / "results.sqlite", read_only=True) as copy:
         assert copy.counts() == (1, 20)
     code, _, err = command(capsys, "backup", tmp_path / "copy", "--out", out)

@@ -72,13 +72,13 @@ def spec(name, *, train=4, test=1, lga=None, **more):
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_a_run_of_made_data_without_and_with_lga(made, name):
+def test_a_run_of_made_data_without_and_with_lga(example_data, name):
     size = {"train": 2, "test": 1}
-    plain = list(run(spec(name, **size), made))
-    again = list(run(spec(name, **size), made))
-    with_lga = list(run(spec(name, **size, lga=options(gamma2=1e-4, xi=0.01, eps=0.0)), made))
+    plain = list(run(spec(name, **size), example_data))
+    repeats = list(run(spec(name, **size), example_data))
+    with_lga = list(run(spec(name, **size, lga=options(gamma2=1e-4, xi=0.01, eps=0.0)), example_data))
     assert [record.epoch for record in plain] == [1, 2]
-    for record, repeated, aware in zip(plain, again, with_lga, strict=True):
+    for record, repeated, aware in zip(plain, repeats, with_lga, strict=True):
         assert set(record.train) == set(record.test) == MEASURES[name]
         assert all(math.isfinite(value) for value in (*record.train.values(), *record.test.values()))
         assert (record.train, record.test) == (repeated.train, repeated.test)
@@ -90,11 +90,11 @@ def test_a_run_of_made_data_without_and_with_lga(made, name):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_cuda_a_step_does_not_synchronize(made, name):
+def test_cuda_a_step_does_not_synchronize(example_data, name):
     """Neither for augmentation, whose numbers are drawn on the CPU, nor for features that are gathered a batch."""
     chosen = dataclasses.replace(spec(name, train=2, lga=options(gamma2=1e-6)), device="cuda", batch_size=1)
     task = load_task(name, chosen.task_options)
-    training = run_module._Training(chosen, task, task.data(made))
+    training = run_module._Training(chosen, task, task.data(example_data))
     batches = iter(training._batches)
     training._step(next(batches))
     with no_waiting():
@@ -155,11 +155,11 @@ def test_missing_data_is_one_line_with_a_remedy(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", sorted(FOLDERS))
-def test_parts_have_the_requested_size_and_at_most_the_whole(made, name):
-    data = load_task(name, spec(name, train=2, test=1).task_options).data(made)
+def test_parts_have_the_requested_size_and_at_most_the_whole(example_data, name):
+    data = load_task(name, spec(name, train=2, test=1).task_options).data(example_data)
     assert (len(data.train), len(data.test)) == (2, 1)
     with pytest.raises(UsageError, match="train_examples must be at most"):
-        load_task(name, spec(name, train=999).task_options).data(made)
+        load_task(name, spec(name, train=999).task_options).data(example_data)
     with pytest.raises(UsageError, match=f"task '{name}': train_examples must be an integer of at least 1, got 0"):
         load_task(name, {"train_examples": 0})
 
@@ -178,35 +178,35 @@ def test_mistakes_in_options_are_errors(name, option, message):
         load_task(name, option)
 
 
-def test_cifar100_is_augmented_by_default(made):
-    augmented = load_task("cifar100").data(made)
+def test_cifar100_is_augmented_by_default(example_data):
+    augmented = load_task("cifar100").data(example_data)
     assert augmented.augment is not None
-    assert load_task("cifar100", {"augment": False}).data(made).augment is None
+    assert load_task("cifar100", {"augment": False}).data(example_data).augment is None
     (batch,) = augmented.train.batches(8, None)
     changed = augmented.augment(batch, torch.Generator().manual_seed(0))
     assert not torch.equal(changed[0], batch[0])
     expected = move_mirror_rotate(4, 15.0, *STATISTICS["cifar100"])(batch, torch.Generator().manual_seed(0))
     assert torch.equal(changed[0], expected[0])
-    assert load_task("cifar10").data(made).augment is None
+    assert load_task("cifar10").data(example_data).augment is None
 
 
 @pytest.mark.parametrize("name", sorted(STATISTICS))
-def test_both_sets_are_standardised_with_the_statistics_of_the_training_images(made, name):
-    data = load_task(name, {"train_examples": 1}).data(made)
+def test_both_sets_are_standardised_with_the_statistics_of_the_training_images(example_data, name):
+    data = load_task(name, {"train_examples": 1}).data(example_data)
     images = [examples for examples in (data.train, data.test) if isinstance(examples, Images)]
     assert [(examples.mean, examples.std) for examples in images] == [STATISTICS[name]] * 2
 
 
-def test_outputs_of_autoencoders_are_from_0_to_1(made):
+def test_outputs_of_autoencoders_are_from_0_to_1(example_data):
     for name in ("autoencoder-mnist", "autoencoder-cifar10"):
-        (batch,) = load_task(name, {"train_examples": 8}).data(made).train.batches(8, None)
+        (batch,) = load_task(name, {"train_examples": 8}).data(example_data).train.batches(8, None)
         assert batch[0].min() >= 0
         assert 0.9 < batch[0].max() <= 1
 
 
-def test_autoeval_trains_on_random_turns_and_tests_on_all(made):
+def test_autoeval_trains_on_random_turns_and_tests_on_all(example_data):
     task = load_task("autoeval", {"train_examples": 6})
-    data = task.data(made)
+    data = task.data(example_data)
     (batch,) = data.train.batches(6, None)
     assert len(batch) == 2
     assert len(data.augment(batch, torch.Generator().manual_seed(0))) == 3

@@ -11,7 +11,7 @@ MOST = 1.1
 
 @pytest.mark.skipif(sys.platform == "win32", reason="reads the largest memory from POSIX's getrusage")
 def test_a_checkpoint_takes_no_additional_memory():
-    found = measure(5_000_000)
-    assert found["run"] > 4 * 4 * 5_000_000, "parameters, gradients and both moments of Adam"
-    assert found["write"] < MOST * found["run"]
-    assert found["resume"] < MOST * found["run"]
+    memory = measure(5_000_000)
+    assert memory["run"] > 4 * 4 * 5_000_000, "parameters, gradients and both moments of Adam"
+    assert memory["write"] < MOST * memory["run"]
+    assert memory["resume"] < MOST * memory["run"]

@@ -163,19 +163,19 @@ def test_cuda_runs_are_reproducible_bit_for_bit(spec):
 @pytest.mark.cuda
 def test_cuda_is_near_the_cpu():
     for spec in VARIANTS[:2]:
-        found = list(run(spec, None))[-1].train["loss"]
-        assert found == pytest.approx(list(run(dataclasses.replace(spec, device="cpu"), None))[-1].train["loss"], 1e-3)
+        loss = list(run(spec, None))[-1].train["loss"]
+        assert loss == pytest.approx(list(run(dataclasses.replace(spec, device="cpu"), None))[-1].train["loss"], 1e-3)
 
 
 @pytest.mark.cuda
 def test_cuda_concurrent_runs_equal_single_runs():
     specs = [dataclasses.replace(spec, seed=seed) for spec in VARIANTS for seed in (0, 1)]
-    found = {spec: [] for spec in specs}
+    records = {spec: [] for spec in specs}
     for event in LocalEngine(4).execute(specs, None):
         if isinstance(event, EpochDone):
-            found[event.spec].append(event.record)
+            records[event.spec].append(event.record)
     for spec in specs:
-        assert exact(found[spec]) == exact(run(spec, None))
+        assert exact(records[spec]) == exact(run(spec, None))
 
 
 @pytest.mark.cuda
@@ -189,10 +189,10 @@ def test_cuda_resumes_with_the_same_bits(tmp_path, monkeypatch):
         records = run(spec, None, checkpoint=Checkpoint(path, spec))
         next(records)
         records.close()
-        told = []
-        resumed = Checkpoint(path, spec, lambda *what, told=told: told.append(what))
+        messages = []
+        resumed = Checkpoint(path, spec, lambda *what, messages=messages: messages.append(what))
         assert exact(run(spec, None, checkpoint=resumed)) == exact(run(spec, None))
-        assert told[0] == ("resumes after epoch 1 of 3", 1)
+        assert messages[0] == ("resumes after epoch 1 of 3", 1)
 
 
 @pytest.mark.cuda

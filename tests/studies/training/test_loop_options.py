@@ -80,18 +80,18 @@ def test_the_norm_of_a_step_is_clipped(trained):
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 10), (2, 6)])
 def test_a_schedule_per_step_ends_with_the_run(trained, accumulate, steps):
     chosen = options(interval="step", accumulate=accumulate)
-    _, made = trained(scheduler="CosineAnnealingLR", training=chosen)
-    rates = [rate for _, rate in made[::2]]
+    _, rates_by_step = trained(scheduler="CosineAnnealingLR", training=chosen)
+    rates = [rate for _, rate in rates_by_step[::2]]
     assert len(rates) == steps
     assert rates[0] == 0.1
     assert rates[steps // 2] == pytest.approx(0.05)
     assert rates == sorted(rates, reverse=True)
-    _, made = trained(scheduler="OneCycleLR", training=chosen)
-    assert 0.09 < max(rate for _, rate in made) <= 0.1
+    _, rates_by_step = trained(scheduler="OneCycleLR", training=chosen)
+    assert 0.09 < max(rate for _, rate in rates_by_step) <= 0.1
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changes", "message"),
     [
         ({"training": options(clap=1.0)}, "training has no option 'clap'; did you mean clip"),
         ({"training": options(clip=-1.0)}, "clip must be a number above 0"),
@@ -104,9 +104,9 @@ def test_a_schedule_per_step_ends_with_the_run(trained, accumulate, steps):
         ({"training": options(clip=1.0), "distributed": "ddp-2"}, "cannot be used with runs on several ranks"),
     ],
 )
-def test_mistakes(given, message):
+def test_mistakes(changes, message):
     with pytest.raises(UsageError, match=message):
-        loop_options(dataclasses.replace(SPEC, **given))
+        loop_options(dataclasses.replace(SPEC, **changes))
 
 
 def test_runs_keep_the_keys_that_they_had_before_there_were_options():

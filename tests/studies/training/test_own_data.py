@@ -40,17 +40,17 @@ def records(monkeypatch):
     """Runs a task of this data; gives its records, and the inputs of each training batch."""
 
     def measured(data, **changes):
-        seen = []
+        batches = []
 
         def measure(model, batch):
             x, y = (batch["inputs"]["x"], batch["y"]) if isinstance(batch, dict) else batch
             if torch.is_grad_enabled():
-                seen.append(x.flatten().tolist())
+                batches.append(x.flatten().tolist())
             return {"loss": (model(x / 12) - y).square().mean(), "largest": x.max()}
 
         task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: data, measure, "largest")
         monkeypatch.setattr(run_module, "load_task", lambda name, options: task)
-        return list(run(dataclasses.replace(SPEC, **changes), None)), seen
+        return list(run(dataclasses.replace(SPEC, **changes), None)), batches
 
     return measured
 
@@ -62,24 +62,24 @@ def loader(**more):
 @pytest.mark.parametrize("train", [Dicts(), TensorDataset(X, X), loader(), loader(generator=torch.Generator())])
 def test_each_example_once_in_an_order_of_the_seed(records, train):
     data = Data(train=train, test=InMemory((X, X)))
-    first, seen = records(data)
-    epochs = [list(itertools.chain(*seen[:3])), list(itertools.chain(*seen[3:]))]
-    assert [len(batch) for batch in seen] == [5, 5, 2] * 2
+    first, batches = records(data)
+    epochs = [list(itertools.chain(*batches[:3])), list(itertools.chain(*batches[3:]))]
+    assert [len(batch) for batch in batches] == [5, 5, 2] * 2
     assert sorted(epochs[0]) == sorted(epochs[1]) == X.flatten().tolist()
     assert epochs[0] != epochs[1] != sorted(epochs[1])
-    again, seen_again = records(data)
-    assert seen_again == seen  # also if the first run has changed the loader's state
-    assert [r.test for r in again] == [r.test for r in first]
-    assert records(data, lga=options())[1] == seen
-    assert records(data, seed=4)[1] != seen
+    repeated, repeated_batches = records(data)
+    assert repeated_batches == batches  # also if the first run has changed the loader's state
+    assert [r.test for r in repeated] == [r.test for r in first]
+    assert records(data, lga=options())[1] == batches
+    assert records(data, seed=4)[1] != batches
 
 
 def test_a_loader_keeps_its_batches_and_its_sampler(records):
     dropping = Data(train=loader(drop_last=True), test=loader(batch_size=7, shuffle=False))
-    found, seen = records(dropping, lga=options())
-    assert [len(batch) for batch in seen] == [5, 5] * 2
-    assert found[-1].lga is not None
-    assert found[-1].lga["steps"] == 4
+    epochs, batches = records(dropping, lga=options())
+    assert [len(batch) for batch in batches] == [5, 5] * 2
+    assert epochs[-1].lga is not None
+    assert epochs[-1].lga["steps"] == 4
     weighted = WeightedRandomSampler([0.0] * 11 + [1.0], 10)
     assert records(Data(train=loader(sampler=weighted, shuffle=None), test=Dicts()))[1][0] == [11.0] * 5
     with pytest.raises(
@@ -94,32 +94,32 @@ def test_collate_makes_the_batches(records):
     def reversed_(examples):
         return {"inputs": {"x": torch.stack([e["inputs"]["x"] for e in examples])}, "y": torch.zeros(len(examples), 1)}
 
-    found, _ = records(Data(train=Dicts(), test=Dicts(), collate=reversed_), lr=1e-9)
-    assert found[0].test["loss"] < 5  # with torch's own, y reaches 22
+    epochs, _ = records(Data(train=Dicts(), test=Dicts(), collate=reversed_), lr=1e-9)
+    assert epochs[0].test["loss"] < 5  # with torch's own, y reaches 22
 
 
 def test_an_iterable_set(records):
     with pytest.raises(UsageError, match=r"has no length.*Data\(..., batches_per_epoch=100\)"):
         records(Data(train=Stream(), test=Stream()))
-    found, seen = records(Data(train=Stream(), test=Stream(), batches_per_epoch=2), lga=options())
-    assert seen == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2
-    assert found[0].test["largest"] == 11
-    assert found[-1].lga is not None
-    assert found[-1].lga["steps"] == 4
+    epochs, batches = records(Data(train=Stream(), test=Stream(), batches_per_epoch=2), lga=options())
+    assert batches == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]] * 2
+    assert epochs[0].test["largest"] == 11
+    assert epochs[-1].lga is not None
+    assert epochs[-1].lga["steps"] == 4
     with pytest.raises(UsageError, match="batches_per_epoch must be an integer of at least 1, got 0"):
         Data(train=Stream(), test=Stream(), batches_per_epoch=0)
 
 
 def test_a_validation_set_is_measured_as_well(records):
     data = Data(train=Dicts(), test=InMemory((X[:6], X[:6])), validation=TensorDataset(X[:3], X[:3]))
-    found, _ = records(data)
-    assert [(r.test["largest"], r.test["validation_largest"]) for r in found] == [(5, 2), (5, 2)]
-    assert "validation_loss" in found[0].test
+    epochs, _ = records(data)
+    assert [(r.test["largest"], r.test["validation_largest"]) for r in epochs] == [(5, 2), (5, 2)]
+    assert "validation_loss" in epochs[0].test
 
 
-@pytest.mark.parametrize("given", [3, "train", object()])
-def test_an_invalid_set_is_one_line(given):
-    task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: Data(train=given, test=Dicts()), lambda m, b: {})
+@pytest.mark.parametrize("train", [3, "train", object()])
+def test_an_invalid_set_is_one_line(train):
+    task = Task("own", "", lambda: nn.Linear(1, 1), lambda folder: Data(train=train, test=Dicts()), lambda m, b: {})
     with pytest.raises(UsageError, match="a set of examples must be InMemory tensors, a dataset, a DataLoader"):
         task.load(None)
 
@@ -131,8 +131,8 @@ def test_a_batch_of_any_form_has_a_size_and_moves_to_a_device():
 
     batch = {"ids": [torch.ones(3, 2), (torch.tensor(1.0), "text")], "pair": Pair(torch.ones(4), "a")}
     assert size_of(batch) == 3
-    there = moved(batch, torch.device("meta"))
-    assert there["ids"][0].device.type == there["ids"][1][0].device.type == there["pair"].x.device.type == "meta"
-    assert (there["ids"][1][1], there["pair"].label) == ("text", "a")
+    on_meta = moved(batch, torch.device("meta"))
+    assert on_meta["ids"][0].device.type == on_meta["ids"][1][0].device.type == on_meta["pair"].x.device.type == "meta"
+    assert (on_meta["ids"][1][1], on_meta["pair"].label) == ("text", "a")
     with pytest.raises(UsageError, match="has no tensor whose length is its number of examples"):
         size_of({"loss": torch.tensor(1.0)})

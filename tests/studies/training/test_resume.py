@@ -36,19 +36,19 @@ def _after_each_epoch(monkeypatch):
 @pytest.fixture
 def models(monkeypatch):
     """The models of all runs, in order of creation."""
-    made = []
+    models_made = []
 
     def load(name, chosen):
         task = noisy() if name == "noisy" else load_task(name, chosen)
 
         def model():
-            made.append(task.model())
-            return made[-1]
+            models_made.append(task.model())
+            return models_made[-1]
 
         return dataclasses.replace(task, model=model)
 
     monkeypatch.setattr(run_module, "load_task", load)
-    return made
+    return models_made
 
 
 def noisy():
@@ -72,15 +72,15 @@ def bits(model):
 def interrupted(spec, path, *, after, folder=None):
     """Runs this number of epochs with a checkpoint, and stops."""
     records = run(spec, folder, checkpoint=Checkpoint(path, spec))
-    found = [next(records) for _ in range(after)]
+    finished = [next(records) for _ in range(after)]
     records.close()
-    return found
+    return finished
 
 
 def listening(path, spec):
     """A checkpoint, and its messages."""
-    told = []
-    return Checkpoint(path, spec, lambda *what: told.append(what)), told
+    messages = []
+    return Checkpoint(path, spec, lambda *what: messages.append(what)), messages
 
 
 def check_resumes(spec, path, models, folder=None):
@@ -90,9 +90,9 @@ def check_resumes(spec, path, models, folder=None):
     for after in range(1, spec.epochs):
         path.unlink(missing_ok=True)
         before = interrupted(spec, path, after=after, folder=folder)
-        checkpoint, told = listening(path, spec)
+        checkpoint, messages = listening(path, spec)
         records = list(run(spec, folder, checkpoint=checkpoint))
-        assert told == [(f"resumes after epoch {after} of {spec.epochs}", after)]
+        assert messages == [(f"resumes after epoch {after} of {spec.epochs}", after)]
         assert records[:after] == before  # also the wall times
         assert exact(records) == expected
         assert bits(models[-1]) == parameters
@@ -156,11 +156,11 @@ def test_a_short_run_writes_none_and_a_long_one_not_all_the_time(tmp_path, monke
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(checkpoint_module, "SECONDS", 5.0)
     monkeypatch.setattr(checkpoint_module, "SHARE", 0.02)
-    written = []
+    times = []
 
     def state():
         nonlocal now
-        written.append(now)
+        times.append(now)
         now += 1.0  # a checkpoint takes a second to write: the next one comes 50 seconds later
         return {}
 
@@ -168,7 +168,7 @@ def test_a_short_run_writes_none_and_a_long_one_not_all_the_time(tmp_path, monke
     while now < 130:
         now += 3.0
         checkpoint.keep(state)
-    assert written == [6.0, 58.0, 110.0]
+    assert times == [6.0, 58.0, 110.0]
 
 
 def damage(path, how):
@@ -194,13 +194,13 @@ def test_a_damaged_checkpoint_is_reported_and_the_run_restarts(tmp_path, how):
     path = tmp_path / "one.pt"
     interrupted(SPEC, path, after=2)
     damage(path, how)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
     what = "is not a regular file" if how == "folder" else "is damaged or cut short"
-    assert told[0][0].startswith(f"the checkpoint {path} {what}")
-    assert told[0][0].endswith("so the run starts from the beginning")
-    assert not any("\n" in line for line, *_ in told)
+    assert messages[0][0].startswith(f"the checkpoint {path} {what}")
+    assert messages[0][0].endswith("so the run starts from the beginning")
+    assert not any("\n" in line for line, *_ in messages)
 
 
 def code(marks):
@@ -217,11 +217,11 @@ def test_a_checkpoint_can_run_no_code(tmp_path):
     path, marks = tmp_path / "one.pt", tmp_path / "marks"
     checkpoint = Checkpoint(path, SPEC)
     checkpoint.keep(lambda: {"training": code(marks), "records": []})
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     assert checkpoint.load() is None
     assert not marks.exists()
-    assert "cannot be read safely" in told[0][0]
-    assert "\n" not in told[0][0]
+    assert "cannot be read safely" in messages[0][0]
+    assert "\n" not in messages[0][0]
 
 
 def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
@@ -233,18 +233,18 @@ def test_a_compressed_checkpoint_is_not_unpacked(tmp_path):
             archive.writestr(name, plain.read(name))
     payload, path = packed.getvalue(), tmp_path / "one.pt"
     path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     assert checkpoint.load() is None
-    assert "is compressed or of another kind" in told[0][0]
+    assert "is compressed or of another kind" in messages[0][0]
 
 
 def test_a_tensor_without_end_is_not_taken(tmp_path):
     path = tmp_path / "one.pt"
     Checkpoint(path, SPEC).keep(lambda: {"training": {"optimizer": [torch.ones(1).expand(10**12)]}})
     assert path.stat().st_size < 10_000
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     assert checkpoint.load() is None
-    assert "has a tensor that is larger than its content" in told[0][0]
+    assert "has a tensor that is larger than its content" in messages[0][0]
 
 
 @pytest.mark.parametrize(
@@ -262,20 +262,20 @@ def test_a_checkpoint_of_other_software_is_not_taken(tmp_path, monkeypatch, of, 
     path = tmp_path / "one.pt"
     interrupted(SPEC, path, after=2)
     change(monkeypatch)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     next(records)
-    assert told == [(f"the checkpoint {path} differs in its {of}, so the run starts from the beginning", 0)]
+    assert messages == [(f"the checkpoint {path} differs in its {of}, so the run starts from the beginning", 0)]
     records.close()
 
 
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path):
     path = tmp_path / "one.pt"
     interrupted(SPEC, path, after=2)
-    told = []
+    messages = []
     other = dataclasses.replace(SPEC, seed=4)
-    records = list(run(other, None, checkpoint=Checkpoint(path, other, lambda *what: told.append(what))))
-    assert told[0] == (f"the checkpoint {path} differs in its run, so the run starts from the beginning", 0)
+    records = list(run(other, None, checkpoint=Checkpoint(path, other, lambda *what: messages.append(what))))
+    assert messages[0] == (f"the checkpoint {path} differs in its run, so the run starts from the beginning", 0)
     assert exact(records) == exact(run(other, None))
 
 
@@ -286,9 +286,9 @@ def test_a_checkpoint_that_does_not_fit_is_not_half_taken(tmp_path, monkeypatch)
     content = Checkpoint(path, SPEC).load()
     content["training"]["random"]["augmentation"] = torch.zeros(3, dtype=torch.uint8)
     Checkpoint(path, SPEC).keep(lambda: content)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = list(run(SPEC, None, checkpoint=checkpoint))
-    assert "does not fit (RuntimeError" in told[0][0]
+    assert "does not fit (RuntimeError" in messages[0][0]
     assert exact(records) == exact(run(SPEC, None))
 
 
@@ -319,11 +319,11 @@ def test_a_checkpoint_with_other_content_is_reported_and_the_run_restarts(tmp_pa
     content = Checkpoint(path, SPEC).load()
     DOES_NOT_FIT[change](content)
     Checkpoint(path, SPEC).keep(lambda: content)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = list(run(SPEC, None, checkpoint=checkpoint))
-    assert told[0][0].startswith(f"the checkpoint {path} does not fit (")
-    assert told[0][0].endswith("so the run starts from the beginning")
-    assert "\n" not in told[0][0]
+    assert messages[0][0].startswith(f"the checkpoint {path} does not fit (")
+    assert messages[0][0].endswith("so the run starts from the beginning")
+    assert "\n" not in messages[0][0]
     assert exact(records) == exact(run(SPEC, None))
 
 
@@ -334,9 +334,9 @@ def test_a_checkpoint_without_the_name_of_its_run_is_not_used(tmp_path, content)
     torch.save(content, buffer)
     payload = buffer.getvalue()
     path.write_bytes(checkpoint_module._MAGIC + hashlib.sha256(payload).digest() + payload)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     assert checkpoint.load() is None
-    assert told == [(f"the checkpoint {path} does not name its run, so the run starts from the beginning", 0)]
+    assert messages == [(f"the checkpoint {path} does not name its run, so the run starts from the beginning", 0)]
 
 
 @pytest.mark.parametrize("kind", ["a link to a device", "a link to a checkpoint", "a pipe", "a dangling link"])
@@ -349,10 +349,10 @@ def test_special_files_are_not_opened(tmp_path, kind):
     else:
         to = {"a link to a device": "/dev/zero", "a link to a checkpoint": target, "a dangling link": "nothing"}[kind]
         path.symlink_to(to)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
-    assert told[0] == (f"the checkpoint {path} is not a regular file, so the run starts from the beginning", 0)
+    assert messages[0] == (f"the checkpoint {path} is not a regular file, so the run starts from the beginning", 0)
     assert path.is_file()
     assert not path.is_symlink(), "the next checkpoint takes its place, and is not written through it"
     assert target.read_bytes() == before
@@ -367,10 +367,10 @@ def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    checkpoint, told = listening(path, SPEC)
+    checkpoint, messages = listening(path, SPEC)
     records = run(SPEC, None, checkpoint=checkpoint)
     assert exact(records) == exact(run(SPEC, None))
-    assert told[1:] == [
+    assert messages[1:] == [
         (f"{path}: cannot be written (No space left on device); the run continues without checkpoints", 0)
     ]
     assert path.read_bytes() == before  # the older one is still good
@@ -378,10 +378,10 @@ def test_a_full_disk_costs_the_checkpoint_and_one_line(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_saved_is_one_line(tmp_path):
-    checkpoint, told = listening(tmp_path / "one.pt", SPEC)
+    checkpoint, messages = listening(tmp_path / "one.pt", SPEC)
     for _ in range(2):
         checkpoint.keep(lambda: {"training": lambda: None})
-    assert len(told) == 1
-    assert "no checkpoint can be written (" in told[0][0]
-    assert "\n" not in told[0][0]
+    assert len(messages) == 1
+    assert "no checkpoint can be written (" in messages[0][0]
+    assert "\n" not in messages[0][0]
     assert not list(tmp_path.iterdir())

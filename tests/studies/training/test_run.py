@@ -48,7 +48,7 @@ def with_task(monkeypatch):
 
 
 @pytest.fixture
-def seen(with_task):
+def trained_batches(with_task):
     """A task of small numbers, whose batches are noted as training sees them, augmentation and dropout included."""
     batches: list[torch.Tensor] = []
     inputs = torch.arange(23.0).unsqueeze(1)
@@ -124,36 +124,36 @@ def test_a_run_equals_a_handwritten_loop():
     assert lga.status.open_share > 0.5
 
 
-def test_data_order_and_dropout_are_the_same_without_and_with_lga(seen):
+def test_data_order_and_dropout_are_the_same_without_and_with_lga(trained_batches):
     spec = dataclasses.replace(SPEC, task="seen", batch_size=5, epochs=3)
     list(run(spec, None))
-    without = [batch.clone() for batch in seen]
-    seen.clear()
+    without = [batch.clone() for batch in trained_batches]
+    trained_batches.clear()
     list(run(dataclasses.replace(spec, lga=options(gamma2=0.1, eps=0.0)), None))
-    assert len(seen) == len(without) == 3 * 5
-    assert all(torch.equal(one, two) for one, two in zip(seen, without, strict=True))
+    assert len(trained_batches) == len(without) == 3 * 5
+    assert all(torch.equal(one, two) for one, two in zip(trained_batches, without, strict=True))
     # The order is another one in each epoch, and with another seed.
     assert not torch.equal(without[0], without[5])
-    seen.clear()
+    trained_batches.clear()
     list(run(dataclasses.replace(spec, seed=4), None))
-    assert not torch.equal(without[0], seen[0])
+    assert not torch.equal(without[0], trained_batches[0])
 
 
 def test_each_epoch_sees_each_example_once(with_task):
     task = load_task("digits")
     data = task.data(None)
     numbered = InMemory((*tensors_of(data.train), torch.arange(len(data.train))))
-    shown: list[int] = []
+    numbers: list[int] = []
 
     def measure(model, batch):
-        shown.extend(batch[2].tolist())
+        numbers.extend(batch[2].tolist())
         return classification(model, batch[:2])
 
     test = InMemory((*tensors_of(data.test), torch.zeros(len(data.test), dtype=torch.long)))
     with_task(dataclasses.replace(task, data=lambda folder: Data(numbered, test), measure=measure))
     next(run(SPEC, None))
-    assert sorted(shown[: len(numbered)]) == list(range(len(numbered)))
-    assert shown[: len(numbered)] != list(range(len(numbered)))
+    assert sorted(numbers[: len(numbered)]) == list(range(len(numbered)))
+    assert numbers[: len(numbered)] != list(range(len(numbered)))
 
 
 def test_a_data_set_need_not_be_in_memory(with_task):
@@ -184,9 +184,9 @@ def test_tests_take_as_many_at_a_time_as_the_task_says(with_task):
     expected = next(run(SPEC, None)).test
     assert sizes == [359]
     with_task(dataclasses.replace(task, test_batch_size=100))
-    found = next(run(SPEC, None)).test
+    measures = next(run(SPEC, None)).test
     assert sizes[1:] == [100, 100, 100, 59]
-    assert found == pytest.approx(expected, rel=1e-6)
+    assert measures == pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluation_does_not_change_the_model(with_task):
@@ -216,15 +216,15 @@ def test_evaluation_does_not_change_the_model(with_task):
     ],
 )
 def test_schedulers_step_once_per_epoch(with_task, monkeypatch, name, chosen):
-    made = []
+    optimizers = []
 
     def make(*arguments):
-        made.append(make_optimizer(*arguments))
-        return made[-1]
+        optimizers.append(make_optimizer(*arguments))
+        return optimizers[-1]
 
     monkeypatch.setattr(run_module, "make_optimizer", make)
     spec = dataclasses.replace(SPEC, scheduler=name, scheduler_options=chosen, epochs=4, lga=options())
-    rates = [made[-1].param_groups[0]["lr"] for _ in run(spec, None)]
+    rates = [optimizers[-1].param_groups[0]["lr"] for _ in run(spec, None)]
     assert len(rates) == 4
     expected = {
         "StepLR": [1e-3, 1e-4, 1e-5, 1e-6],
@@ -265,17 +265,17 @@ def test_the_readings_of_lga_are_options(with_task):
 
 
 def test_progress_is_reported_occasionally(monkeypatch):
-    told = []
+    reports = []
     monkeypatch.setattr(run_module, "PROGRESS_SECONDS", 0.0)
-    list(run(SPEC, None, on_progress=lambda *state: told.append(state)))
-    assert [(epoch, step, steps) for epoch, step, steps, _ in told] == [
+    list(run(SPEC, None, on_progress=lambda *state: reports.append(state)))
+    assert [(epoch, step, steps) for epoch, step, steps, _ in reports] == [
         (e, s, 15) for e in (1, 2) for s in range(1, 16)
     ]
-    assert not any(loss.requires_grad for *_, loss in told)
+    assert not any(loss.requires_grad for *_, loss in reports)
     monkeypatch.setattr(run_module, "PROGRESS_SECONDS", 3600.0)
-    told.clear()
-    list(run(SPEC, None, on_progress=lambda *state: told.append(state)))
-    assert not told
+    reports.clear()
+    list(run(SPEC, None, on_progress=lambda *state: reports.append(state)))
+    assert not reports
 
 
 def test_torch_is_restored():

@@ -16,8 +16,8 @@ from support.quadratic import final_norm, train
 
 
 def spec_of(**changes) -> RunSpec:
-    given = {"task": "x.py:train", "optimizer": "", "lr": 0.1, "seed": 3, "epochs": 0, "batch_size": 0}
-    return RunSpec(**{**given, "kind": "function", **changes})
+    fields = {"task": "x.py:train", "optimizer": "", "lr": 0.1, "seed": 3, "epochs": 0, "batch_size": 0}
+    return RunSpec(**{**fields, "kind": "function", **changes})
 
 
 WITH = function_options(1e-3, {})
@@ -26,8 +26,8 @@ WITH = function_options(1e-3, {})
 def run(tmp_path, function=train, **changes) -> tuple[list[EpochRecord], int]:
     records: list[EpochRecord] = []
     listener = Listener(epoch=records.append)
-    made = make_trial_function("train", function)
-    return records, run_function(spec_of(**changes), None, listener, tmp_path / "own", function=made)
+    trial_function = make_trial_function("train", function)
+    return records, run_function(spec_of(**changes), None, listener, tmp_path / "own", function=trial_function)
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def test_a_seed_is_the_same_in_all_arms_whether_or_not_the_function_sets_it(tmp_
 
 
 @pytest.mark.parametrize(
-    ("lga", "given", "expected"),
+    ("lga", "arguments", "expected"),
     [
         (function_options(AS_CODED, {}), {"gamma2": 1e-2, "xi": 0.5}, {"gamma2": 1e-2, "xi": 0.5}),
         (function_options(1e-3, {"eps": 0.2}), {"gamma2": 1e-2, "xi": 0.5}, {"gamma2": 1e-3, "xi": 0.5, "eps": 0.2}),
@@ -77,10 +77,10 @@ def test_a_seed_is_the_same_in_all_arms_whether_or_not_the_function_sets_it(tmp_
         (function_options(AS_CODED, {}), {"gamma2": "auto", "xi": 0.5}, {"xi": 0.5, "eps": 0.0}),
     ],
 )
-def test_which_settings_count(tmp_path, lga, given, expected):
+def test_which_settings_count(tmp_path, lga, arguments, expected):
     trial = Trial(spec_of(lga=lga), folder=tmp_path)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
-    settings = trial.attach(optimizer, steps_per_epoch=5, **given).settings
+    settings = trial.attach(optimizer, steps_per_epoch=5, **arguments).settings
     assert {name: getattr(settings, name) for name in expected} == expected
     assert settings.steps_per_epoch == 5
     assert trial.arm == {"auto": "auto", 1e-3: "1e-3"}.get(dict(lga).get("gamma2"), "lga")
@@ -89,8 +89,8 @@ def test_which_settings_count(tmp_path, lga, given, expected):
 def test_the_base_of_an_arm(tmp_path):
     params = [torch.nn.Parameter(torch.ones(2))]
     trial = Trial(spec_of(), folder=tmp_path)
-    made = trial.make_optimizer(params, "sgd", momentum=0.5)
-    assert (type(made), made.defaults["momentum"], made.defaults["lr"]) == (torch.optim.SGD, 0.5, 0.1)
+    optimizer = trial.make_optimizer(params, "sgd", momentum=0.5)
+    assert (type(optimizer), optimizer.defaults["momentum"], optimizer.defaults["lr"]) == (torch.optim.SGD, 0.5, 0.1)
     trial = Trial(spec_of(optimizer="adam"), folder=tmp_path)
     assert type(trial.make_optimizer(params, "sgd", momentum=0.5)) is torch.optim.Adam
     assert trial.arm == "adam"
@@ -219,16 +219,16 @@ def test_a_report_that_was_changed_is_not_reported_again(tmp_path, at):
     function = interrupted(at)
     with pytest.raises(KeyError):
         run(tmp_path, function)
-    kept = tmp_path / "own" / ".reported.json"
-    content = kept.read_text()
+    reported = tmp_path / "own" / ".reported.json"
+    content = reported.read_text()
     for changed in (content.replace('"total": ', '"total": 1'), content[:-9], "[" * 100_000, "{}"):
         (tmp_path / "own").mkdir(exist_ok=True)
-        kept.write_text(changed)
+        reported.write_text(changed)
         with pytest.raises(
             UsageError, match=r"reported.json: damaged .*; the run's checkpoint is removed, so it starts"
         ):
             run(tmp_path, function)
-        assert not kept.exists()
+        assert not reported.exists()
 
 
 # --- rehearsal ------------------------------------------------------------------------------------------------------
@@ -271,9 +271,9 @@ def test_a_rehearsal_takes_one_step_for_each_arm():
 )
 @pytest.mark.filterwarnings("ignore:LGA got no loss")
 def test_mistakes_found_by_a_rehearsal(body, message):
-    made = "p = torch.nn.Parameter(torch.ones(2)); optimizer = torch.optim.SGD([p], lr=0.1); p.grad = torch.ones(2)"
+    setup = "p = torch.nn.Parameter(torch.ones(2)); optimizer = torch.optim.SGD([p], lr=0.1); p.grad = torch.ones(2)"
     space: dict = {"torch": torch}
-    exec(f"def broken(trial):\n    {made}\n    {body}\n    return 0.0", space)
+    exec(f"def broken(trial):\n    {setup}\n    {body}\n    return 0.0", space)
     with pytest.raises(UsageError, match=message):
         rehearse(space["broken"])
 
@@ -319,5 +319,5 @@ def test_a_function_and_its_options_are_looked_at_before_it_runs():
         make_trial_function("train", wide, options(widht=3))
     with pytest.raises(UsageError, match="missing a required argument: 'width'; set it by --set"):
         make_trial_function("train", wide)
-    made = make_trial_function("train", wide, options(width=3))
-    assert (made(None), made.summary, made.name) == (6, "Deep and wide.", "wide")
+    trial_function = make_trial_function("train", wide, options(width=3))
+    assert (trial_function(None), trial_function.summary, trial_function.name) == (6, "Deep and wide.", "wide")
