@@ -25,12 +25,12 @@ def main() -> int:
     first: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(times):
-            found = names(begin_to_collect(Path(folder) / str(number), 37 * number + 1, ZONES[number % len(ZONES)]))
-            first = first or found
-            if found != first:
-                print(f"collection {number + 1} differs:", *sorted(set(found) ^ set(first))[:20], sep="\n", flush=True)
+            tests = names(begin_to_collect(Path(folder) / str(number), 37 * number + 1, ZONES[number % len(ZONES)]))
+            first = first or tests
+            if tests != first:
+                print(f"collection {number + 1} differs:", *sorted(set(tests) ^ set(first))[:20], sep="\n", flush=True)
                 return 1
-            print(f"{number + 1} of {times} collections agree on {len(found)} tests", flush=True)
+            print(f"{number + 1} of {times} collections agree on {len(tests)} tests", flush=True)
     return 0
 
 

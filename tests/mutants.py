@@ -161,8 +161,8 @@ def places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
 def python_mutants(source: str) -> Iterator[Mutant]:
     tree = ast.parse(source)
     for parent, field, index in list(places(tree)):
-        held = getattr(parent, field)
-        child = held if index is None else held[index]
+        value = getattr(parent, field)
+        child = value if index is None else value[index]
         for changed in changes(child):
             put(parent, field, index, changed)
             ast.fix_missing_locations(tree)
@@ -207,7 +207,7 @@ C_TOKEN = re.compile(
 
 
 def c_mutants(source: str) -> Iterator[Mutant]:
-    code = re.sub(r"/\*.*?\*/|^#.*?$", lambda found: re.sub(r"[^\n]", "\0", found[0]), source, flags=re.DOTALL | re.M)
+    code = re.sub(r"/\*.*?\*/|^#.*?$", lambda match: re.sub(r"[^\n]", "\0", match[0]), source, flags=re.DOTALL | re.M)
     for token in C_TOKEN.finditer(code):
         for other in C_EXCHANGES.get(token[0], (f"({token[0]} + 1)",)):
             line = source.count("\n", 0, token.start()) + 1
@@ -242,8 +242,8 @@ class Place:
             self._run()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
                 return os.waitstatus_to_exitcode(status) == 0
             time.sleep(0.05)
         os.killpg(child, signal.SIGKILL)
@@ -307,11 +307,11 @@ def main() -> int:
         for number in range(arguments.jobs):
             free.put(Place(Path(folder) / str(number), file, [*arguments.tests, *options]))
         place = free.get()
-        begun = time.monotonic()
+        start = time.monotonic()
         if not place.passes(source, 3600):
             print((place._home / "output").read_text()[-3000:])
             return 2
-        seconds = 10 + 5 * arguments.jobs * (time.monotonic() - begun)
+        seconds = 10 + 5 * arguments.jobs * (time.monotonic() - start)
         free.put(place)
 
         def survives(mutant: Mutant) -> bool:

@@ -142,13 +142,13 @@ def test_no_push_moves_an_element_by_more_than_the_largest_share_of_its_scale() 
 def test_a_base_of_any_rate_comes_near_the_minimum(name: str, lr: float) -> None:
     """A quadratic with curvatures from 0.1 to 10, on which the base alone diverges or does not move."""
     torch.manual_seed(0)
-    wanted, curvature = torch.randn(20, 10), torch.logspace(-1, 1, 10)
+    target, curvature = torch.randn(20, 10), torch.logspace(-1, 1, 10)
     p = nn.Parameter(torch.randn(20, 10))
     optimizer: Any = torch_optimizer(name, [p], lr=lr)
     LGA(optimizer, gamma2="agreement")
     first = last = math.nan
     for step in range(400):
-        loss = (curvature * (p - wanted).square()).mean()
+        loss = (curvature * (p - target).square()).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(loss=loss)

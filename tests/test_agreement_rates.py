@@ -68,15 +68,15 @@ def test_a_checkpoint_that_is_loaded_after_a_base_that_failed_keeps_its_rate() -
     params = parameters(problem()[0], *SHAPES)
     optimizer: Any = Failing(params, lr=1e3)
     LGA(optimizer, gamma2="agreement")
-    kept = optimizer.state_dict()
-    kept["param_groups"][0]["lr"] = 7.0
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lr"] = 7.0
     _, gradients, _ = problem()
     for fails in (False, True):
         optimizer.fails = fails
         set_gradients(params, gradients[0])
         with pytest.raises(KeyError) if fails else contextlib.nullcontext():
             optimizer.step(loss=1.0)
-    optimizer.load_state_dict(kept)
+    optimizer.load_state_dict(state)
     optimizer.zero_grad()
     assert optimizer.param_groups[0]["lr"] == 7.0
 

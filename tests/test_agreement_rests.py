@@ -33,32 +33,32 @@ def test_rows_without_a_gradient_at_this_step_are_not_pushed() -> None:
 def test_a_step_without_a_loss_is_the_bases_alone() -> None:
     _, gradients, _ = problem()
     params, optimizer, lga = attached("momentum", lr=1e-1)
-    alone = parameters(problem()[0], *SHAPES)
-    base = torch_optimizer("momentum", alone, lr=1e-1)
+    base_only = parameters(problem()[0], *SHAPES)
+    base = torch_optimizer("momentum", base_only, lr=1e-1)
     with pytest.warns(UserWarning, match="got no loss"):
         optimizer.step()  # which does not have a gradient either
     for g in gradients[:3]:
-        for some, one in ((params, optimizer), (alone, base)):
+        for some, one in ((params, optimizer), (base_only, base)):
             set_gradients(some, g)
             one.step()
-    assert np.array_equal(flat(params), flat(alone))
+    assert np.array_equal(flat(params), flat(base_only))
     assert lga.status.steps_without_loss == 4
 
 
 def test_a_group_that_is_switched_off_is_the_bases_alone() -> None:
-    one, two, alone = (nn.Parameter(torch.ones(3, 2)) for _ in range(3))
+    one, two, base_only = (nn.Parameter(torch.ones(3, 2)) for _ in range(3))
     groups: list[dict[str, Any]] = [{"params": [one]}, {"params": [two], "gamma2": 0}]
     optimizer: Any = torch.optim.AdamW(groups, lr=1e-1)
-    base = torch.optim.AdamW([alone], lr=1e-1)
+    base = torch.optim.AdamW([base_only], lr=1e-1)
     LGA(optimizer, gamma2="agreement")
     for step in range(5):
-        for p in (one, two, alone):
+        for p in (one, two, base_only):
             p.grad = torch.full((3, 2), 1.0 + step)
         if step == 3:
             one.grad = torch.full((3, 2), math.nan)  # which concerns only the other group
         optimizer.step(loss=1.0)
         base.step()
-        assert torch.equal(two, alone)
+        assert torch.equal(two, base_only)
     assert not torch.equal(one, two)
 
 

@@ -25,18 +25,18 @@ def test_a_checkpoint_resumes_bitwise(name: str) -> None:
     for g, loss in zip(gradients[:50], values[:50], strict=True):
         set_gradients(params, g)
         optimizer.step(loss=loss)
-    kept = copy.deepcopy((flat(params), optimizer.state_dict(), lga.state_dict()))
-    others = parameters(kept[0], *SHAPES)  # of other scales than those at the start
+    saved = copy.deepcopy((flat(params), optimizer.state_dict(), lga.state_dict()))
+    others = parameters(saved[0], *SHAPES)  # of other scales than those at the start
     second = torch_optimizer(name, others, lr=1e-1)
-    again = LGA(second, gamma2=RULE)
-    second.load_state_dict(kept[1])
-    again.load_state_dict(kept[2])
+    resumed = LGA(second, gamma2=RULE)
+    second.load_state_dict(saved[1])
+    resumed.load_state_dict(saved[2])
     for g, loss in zip(gradients[50:], values[50:], strict=True):
         for some, one in ((params, optimizer), (others, second)):
             set_gradients(some, g)
             one.step(loss=loss)
     assert np.array_equal(flat(params), flat(others))
-    assert lga.status == again.status
+    assert lga.status == resumed.status
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,10 @@ def test_a_checkpoint_resumes_bitwise(name: str) -> None:
 def test_a_checkpoint_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     _, optimizer, lga = attached()
     assert optimizer is lga.optimizer
-    kept = lga.state_dict()
-    kept["groups"][0].update(change)
+    state = lga.state_dict()
+    state["groups"][0].update(change)
     with pytest.raises(ValueError, match=message):
-        lga.load_state_dict(kept)
+        lga.load_state_dict(state)
 
 
 def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
@@ -66,7 +66,7 @@ def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_", "message"),
+    ("arguments", "message"),
     [
         ({"initial": 0.0}, "initial must be above 0 and at most 1: got 0.0"),
         ({"smallest": 1e-3}, "smallest must be above 0 and at most initial: got 0.001"),
@@ -80,9 +80,9 @@ def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
         ({"status_steps": 1}, "status_steps must be an integer of at least 2: got 1"),
     ],
 )
-def test_values_out_of_range_are_errors(given_: dict[str, Any], message: str) -> None:
+def test_values_out_of_range_are_errors(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Agreement(**given_)
+        Agreement(**arguments)
 
 
 def test_compiled_steps_say_that_they_have_it_not() -> None:
@@ -131,7 +131,7 @@ def test_settings_that_it_does_not_read_are_refused(name: str, value: Any) -> No
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
-def ran(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tuple[list[str], Any, float]:
+def run_steps(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tuple[list[str], Any, float]:
     """The warnings and the status of a run of one tensor, and how far it went."""
     p = nn.Parameter(torch.ones(3, 3))
     optimizer: Any = torch.optim.SGD([p], lr=lr)
@@ -153,7 +153,7 @@ def ran(gradient: float, loss: float, steps: int = 250, lr: float = 1e-9) -> tup
     ],
 )
 def test_a_run_without_pushes_warns_once(gradient: float, loss: float, reason: str) -> None:
-    messages, status, moved = ran(gradient, loss)
+    messages, status, moved = run_steps(gradient, loss)
     assert messages == [f"LGA has made no correction in 100 steps: in the last of them {reason}"]
     assert moved < 1e-6
     assert status.omega == 0
@@ -166,7 +166,7 @@ def test_a_run_without_pushes_warns_once(gradient: float, loss: float, reason: s
 
 @pytest.mark.parametrize("loss", [1.0, 0.0, -5.0])
 def test_a_run_that_pushes_says_nothing(loss: float) -> None:
-    messages, status, moved = ran(1.0, loss)
+    messages, status, moved = run_steps(1.0, loss)
     assert messages == []
     assert moved > 0.1
     assert (status.gate, status.open_share) == ("open", 1.0)
@@ -174,7 +174,7 @@ def test_a_run_that_pushes_says_nothing(loss: float) -> None:
 
 
 def test_where_the_base_takes_all_the_gate_is_closed() -> None:
-    messages, status, moved = ran(1.0, 1.0, lr=1e3)
+    messages, status, moved = run_steps(1.0, 1.0, lr=1e3)
     assert messages == []
     assert moved > 0.1
     assert status.omega == pytest.approx(0.0, abs=0.3)

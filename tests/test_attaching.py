@@ -77,9 +77,9 @@ def test_attaching_twice_is_refused_and_after_detach_is_not() -> None:
     setup.optimizer.step(loss=2.0)
     assert setup.moved_by(2.0)  # once, not twice
     setup.lga.detach()
-    again = LGA(setup.optimizer, steps_per_epoch=10)
+    second = LGA(setup.optimizer, steps_per_epoch=10)
     setup.optimizer.step(loss=3.0)
-    assert (again.status.loss, setup.lga.status.loss) == (3.0, 2.0)
+    assert (second.status.loss, setup.lga.status.loss) == (3.0, 2.0)
 
 
 def test_a_detached_optimizer_is_restored() -> None:
@@ -123,11 +123,11 @@ def test_context_manager() -> None:
 
 def test_other_hooks_also_run() -> None:
     setup = Setup()
-    seen = []
-    setup.optimizer.register_step_pre_hook(lambda *_: seen.append("pre"))
-    setup.optimizer.register_step_post_hook(lambda *_: seen.append("post"))
+    calls = []
+    setup.optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    setup.optimizer.register_step_post_hook(lambda *_: calls.append("post"))
     setup.optimizer.step(loss=2.0)
-    assert seen == ["pre", "post"]
+    assert calls == ["pre", "post"]
     assert setup.moved_by(2.0)
 
 

@@ -77,8 +77,8 @@ def test_a_scheduler_as_optimizer(name: str) -> None:
         "ReduceLROnPlateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer),
         "SequentialLR": lambda: lr_scheduler.SequentialLR(optimizer, [step_lr], []),
     }
-    made = schedulers[name]()
-    message = error_of(lambda: LGA(made, steps_per_epoch=10))
+    scheduler = schedulers[name]()
+    message = error_of(lambda: LGA(scheduler, steps_per_epoch=10))
     assert message == (
         f"LGA attaches to a torch.optim.Optimizer: got {name}, which holds one; attach LGA to its .optimizer"
     )
@@ -200,17 +200,17 @@ def test_a_package_that_was_imported_again() -> None:
     spec = importlib.util.spec_from_file_location("lga_again", str(importlib.import_module("lossaware.lga").__file__))
     assert spec is not None
     assert spec.loader is not None
-    again = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(again)
+    second = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(second)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
     lga = LGA(optimizer, steps_per_epoch=10)
-    assert again.LGA is not LGA
+    assert second.LGA is not LGA
     with pytest.raises(ValueError, match=r"^this SGD already has LGA attached: call detach\(\) on that one first$"):
-        again.LGA(optimizer, steps_per_epoch=10)
-    assert again.LGA.of(optimizer) is lga
-    again.LGA.of(optimizer).detach()
+        second.LGA(optimizer, steps_per_epoch=10)
+    assert second.LGA.of(optimizer) is lga
+    second.LGA.of(optimizer).detach()
     assert LGA.of(optimizer) is None
-    again.LGA(optimizer, steps_per_epoch=10)
+    second.LGA(optimizer, steps_per_epoch=10)
 
 
 # steps_per_epoch ----------------------------------------------------------------------------------------------------
@@ -234,10 +234,10 @@ def test_a_status_that_never_completes(end: str, caplog: pytest.LogCaptureFixtur
         lga.detach()
     del lga
     gc.collect()
-    (found,) = caplog.records
-    assert (found.name, found.levelno) == ("lossaware", logging.WARNING)
-    assert "LGA made 120 steps, but steps_per_epoch=60000" in found.message
-    assert "set steps_per_epoch to the optimizer steps of one epoch" in found.message
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("lossaware", logging.WARNING)
+    assert "LGA made 120 steps, but steps_per_epoch=60000" in record.message
+    assert "set steps_per_epoch to the optimizer steps of one epoch" in record.message
 
 
 @pytest.mark.parametrize(("steps", "steps_per_epoch"), [(120, 120), (130, 120), (20, 120)])
@@ -274,8 +274,8 @@ def test_a_back_off_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> No
         "gamma2 backed off to 1e-08 at step 8: the mean loss of status 4, 1.75, was above the one before",
     ]
     other = sgd()
-    again = LGA(other, steps_per_epoch=2, gamma2=1e-6)
-    again.load_state_dict(lga.state_dict())
+    resumed = LGA(other, steps_per_epoch=2, gamma2=1e-6)
+    resumed.load_state_dict(lga.state_dict())
     step(other, loss=1.0)
     assert len(caplog.records) == 2  # old ones are not reported again
 

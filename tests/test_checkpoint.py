@@ -115,9 +115,9 @@ def test_losses_observed_before_loading_do_not_count() -> None:
     (p,) = parameters(GRADIENTS[0], (len(GRADIENTS[0]),))
     optimizer: Any = torch_optimizer("sgd", [p])
     lga = LGA(optimizer, steps_per_epoch=10)
-    kept = lga.state_dict()
+    state = lga.state_dict()
     lga.observe(50.0)
-    lga.load_state_dict(kept)
+    lga.load_state_dict(state)
     lga.observe(1.5)
     set_gradients([p], GRADIENTS[0])
     optimizer.step()
@@ -304,14 +304,14 @@ def old_run(gamma2: Any, values: list[float], start: int = 0, steps: int = 100) 
 
 @pytest.mark.parametrize("case", OLDS.values(), ids=OLDS)
 def test_a_checkpoint_of_the_first_version_resumes_with_the_same_numbers(case: Any) -> None:
-    gamma2, kept, values, mean, expected, statuses = case
-    kept, before = copy.deepcopy(kept), copy.deepcopy(kept)
+    gamma2, state, values, mean, expected, statuses = case
+    state, before = copy.deepcopy(state), copy.deepcopy(state)
     params, lga, optimizer, resume = old_run(gamma2, values, start=80)
     if gamma2 == "auto":
         for p in params:
             optimizer.state[p]["lossaware_mean"] = torch.full_like(p, mean, requires_grad=False)
-    lga.load_state_dict(kept)
-    assert kept == before
+    lga.load_state_dict(state)
+    assert state == before
     assert resume() == pytest.approx(expected, rel=1e-13)
     assert lga.status.statuses == statuses
     assert lga.status.steps == 100

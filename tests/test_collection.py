@@ -45,13 +45,13 @@ def test_two_collections_find_the_same_tests(tmp_path: Path) -> None:
     first = begin_to_collect(tmp_path / "first", 1, "UTC")
     time.sleep(1.1)
     second = begin_to_collect(tmp_path / "second", 77, "Asia/Tokyo")
-    found, again = names(first), names(second)
-    assert found == again
-    assert len(found) > 1000
-    assert len(set(found)) == len(found)
+    tests, second_tests = names(first), names(second)
+    assert tests == second_tests
+    assert len(tests) > 1000
+    assert len(set(tests)) == len(tests)
     # Escaped bytes depend on the library that packed them; addresses and folders on the process and the machine.
     unsteady = re.compile(rf"\\x[0-9a-f]{{2}}|\b0x[0-9a-f]{{8,}}|{re.escape(str(ROOT))}|{re.escape(str(Path.home()))}/")
-    assert [name for name in found if unsteady.search(name)] == []
+    assert [name for name in tests if unsteady.search(name)] == []
 
 
 def test_the_files_that_begin_first_exist() -> None:

@@ -45,7 +45,9 @@ def parameters(dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(n, generator=generator).to(dtype)) for n in (15, 7, 1)]
 
 
-def made(name: str, dtype: torch.dtype = torch.float32, **arguments: Any) -> tuple[list[torch.nn.Parameter], Any, LGA]:
+def make_lga(
+    name: str, dtype: torch.dtype = torch.float32, **arguments: Any
+) -> tuple[list[torch.nn.Parameter], Any, LGA]:
     params = parameters(dtype)
     groups = [{"params": params[:2]}, {"params": params[2:], "gamma2": 3 * GAMMA2}]
     optimizer = torch_optimizer(name, groups, lr=0.01, **arguments)
@@ -68,10 +70,10 @@ def compiled(lga: LGA, **options: Any) -> Any:
     return lga.compile(**{"backend": "aot_eager", **options})
 
 
-def assert_close_to(found: LGA, expected: LGA, params: list[Any], judge: list[Any], tolerance: float = 1e-5) -> None:
+def assert_close_to(compiled: LGA, expected: LGA, params: list[Any], judge: list[Any], tolerance: float = 1e-5) -> None:
     for p, q in zip(params, judge, strict=True):
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
-    a, b = found.state_dict()["state"], expected.state_dict()["state"]
+    a, b = compiled.state_dict()["state"], expected.state_dict()["state"]
     for name, value in b.items():
         assert a[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
 
@@ -79,8 +81,8 @@ def assert_close_to(found: LGA, expected: LGA, params: list[Any], judge: list[An
 @pytest.mark.parametrize(("name", "arguments"), BASES, ids=[name for name, _ in BASES])
 def test_two_graphs_and_the_eager_numbers(name: str, arguments: dict[str, Any]) -> None:
     """While a scheduler moves the learning rate, the gate opens and closes, gamma2 backs off and a loss is NaN."""
-    params, optimizer, lga = made(name, **arguments)
-    judge, eager_optimizer, eager = made(name, **arguments)
+    params, optimizer, lga = make_lga(name, **arguments)
+    judge, eager_optimizer, eager = make_lga(name, **arguments)
     step = compiled(lga)
     schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS) for o in (optimizer, eager_optimizer)]
     with warnings.catch_warnings():
@@ -102,8 +104,8 @@ def test_two_graphs_and_the_eager_numbers(name: str, arguments: dict[str, Any]) 
 
 
 def test_a_hundred_steps_compile_twice_in_the_default_compiler() -> None:
-    params, optimizer, lga = made("sgd")
-    judge, eager_optimizer, eager = made("sgd")
+    params, optimizer, lga = make_lga("sgd")
+    judge, eager_optimizer, eager = make_lga("sgd")
     step = lga.compile()
     for i in range(100):
         for o in (optimizer, eager_optimizer):
@@ -140,8 +142,8 @@ def test_loops_over_elements_compute_no_scalars(options: dict[str, Any]) -> None
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_types(dtype: torch.dtype) -> None:
     """The noise of 16 bits is the eager one."""
-    params, _, lga = made("sgd", dtype)
-    judge, eager_optimizer, eager = made("sgd", dtype)
+    params, _, lga = make_lga("sgd", dtype)
+    judge, eager_optimizer, eager = make_lga("sgd", dtype)
     step = compiled(lga)
     for i in range(6):
         set_gradients(params, i)
@@ -170,14 +172,14 @@ def test_a_group_that_rests_has_no_number_in_the_noise() -> None:
             if i == 2:
                 assert torch.equal(params[0], start)
         moved.append(params)
-    for eager, found in zip(*moved, strict=True):
+    for eager, from_graph in zip(*moved, strict=True):
         assert not torch.equal(eager, start)
-        assert torch.equal(eager, found)
+        assert torch.equal(eager, from_graph)
 
 
 def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
-    params, optimizer, lga = made("adam")
-    judge, eager_optimizer, eager = made("adam")
+    params, optimizer, lga = make_lga("adam")
+    judge, eager_optimizer, eager = make_lga("adam")
     step = compiled(lga)
     for i in range(12):
         set_gradients(params, i)
@@ -192,9 +194,9 @@ def test_eager_and_compiled_steps_mix_and_checkpoints_load() -> None:
             step(loss_of(i))
         if i == 7:  # continue in new objects
             saved = [p.detach().clone() for p in params], optimizer.state_dict(), lga.state_dict()
-            params, optimizer, lga = made("adam")
-            for p, kept in zip(params, saved[0], strict=True):
-                p.data.copy_(kept)
+            params, optimizer, lga = make_lga("adam")
+            for p, saved_values in zip(params, saved[0], strict=True):
+                p.data.copy_(saved_values)
             optimizer.load_state_dict(saved[1])
             lga.load_state_dict(saved[2])
             step = compiled(lga)
@@ -206,14 +208,14 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -
     """Without the check: the first step after a checkpoint would run uncompiled, whose last bits are others."""
     ends = []
     for interrupted_at in (None, 4):
-        params, optimizer, lga = made(name)
+        params, optimizer, lga = make_lga(name)
         step = lga.compile()
         for i in range(8):
             if i == interrupted_at:
                 saved = [p.detach().clone() for p in params], optimizer.state_dict(), lga.state_dict()
-                params, optimizer, lga = made(name)
-                for p, kept in zip(params, saved[0], strict=True):
-                    p.data.copy_(kept)
+                params, optimizer, lga = make_lga(name)
+                for p, saved_values in zip(params, saved[0], strict=True):
+                    p.data.copy_(saved_values)
                 optimizer.load_state_dict(saved[1])
                 lga.load_state_dict(saved[2])
                 step = lga.compile()
@@ -226,7 +228,7 @@ def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(name: str) -
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 def test_a_momentum_that_changes_at_each_step_is_refused_in_words(name: str) -> None:
     """As OneCycleLR changes it, or the first beta. Without the check: an error of the compiler at the ninth step."""
-    params, optimizer, lga = made(name)
+    params, optimizer, lga = make_lga(name)
     step = compiled(lga)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
     with pytest.raises(UsageError, match=r"^\w+ cannot be .* with LGA: .*cycle_momentum=False") as raised:  # noqa: PT012
@@ -245,7 +247,7 @@ def test_a_momentum_that_changes_at_each_step_is_refused_in_words(name: str) -> 
 
 
 def test_a_schedule_that_keeps_the_momentum_compiles_no_more() -> None:
-    params, optimizer, lga = made("momentum")
+    params, optimizer, lga = make_lga("momentum")
     step = compiled(lga)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=40, cycle_momentum=False)
     for i in range(20):
@@ -259,8 +261,8 @@ def test_a_schedule_that_keeps_the_momentum_compiles_no_more() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"fused": True}], ids=["loop", "fused"])
 def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:
     """Gradients are unscaled once, and an overflow changes nothing."""
-    params, optimizer, lga = made("adam", **arguments)
-    judge, eager_optimizer, eager = made("adam", **arguments)
+    params, optimizer, lga = make_lga("adam", **arguments)
+    judge, eager_optimizer, eager = make_lga("adam", **arguments)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1000)
     step = compiled(lga)
     for i in range(8):
@@ -281,7 +283,7 @@ def test_gradient_scaler(arguments: dict[str, Any], unscaled: bool) -> None:
 
 
 def test_without_a_loss_it_is_the_base_step() -> None:
-    params, _, lga = made("sgd")
+    params, _, lga = make_lga("sgd")
     judge = parameters()
     plain = torch.optim.SGD(judge, lr=0.01)
     step = compiled(lga)
@@ -315,7 +317,7 @@ def test_a_base_that_cannot_be_traced_is_refused_with_a_remedy() -> None:
 
 
 def test_other_hooks_are_refused() -> None:
-    _, optimizer, lga = made("sgd")
+    _, optimizer, lga = make_lga("sgd")
 
     def log_step(*_: Any) -> None: ...
 
@@ -326,7 +328,7 @@ def test_other_hooks_are_refused() -> None:
 
 def test_hooks_that_come_later_are_refused_and_so_is_a_detached_lga() -> None:
     """Without the check: the hook would not run, and a detached LGA would still push."""
-    params, optimizer, lga = made("sgd")
+    params, optimizer, lga = make_lga("sgd")
     step = compiled(lga)
     for i in range(2):
         set_gradients(params, i)
@@ -365,8 +367,8 @@ def test_a_base_without_a_learning_rate() -> None:
             step(loss_of(i))
         assert "lr" not in optimizer.param_groups[0]
         moved.append(params)
-    for eager, found in zip(*moved, strict=True):
-        torch.testing.assert_close(eager, found)
+    for eager, from_graph in zip(*moved, strict=True):
+        torch.testing.assert_close(eager, from_graph)
 
 
 def test_an_observed_loss_after_a_compiled_step() -> None:
@@ -399,7 +401,7 @@ def test_a_base_that_reads_the_loss_is_refused() -> None:
 
 
 def test_two_losses_are_refused() -> None:
-    params, _, lga = made("sgd")
+    params, _, lga = make_lga("sgd")
     step = compiled(lga)
     for _ in range(2):
         set_gradients(params, 0)

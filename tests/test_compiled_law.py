@@ -42,12 +42,12 @@ def stepped(gamma2: Any, *, compiled: bool, on_device: bool) -> tuple[list[torch
 def test_graphs_and_the_eager_numbers(gamma2: Any, on_device: bool, graphs: int) -> None:
     """On a device, whose losses the host does not read, the gate is data of one graph."""
     judge, expected = stepped(gamma2, compiled=False, on_device=False)
-    moved, found = stepped(gamma2, compiled=True, on_device=on_device)
+    moved, status = stepped(gamma2, compiled=True, on_device=on_device)
     assert counters["stats"]["unique_graphs"] == graphs
     for p, q in zip(moved, judge, strict=True):
         torch.testing.assert_close(p, q)
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
+        assert status[name] == pytest.approx(value, rel=1e-12, nan_ok=True), name
 
 
 @pytest.mark.parametrize("on_device", [True, False], ids=["device", "host"])

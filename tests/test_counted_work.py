@@ -40,7 +40,7 @@ class Operators(TorchDispatchMode):
         return out
 
 
-def made(
+def make_optimizer(
     name: str, *, lga: bool, tensors: int = 50, gamma2: float | str = 1e-8, **arguments: Any
 ) -> tuple[Any, LGA | None]:
     torch.manual_seed(0)
@@ -68,12 +68,12 @@ def operators(optimizer: Any, **step: Any) -> Operators:
 )
 def test_no_operator_in_addition_to_the_base_step(name: str, arguments: dict[str, Any], loss: Tensor) -> None:
     """Reading the loss is not an operation on tensors; the correction is one call of the compiled library."""
-    plain, _ = made(name, lga=False, **arguments)
-    ours, lga = made(name, lga=True, **arguments)
-    base, found = operators(plain), operators(ours, loss=loss)
-    assert found.counts - base.counts == Counter({"aten._local_scalar_dense.default": 1})
-    assert base.counts - found.counts == Counter()
-    assert found.made == base.made
+    plain, _ = make_optimizer(name, lga=False, **arguments)
+    ours, lga = make_optimizer(name, lga=True, **arguments)
+    base, with_lga = operators(plain), operators(ours, loss=loss)
+    assert with_lga.counts - base.counts == Counter({"aten._local_scalar_dense.default": 1})
+    assert base.counts - with_lga.counts == Counter()
+    assert with_lga.made == base.made
     assert lga is not None
     assert (lga.status.open_share > 0) == (loss is OPEN)
 
@@ -85,26 +85,26 @@ def test_a_gamma2_that_sets_itself_moves_the_means_in_the_pass_over_the_paramete
     dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
     """No operator, and no tensor except the means."""
-    found = []
+    counted = []
     for lga in (False, True):
         p = torch.nn.Parameter(torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=layout))
         p.grad = torch.ones_like(p)
         optimizer: Any = torch.optim.SGD([p], lr=0.01)
         if lga:
             LGA(optimizer, steps_per_epoch=10, gamma2="auto")
-        found.append(operators(optimizer, **({"loss": OPEN} if lga else {})))
+        counted.append(operators(optimizer, **({"loss": OPEN} if lga else {})))
         assert lga == (float(p.detach().float().mean()) < 0.97)
-    base, ours = found
+    base, ours = counted
     assert ours.counts - base.counts == Counter({"aten._local_scalar_dense.default": 1})
     assert ours.made == base.made
 
 
 def test_without_the_library_a_closed_gate_still_costs_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda: None)
-    plain, _ = made("sgd", lga=False)
-    ours, _ = made("sgd", lga=True)
-    found = operators(ours, loss=CLOSED).counts - operators(plain).counts
-    assert found == Counter({"aten._local_scalar_dense.default": 1})
+    plain, _ = make_optimizer("sgd", lga=False)
+    ours, _ = make_optimizer("sgd", lga=True)
+    difference = operators(ours, loss=CLOSED).counts - operators(plain).counts
+    assert difference == Counter({"aten._local_scalar_dense.default": 1})
 
 
 def python_calls(optimizer: Any, **step: Any) -> int:
@@ -127,8 +127,8 @@ def python_calls(optimizer: Any, **step: Any) -> int:
 @pytest.mark.parametrize("tensors", [1, 200])
 def test_a_closed_gate_is_some_fifty_calls_for_any_model(tensors: int) -> None:
     """About 10 microseconds. Without the check, this grows by one innocent line at a time."""
-    plain, _ = made("sgd", lga=False, tensors=tensors)
-    ours, _ = made("sgd", lga=True, tensors=tensors)
+    plain, _ = make_optimizer("sgd", lga=False, tensors=tensors)
+    ours, _ = make_optimizer("sgd", lga=True, tensors=tensors)
     assert python_calls(ours, loss=CLOSED) - python_calls(plain) <= 55
 
 
@@ -140,8 +140,8 @@ def test_an_open_gate_is_some_calls_and_a_few_a_tensor() -> None:
     """
     extra = []
     for tensors in (1, 101):
-        plain, _ = made("sgd", lga=False, tensors=tensors)
-        ours, _ = made("sgd", lga=True, tensors=tensors)
+        plain, _ = make_optimizer("sgd", lga=False, tensors=tensors)
+        ours, _ = make_optimizer("sgd", lga=True, tensors=tensors)
         extra.append(python_calls(ours, loss=OPEN) - python_calls(plain))
     assert extra[0] <= 95
     assert (extra[1] - extra[0]) / 100 <= 2

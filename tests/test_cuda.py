@@ -34,9 +34,9 @@ def assembly(kernel: Any, types: dict[str, str], constants: dict[str, Any], capa
     from triton.compiler import ASTSource
 
     source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants)
-    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
-    assert made.asm["cubin"]
-    return str(made.asm["ptx"])
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    assert compiled.asm["cubin"]
+    return str(compiled.asm["ptx"])
 
 
 @pytest.mark.parametrize("sets_itself", [False, True], ids=["fixed", "sets itself"])
@@ -88,7 +88,7 @@ class Zero:
         return lower
 
 
-def made(**arguments: Any) -> tuple[list[torch.nn.Parameter], Any]:
+def make_optimizer(**arguments: Any) -> tuple[list[torch.nn.Parameter], Any]:
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(n, generator=generator).cuda()) for n in (5000, 70, 1)]
     for p in params:
@@ -110,7 +110,7 @@ def losses() -> list[torch.Tensor]:
 @pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_host_does_not_synchronize(form: str, bound: Any, losses: list[torch.Tensor]) -> None:
-    params, optimizer = made(**FORMS[form])
+    params, optimizer = make_optimizer(**FORMS[form])
     lga = attached(optimizer, bound)
     optimizer.step(loss=losses[0])  # makes states, and compiles the kernel
     torch.cuda.synchronize()
@@ -125,9 +125,9 @@ def test_the_host_does_not_synchronize(form: str, bound: Any, losses: list[torch
 @pytest.mark.cuda
 @pytest.mark.parametrize("bound", ["progressive", Zero()], ids=["kernel", "operators"])
 def test_a_captured_graph_equals_eager_steps(bound: Any, losses: list[torch.Tensor]) -> None:
-    params, optimizer = made(capturable=True)
-    judge, eager_optimizer = made(capturable=True)
-    plain, without = made(capturable=True)
+    params, optimizer = make_optimizer(capturable=True)
+    judge, eager_optimizer = make_optimizer(capturable=True)
+    plain, without = make_optimizer(capturable=True)
     lga, eager = attached(optimizer, bound), attached(eager_optimizer, bound)
     static = losses[0].clone()
     stream: Any = torch.cuda.Stream()
@@ -155,8 +155,8 @@ def test_a_captured_graph_equals_eager_steps(bound: Any, losses: list[torch.Tens
 
 @pytest.mark.cuda
 def test_a_compiled_step_equals_eager_steps(losses: list[torch.Tensor]) -> None:
-    params, optimizer = made(capturable=True)
-    judge, eager_optimizer = made(capturable=True)
+    params, optimizer = make_optimizer(capturable=True)
+    judge, eager_optimizer = make_optimizer(capturable=True)
     lga, eager = attached(optimizer), attached(eager_optimizer)
     step = lga.compile()
     for loss in losses:

@@ -37,8 +37,8 @@ def named(path: str) -> Any:
 @pytest.mark.parametrize(("old", "new"), OLD.items())
 def test_an_old_name_is_the_new_one_and_warns(old: str, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{old} is deprecated .* use {new}") as caught:
-        found = named(old)
-    assert found is named(new)
+        value = named(old)
+    assert value is named(new)
     assert caught[0].filename == __file__
 
 

@@ -30,7 +30,7 @@ LGA_ARGUMENTS: dict[str, Any] = {"steps_per_epoch": 4, "gamma2": 1e-3, "backoff"
 
 MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
-Found = dict[str, Any]  # parameters, the rank's own losses, its status as a repr, ...
+Results = dict[str, Any]  # parameters, the rank's own losses, its status as a repr, ...
 
 
 def model_of(dtype: torch.dtype) -> torch.nn.Module:
@@ -67,7 +67,7 @@ def train(
     alone: bool = False,
     broken_at: int | None = None,
     missing_at: int | None = None,
-) -> Found:
+) -> Results:
     """One training run with DDP. `alone` removes the mean over ranks: each uses only its own loss."""
     rank, world = dist.get_rank(), dist.get_world_size()
     own_group = [dist.new_group([r]) for r in range(world)][rank]
@@ -104,7 +104,7 @@ def train(
     return {"parameters": [p.detach() for p in model.parameters()], "losses": losses, "status": vars(lga.status)}
 
 
-def amp() -> Found:
+def amp() -> Results:
     """A fused base under a GradScaler, with an overflow on one rank, which DDP's mean hands on to all."""
     rank = dist.get_rank()
     model = DistributedDataParallel(model_of(torch.float32))
@@ -123,7 +123,7 @@ def amp() -> Found:
     return {"parameters": [p.detach() for p in model.parameters()], "losses": losses, "status": vars(lga.status)}
 
 
-def no_loss() -> Found:
+def no_loss() -> Results:
     """No collective may be waited for where no rank has a loss."""
     model = DistributedDataParallel(model_of(torch.float32))
     base: Any = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -136,7 +136,7 @@ def no_loss() -> Found:
     return {"parameters": [p.detach() for p in model.parameters()], "losses": [], "status": vars(lga.status)}
 
 
-def sharded() -> Found:
+def sharded() -> Results:
     """FSDP2: parameters and gradients are DTensors, of which each rank holds a part."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -159,7 +159,7 @@ def sharded() -> Found:
     return {"parameters": whole, "losses": losses, "status": vars(lga.status)}
 
 
-def fully_sharded_once() -> Found:
+def fully_sharded_once() -> Results:
     """The first generation of FSDP, whose ranks see their own parts of flattened parameters as plain tensors."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
@@ -176,7 +176,7 @@ def fully_sharded_once() -> Found:
     return {"parameters": [], "losses": [], "status": vars(lga.status), "scales": scales, "scale": float(scale)}
 
 
-def uneven() -> Found:
+def uneven() -> Results:
     """One rank has a batch less. The others may not wait for it."""
     model = DistributedDataParallel(model_of(torch.float32))
     base: Any = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -200,7 +200,7 @@ def uneven() -> Found:
 
 BFLOAT16 = torch.bfloat16
 FIRST_SHARDED = "2.7"  # torch 2.6 itself fails in the forward pass of FSDP2 on a CPU
-SCENARIOS: dict[str, Callable[[], Found]] = {
+SCENARIOS: dict[str, Callable[[], Results]] = {
     "float32": train,
     "float32, adam": partial(train, optimizer=partial(torch.optim.Adam, lr=0.01)),
     "bfloat16": partial(train, dtype=BFLOAT16),
@@ -228,14 +228,14 @@ def work(rank: int, world: int, folder: Path) -> None:
     if rank % 2:  # not every machine of a cluster has a C compiler, so implementations must give the same bits
         os.environ["LOSSAWARE_NATIVE"] = "0"
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    found = {name: scenario() for name, scenario in SCENARIOS.items()}
-    torch.save(found, folder / f"{rank}.pt")
+    results = {name: scenario() for name, scenario in SCENARIOS.items()}
+    torch.save(results, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
     """The results of each rank, by scenario."""
     world: int = request.param
     folder = tmp_path_factory.mktemp(f"world{world}")
@@ -254,7 +254,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def drift(ranks: list[dict[str, Found]], scenario: str) -> float:
+def drift(ranks: list[dict[str, Results]], scenario: str) -> float:
     """The largest difference of any parameter between rank 0 and another."""
     first, *others = (rank[scenario]["parameters"] for rank in ranks)
     return max(float((a - b).abs().max()) for other in others for a, b in zip(first, other, strict=True))
@@ -264,7 +264,7 @@ TOGETHER = [name for name in SCENARIOS if not name.startswith("alone")]
 
 
 @pytest.mark.parametrize("scenario", TOGETHER)
-def test_replicas_are_bitwise_equal(ranks: list[dict[str, Found]], scenario: str) -> None:
+def test_replicas_are_bitwise_equal(ranks: list[dict[str, Results]], scenario: str) -> None:
     """Without the check: each rank would use its own loss (or round differently), and replicas would diverge."""
     first, *others = (rank[scenario] for rank in ranks)
     for other in others:
@@ -273,14 +273,14 @@ def test_replicas_are_bitwise_equal(ranks: list[dict[str, Found]], scenario: str
 
 
 @pytest.mark.parametrize("scenario", ["alone, float32", "alone, bfloat16"])
-def test_without_the_mean_over_ranks_they_drift_apart(ranks: list[dict[str, Found]], scenario: str) -> None:
+def test_without_the_mean_over_ranks_they_drift_apart(ranks: list[dict[str, Results]], scenario: str) -> None:
     """Without the mean over ranks, to show that the test above detects the difference."""
     assert drift(ranks, scenario) > 0.01
     assert len({rank[scenario]["status"]["loss"] for rank in ranks}) == len(ranks)
 
 
 @pytest.mark.parametrize("scenario", ["float32", "numbers", "numbers and tensors", "observe", "closure", "bfloat16"])
-def test_the_law_uses_the_mean_over_ranks(ranks: list[dict[str, Found]], scenario: str) -> None:
+def test_the_law_uses_the_mean_over_ranks(ranks: list[dict[str, Results]], scenario: str) -> None:
     law = reference.Law(**LGA_ARGUMENTS)
     means = [sum(losses) / len(ranks) for losses in zip(*(rank[scenario]["losses"] for rank in ranks), strict=True)]
     omegas = [law.omega(mean) for mean in means]
@@ -295,15 +295,15 @@ def test_the_law_uses_the_mean_over_ranks(ranks: list[dict[str, Found]], scenari
     assert law.open_steps > 3
 
 
-def test_every_channel_and_form_comes_to_the_same(ranks: list[dict[str, Found]]) -> None:
+def test_every_channel_and_form_comes_to_the_same(ranks: list[dict[str, Results]]) -> None:
     expected = ranks[0]["float32"]
     for scenario in ("numbers", "numbers and tensors", "closure"):
-        found = ranks[0][scenario]
-        assert all(torch.equal(a, b) for a, b in zip(found["parameters"], expected["parameters"], strict=True))
-        assert repr(found["status"]) == repr(expected["status"])
+        results = ranks[0][scenario]
+        assert all(torch.equal(a, b) for a, b in zip(results["parameters"], expected["parameters"], strict=True))
+        assert repr(results["status"]) == repr(expected["status"])
 
 
-def test_a_broken_loss_on_one_rank_is_broken_on_all(ranks: list[dict[str, Found]]) -> None:
+def test_a_broken_loss_on_one_rank_is_broken_on_all(ranks: list[dict[str, Results]]) -> None:
     """Without the check: only that rank would make no correction."""
     law = reference.Law(**LGA_ARGUMENTS)
     for step, losses in enumerate(zip(*(rank["broken"]["losses"] for rank in ranks), strict=True)):
@@ -314,17 +314,17 @@ def test_a_broken_loss_on_one_rank_is_broken_on_all(ranks: list[dict[str, Found]
         assert status["lower_bound"] == pytest.approx(law.lower, rel=1e-12)
 
 
-def test_an_overflow_on_one_rank_is_a_skipped_step_on_all(ranks: list[dict[str, Found]]) -> None:
+def test_an_overflow_on_one_rank_is_a_skipped_step_on_all(ranks: list[dict[str, Results]]) -> None:
     for rank in ranks:
         assert rank["amp"]["status"]["steps"] == STEPS - 1
         assert all(p.isfinite().all() for p in rank["amp"]["parameters"])
 
 
-def test_steps_without_a_loss_do_not_wait_for_other_ranks(ranks: list[dict[str, Found]]) -> None:
+def test_steps_without_a_loss_do_not_wait_for_other_ranks(ranks: list[dict[str, Results]]) -> None:
     assert ranks[0]["no loss"]["status"]["nonfinite_losses"] == 2
 
 
-def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Found]]) -> None:
+def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Results]]) -> None:
     """Without the check: that rank's count of steps, which decides how 16 bits are rounded, would stay behind.
 
     That the replicas are equal in spite of it is in `test_replicas_are_bitwise_equal`.
@@ -334,7 +334,7 @@ def test_a_missing_loss_on_one_rank_is_missing_on_all(ranks: list[dict[str, Foun
         assert (status["nonfinite_losses"], status["steps_without_loss"], status["steps"]) == (1, 0, STEPS)
 
 
-def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, Found]]) -> None:
+def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, Results]]) -> None:
     """Without the check: all ranks would wait until they time out."""
     for rank in ranks:
         assert "all ranks need equally many steps, but this model is under join()" in rank["uneven"]["message"]
@@ -342,14 +342,14 @@ def test_uneven_inputs_are_refused_before_anything_moves(ranks: list[dict[str, F
         assert all(torch.equal(a, b) for a, b in zip(rank["uneven"]["parameters"], start, strict=True))
 
 
-def test_scales_are_those_of_all_ranks_parts(ranks: list[dict[str, Found]]) -> None:
+def test_scales_are_those_of_all_ranks_parts(ranks: list[dict[str, Results]]) -> None:
     """Without the check: each rank would take its own part for the whole, and push by another size than the others."""
     for rank in ranks:
-        found = rank["fully sharded once"]
-        assert found["scales"] == pytest.approx([found["scale"]] * 2, rel=1e-6)
+        results = rank["fully sharded once"]
+        assert results["scales"] == pytest.approx([results["scale"]] * 2, rel=1e-6)
 
 
-def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Found]]) -> None:
+def test_sharded_training_is_the_replicated_one(ranks: list[dict[str, Results]]) -> None:
     """Without the check: operations on DTensors and tensors fail. With four ranks, some shards are empty."""
     needs_torch(FIRST_SHARDED, "FSDP2 on a CPU")
     for rank in ranks:

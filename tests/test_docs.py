@@ -52,11 +52,11 @@ def name_of(page: Path) -> str:
 
 def blocks(page: Path, *languages: str) -> list[tuple[int, str]]:
     """The code blocks of a page in these languages: first line and text, without the fences."""
-    found = []
+    result = []
     for match in re.finditer(r"^```(\S+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if match[1] in languages:
-            found.append((match.string.count("\n", 0, match.start(2)) + 1, match[2]))
-    return found
+            result.append((match.string.count("\n", 0, match.start(2)) + 1, match[2]))
+    return result
 
 
 def prose(page: Path) -> str:
@@ -77,10 +77,10 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     command = ["-m", "sphinx", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--fresh-env"]
     command += ["--define", "nb_execution_mode=off"]  # test_notebooks executes them
     command += ["-D", "nb_execution_mode=off"]  # test_notebooks executes them
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *command, "--builder", "html", ROOT / "docs", tmp_path], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     pages = sorted(path.relative_to(tmp_path).with_suffix(".md").as_posix() for path in tmp_path.glob("**/*.html"))
     assert {name_of(page).removeprefix("docs/") for page in PAGES if "docs" in page.parts} <= set(pages)
     for page in tmp_path.glob("**/*.html"):
@@ -126,25 +126,23 @@ def test_measured_studies_have_curves_and_others_are_named(tmp_path: Path) -> No
         "-D",
         f"results_folder={results}",
     ]
-    done = subprocess.run([*command, str(source), site], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    shown = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    result = subprocess.run([*command, str(source), site], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    html = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     with (tmp_path / "results" / "readings.csv").open(encoding="utf-8") as file:
         values = {f"{float(row['value']):.2f}" for row in csv.DictReader(file)}
     assert len(values) == 2
     # One epoch does not train the base: its cell has a mark.
-    assert all(re.search(rf"<p>{re.escape(value)}( \[a\])?</p>", shown) for value in values)
-    assert shown.count("<figcaption>digits · sgd · lr 1e-3</figcaption><picture") == 1
-    assert "<strong>milliseconds</strong>" in shown
-    text = re.sub(r"<[^>]*>", "", shown)
+    assert all(re.search(rf"<p>{re.escape(value)}( \[a\])?</p>", html) for value in values)
+    assert html.count("<figcaption>digits · sgd · lr 1e-3</figcaption><picture") == 1
+    assert "<strong>milliseconds</strong>" in html
+    text = re.sub(r"<[^>]*>", "", html)
     assert "Overridden: task = digits" in text
     assert "Command: " in text
     assert "lossaware study run table13 --data DIR" in text
     assert "lossaware study run table12 --data DIR" in text
-    assert (
-        shown.index("<summary>How this was measured</summary>") < shown.index("Command: ") < shown.index("</details>")
-    )
-    overview = [row for row in re.findall(r"<tr.*?</tr>", shown, re.DOTALL) if "Table 2: MNIST" in row]
+    assert html.index("<summary>How this was measured</summary>") < html.index("Command: ") < html.index("</details>")
+    overview = [row for row in re.findall(r"<tr.*?</tr>", html, re.DOTALL) if "Table 2: MNIST" in row]
     assert re.search(r"<p>0 of 56</p>", overview[0])
 
 
@@ -160,22 +158,22 @@ def test_inline_code_breaks_after_separators_and_not_within_a_word(monkeypatch: 
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "extensions"))
     with_breaks: Callable[[str], str] = importlib.import_module("breaks").with_breaks
 
-    def shown(code: str) -> list[str]:
+    def parts_of(code: str) -> list[str]:
         start, end = '<code class="docutils literal notranslate"><span class="pre">', "</span></code>"
         html = with_breaks(f"<p>{code} {start}{code}{end}</p>")
         assert html.replace("<wbr>", "") == f"<p>{code} {start}{code}{end}</p>"
         assert html.startswith(f"<p>{code} {start}")  # prose does not change
         return html.partition(start)[2].removesuffix(f"{end}</p>").split("<wbr>")
 
-    assert shown("optimizer.step(loss=loss)") == ["optimizer.step(loss=loss)"]
-    assert shown("lossaware.recipes.lightning.LossAware") == ["lossaware.", "recipes.", "lightning.", "LossAware"]
-    assert shown("tests/frameworks/test_ranks.py::test_short") == [
+    assert parts_of("optimizer.step(loss=loss)") == ["optimizer.step(loss=loss)"]
+    assert parts_of("lossaware.recipes.lightning.LossAware") == ["lossaware.", "recipes.", "lightning.", "LossAware"]
+    assert parts_of("tests/frameworks/test_ranks.py::test_short") == [
         "tests/",
         "frameworks/",
         "test_ranks.py::",
         "test_short",
     ]
-    assert shown("tests/test_a.py::test_of_a_name_that_is_rather_long")[-3:] == ["is_", "rather_", "long"]
+    assert parts_of("tests/test_a.py::test_of_a_name_that_is_rather_long")[-3:] == ["is_", "rather_", "long"]
 
 
 # Python -----------------------------------------------------------------------------------------------------------
@@ -213,12 +211,12 @@ def imported(text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Import(names=names):
-                found = [alias.name for alias in names]
+                modules = [alias.name for alias in names]
             case ast.ImportFrom(module=str(module)):
-                found = [module]
+                modules = [module]
             case _:
                 continue
-        for name in found:
+        for name in modules:
             parts = name.split(".")
             if parts[:3] == ["torch", "utils", "tensorboard"]:
                 yield "tensorboard"
@@ -233,16 +231,16 @@ def imported(text: str) -> Iterator[str]:
 
 def commands() -> list[tuple[str, list[str]]]:
     """Every command of every page, as words, with its place."""
-    found = []
+    result = []
     for page in PAGES:
         for line, text in blocks(page, "sh", "console"):
-            for offset, said in enumerate(text.splitlines()):
-                for command in said.removeprefix("$ ").split("&&"):
+            for offset, command_line in enumerate(text.splitlines()):
+                for command in command_line.removeprefix("$ ").split("&&"):
                     if words := shlex.split(command, comments=True):
                         if words[0] == "torchrun" and "-m" in words:  # the started command is like any other
                             words = words[words.index("-m") + 1 :]
-                        found.append((f"{name_of(page)}, line {line + offset}", words))
-    return found
+                        result.append((f"{name_of(page)}, line {line + offset}", words))
+    return result
 
 
 def test_commands_exist() -> None:
@@ -265,37 +263,39 @@ def test_commands_exist() -> None:
             )
             continue
         command, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
-        said = bound.arguments
+        arguments = bound.arguments
         if command.__name__ == "compare":
-            task = said.get("task", "")
-            assert "command" in said or ":" in task or task in tasks(), place
-            names = said.get("optimizers", "sgd").split(",")
+            task = arguments.get("task", "")
+            assert "command" in arguments or ":" in task or task in tasks(), place
+            names = arguments.get("optimizers", "sgd").split(",")
             assert all(name in optimizers() or ".py:" in name for name in names), place
-        elif words[1] == "study" and "name" in said and not said["name"].endswith(".toml"):
-            study = load_study(said["name"])
+        elif words[1] == "study" and "name" in arguments and not arguments["name"].endswith(".toml"):
+            study = load_study(arguments["name"])
             from lossaware.cli.study import _overrides
 
             if command.__name__ == "run":
-                seeds, epochs = said.get("seeds"), said.get("epochs")
-                study.overridden(_overrides(study, said.get("only", ()), seeds, epochs, said.get("settings", ())))
+                seeds, epochs = arguments.get("seeds"), arguments.get("epochs")
+                study.overridden(
+                    _overrides(study, arguments.get("only", ()), seeds, epochs, arguments.get("settings", ()))
+                )
     assert {"pip", "lossaware"} <= kinds
 
 
 def test_install_instructions_have_one_source() -> None:
     """Messages take the command from `lossaware.extras`, and pages give the same one, of extras that exist."""
-    told = re.compile(r"how_to_install\([\"']([^\"']+)[\"']\)")
+    in_source = re.compile(r"how_to_install\([\"']([^\"']+)[\"']\)")
     extras = set(PROJECT["optional-dependencies"])
     for path in ROOT.glob("src/**/*.py"):
         text = path.read_text(encoding="utf-8")
         assert path.name == "extras.py" or "pip install" not in text, path
-        assert set(told.findall(text)) <= extras, path
+        assert set(in_source.findall(text)) <= extras, path
     start, end = (re.escape(part) for part in INSTALL.split("{extra}"))
     for path in [*PAGES, *ROOT.glob("examples/*.py")]:
         text = path.read_text(encoding="utf-8").replace("-c constraints.txt ", "")
         for command in re.findall(r"pip install [^`#\n&]*(?:lossaware|-e)[^`#\n&]*", text):
-            given = re.match(rf"{start}([\w,]+){end}|pip install -e \.(?=\s|$)", command)
-            assert given, f"{path}: {command}"
-            assert not given[1] or set(given[1].split(",")) <= extras, f"{path}: {command}"
+            install = re.match(rf"{start}([\w,]+){end}|pip install -e \.(?=\s|$)", command)
+            assert install, f"{path}: {command}"
+            assert not install[1] or set(install[1].split(",")) <= extras, f"{path}: {command}"
 
 
 def check_extras(place: str, words: list[str]) -> None:
@@ -326,5 +326,5 @@ def anchors(page: Path) -> set[str]:
     """The names of a page's sections, as GitHub and MyST make them, and those that are given."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    return made | set(re.findall(r"^\((\S+)\)=$", text, re.MULTILINE))
+    from_headings = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return from_headings | set(re.findall(r"^\((\S+)\)=$", text, re.MULTILINE))

@@ -59,13 +59,13 @@ def judged(x: reference.Array, gradients: list[reference.Array], values: list[fl
     """The reference's parameters after each step, for Adam."""
     law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))), reach=0.2)
     adam = reference.OPTIMIZERS["adam"](**base)
-    found = []
+    positions = []
     for g, loss in zip(gradients, values, strict=True):
         share = law.share(loss)
         x = adam.step(x, g) - law.correction(share, g)
-        found.append(x)
+        positions.append(x)
     assert law.factor != 1
-    return found
+    return positions
 
 
 @pytest.mark.parametrize("arrives", ["step", "tensor", "compiled"])
@@ -79,11 +79,11 @@ def test_steps_are_the_references(arrives: str) -> None:
         step: Any = lga.compile(backend="eager") if arrives == "compiled" else None
         for g, loss, x_after in zip(gradients, values, expected, strict=True):
             set_gradients(params, g)
-            given = loss if arrives == "step" else torch.tensor(loss)
+            observed = loss if arrives == "step" else torch.tensor(loss)
             if step is None:
-                optimizer.step(loss=given)
+                optimizer.step(loss=observed)
             else:
-                step(given)
+                step(observed)
             np.testing.assert_allclose(flat(params), x_after, rtol=1e-9, atol=1e-12)
     assert lga.status.gamma2 > 0
     assert lga.status.statuses == (STEPS - 1) // 4
@@ -208,11 +208,11 @@ def test_the_unit_of_the_loss_does_not_matter(
     """Nats or bits, mean or sum: the pushes are the same, bitwise for powers of two."""
     assume(all(math.isnan(loss) or abs(loss) > 1e-100 or loss == 0 for loss in values))
     law = Law(steps, Zero(), 0.0, strategy)
-    here, there = LawState(), LawState()
+    plain, scaled = LawState(), LawState()
     for loss in values:
-        here, there = law.advance(here, loss), law.advance(there, loss * 2.0**power)
-        assert here.gamma2_factor == there.gamma2_factor
-        assert strategy.step_size(here, _Host) == strategy.step_size(there, _Host)
+        plain, scaled = law.advance(plain, loss), law.advance(scaled, loss * 2.0**power)
+        assert plain.gamma2_factor == scaled.gamma2_factor
+        assert strategy.step_size(plain, _Host) == strategy.step_size(scaled, _Host)
 
 
 # The running mean -----------------------------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def test_it_goes_where_the_mean_gradient_is_zero_and_not_where_half_of_them_are(
     LGA(optimizer, steps_per_epoch=50, gamma2=AutoGamma2(reach=0.004, momentum=momentum, fade=0.999, growth=1.0))
     rng = np.random.default_rng(0)
     for step in range(4000):
-        wanted = 1.0 if rng.random() < 0.1 else 0.0
-        x.grad = x.detach() - wanted
+        target = 1.0 if rng.random() < 0.1 else 0.0
+        x.grad = x.detach() - target
         optimizer.step(loss=0.5 if step == 0 else 0.045)
     assert float(x.detach()) == pytest.approx(ends_at, abs=0.04)
 

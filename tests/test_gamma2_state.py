@@ -139,11 +139,11 @@ def trained(lga_of: Any, steps: int, resume_at: int | None = None) -> list[torch
     lga = lga_of(optimizer)
     train(net, optimizer, range(resume_at or steps))
     if resume_at is not None:
-        kept = lga.state_dict()
+        state = lga.state_dict()
         lga.detach()
         lga = lga_of(optimizer)
-        assert lga.state_dict()["groups"] != kept["groups"]  # a new companion measures its own, which must not count
-        lga.load_state_dict(kept)
+        assert lga.state_dict()["groups"] != state["groups"]  # a new companion measures its own, which must not count
+        lga.load_state_dict(state)
         train(net, optimizer, range(resume_at, steps))
     return [p.detach().clone() for p in net.parameters()]
 
@@ -166,16 +166,16 @@ def test_a_group_that_was_just_added_is_in_the_checkpoint() -> None:
         return optimizer, lga
 
     _optimizer, lga = with_new_group(2.0)
-    kept = lga.state_dict()
-    assert [group["scale"] for group in kept["groups"]] == pytest.approx([1.0, 2.0])
+    state = lga.state_dict()
+    assert [group["scale"] for group in state["groups"]] == pytest.approx([1.0, 2.0])
     _optimizer, lga = with_new_group(4.0)
-    lga.load_state_dict(kept)
-    assert lga.state_dict()["groups"] == kept["groups"]
+    lga.load_state_dict(state)
+    assert lga.state_dict()["groups"] == state["groups"]
 
 
 def test_a_state_of_another_strategy_is_refused() -> None:
     optimizer = torch.optim.SGD(model().parameters(), lr=1e-3)
-    kept = auto(optimizer).state_dict()
+    state = auto(optimizer).state_dict()
     other = torch.optim.SGD(model().parameters(), lr=1e-3)
     with pytest.raises(ValueError, match="gamma2 is 'AutoGamma2"):
-        LGA(other, steps_per_epoch=8).load_state_dict(kept)
+        LGA(other, steps_per_epoch=8).load_state_dict(state)

@@ -47,14 +47,14 @@ def start_on_the_stand_in(*arguments: str) -> subprocess.Popen[str]:
 def on_the_stand_in(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The same, until it has ended."""
     process = start_on_the_stand_in(*arguments)
-    said, errors = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def in_script(code: str) -> str:
-    found = on_the_stand_in("-c", "import torch\n" + code)
-    assert found.returncode == 0, found.stderr
-    return found.stdout
+    result = on_the_stand_in("-c", "import torch\n" + code)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 # Errors of the stand-in, as on a GPU ----------------------------------------------------------------------------------
@@ -99,10 +99,10 @@ print(json.dumps(errors))
 def errors() -> dict[str, str]:
     """The error of each case, all in one process, which takes seconds to start."""
     cases = json.dumps({name: code for name, (code, _) in FORBIDDEN.items()})
-    done = on_the_stand_in("-c", EACH_IN_TURN, cases)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    result = on_the_stand_in("-c", EACH_IN_TURN, cases)
+    assert result.returncode == 0, result.stderr
+    messages: dict[str, str] = json.loads(result.stdout)
+    return messages
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
@@ -111,7 +111,7 @@ def test_operations_that_a_gpu_forbids(errors: dict[str, str], name: str) -> Non
 
 
 def test_operations_that_a_gpu_allows() -> None:
-    said = in_script(
+    output = in_script(
         """
 net = torch.nn.Linear(3, 2).to("cuda")
 x = torch.ones(4, 3).to("cuda", non_blocking=True)
@@ -123,11 +123,11 @@ torch.cuda.set_sync_debug_mode("default")
 print(net.weight.grad.device, moved.device, torch.zeros_like(x).is_cuda, x.cpu().is_cuda, x.sum().item())
 """
     )
-    assert said.split() == ["cuda:0", "cuda:0", "True", "False", "12.0"]
+    assert output.split() == ["cuda:0", "cuda:0", "True", "False", "12.0"]
 
 
 def test_a_graph_computes_when_it_is_replayed_with_the_numbers_of_its_capture() -> None:
-    said = in_script(
+    output = in_script(
         """
 x, total, scale = torch.ones(2, device="cuda"), torch.zeros(2, device="cuda"), 3.0
 graph = torch.cuda.CUDAGraph()
@@ -142,7 +142,7 @@ for value in (1.0, 2.0):
 print(y.tolist(), total.tolist())
 """
     )
-    assert said.splitlines() == ["[0.0, 0.0]", "[6.0, 6.0] [9.0, 9.0]"]
+    assert output.splitlines() == ["[0.0, 0.0]", "[6.0, 6.0] [9.0, 9.0]"]
 
 
 # The tests and the benchmark for GPUs --------------------------------------------------------------------------------
@@ -163,24 +163,24 @@ def tests_for_gpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[
     """Pytest's output for the tests for GPUs, and the outcomes by file; all in one process."""
     report = tmp_path_factory.mktemp("stand-in") / "report.xml"
     options = ["-m", "cuda", "-k", NOT_HERE, "-n", "0", "-q", f"--junitxml={report}"]
-    done = on_the_stand_in("-m", "pytest", *options, *(str(HERE / file) for file in TESTS))
+    result = on_the_stand_in("-m", "pytest", *options, *(str(HERE / file) for file in TESTS))
     ends: dict[str, list[str]] = {file: [] for file in TESTS}
     for case in ElementTree.parse(report).iter("testcase"):
         file = case.attrib["classname"].replace(".", "/").removeprefix("tests/") + ".py"
         ends[file].append(case[0].tag if len(case) else "passed")
-    return done.stdout[-5000:], ends
+    return result.stdout[-5000:], ends
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("file", TESTS)
 def test_the_tests_for_gpus_pass_on_the_stand_in(tests_for_gpus: tuple[str, dict[str, list[str]]], file: str) -> None:
-    said, ends = tests_for_gpus
-    assert set(ends[file]) == {"passed"}, said
+    output, ends = tests_for_gpus
+    assert set(ends[file]) == {"passed"}, output
 
 
 def test_a_part_of_the_benchmark_that_fails_stops_no_other(tmp_path: Path) -> None:
     """And measured values are stored when the process dies."""
-    found = on_the_stand_in(
+    result = on_the_stand_in(
         "-c",
         f"""
 import os, sys
@@ -192,8 +192,8 @@ sys.argv[1:] = ["--output", {str(tmp_path)!r}, "--rounds", "6"]
 gpu.main()
 """,
     )
-    assert found.returncode == 9
-    assert "AssertionError: no graph" in found.stderr
+    assert result.returncode == 9
+    assert "AssertionError: no graph" in result.stderr
     assert [goal["what"] for goal in json.loads((tmp_path / "gpu.json").read_text())["goals"]][1:] == ["two"]
 
 
@@ -248,7 +248,7 @@ def states(out: Path) -> dict[str, str]:
 def test_a_session_does_everything_and_the_next_one_only_missing_parts(tmp_path: Path, tiny_mnist: Path) -> None:
     out = tmp_path / "out"
     first = session(SMALL, tiny_mnist, out)
-    said, errors = first.communicate()
+    output, errors = first.communicate()
     assert first.returncode == 0, (out / "tests.log").read_text() + errors
     assert states(out) == dict.fromkeys(("tests", "benchmark", "SGD", "two"), "done")
     assert " passed" in (out / "tests.log").read_text()
@@ -260,9 +260,9 @@ def test_a_session_does_everything_and_the_next_one_only_missing_parts(tmp_path:
     assert {run["spec"]["device"] for run in exported["runs"].values()} == {"cuda"}
     assert len(exported["runs"]) == 4
     second = session(SMALL, tiny_mnist, out)
-    said, errors = second.communicate()
+    output, errors = second.communicate()
     assert second.returncode == 0, errors
-    assert said.splitlines()[:2] == [f"{name}: done before, with the same source" for name in ("tests", "benchmark")]
+    assert output.splitlines()[:2] == [f"{name}: done before, with the same source" for name in ("tests", "benchmark")]
     assert "All 4 runs are already finished." in (out / "two.log").read_text()
 
 
@@ -283,10 +283,10 @@ def test_an_interrupted_session_keeps_its_results(tmp_path: Path, tiny_mnist: Pa
     assert first.returncode == (130 if how is signal.SIGTERM else -how)
     assert states(out) == {"good": "done", "bad": "failed", "long": "cut off", "SGD": "cut off"}
     second = session(CUT.replace("sleep(600)", "sleep(0)").replace("0.05", "5"), tiny_mnist, out)
-    said, errors = second.communicate()
+    output, errors = second.communicate()
     assert second.returncode == 1, errors
     assert states(out) == {"good": "done", "bad": "failed", "long": "done", "SGD": "done"}
-    assert said.splitlines()[:2] == [
+    assert output.splitlines()[:2] == [
         "good: done before, with the same source",
         "bad: failed before, with the same source",
     ]
@@ -296,9 +296,9 @@ def test_an_interrupted_session_keeps_its_results(tmp_path: Path, tiny_mnist: Pa
 
 def test_a_session_without_time_or_gpu_is_an_error(tmp_path: Path) -> None:
     late = session(CUT, tmp_path, tmp_path / "out", "--minutes", "1")
-    said, _ = late.communicate()
+    output, _ = late.communicate()
     assert late.returncode == 1
-    assert said.count(": no time is left") == 4
+    assert output.count(": no time is left") == 4
     command = [sys.executable, "-m", "benchmarks.gpu_session", "--data", str(tmp_path), "--out", str(tmp_path / "none")]
     without = subprocess.run(
         command, cwd=HERE.parent, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True

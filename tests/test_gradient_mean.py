@@ -57,19 +57,19 @@ def test_means_and_pushes_are_the_references(dtype: torch.dtype, way: str, monke
     x = p.detach().to(torch.complex128).real.numpy().copy()
     law = reference.SelfSet(4, scale=float(np.sqrt(np.mean(x**2))))
     step, optimizer = stepped(p, way, monkeypatch)
-    kept = [x]
+    positions = [x]
     for loss in (2.0, 1.5, 1.9, 0.7, 0.4, 0.6, 0.3, 0.2, 0.25):
         p.grad = torch.tensor(rng.normal(size=4000) * 10.0 ** rng.uniform(-7, 1, size=4000)).to(dtype)
         step(loss)
-        kept.append(kept[-1] - law.correction(law.share(loss), p.grad.to(torch.complex128).real.numpy()))
+        positions.append(positions[-1] - law.correction(law.share(loss), p.grad.to(torch.complex128).real.numpy()))
     mean = optimizer.state[p][MEAN]
     assert mean.dtype is WORK[dtype]
     np.testing.assert_allclose(mean.to(torch.complex128).real.numpy(), law.mean, rtol=1e-5, atol=1e-6)
-    off = p.detach().to(torch.complex128).real.numpy() - kept[-1]
+    off = p.detach().to(torch.complex128).real.numpy() - positions[-1]
     if dtype not in NARROW:
         assert np.abs(off).max() < 2e-6
         return
-    unit = torch.finfo(dtype).eps * np.maximum(2.0 ** np.floor(np.log2(np.max(np.abs(kept), axis=0))), 2.0**-14)
+    unit = torch.finfo(dtype).eps * np.maximum(2.0 ** np.floor(np.log2(np.max(np.abs(positions), axis=0))), 2.0**-14)
     assert (np.abs(off) <= 9 * unit).all()  # nine roundings,
     assert abs(float(np.mean(off / unit))) < 0.1  # up or down at random
 
@@ -109,21 +109,21 @@ def test_a_run_resumes_with_the_same_bits(dtype: torch.dtype) -> None:
     torch.save([p.detach(), optimizer.state_dict(), lga.state_dict()], file)
     file.seek(0)
     start, of_optimizer, of_lga = torch.load(file, weights_only=True)
-    again, other, restored = fresh(dtype, start)
+    resumed, other, restored = fresh(dtype, start)
     other.load_state_dict(of_optimizer)
     restored.load_state_dict(of_lga)
-    assert torch.equal(other.state[again][MEAN], optimizer.state[p][MEAN])
+    assert torch.equal(other.state[resumed][MEAN], optimizer.state[p][MEAN])
     run(p, optimizer, range(7, 12))
-    run(again, other, range(7, 12))
-    assert torch.equal(again, p)
-    assert torch.equal(other.state[again][MEAN], optimizer.state[p][MEAN])
+    run(resumed, other, range(7, 12))
+    assert torch.equal(resumed, p)
+    assert torch.equal(other.state[resumed][MEAN], optimizer.state[p][MEAN])
 
 
 def narrowed(optimizer: Any, dtype: torch.dtype) -> dict[str, Any]:
     """A checkpoint of the optimizer before means were stored in float32."""
     state_dict: dict[str, Any] = optimizer.state_dict()
-    kept = {key: {**one, MEAN: one[MEAN].to(dtype)} for key, one in state_dict["state"].items()}
-    return {**state_dict, "state": kept}
+    narrow = {key: {**one, MEAN: one[MEAN].to(dtype)} for key, one in state_dict["state"].items()}
+    return {**state_dict, "state": narrow}
 
 
 @pytest.mark.parametrize("attached", ["before", "after"])
@@ -134,7 +134,7 @@ def test_means_of_16_bits_load(dtype: torch.dtype, compiled: bool, attached: str
     p, optimizer, lga = fresh(dtype)
     run(p, optimizer, range(3))
     old = narrowed(optimizer, dtype)
-    again, other, restored = fresh(dtype, p.detach())
+    resumed, other, restored = fresh(dtype, p.detach())
     if attached == "after":
         restored.detach()
     other.load_state_dict(old)
@@ -142,11 +142,11 @@ def test_means_of_16_bits_load(dtype: torch.dtype, compiled: bool, attached: str
         restored = LGA(other, steps_per_epoch=40, gamma2=RULE)
     restored.load_state_dict(lga.state_dict())
     step = restored.compile(backend="eager") if compiled else lambda loss: other.step(loss=loss)
-    again.grad = torch.full_like(again, SMALL)
+    resumed.grad = torch.full_like(resumed, SMALL)
     step(0.1)
-    expected = torch.lerp(old["state"][0][MEAN].float(), again.grad.float(), 0.1)
-    assert other.state[again][MEAN].dtype is torch.float32
-    torch.testing.assert_close(other.state[again][MEAN], expected)
+    expected = torch.lerp(old["state"][0][MEAN].float(), resumed.grad.float(), 0.1)
+    assert other.state[resumed][MEAN].dtype is torch.float32
+    torch.testing.assert_close(other.state[resumed][MEAN], expected)
 
 
 def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:

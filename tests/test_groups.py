@@ -20,7 +20,7 @@ def filled(value: float, size: int = 4) -> nn.Parameter:
     return nn.Parameter(torch.full((size,), value, dtype=torch.float64))
 
 
-def made(*values: float, gamma2: Any = "auto", **group: Any) -> tuple[list[nn.Parameter], Any, LGA]:
+def make_lga(*values: float, gamma2: Any = "auto", **group: Any) -> tuple[list[nn.Parameter], Any, LGA]:
     params = [filled(value, size) for size, value in enumerate(values, 2)]
     optimizer = torch.optim.SGD([{"params": [p], **group} for p in params], lr=0.0)
     return params, optimizer, LGA(optimizer, steps_per_epoch=1000, gamma2=gamma2)
@@ -52,7 +52,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_parameter_keeps_the_scale_it_was_measured_with(change: Callable[[Any], Any]) -> None:
-    params, optimizer, _lga = made(0.1, 1.0, 10.0)
+    params, optimizer, _lga = make_lga(0.1, 1.0, 10.0)
     assert moves(optimizer, params) == pytest.approx([REACH * 0.1, REACH, REACH * 10], rel=1e-6)
     with torch.no_grad():
         for p in params:
@@ -65,7 +65,7 @@ def test_a_parameter_keeps_the_scale_it_was_measured_with(change: Callable[[Any]
 
 
 def test_a_new_group_is_measured_when_it_comes_also_in_place_of_another() -> None:
-    params, optimizer, _lga = made(0.1, 1.0)
+    params, optimizer, _lga = make_lga(0.1, 1.0)
     moves(optimizer, params)
     optimizer.param_groups.pop(0)
     new = filled(5.0)
@@ -74,7 +74,7 @@ def test_a_new_group_is_measured_when_it_comes_also_in_place_of_another() -> Non
 
 
 def test_a_deleted_parameter_has_no_scale() -> None:
-    params, optimizer, lga = made(0.1, 1.0)
+    params, optimizer, lga = make_lga(0.1, 1.0)
     optimizer.param_groups.pop(0)
     optimizer.state.clear()
     del params[0]
@@ -115,39 +115,39 @@ def forget(optimizer: Any, lga: LGA) -> None:
 
 def test_groups_of_named_parameters_are_found_in_any_order() -> None:
     _optimizer, lga = named("a", "b", "c")
-    kept = lga.state_dict()
+    state = lga.state_dict()
     optimizer, other = named("c", "a", "b")
     forget(optimizer, other)
-    other.load_state_dict(kept)
+    other.load_state_dict(state)
     assert scales(other) == pytest.approx([3.0, 1.0, 2.0])
 
 
 @pytest.mark.parametrize("strip", ["here", "there", "both"])
 def test_groups_without_names_are_found_by_their_sizes(strip: str) -> None:
     _optimizer, lga = named("a", "b", sizes={"a": 3, "b": 5})
-    kept = lga.state_dict()
+    state = lga.state_dict()
     optimizer, other = named("b", "a", sizes={"a": 3, "b": 5})
     forget(optimizer, other)
     if strip != "there":
         for group in optimizer.param_groups:
             del group["param_names"]
     if strip != "here":
-        for saved in kept["groups"]:
+        for saved in state["groups"]:
             saved["names"] = None
-    other.load_state_dict(kept)
+    other.load_state_dict(state)
     assert scales(other) == pytest.approx([2.0, 1.0])
 
 
 def test_groups_of_equal_sizes_without_names_are_found_by_their_place() -> None:
-    params, _optimizer, lga = made(1.0, 2.0)
+    params, _optimizer, lga = make_lga(1.0, 2.0)
     del params
-    kept = lga.state_dict()
-    for saved in kept["groups"]:
+    state = lga.state_dict()
+    for saved in state["groups"]:
         saved["elements"] = [3]
     p, q = filled(0.5, 3), filled(0.5, 3)
     optimizer = torch.optim.SGD([{"params": [p]}, {"params": [q]}], lr=0.0)
     other = LGA(optimizer, steps_per_epoch=1000, gamma2="auto")
-    other.load_state_dict(kept)
+    other.load_state_dict(state)
     assert moves(optimizer, [p, q]) == pytest.approx([REACH, REACH * 2], rel=1e-6)
 
 
@@ -160,18 +160,18 @@ def test_groups_of_equal_sizes_without_names_are_found_by_their_place() -> None:
 )
 def test_a_checkpoint_of_other_groups_is_refused(order: tuple[str, ...], sizes: Any, message: str) -> None:
     _optimizer, lga = named("a", "b")
-    kept = lga.state_dict()
+    state = lga.state_dict()
     _other_optimizer, other = named(*order, sizes=sizes)
     before = other.state_dict()
     with pytest.raises(ValueError, match=message) as raised:
-        other.load_state_dict(kept)
+        other.load_state_dict(state)
     assert "\n" not in str(raised.value)
     assert repr(other.state_dict()) == repr(before)
 
 
 @pytest.mark.parametrize("groups", [None, {}, [1.0, "x"], [{"scale": math.nan}, {"scale": 1.0}], [{}, {}], [True, 1.0]])
 def test_invalid_scales_are_refused(groups: Any) -> None:
-    _params, _optimizer, lga = made(1.0, 2.0)
+    _params, _optimizer, lga = make_lga(1.0, 2.0)
     with pytest.raises(ValueError, match=r"groups in LGA's state_dict|scale of a group in LGA's state_dict"):
         lga.load_state_dict({**lga.state_dict(), "groups": groups})
 
@@ -219,7 +219,7 @@ def test_a_bad_gamma2_is_refused_before_anything_moves(own: Any, how: str, way: 
 
 
 def test_with_auto_a_groups_own_number_is_refused_when_it_comes() -> None:
-    params, optimizer, _lga = made(1.0)
+    params, optimizer, _lga = make_lga(1.0)
     optimizer.add_param_group({"params": [new := filled(1.0)], "gamma2": 1e-8})
     with pytest.raises(ValueError, match=r"gamma2 of parameter group 1 must be 0, .* got 1e-08"):
         moves(optimizer, [*params, new])

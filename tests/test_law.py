@@ -35,10 +35,10 @@ laws = st.builds(
 
 def states(law: Law, values: list[float]) -> list[LawState]:
     """The state before the first loss and after each."""
-    found = [LawState()]
+    result = [LawState()]
     for value in values:
-        found.append(law.advance(found[-1], value))
-    return found
+        result.append(law.advance(result[-1], value))
+    return result
 
 
 def same(a: Any, b: Any) -> bool:
@@ -76,8 +76,8 @@ def test_a_fixed_gamma2_never_grows(law: Law, values: list[float]) -> None:
 def test_the_lower_bound_stays_in_the_hull_of_zero_and_the_losses(law: Law, values: list[float]) -> None:
     slack = 1e-12 * max(map(abs, values))
     for step, state in enumerate(states(law, values)):
-        seen = [0.0, *values[:step]]
-        assert min(seen) - slack <= state.lower <= max(seen) + slack
+        so_far = [0.0, *values[:step]]
+        assert min(so_far) - slack <= state.lower <= max(so_far) + slack
 
 
 @given(laws, losses, st.lists(st.sampled_from([math.nan, math.inf, -math.inf]), min_size=1, max_size=5), st.data())

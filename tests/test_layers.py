@@ -35,15 +35,15 @@ def part(module: str) -> str:
 
 def imported(path: Path) -> set[str]:
     """The modules of the package that a file imports, those imported inside functions included."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             inside = node.module in ("lossaware", "lossaware.studies")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {str(node.module)}
-    return {module for module in found if module.split(".")[0] == "lossaware"}
+            result |= {f"{node.module}.{alias.name}" for alias in node.names} if inside else {str(node.module)}
+    return {module for module in result if module.split(".")[0] == "lossaware"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -52,8 +52,10 @@ def test_no_part_imports_from_above(path: Path) -> None:
     here = part(module)
     if here == "cli" or module in ("lossaware.__main__", "lossaware.__init__"):  # the latter names all that is public
         return
-    there = {part(other) for other in imported(path)} - {here, "method"}
-    assert there <= ALLOWED.get(here, set()), f"{here} imports {sorted(there - ALLOWED.get(here, set()))}"
+    imported_parts = {part(other) for other in imported(path)} - {here, "method"}
+    assert imported_parts <= ALLOWED.get(here, set()), (
+        f"{here} imports {sorted(imported_parts - ALLOWED.get(here, set()))}"
+    )
 
 
 def test_every_folder_of_studies_has_its_place() -> None:
@@ -68,14 +70,14 @@ def module_of(path: Path) -> str:
 
 def imports(path: Path, modules: set[str]) -> set[str]:
     """The modules that a file imports; of ``from package import module`` that is the module."""
-    found = set()
+    result = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             within = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in modules else str(node.module) for name in within}
-    return found & modules
+            result |= {name if name in modules else str(node.module) for name in within}
+    return result & modules
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -32,7 +32,7 @@ def _no_garbage_collector(_first_optimizer: None) -> Iterator[None]:
         gc.enable()
 
 
-def made(**settings: Any) -> tuple[nn.Linear, Any, LGA]:
+def make_lga(**settings: Any) -> tuple[nn.Linear, Any, LGA]:
     model = nn.Linear(3, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     return model, optimizer, LGA(optimizer, **{"steps_per_epoch": 3, "gamma2": 1e-3, **settings})
@@ -122,7 +122,7 @@ WAYS = [by_loss, by_closure, by_observe, measured, resumed, refused, failed, sch
 @pytest.mark.parametrize("gamma2", [1e-3, "auto", "agreement"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_they_are_freed(way: Callable[..., None], gamma2: Any, keep_lga: bool) -> None:
-    model, optimizer, lga = made(gamma2=gamma2)
+    model, optimizer, lga = make_lga(gamma2=gamma2)
     watched = [weakref.ref(thing) for thing in (model, model.weight, optimizer)]
     way(model, optimizer, lga)
     of_lga = weakref.ref(lga)
@@ -149,7 +149,7 @@ def test_an_optimizer_that_writes_into_gradients_is_freed() -> None:
 def test_trials_in_one_process_do_not_pile_up() -> None:
     alive = []
     for _ in range(5):
-        model, optimizer, lga = made(gamma2="auto")
+        model, optimizer, lga = make_lga(gamma2="auto")
         by_observe(model, optimizer, lga)
         alive.append(weakref.ref(model.weight))
         assert sum(ref() is not None for ref in alive) == 1
@@ -158,7 +158,7 @@ def test_trials_in_one_process_do_not_pile_up() -> None:
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_step_also_frees_them(backend: str) -> None:
-    model, optimizer, lga = made()
+    model, optimizer, lga = make_lga()
     step = lga.compile(backend=backend)
     watched = [weakref.ref(thing) for thing in (optimizer, lga)]
     parameter = weakref.ref(model.weight)
@@ -177,19 +177,19 @@ def test_lga_lives_as_long_as_the_optimizer_without_a_reference(way: Callable[..
     moved: list[torch.Tensor] = []
     for keep in (True, False):
         torch.manual_seed(0)
-        model, optimizer, lga = made()
-        kept: Any = lga if keep else None
+        model, optimizer, lga = make_lga()
+        reference: Any = lga if keep else None
         del lga
-        way(model, optimizer, kept)
-        found = LGA.of(optimizer)
-        assert found is not None
-        assert found.status.steps == 4
+        way(model, optimizer, reference)
+        attached = LGA.of(optimizer)
+        assert attached is not None
+        assert attached.status.steps == 4
         moved.append(model.weight.detach().clone())
     assert torch.equal(*moved)
 
 
 def test_messages_without_the_optimizer() -> None:
-    model, optimizer, lga = made()
+    model, optimizer, lga = make_lga()
     by_loss(model, optimizer, lga)
     status = lga.status
     del model, optimizer
@@ -204,7 +204,7 @@ def test_messages_without_the_optimizer() -> None:
 
 
 def test_with_auto_the_status_can_still_be_read() -> None:
-    model, optimizer, lga = made(gamma2="auto")
+    model, optimizer, lga = make_lga(gamma2="auto")
     by_loss(model, optimizer, lga)
     status = lga.status
     del model, optimizer
@@ -219,7 +219,7 @@ def test_the_recipes_free_them() -> None:
     from lossaware.recipes.accelerate import backward
 
     del accelerate
-    model, optimizer, lga = made()
+    model, optimizer, lga = make_lga()
 
     class Accelerator:
         def backward(self, loss: torch.Tensor) -> None:

@@ -58,9 +58,9 @@ def test_ranks_exchange_losses_during_the_bases_step(monkeypatch: pytest.MonkeyP
 
     class Base(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
-            found = None if closure is None else closure()
+            loss = None if closure is None else closure()
             events.append("base")
-            return found
+            return loss
 
     def gather(output: torch.Tensor, own: torch.Tensor, group: object, async_op: bool) -> Mock:
         events.append("begun")

@@ -113,15 +113,15 @@ def test_a_run_goes_on_to_the_same_bits() -> None:
     torch.save([p.detach(), optimizer.state_dict(), lga.state_dict()], file)
     file.seek(0)
     start, of_optimizer, of_lga = torch.load(file, weights_only=True)
-    again = nn.Parameter(start)
-    other, restored = attached(again)
+    resumed = nn.Parameter(start)
+    other, restored = attached(resumed)
     other.load_state_dict(of_optimizer)
     restored.load_state_dict(of_lga)
     run(p, optimizer, range(7, 12))
-    run(again, other, range(7, 12))
-    assert torch.equal(again, p)
-    assert other.state[again][MEAN].dtype is torch.bfloat16
-    assert torch.equal(other.state[again][MEAN], optimizer.state[p][MEAN])
+    run(resumed, other, range(7, 12))
+    assert torch.equal(resumed, p)
+    assert other.state[resumed][MEAN].dtype is torch.bfloat16
+    assert torch.equal(other.state[resumed][MEAN], optimizer.state[p][MEAN])
     _, wide = attached(nn.Parameter(start.clone()), AutoGamma2(steps_at_least=4))
     with pytest.raises(ValueError, match="mean_dtype='bfloat16'"):
         wide.load_state_dict(of_lga)

@@ -22,12 +22,12 @@ def test_a_notebook(path: Path, tmp_path: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in code), "notebooks are committed without outputs; the site executes them"
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    shown = [output for cell in code for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in shown) >= 1
+    outputs = [output for cell in code for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 1
     if path.stem == "method":
-        assert any("image/gif" in output.get("data", {}) for output in shown)
+        assert any("image/gif" in output.get("data", {}) for output in outputs)
     if path.stem == "comparison":
-        assert any("<table" in output.get("data", {}).get("text/html", "") for output in shown)
+        assert any("<table" in output.get("data", {}).get("text/html", "") for output in outputs)
         assert (tmp_path / "comparison.html").is_file()
 
 

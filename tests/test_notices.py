@@ -139,12 +139,12 @@ def test_the_first_rank_alone_speaks(monkeypatch: pytest.MonkeyPatch, caplog: py
 
 def test_a_resumed_run_without_a_status_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     optimizers: list[Any] = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.0) for _ in range(2)]
-    first, again = (LGA(optimizer, steps_per_epoch=1000) for optimizer in optimizers)
+    first, resumed = (LGA(optimizer, steps_per_epoch=1000) for optimizer in optimizers)
     for _ in range(60):
         optimizers[0].step(loss=1.0)
-    again.load_state_dict(first.state_dict())
+    resumed.load_state_dict(first.state_dict())
     for _ in range(40):
         optimizers[1].step(loss=1.0)
-    again.detach()
+    resumed.detach()
     (record,) = caplog.records
     assert record.message.startswith("LGA made 100 steps, but steps_per_epoch=1000, ")

@@ -323,15 +323,15 @@ def test_two_optimizers_whose_losses_share_parameters(module_clears: bool) -> No
                 assert lga.status.loss == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
-@pytest.mark.parametrize("given", [torch.tensor(2.0), 2.0], ids=["tensor", "number"])
-def test_a_loss_in_the_place_of_the_closure(given: Any) -> None:
+@pytest.mark.parametrize("loss", [torch.tensor(2.0), 2.0], ids=["tensor", "number"])
+def test_a_loss_in_the_place_of_the_closure(loss: Any) -> None:
     """The likeliest slip. Without the check: "'Tensor' object is not callable"."""
     setup = Setup()
     with pytest.raises(TypeError, match=r"pass the loss by name, optimizer\.step\(loss=loss\)") as raised:
-        setup.optimizer.step(given)
+        setup.optimizer.step(loss)
     assert "\n" not in str(raised.value)
     assert torch.equal(setup.p.detach(), START)
-    setup.optimizer.step(loss=given)
+    setup.optimizer.step(loss=loss)
     assert setup.moved_by(2.0)
 
 

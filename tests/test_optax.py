@@ -64,15 +64,15 @@ def check_trajectory(
         scale = np.abs(expected).max()
         np.testing.assert_allclose(flat(params), expected, rtol=0, atol=close * scale)
         np.testing.assert_allclose(flat(params), support.flat([parameter]), rtol=0, atol=2 * close * scale)
-        seen = status(state)
-        assert vars(seen) == pytest.approx(vars(companion.status), rel=close, abs=close)
-        assert seen.gamma2 == pytest.approx(GAMMA2 * law.factor, rel=close)
-        assert seen.lower_bound == pytest.approx(law.lower, rel=close)
+        observed = status(state)
+        assert vars(observed) == pytest.approx(vars(companion.status), rel=close, abs=close)
+        assert observed.gamma2 == pytest.approx(GAMMA2 * law.factor, rel=close)
+        assert observed.lower_bound == pytest.approx(law.lower, rel=close)
     # That the comparison had something to compare: every branch of the law was taken, and the correction was felt.
-    alone = list(reference.trajectory(make(), problem.x, gradients, losses))[-1]
+    base_only = list(reference.trajectory(make(), problem.x, gradients, losses))[-1]
     assert min(law.open_steps, law.closed_below, law.closed_above) >= 1
     assert 1 <= round(math.log(law.factor) / math.log(0.7)) < law.statuses
-    assert np.abs(expected - alone).max() > 0.05
+    assert np.abs(expected - base_only).max() > 0.05
 
 
 @pytest.mark.parametrize(("name", "steps_per_epoch"), [*((name, 7) for name in BASES), ("sgd", 1)])
@@ -116,8 +116,8 @@ def test_a_loss_that_is_not_finite_leaves_the_base_step_and_the_law(loss: float,
     gradient[3] = math.nan  # as losses of that kind tend to bring along
     _, before = stepper(solver)(params, solver.init(params), tree(problem.gradients[0]), 2.0)
     after, state = stepper(solver)(params, before, tree(gradient), loss)
-    alone, _ = stepper(optax.with_extra_args_support(base))(params, before.base, tree(gradient), loss)
-    np.testing.assert_array_equal(flat(after), flat(alone))
+    base_only, _ = stepper(optax.with_extra_args_support(base))(params, before.base, tree(gradient), loss)
+    np.testing.assert_array_equal(flat(after), flat(base_only))
     assert status(state).nonfinite_losses == 1
     assert status(state).omega == 0
     for field in ("loss", "upper", "lower", "gamma2_factor", "mean", "total", "count", "statuses", "opened"):
@@ -269,15 +269,15 @@ def check_resume(problem: Problem, through_disk: Callable[[Any, Any], Any]) -> N
 
 def test_flax_saves_the_state(problem: Problem) -> None:
     serialization = needs("flax.serialization")
-    check_resume(problem, lambda kept, like: serialization.from_bytes(like, serialization.to_bytes(kept)))
+    check_resume(problem, lambda state, like: serialization.from_bytes(like, serialization.to_bytes(state)))
 
 
 def test_orbax_saves_the_state(problem: Problem, tmp_path: Path) -> None:
     checkpoint = needs("orbax.checkpoint")
 
-    def through_disk(kept: Any, like: Any) -> Any:
+    def through_disk(state: Any, like: Any) -> Any:
         with checkpoint.StandardCheckpointer() as checkpointer:
-            checkpointer.save(tmp_path / "state", kept)
+            checkpointer.save(tmp_path / "state", state)
             checkpointer.wait_until_finished()
             return checkpointer.restore(tmp_path / "state", like)
 
@@ -288,11 +288,11 @@ def test_orbax_saves_the_state(problem: Problem, tmp_path: Path) -> None:
 
 
 def test_status_before_the_first_loss() -> None:
-    seen = status(loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2=1e-3).init(jnp.ones(3)))
-    assert math.isnan(seen.loss)
-    assert math.isnan(seen.upper_bound)
-    assert (seen.steps, seen.open_share, seen.lower_bound) == (0, 0.0, 0.0)
-    assert seen.gamma2 == pytest.approx(1e-3)
+    initial = status(loss_aware(optax.sgd(0.1), steps_per_epoch=10, gamma2=1e-3).init(jnp.ones(3)))
+    assert math.isnan(initial.loss)
+    assert math.isnan(initial.upper_bound)
+    assert (initial.steps, initial.open_share, initial.lower_bound) == (0, 0.0, 0.0)
+    assert initial.gamma2 == pytest.approx(1e-3)
 
 
 def test_status_of_something_else() -> None:
@@ -355,10 +355,10 @@ def test_an_invalid_base() -> None:
 
 
 def test_lossaware_does_not_import_jax_and_names_the_missing_optax() -> None:
-    done = run_python(
+    result = run_python(
         "import sys, lossaware; print({'jax', 'optax', 'flax'} & set(sys.modules));"
         "sys.modules['optax'] = None; import lossaware.optax"
     )
-    assert done.stdout == "set()\n", done.stderr
-    assert done.stderr.splitlines()[-1] == f"ImportError: lossaware.optax needs optax: {how_to_install('jax')}"
-    assert done.stderr.count("Traceback") == 1
+    assert result.stdout == "set()\n", result.stderr
+    assert result.stderr.splitlines()[-1] == f"ImportError: lossaware.optax needs optax: {how_to_install('jax')}"
+    assert result.stderr.count("Traceback") == 1

@@ -81,8 +81,8 @@ print("same", status(state).open_share > 0)
 
 @pytest.mark.skipif(not hasattr(jax.lax, "pcast"), reason="this version of jax has no shard_map with varying values")
 def test_two_devices_train_as_one_and_stay_equal() -> None:
-    done = run_python(TWO_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
-    assert done.stdout == "same True\n", done.stderr
+    result = run_python(TWO_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu")
+    assert result.stdout == "same True\n", result.stderr
 
 
 def test_the_examples_in_the_docstrings() -> None:
@@ -126,9 +126,9 @@ def test_the_flax_nnx_example(capsys: pytest.CaptureFixture[str]) -> None:
     needs("flax.nnx")
     example = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "flax_nnx.py"))
     example["main"](epochs=2)
-    found = re.search(
+    match = re.search(
         r"after 2 epochs: SGD (\d\.\d+), with LGA (\d\.\d+)\nStatus\(.* statuses=2,", capsys.readouterr().out
     )
-    assert found is not None
-    plain, aware = map(float, found.groups())
+    assert match is not None
+    plain, aware = map(float, match.groups())
     assert 0.1 < plain < aware

@@ -56,17 +56,17 @@ def test_micro_batches_that_are_skipped_or_broken() -> None:
     inner = loss_aware(optax.sgd(0.1), steps_per_epoch=10)
     grads, bad = jnp.ones(3), jnp.array([1.0, math.nan, 1.0])
 
-    def seen(skip: bool, *batches: tuple[Any, float]) -> Any:
+    def status_after(skip: bool, *batches: tuple[Any, float]) -> Any:
         solver = multi_steps(inner, 2, should_skip_update_fn=optax.skip_not_finite if skip else None)
         state, step = solver.init(grads), jax.jit(solver.update)
         for g, value in batches:
             _, state = step(g, state, value=jnp.asarray(value))
         return status(state)
 
-    assert seen(True, (grads, 1.0), (bad, 9.0), (grads, 2.0)).loss == 1.5
-    assert seen(True, (bad, 9.0), (grads, 1.0), (bad, math.nan), (grads, 2.0)).loss == 1.5
+    assert status_after(True, (grads, 1.0), (bad, 9.0), (grads, 2.0)).loss == 1.5
+    assert status_after(True, (bad, 9.0), (grads, 1.0), (bad, math.nan), (grads, 2.0)).loss == 1.5
     # A loss that is not finite takes its own step with it, and no other.
-    broken = seen(False, (grads, math.nan), (grads, 1.0), (grads, 2.0), (grads, 4.0))
+    broken = status_after(False, (grads, math.nan), (grads, 1.0), (grads, 2.0), (grads, 4.0))
     assert (broken.nonfinite_losses, broken.steps, broken.loss) == (1, 2, 3.0)
 
 
@@ -142,10 +142,10 @@ def test_parameters_can_be_partitioned_and_frozen(problem: Problem) -> None:
     params, grads = tree(problem.x), tree(problem.gradients[0])
     updates, state = jax.jit(solver.update)(grads, solver.init(params), params, value=2.0)
     for name, label in labels.items():
-        alone, _ = parts[label].update(grads[name], parts[label].init(params[name]), params[name], **(
+        base_only, _ = parts[label].update(grads[name], parts[label].init(params[name]), params[name], **(
             {} if label == "frozen" else {"value": 2.0}
         ))  # fmt: skip
-        np.testing.assert_allclose(updates[name], alone, rtol=1e-6)
+        np.testing.assert_allclose(updates[name], base_only, rtol=1e-6)
     assert np.count_nonzero(updates["vector"]) == 0
     assert status(state.inner_states["weak"]).gamma2 == pytest.approx(1e-4, rel=1e-6)
     with pytest.raises(ValueError, match=r"must hold one state of loss_aware: got 2; pass the part"):
@@ -164,17 +164,17 @@ def test_gradients_are_read_as_they_arrive(problem: Problem) -> None:
 
 
 def test_the_base_gets_the_loss_and_all_other_arguments() -> None:
-    got: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        got.update(extra, params=params)
+        arguments.update(extra, params=params)
         return updates, state
 
     solver = loss_aware(
         optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update), steps_per_epoch=10
     )
     solver.update(jnp.ones(3), solver.init(jnp.ones(3)), "the parameters", value=2, grad="g", anything=3)
-    assert got == {"value": 2.0, "params": "the parameters", "grad": "g", "anything": 3}
+    assert arguments == {"value": 2.0, "params": "the parameters", "grad": "g", "anything": 3}
 
     plateau = optax.chain(optax.sgd(1.0), optax.contrib.reduce_on_plateau(patience=1))
     solver = loss_aware(plateau, steps_per_epoch=10, gamma2=0.0)

@@ -22,14 +22,14 @@ BUILD = "import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.arg
 
 def build(kind: str, folder: Path, source: Path = ROOT) -> Path:
     needs("hatchling")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", BUILD.format(kind=kind), str(folder)],
         cwd=source,
         capture_output=True,
         text=True,
         check=True,
     )
-    return folder / done.stdout.split()[-1]
+    return folder / result.stdout.split()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,17 @@ def test_the_wheel_has_all_that_the_package_reads(wheel: Path) -> None:
 
 def needed_by(name: str) -> set[str]:
     """The installed distributions that one needs, itself included, without extras."""
-    waiting, found = [name], set[str]()
+    waiting, packages = [name], set[str]()
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name not in found:
+        if name not in packages:
             try:
                 requirements = metadata.requires(name) or []
             except metadata.PackageNotFoundError:
                 continue  # for another system
-            found.add(name)
+            packages.add(name)
             waiting += [re.split(r"[^\w.-]", one)[0] for one in requirements if "extra ==" not in one]
-    return found
+    return packages
 
 
 def test_the_core_from_the_wheel_needs_torch_alone(wheel: Path, tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ optimizer.step(loss=1.0)
 assert (p < 1).all()
 print(lossaware.__file__, "numpy" in sys.modules)
 """
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
     )
-    assert done.stdout == f"{tmp_path / 'lossaware' / '__init__.py'} False\n", done.stderr
+    assert result.stdout == f"{tmp_path / 'lossaware' / '__init__.py'} False\n", result.stderr
 
 
 def test_an_import_costs_a_handful_of_small_modules() -> None:
@@ -106,9 +106,9 @@ alone = set(sys.modules) - before
 from lossaware import LGA
 print(*sorted(alone), "|", *sorted(set(sys.modules) - before - alone))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    alone, with_lga = (part.split() for part in done.stdout.split("|"))
-    assert alone == ["lossaware", "lossaware._version", "lossaware.errors"]
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lossaware_modules, with_lga = (part.split() for part in result.stdout.split("|"))
+    assert lossaware_modules == ["lossaware", "lossaware._version", "lossaware.errors"]
     assert all(re.fullmatch(r"lossaware(\.[a-z0-9_]+)+", name) for name in with_lga)
     assert len(with_lga) <= 28
     of_some = "agreement agreement_stepper base_bound compiled deprecated launcher law_kernel optax recipes studies"
@@ -125,9 +125,9 @@ def test_the_source_archive_makes_the_same_wheel(wheel: Path, tmp_path: Path) ->
     assert {path.name for path in (ROOT / "examples").glob("*.*")} <= {
         path.name for path in (source / "examples").iterdir()
     }
-    again = build("wheel", tmp_path, tmp_path / archive.name.removesuffix(".tar.gz"))
-    assert again.name == wheel.name
-    with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(again) as theirs:
+    rebuilt = build("wheel", tmp_path, tmp_path / archive.name.removesuffix(".tar.gz"))
+    assert rebuilt.name == wheel.name
+    with zipfile.ZipFile(wheel) as ours, zipfile.ZipFile(rebuilt) as theirs:
         assert {(i.filename, i.CRC) for i in ours.infolist()} == {(i.filename, i.CRC) for i in theirs.infolist()}
 
 
@@ -165,8 +165,8 @@ def versions() -> list[tuple[dict[str, str], dict[str, str]]]:
 @pytest.mark.parametrize("package", ["python", *VERSIONED])
 def test_the_minimum_version_is_the_lowest_of_the_table(package: str) -> None:
     extras = PROJECT["optional-dependencies"].values()
-    wanted = [f"python{PROJECT['requires-python']}", *PROJECT["dependencies"], *itertools.chain(*extras)]
-    [minimum] = {release(it.removeprefix(f"{package}>=")) for it in wanted if it.startswith(f"{package}>=")}
+    requirements = [f"python{PROJECT['requires-python']}", *PROJECT["dependencies"], *itertools.chain(*extras)]
+    [minimum] = {release(it.removeprefix(f"{package}>=")) for it in requirements if it.startswith(f"{package}>=")}
     tried = {release(of_row[package]) for _, of_row in versions() if package in of_row}
     lowest = min(tried)[:2] if package == "python" else min(tried)  # the table has Python's last part, too
     assert lowest == minimum
@@ -231,13 +231,13 @@ LGA(optimizer, gamma2="auto")  # E
 lga.status.omega = 1.0  # E
 """
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    found = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
+    lines = {int(line.split(":")[1]) for line in result.stdout.splitlines() if ": error:" in line}
     expected = {number for number, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# E")}
-    assert found == expected, done.stdout
+    assert lines == expected, result.stdout

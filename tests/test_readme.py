@@ -18,9 +18,9 @@ QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 def test_the_short_script_trains_and_shows_its_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "script.py"
     script.write_text(next(code for code in PYTHON if "loader = " in code))
-    found = runpy.run_path(str(script))
-    assert found["lga"].status.steps == 24
-    assert set(found["checkpoint"]) == {"optimizer", "lga"}
+    variables = runpy.run_path(str(script))
+    assert variables["lga"].status.steps == 24
+    assert set(variables["checkpoint"]) == {"optimizer", "lga"}
     assert capsys.readouterr().out.startswith("Status(loss=")
 
 
@@ -41,8 +41,8 @@ def test_a_user_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for option, value in smaller.items():
         words[words.index(option) + 1] = value
     assert lossaware(*words[1:], "--epochs", "2") == 0
-    shown = capsys.readouterr().out
-    assert re.search(r"^sgd +1e-2 +(no difference shown|too few seeds to tell) ", shown, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert re.search(r"^sgd +1e-2 +(no difference shown|too few seeds to tell) ", output, re.MULTILINE)
     assert (tmp_path / "lossaware-out" / "report.html").is_file()
 
 

@@ -75,7 +75,7 @@ def expected(sizes: Any = None) -> tuple[list[Any], int, float]:
     """The reference's parameters after each step of SGD, back-offs, and the reported gamma2."""
     law = reference.Law(4, eps=0.3, lower_bound=reference.average())
     scale = float(np.sqrt(np.mean(X**2)))
-    x, mean, factor, found, backoffs = X, np.zeros_like(X), 1.0, [], 0
+    x, mean, factor, positions, backoffs = X, np.zeros_like(X), 1.0, [], 0
     for loss, g in zip(LOSSES, GRADIENTS, strict=True):
         statuses = law.statuses
         omega = law.omega(loss)
@@ -85,10 +85,10 @@ def expected(sizes: Any = None) -> tuple[list[Any], int, float]:
         if omega > 0:
             mean = MOMENTUM * mean + (1 - MOMENTUM) * g
             x = x - factor * SHARE * scale * 0.5 / reference.phi(mean, 0.5)
-        found.append(x)
+        positions.append(x)
     assert 5 < law.open_steps < STEPS
     assert backoffs > 1
-    return found, backoffs, 10 * SHARE * scale * 0.5 * factor
+    return positions, backoffs, 10 * SHARE * scale * 0.5 * factor
 
 
 @pytest.mark.parametrize("way", ["host", "device", "compiled"])
@@ -337,20 +337,20 @@ def test_the_papers_rule_without_arguments() -> None:
     """Algorithm 1 divides gamma2 by 10; its value is that for ten classes."""
     optimizer: Any = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=1, gamma2=BackOff())
-    found = []
+    values = []
     for loss in (1.0, 2.0):
         optimizer.step(loss=loss)
-        found.append(lga.status.gamma2)
-    assert found == [1e-8, pytest.approx(1e-9)]
+        values.append(lga.status.gamma2)
+    assert values == [1e-8, pytest.approx(1e-9)]
 
 
 def test_a_checkpoint_names_the_rule() -> None:
     p = nn.Parameter(torch.ones(3))
-    kept = LGA(torch.optim.SGD([p], lr=0.0), steps_per_epoch=8, gamma2=Derived()).state_dict()
+    state = LGA(torch.optim.SGD([p], lr=0.0), steps_per_epoch=8, gamma2=Derived()).state_dict()
     optimizer = torch.optim.SGD([p], lr=0.0)
     lga = LGA(optimizer, steps_per_epoch=8)
     with pytest.raises(ValueError, match="gamma2 is 'Derived' in the state_dict but 1e-08 here"):
-        lga.load_state_dict(kept)
+        lga.load_state_dict(state)
 
 
 class Lacking:
@@ -393,5 +393,5 @@ def test_no_code_depends_on_the_class_of_a_rule() -> None:
     """Except the kernel, which has the arithmetic of two of them, in one documented place."""
     folder = Path(lossaware.__file__).parent
     asking = re.compile(r"isinstance\([^)]*\b(AutoGamma2|SelfSet|BackOff)\b")
-    found = [path.name for path in folder.glob("*.py") if asking.search(path.read_text(encoding="utf-8"))]
-    assert set(found) <= {"gamma2.py", "law_kernel.py"}
+    files = [path.name for path in folder.glob("*.py") if asking.search(path.read_text(encoding="utf-8"))]
+    assert set(files) <= {"gamma2.py", "law_kernel.py"}

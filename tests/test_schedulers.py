@@ -79,13 +79,13 @@ def settings_without_lga(name: str, make: Callable[[Any], Any]) -> list[dict[str
     params = parameters(X, (10,))
     optimizer = torch_optimizer(name, params, lr=0.1)
     scheduler = make(optimizer)
-    found = []
+    result = []
     for g, loss in zip(GRADIENTS, LOSSES, strict=True):
-        found.append(settings_of(optimizer))
+        result.append(settings_of(optimizer))
         set_gradients(params, g)
         optimizer.step()
         advance(scheduler, loss)
-    return found
+    return result
 
 
 @pytest.mark.parametrize("lga_first", [True, False], ids=["LGA first", "scheduler first"])

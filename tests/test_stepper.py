@@ -11,7 +11,7 @@ import torch
 from lossaware import LGA
 
 
-def made(**settings: Any) -> tuple[torch.nn.Parameter, Any, LGA]:
+def make_lga(**settings: Any) -> tuple[torch.nn.Parameter, Any, LGA]:
     """A base that rests, and LGA whose state is a tensor."""
     p = torch.nn.Parameter(torch.ones(3))
     optimizer: Any = torch.optim.SGD([p], lr=0.0, fused=True)
@@ -23,7 +23,7 @@ def made(**settings: Any) -> tuple[torch.nn.Parameter, Any, LGA]:
 @pytest.mark.parametrize("gamma2", [1e-3, "auto"])
 def test_where_a_scaler_skips_the_step_nothing_changes(gamma2: Any) -> None:
     """The scaler of a fused base reports an overflow. Without the check: parameters or the law would change."""
-    p, optimizer, lga = made(gamma2=gamma2)
+    p, optimizer, lga = make_lga(gamma2=gamma2)
     p.grad = torch.ones(3)
     for loss in (2.0, 1.9):
         optimizer.step(loss=loss)

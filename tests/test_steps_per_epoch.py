@@ -58,14 +58,14 @@ def test_checkpoints_have_the_new_length() -> None:
     _, optimizer, lga = start()
     optimizer.step(loss=1.0)
     lga.steps_per_epoch = 25
-    kept = lga.state_dict()
-    assert kept["hyperparameters"]["steps_per_epoch"] == lga.steps_per_epoch == 25
+    state = lga.state_dict()
+    assert state["hyperparameters"]["steps_per_epoch"] == lga.steps_per_epoch == 25
     _, _, other = start()
     with pytest.raises(ValueError, match="steps_per_epoch is 25 in the state_dict but 4 here"):
-        other.load_state_dict(kept)
+        other.load_state_dict(state)
     other.steps_per_epoch = 25
-    other.load_state_dict(kept)
-    assert other.state_dict() == kept
+    other.load_state_dict(state)
+    assert other.state_dict() == state
 
 
 @pytest.mark.parametrize("change_at", [0, 50])

@@ -199,8 +199,8 @@ def test_11_resuming_in_the_middle_of_an_epoch_is_bit_exact(name: str, dtype: to
         lga = attach(optimizer, steps_per_epoch=7)
         for t in range(20):
             if t == stop:
-                kept = pickle.dumps((params[0].detach(), optimizer.state_dict(), lga.state_dict()))
-                values, optimizer_state, lga_state = pickle.loads(kept)
+                pickled = pickle.dumps((params[0].detach(), optimizer.state_dict(), lga.state_dict()))
+                values, optimizer_state, lga_state = pickle.loads(pickled)
                 params = [torch.nn.Parameter(values)]
                 optimizer = torch_optimizer(name, params)
                 lga = attach(optimizer, steps_per_epoch=7)

@@ -66,9 +66,9 @@ def test_3_phi_reads_unscaled_gradients(name: str, kwargs: dict[str, Any], chann
 
     Phi would read gradients 65536 times too large, and the correction would silently be almost 0.
     """
-    found, lga = amp_run(name, kwargs, channel=channel)
+    result, lga = amp_run(name, kwargs, channel=channel)
     judged = {key: value for key, value in kwargs.items() if key != "fused"}
-    np.testing.assert_allclose(found, final(GRADIENTS, list(LOSSES), name, **judged), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(result, final(GRADIENTS, list(LOSSES), name, **judged), rtol=0, atol=2e-6)
     assert lga.status.steps == 6
 
 
@@ -83,20 +83,20 @@ def test_3_where_the_scaler_skips_nothing_moves(name: str, kwargs: dict[str, Any
     """
     # Torch's own fused momentum does not survive an overflow in its very first step: the buffer stays uninitialised.
     skipped = (1, 3) if name == "momentum" else (0, 3)
-    found, lga = amp_run(name, kwargs, channel=channel, broken=dict.fromkeys(skipped, broken))
-    kept = [t for t in range(6) if t not in skipped]
+    result, lga = amp_run(name, kwargs, channel=channel, broken=dict.fromkeys(skipped, broken))
+    taken = [t for t in range(6) if t not in skipped]
     judged = {key: value for key, value in kwargs.items() if key != "fused"}
-    expected = final([GRADIENTS[t] for t in kept], [LOSSES[t] for t in kept], name, **judged)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
-    assert (lga.status.steps, lga.status.upper_bound) == (4, LOSSES[kept[0]])
+    expected = final([GRADIENTS[t] for t in taken], [LOSSES[t] for t in taken], name, **judged)
+    np.testing.assert_allclose(result, expected, rtol=0, atol=2e-6)
+    assert (lga.status.steps, lga.status.upper_bound) == (4, LOSSES[taken[0]])
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_3_unscaled_and_clipped_by_hand(fused: bool) -> None:
     """unscale_ before the step leaves grad_scale None: unguarded, LGA would unscale a second time or fail."""
-    found, _ = amp_run("sgd", {"fused": fused}, channel="step(loss=)", clip=True)
+    result, _ = amp_run("sgd", {"fused": fused}, channel="step(loss=)", clip=True)
     clipped = [g * 0.5 / np.linalg.norm(g) for g in GRADIENTS]
-    np.testing.assert_allclose(found, final(clipped, list(LOSSES)), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(result, final(clipped, list(LOSSES)), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("broken", [math.inf, -math.inf, math.nan])

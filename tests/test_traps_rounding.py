@@ -12,8 +12,8 @@ from support.traps import LOSSES, attach, numpy, sgd
 pytestmark = pytest.mark.filterwarnings("error:LGA got no loss")
 
 
-@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, 0.0041), (torch.float16, 0.0328)])
-def test_8_a_push_far_below_the_resolution_moves_the_mean(dtype: torch.dtype, kept: float) -> None:
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.bfloat16, 0.0041), (torch.float16, 0.0328)])
+def test_8_a_push_far_below_the_resolution_moves_the_mean(dtype: torch.dtype, rounding: float) -> None:
     """A push of 1e-6 on a weight of 0.05, whose unit in the last place is 2.4e-4 (bfloat16) or 3.1e-5 (float16).
 
     Without the check: rounding to nearest always gives 0.05, and LGA would have no effect.
@@ -30,7 +30,7 @@ def test_8_a_push_far_below_the_resolution_moves_the_mean(dtype: torch.dtype, ke
         optimizer.step(loss=2.0)
         changed.append(p.detach() != before)
     share = 1e-6 / (torch.finfo(dtype).eps * 2.0**-5)  # of elements that fall by one unit, if the mean is right
-    assert share == pytest.approx(kept, rel=0.01)
+    assert share == pytest.approx(rounding, rel=0.01)
     moved = start - numpy(p).mean()
     noise = math.sqrt(share / (n * steps)) / share  # relative standard deviation
     assert moved / (steps * 1e-6) == pytest.approx(1.0, abs=5 * noise)

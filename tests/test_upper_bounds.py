@@ -95,9 +95,9 @@ def test_the_law_is_the_references(losses: list[float], steps: int) -> None:
         state, omega = law.advance(state, loss), judge.omega(loss)
         range_, scale = judge.running, abs(judge.lower) + 1
         assert range_ is not None
-        found = (state.upper, state.origin, state.level, state.spread, state.lower, state.omega, state.gamma2_factor)
+        fields = (state.upper, state.origin, state.level, state.spread, state.lower, state.omega, state.gamma2_factor)
         expected = (judge.upper, judge.origin, range_.level, range_.spread, judge.lower, omega, judge.factor)
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9 * scale, nan_ok=True)
+        assert fields == pytest.approx(expected, rel=1e-9, abs=1e-9 * scale, nan_ok=True)
     assert (state.opened, state.statuses) == (judge.open_steps, judge.statuses)
 
 
@@ -116,7 +116,7 @@ WAYS = ["host", "device", "compiled"]
 
 def trained(way: str, losses: list[float], gradients: list[Any], x: Any, **settings: Any) -> tuple[list[Any], Any]:
     """Parameters after each step of SGD with LGA, and the status."""
-    found = []
+    positions = []
     with default_dtype(torch.float64):
         params = parameters(x, (5,), (3, 2))
         optimizer: Any = torch.optim.SGD(params, lr=1e-3)
@@ -127,8 +127,8 @@ def trained(way: str, losses: list[float], gradients: list[Any], x: Any, **setti
         for loss, gradient in zip(losses, gradients, strict=True):
             set_gradients(params, gradient)
             step(loss)
-            found.append(flat(params))
-    return found, lga.status
+            positions.append(flat(params))
+    return positions, lga.status
 
 
 CHOSEN = [
@@ -148,8 +148,8 @@ def test_steps_are_the_references(way: str, name: str) -> None:
     law = reference.Law(7, 1e-4, running=reference.RunningLevel(4.0, 3))
     expected = list(reference.trajectory(reference.SGD(1e-3), x, gradients, losses, lga=law))
     bound = RunningLevel(memory=3)
-    found, status = trained(way, losses, gradients, x, steps_per_epoch=7, gamma2=1e-4, upper_bound=bound)
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    result, status = trained(way, losses, gradients, x, steps_per_epoch=7, gamma2=1e-4, upper_bound=bound)
+    np.testing.assert_allclose(result, expected, rtol=1e-10)
     assert status.open_share == pytest.approx(law.open_steps / len(losses))
     assert law.open_steps > 10
     assert status.lower_bound == pytest.approx(law.origin + law.lower)
@@ -185,10 +185,10 @@ def test_optax_steps_are_the_references(name: str, double: bool) -> None:
 
 @pytest.mark.parametrize("losses", REMEDIED.values(), ids=REMEDIED)
 def test_the_gate_is_as_open_as_without_the_disturbance(losses: list[float]) -> None:
-    clean, found = walked(CLEAN), walked(losses)
-    assert found.opened >= 0.97 * clean.opened > 0.5 * STEPS
-    assert found.lower == pytest.approx(clean.lower, abs=0.1)
-    assert found.upper == pytest.approx(clean.upper, abs=0.3)
+    clean, disturbed = walked(CLEAN), walked(losses)
+    assert disturbed.opened >= 0.97 * clean.opened > 0.5 * STEPS
+    assert disturbed.lower == pytest.approx(clean.lower, abs=0.1)
+    assert disturbed.upper == pytest.approx(clean.upper, abs=0.3)
 
 
 BLOCKED = {
@@ -240,9 +240,11 @@ def test_an_outlier_moves_it_by_little() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_the_unit_of_the_loss_does_not_matter(name: str) -> None:
     """Scaled by a power of two, losses give the same bits."""
-    here, there = (walked([loss * unit for loss in ALL[name]], rule=AutoGamma2(), steps=50) for unit in (1.0, 2.0**-9))
-    assert here.gamma2_factor == there.gamma2_factor
-    assert [here.upper, here.origin, here.level] == [2.0**9 * f for f in (there.upper, there.origin, there.level)]
+    plain, scaled = (
+        walked([loss * unit for loss in ALL[name]], rule=AutoGamma2(), steps=50) for unit in (1.0, 2.0**-9)
+    )
+    assert plain.gamma2_factor == scaled.gamma2_factor
+    assert [plain.upper, plain.origin, plain.level] == [2.0**9 * f for f in (scaled.upper, scaled.origin, scaled.level)]
 
 
 # Resuming, custom objects, mistakes -----------------------------------------------------------------------------------
@@ -250,11 +252,11 @@ def test_the_unit_of_the_loss_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("stop", [1, 5, 29, 31, 45])
 def test_a_checkpoint_resumes_bitwise(stop: int) -> None:
-    def run(steps: range, p: Any, kept: Any = None) -> Any:
+    def run(steps: range, p: Any, state: Any = None) -> Any:
         optimizer: Any = torch.optim.SGD([p], lr=0.1)
         lga = LGA(optimizer, steps_per_epoch=7, gamma2=1e-3, upper_bound=RunningLevel(memory=3))
-        if kept is not None:
-            lga.load_state_dict(kept)
+        if state is not None:
+            lga.load_state_dict(state)
         for step in steps:
             p.grad = torch.full_like(p, math.sin(step))
             optimizer.step(loss=ALL["a first loss of 0"][step])
@@ -263,19 +265,19 @@ def test_a_checkpoint_resumes_bitwise(stop: int) -> None:
     whole = torch.nn.Parameter(torch.ones(3))
     expected = run(range(60), whole)
     parted = torch.nn.Parameter(torch.ones(3))
-    found = run(range(stop, 60), parted, run(range(stop), parted))
-    assert found == expected
+    resumed = run(range(stop, 60), parted, run(range(stop), parted))
+    assert resumed == expected
     assert torch.equal(parted, whole)
 
 
 def test_a_checkpoint_of_another_upper_bound_is_refused() -> None:
     p = torch.nn.Parameter(torch.ones(3))
-    kept = LGA(torch.optim.SGD([p], lr=0.1), steps_per_epoch=7).state_dict()
+    state = LGA(torch.optim.SGD([p], lr=0.1), steps_per_epoch=7).state_dict()
     other = LGA(torch.optim.SGD([p], lr=0.1), steps_per_epoch=7, upper_bound="running")
     with pytest.raises(
         ValueError, match=r"upper_bound is 'FirstLoss\(\)' .* but 'RunningLevel\(width=4.0, memory=20\)'"
     ):
-        other.load_state_dict(kept)
+        other.load_state_dict(state)
 
 
 class Highest:
@@ -291,14 +293,14 @@ class Highest:
 def expected_with_highest(x: Any, gradients: list[Any], losses: list[float]) -> list[Any]:
     """With the highest loss as U, the gate is never closed from above."""
     law = reference.Law(7, 1e-4)
-    found = []
+    positions = []
     for t, (gradient, loss) in enumerate(zip(gradients, losses, strict=True)):
         law.upper = max(losses[: t + 1])
         x = x - 1e-3 * gradient - law.correction(law.omega(loss), gradient)
-        found.append(x)
+        positions.append(x)
     assert law.closed_above == 0
     assert law.open_steps > 20
-    return found
+    return positions
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -306,10 +308,10 @@ def test_a_custom_object(way: str) -> None:
     rng = np.random.default_rng(0)
     x, gradients, losses = rng.normal(size=11), list(rng.normal(size=(40, 11))), OTHERS["rising"][:1200:30]
     expected = expected_with_highest(x, gradients, losses)
-    found, status = trained(
+    result, status = trained(
         way, losses, gradients, x, steps_per_epoch=7, gamma2=1e-4, backoff=0.1, upper_bound=Highest()
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(result, expected, rtol=1e-10)
     assert status.upper_bound == max(losses)
 
 

@@ -130,7 +130,7 @@ class _Judge:
             own = [push * _stored(p) for push, p in zip(own, self._params, strict=True)]
         self.own = own
         places = [(p.data_ptr(), p.shape) for p in self._params]
-        return [[push for push, there in zip(own, places, strict=True) if there == place] for place in places]
+        return [[push for push, other in zip(own, places, strict=True) if other == place] for place in places]
 
 
 def _stored(p: torch.nn.Parameter) -> Array:
@@ -140,13 +140,13 @@ def _stored(p: torch.nn.Parameter) -> Array:
     return values(rows)
 
 
-def _compare(case: Case, what: str, found: torch.Tensor, base: Array, pushes: list[Array]) -> None:
-    push, after = np.sum(pushes, axis=0), values(found)
+def _compare(case: Case, what: str, parameter: torch.Tensor, base: Array, pushes: list[Array]) -> None:
+    push, after = np.sum(pushes, axis=0), values(parameter)
     expected = base - push
     if case.path not in COMPILED_PATHS and not any(one.any() for one in pushes):
         np.testing.assert_array_equal(after, base, err_msg=f"{what}: not the base's")
         return
-    real = torch.float32 if found.dtype.is_complex else found.dtype
+    real = torch.float32 if parameter.dtype.is_complex else parameter.dtype
     eps, is_narrow = torch.finfo(real).eps, real.itemsize == 2
     size = np.maximum(np.abs(expected), np.maximum(np.abs(base), np.abs(after)))
     if len(pushes) > 1:  # each is rounded, at any position

@@ -70,9 +70,9 @@ class Run:
         xi = XI if isinstance(gamma2, float) else None
         lga = LGA(self.optimizer, steps_per_epoch=STEPS_PER_EPOCH, gamma2=gamma2, xi=xi, backoff=BACKOFF)
         if self.case.path == "Triton":
-            held, settings = lga._stepper.state_on(torch.device("cpu")), lga.settings
+            state, settings = lga._stepper.state_on(torch.device("cpu")), lga.settings
             rest = settings.zero_gradient == "rest"
-            lga._stepper._launcher = kernels.Launcher(settings.law, settings.xi, rest, held)
+            lga._stepper._launcher = kernels.Launcher(settings.law, settings.xi, rest, state)
         if self.case.path == "compiled":
             self.step = lga.compile(backend="aot_eager")
         elif self.case.path == "inductor":
@@ -160,8 +160,8 @@ def values(tensor: Tensor) -> Array:
     tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    found: Array = tensor.reshape(-1).to(torch.float64).numpy().copy()
-    return found
+    array: Array = tensor.reshape(-1).to(torch.float64).numpy().copy()
+    return array
 
 
 def _contiguous(p: Tensor) -> Any:

@@ -127,7 +127,7 @@ def reals(tree: Any) -> reference.Array:
     return np.concatenate([np.zeros(0), *(np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree))])
 
 
-def kept(tree: Any) -> Any:
+def through_numpy(tree: Any) -> Any:
     """A tree after a round trip through bytes."""
 
     def through(leaf: Any) -> Any:
@@ -144,7 +144,7 @@ def test_trajectory(case: Case) -> None:
     with case.precision():
         base, solver = BASES[case.base](), case.solver()
         params = case.tree(-1)
-        state, alone = solver.init(params), base.init(params)
+        state, base_state = solver.init(params), base.init(params)
         ours, theirs = case.update(solver), case.update(base)
         law = reference.Law(STEPS_PER_EPOCH, GAMMA2, xi=XI, backoff=BACKOFF)
         scale = max(float(np.sqrt((reals(params) ** 2).mean())) if reals(params).size else 0.0, 1e-3)
@@ -152,7 +152,7 @@ def test_trajectory(case: Case) -> None:
         for step, loss in enumerate(LOSSES):
             g = case.tree(step)
             updates, state = ours(g, state, params, jnp.asarray(loss))
-            expected, alone = theirs(g, alone, params, jnp.asarray(loss))
+            expected, base_state = theirs(g, base_state, params, jnp.asarray(loss))
             if case.gamma2 == "auto":
                 push = auto.correction(auto.share(loss), reals(g))
             else:
@@ -174,14 +174,14 @@ def test_gamma2_of_0_is_the_base(case: Case) -> None:
     with case.precision():
         base, solver = BASES[case.base](), loss_aware(BASES[case.base](), steps_per_epoch=STEPS_PER_EPOCH, gamma2=0.0)
         params = case.tree(-1)
-        state, alone = solver.init(params), base.init(params)
+        state, base_state = solver.init(params), base.init(params)
         ours, theirs = case.update(solver), case.update(base)
         for step, loss in enumerate(LOSSES[:3]):
             updates, state = ours(case.tree(step), state, params, jnp.asarray(loss))
-            expected, alone = theirs(case.tree(step), alone, params, jnp.asarray(loss))
+            expected, base_state = theirs(case.tree(step), base_state, params, jnp.asarray(loss))
             if case.mode == "eager":
                 assert same(updates, expected)
-                assert same(state.base, alone)
+                assert same(state.base, base_state)
             else:
                 np.testing.assert_allclose(reals(updates), reals(expected), rtol=1e-5, atol=1e-9)
             params = optax.apply_updates(params, expected)
@@ -193,16 +193,16 @@ def test_resume(case: Case) -> None:
     with case.precision():
         solver, params = case.solver(), case.tree(-1)
         step_of, state = case.update(solver), case.solver().init(params)
-        again: Any = None
+        restored: Any = None
         for step, loss in enumerate(LOSSES[:6]):
             if step == 4:
-                again = kept((params, state))
-            if again is not None:
-                updates, later = step_of(case.tree(step), again[1], again[0], jnp.asarray(loss))
-                again = optax.apply_updates(again[0], updates), later
+                restored = through_numpy((params, state))
+            if restored is not None:
+                updates, later = step_of(case.tree(step), restored[1], restored[0], jnp.asarray(loss))
+                restored = optax.apply_updates(restored[0], updates), later
             updates, state = step_of(case.tree(step), state, params, jnp.asarray(loss))
             params = optax.apply_updates(params, updates)
-        assert same((params, state), again)
+        assert same((params, state), restored)
 
 
 @pytest.mark.parametrize("gamma2", ["fixed", "auto"])
@@ -220,15 +220,15 @@ def test_a_part_of_the_parameters(wrapper: str, gamma2: str) -> None:
     else:
         part = optax.multi_transform({"lga": solver, "rest": optax.set_to_zero()}, {"a": "lga", "c": "rest"})
     updates, state = case.update(part)(g, part.init(params), params, jnp.asarray(1.0))
-    alone, _ = case.update(solver)(g["a"], solver.init(params["a"]), params["a"], jnp.asarray(1.0))
-    np.testing.assert_allclose(reals(updates["a"]), reals(alone), rtol=1e-6)
+    of_part, _ = case.update(solver)(g["a"], solver.init(params["a"]), params["a"], jnp.asarray(1.0))
+    np.testing.assert_allclose(reals(updates["a"]), reals(of_part), rtol=1e-6)
     assert not reals(updates["c"]).any()
     assert status(state).steps == 1
 
 
 def test_no_public_optimizer_is_left_out() -> None:
     """By their first argument, a learning rate."""
-    found = set()
+    names = set()
     for module in (optax, contrib):
         for name, value in vars(module).items():
             if (
@@ -237,6 +237,6 @@ def test_no_public_optimizer_is_left_out() -> None:
                 and "GradientTransformation" in str(inspect.signature(value).return_annotation)
             ):
                 first = next(iter(inspect.signature(value).parameters), "")
-                found |= {name} if first in ("learning_rate", "max_learning_rate") else set()
-    assert len(found) > 20
-    assert found <= {*BASES, *LEFT_OUT}
+                names |= {name} if first in ("learning_rate", "max_learning_rate") else set()
+    assert len(names) > 20
+    assert names <= {*BASES, *LEFT_OUT}

@@ -32,13 +32,13 @@ else:
 
 
 def test_it_is_the_databases() -> None:
-    done = subprocess.run([sys.executable, "-c", _READ], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    if isinstance(found, str):
-        pytest.skip(f"this torch has no torch.testing._internal.common_optimizers that can be imported: {found}")
+    result = subprocess.run([sys.executable, "-c", _READ], capture_output=True, text=True, check=True)
+    database = json.loads(result.stdout.splitlines()[-1])
+    if isinstance(database, str):
+        pytest.skip(f"this torch has no torch.testing._internal.common_optimizers that can be imported: {database}")
     version = torch.__version__
-    assert {name for name, *_ in found} <= set(OPTION_SETS), f"torch {version} has further optimizers"
-    for name, options, has_foreach, has_fused, is_sparse in found:
+    assert {name for name, *_ in database} <= set(OPTION_SETS), f"torch {version} has further optimizers"
+    for name, options, has_foreach, has_fused, is_sparse in database:
         missing = set(options) - {repr(one) for one in OPTION_SETS[name].values()}
         assert not missing, f"torch {version} has further option sets of {name}"
         assert has_foreach == (name in FOREACH)

@@ -91,15 +91,15 @@ def test_any_layout_has_the_same_bits_by_both(
 ) -> None:
     values, slopes, earlier = (torch.tensor(data.draw(st.lists(numbers, min_size=60, max_size=60))) for _ in range(3))
     gradient = VIEWS[view](slopes.to(of_gradient))
-    found = []
+    both = []
     for library in (native.library, lambda: None):
         p = VIEWS[view](values.to(dtype, copy=True))
         mean = laid_out(VIEWS[view](earlier.to(WORK[dtype], copy=True)), of_mean, p)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "library", library)
             pushed([(p, laid_out(gradient, layout, p))], [mean], amount)
-        found.append((p, mean))
-    (p, mean), (other, mean_of_other) = found
+        both.append((p, mean))
+    (p, mean), (other, mean_of_other) = both
     assert same_bits(mean, mean_of_other)
     assert same_bits(p, other)
 
@@ -129,7 +129,7 @@ def test_an_amount_of_zero_moves_nothing() -> None:
 def test_pairs_of_all_kinds_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Contiguous and not, with a mean and without one, of several dtypes: as each by itself."""
 
-    def made() -> tuple[list[tuple[Tensor, Tensor]], list[Tensor | None]]:
+    def make_pairs() -> tuple[list[tuple[Tensor, Tensor]], list[Tensor | None]]:
         pairs, means = [], []
         for number, (dtype, view) in enumerate((d, v) for d in DTYPES for v in ("transposed", "a part in the middle")):
             p, g = (VIEWS[view](values) for values in problem(dtype, 60))
@@ -137,7 +137,7 @@ def test_pairs_of_all_kinds_go_together(monkeypatch: pytest.MonkeyPatch) -> None
             means.append(mean_of(p) if number % 3 else None)
         return pairs, means
 
-    (pairs, means), (others, other_means) = made(), made()
+    (pairs, means), (others, other_means) = make_pairs(), make_pairs()
     pushed(pairs, means)
     monkeypatch.setattr(native, "library", lambda: None)
     pushed(others, other_means)
@@ -160,8 +160,8 @@ def a_batch() -> list[Row]:
 def table_of(batch: list[Row], *, means: bool = True) -> object:
     library = native.library()
     assert library is not None
-    parameters, gradients, kept = zip(*batch, strict=True)
-    return library.table(parameters, gradients, kept if means else (), 1)
+    parameters, gradients, batch_means = zip(*batch, strict=True)
+    return library.table(parameters, gradients, batch_means if means else (), 1)
 
 
 class Other(Tensor):
@@ -226,20 +226,20 @@ def test_thousands_of_small_tensors_are_looked_at_together(
     means: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not each by itself, which takes several times as long as their arithmetic; and to the same bits."""
-    found = []
+    both = []
     for together in (True, False):
         if not together:
             monkeypatch.setattr(native.library(), "_torch", None)
         p, g = problem(dtype, 6000)
         parameters, gradients = p.clone().split(11), g.split(11)
-        kept = [mean_of(some) for some in parameters]
+        moved_means = [mean_of(some) for some in parameters]
         with monkeypatch.context() as patch:
             if together:
                 patch.setattr(of_correction, "is_flat", lambda *_: pytest.fail("looked at one by one"))
             pairs = list(zip(parameters, gradients, strict=True))
             correction = Correction(XI, "push")
             correction.reseed(3)
-            correction.apply(pairs, AMOUNT, means=Means(kept, WEIGHT) if means else None)
+            correction.apply(pairs, AMOUNT, means=Means(moved_means, WEIGHT) if means else None)
         assert not same_bits(torch.cat(parameters), p)
-        found.append((torch.cat(parameters), torch.cat(kept)))
-    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
+        both.append((torch.cat(parameters), torch.cat(moved_means)))
+    assert all(same_bits(a, b) for a, b in zip(*both, strict=True))

@@ -139,22 +139,22 @@ def test_a_write_that_fails_leaves_nothing(
 @needs_library
 def test_it_is_on_the_disk_before_it_is_found(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the check: after a power failure the name is there, and not the content."""
-    done: list[str] = []
+    calls: list[str] = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("fsync") or fsync(descriptor))
-    monkeypatch.setattr(os, "replace", lambda a, b: done.append("replace") or replace(a, b))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append("fsync") or fsync(descriptor))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append("replace") or replace(a, b))
     assert found_again() is not None
-    assert done == ["fsync", "replace", "fsync"]
+    assert calls == ["fsync", "replace", "fsync"]
 
 
 @needs_library
 def test_processes_that_compile_it_at_the_same_time(cache: Path) -> None:
     program = "import sys; from lossaware.correction import native; sys.exit(native.library() is None)"
     paths = os.pathsep.join([str(Path(native.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    begun = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": paths}) for _ in range(3)
     ]
-    assert [process.wait() for process in begun] == [0, 0, 0]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     assert not list(cache.glob("*.tmp"))
     assert works(found_again())
 
@@ -350,14 +350,14 @@ loaded = [name in sys.modules for name in ("lossaware.launcher", "lossaware.comp
 print(*loaded, lossaware.correction.native.library.cache_info().currsize)
 """
     paths = os.pathsep.join([str(Path(native.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["False", "False", "0"], done.stderr
+    assert result.stdout.split() == ["False", "False", "0"], result.stderr
     assert not cache.exists()
 
 

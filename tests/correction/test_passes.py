@@ -163,11 +163,11 @@ def test_any_pair_has_the_same_bits_by_both_and_the_references_numbers(
     else:
         spacing = torch.finfo(dtype).eps * exact.abs().clamp(min=torch.finfo(dtype).tiny)
         slack = spacing * 1.001 + 4 * torch.finfo(work).eps * push.abs()
-    found = after.double()
+    result = after.double()
     largest = torch.finfo(dtype).max
     finite = exact.isfinite() & (exact.abs() < 0.999 * largest) & (push.abs() < 1e38 if work == torch.float32 else True)
-    assert ((found - exact).abs() <= slack)[finite].all()
-    assert torch.equal(found.isnan(), exact.isnan())
+    assert ((result - exact).abs() <= slack)[finite].all()
+    assert torch.equal(result.isnan(), exact.isnan())
     touched = torch.zeros(60, dtype=torch.bool)
     VIEWS[view](touched).fill_(True)
     assert same_bits(bases[1][~touched], bases[0][~touched])
@@ -179,16 +179,16 @@ def test_any_pair_has_the_same_bits_by_both_and_the_references_numbers(
 def test_an_amount_beyond_the_precision_of_the_arithmetic(dtype: torch.dtype, amount: float) -> None:
     """Values too small for float32 are 0 and cause no push, too large ones are infinite. float64 is kept."""
     g = torch.tensor([1.0, -1.0, 0.0, torch.nan, torch.inf], dtype=dtype)
-    found = applied(torch.ones(5, dtype=dtype), g, amount=amount)
+    result = applied(torch.ones(5, dtype=dtype), g, amount=amount)
     rounded = amount if dtype == torch.float64 else float(torch.tensor(amount, dtype=torch.float64).float())
     if rounded == 0:
-        assert torch.equal(found, torch.ones(5, dtype=dtype))
+        assert torch.equal(result, torch.ones(5, dtype=dtype))
     elif rounded == torch.inf:
-        assert found[:3].tolist() == [-torch.inf, torch.inf, -torch.inf]
-        assert found[3:].isnan().all()
+        assert result[:3].tolist() == [-torch.inf, torch.inf, -torch.inf]
+        assert result[3:].isnan().all()
     else:
-        assert found[:3].tolist() == pytest.approx([1 - amount / 1.01, 1 + amount / 1.01, 1 - amount / XI])
-    assert same_bits(found, applied(torch.ones(5, dtype=dtype), g, amount=torch.tensor(amount, dtype=torch.float64)))
+        assert result[:3].tolist() == pytest.approx([1 - amount / 1.01, 1 + amount / 1.01, 1 - amount / XI])
+    assert same_bits(result, applied(torch.ones(5, dtype=dtype), g, amount=torch.tensor(amount, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize("zero_gradient", ["push", "rest"])
@@ -268,25 +268,25 @@ class Counted(TorchDispatchMode):
         before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         out = func(*args, **(kwargs or {}))
         self.operators.append(str(func))
-        for made in tree_leaves(out):
-            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in before:
-                self.largest_bytes = max(self.largest_bytes, made.untyped_storage().nbytes())
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in before:
+                self.largest_bytes = max(self.largest_bytes, tensor.untyped_storage().nbytes())
         return out
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors each call of the compiled library gets."""
-    library, seen = native.library(), []
+    library, counts = native.library(), []
     assert library is not None
     push = library._push
 
     def counting(kind: int, count: int, *rest: Any) -> None:
-        seen.append(count)
+        counts.append(count)
         push(kind, count, *rest)
 
     monkeypatch.setattr(library, "_push", counting)
-    return seen
+    return counts
 
 
 @needs_library
@@ -327,14 +327,14 @@ def test_a_dense_layout_is_processed_in_memory_order(
     """Without the check: views of each tensor at each step, or copies."""
     shape = (2, 3, 4, 5) if layout is torch.channels_last else (2, 3, 4, 5, 6)
     p, g = (torch.randn(shape, dtype=torch.bfloat16).to(memory_format=layout) for _ in range(2))
-    found, without = p.clone(), p.clone()
+    pushed, without = p.clone(), p.clone()
     with Counted() as counted:
-        Correction(XI, "push").apply([(found, g)], 1.0)
+        Correction(XI, "push").apply([(pushed, g)], 1.0)
     assert counted.operators == []
-    assert not torch.equal(found, p)
+    assert not torch.equal(pushed, p)
     monkeypatch.setattr(native, "library", lambda: None)
     Correction(XI, "push").apply([(without, g)], 1.0)
-    assert same_bits(found.contiguous(), without.contiguous())
+    assert same_bits(pushed.contiguous(), without.contiguous())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

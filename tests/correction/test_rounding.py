@@ -41,8 +41,8 @@ def test_noise_differs_between_steps_tensors_and_places() -> None:
         return one != p, two != p
 
     drawn = [*ups(1), *ups(2)]
-    again = [*ups(1), *ups(2)]
-    assert all(torch.equal(a, b) for a, b in zip(drawn, again, strict=True))
+    drawn_again = [*ups(1), *ups(2)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, drawn_again, strict=True))
     shares = torch.stack(drawn).double()
     assert ((shares.mean(1) > 0.4) & (shares.mean(1) < 0.6)).all()
     # Five standard errors of a correlation of 4,096 independent draws.
@@ -55,14 +55,14 @@ def test_noise_differs_between_steps_tensors_and_places() -> None:
 def test_the_noise_goes_by_the_order_in_memory(dtype: torch.dtype) -> None:
     """Dimensions by decreasing stride, with any gaps between the elements."""
     for view in VIEWS.values():
-        found = view(torch.full((60,), 0.05, dtype=dtype))
-        order = sorted(range(found.dim()), key=found.stride, reverse=True)
-        plain = torch.full([found.shape[i] for i in order], 0.05, dtype=dtype)
-        for p in (found, plain):
+        result = view(torch.full((60,), 0.05, dtype=dtype))
+        order = sorted(range(result.dim()), key=result.stride, reverse=True)
+        plain = torch.full([result.shape[i] for i in order], 0.05, dtype=dtype)
+        for p in (result, plain):
             correction = Correction(1.0, "push")
             correction.reseed(7)
             correction.apply([(p, torch.ones(p.shape, dtype=dtype))], 2 * 1e-5)
-        assert torch.equal(found.permute(order), plain)
+        assert torch.equal(result.permute(order), plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -70,18 +70,18 @@ def test_a_value_is_rounded_to_one_of_its_neighbours(dtype: torch.dtype) -> None
     """Over all exponents; representable values do not change, nor do infinities and NaN."""
     exact = torch.arange(1 << 16).to(torch.uint16).view(dtype)
     places, key = torch.arange(1 << 16), noise_key(1, 1)
-    kept = round_to(dtype, exact.float(), places, key)
-    assert torch.equal(kept.view(torch.int16)[~exact.isnan()], exact.view(torch.int16)[~exact.isnan()])
-    assert torch.equal(kept.isnan(), exact.isnan())
+    rounded = round_to(dtype, exact.float(), places, key)
+    assert torch.equal(rounded.view(torch.int16)[~exact.isnan()], exact.view(torch.int16)[~exact.isnan()])
+    assert torch.equal(rounded.isnan(), exact.isnan())
     finite = exact[exact.isfinite() & (exact >= 0)].sort().values
     low, high = finite[:-1], finite[1:]
     for share in (0.01, 0.5, 0.99):
         between = (low.double() + share * (high.double() - low.double())).float()
-        found = round_to(dtype, between, torch.arange(len(between)), key)
-        assert ((found == low) | (found == high)).all()
-        assert (found == high).double().mean().item() == pytest.approx(share, abs=0.02)
+        result = round_to(dtype, between, torch.arange(len(between)), key)
+        assert ((result == low) | (result == high)).all()
+        assert (result == high).double().mean().item() == pytest.approx(share, abs=0.02)
         negative = round_to(dtype, -between, torch.arange(len(between)), key)
-        assert torch.equal(negative, -found)
+        assert torch.equal(negative, -result)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -47,7 +47,7 @@ def main(folder: Path, rows: int, accumulate: int, even_batches: bool, join: boo
                     optimizer.zero_grad()
     except RuntimeError as raised:
         error = str(raised)
-    found = {
+    results = {
         "processes": accelerator.num_processes,
         "steps_per_epoch": settings["steps_per_epoch"],
         "sizes": sizes,
@@ -55,7 +55,7 @@ def main(folder: Path, rows: int, accumulate: int, even_batches: bool, join: boo
         "state": lga.state_dict(),
         "error": error,
     }
-    torch.save(found, folder / f"{accelerator.process_index}.pt")
+    torch.save(results, folder / f"{accelerator.process_index}.pt")
 
 
 if __name__ == "__main__":

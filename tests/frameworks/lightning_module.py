@@ -38,7 +38,7 @@ class Module(pl.LightningModule):  # type: ignore[misc]  # mypy does not look in
             self.run = Attached(self.optimizer, lga, record(self.optimizer))
 
 
-def trainer(**kwargs: Any) -> Any:
+def make_trainer(**kwargs: Any) -> Any:
     options = {
         "accelerator": "cpu",
         "devices": 1,

@@ -34,12 +34,12 @@ def net(device: str = "cpu") -> nn.Sequential:
 def batches(count: int, size: int = 8, seed: int = 0, device: str = "cpu") -> list[Batch]:
     """Regression batches whose losses go up and down."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    result = []
     for _ in range(count):
         x = torch.randn(size, 6, generator=generator)
         y = x.sum(1, keepdim=True) * (0.5 + torch.rand(1, generator=generator))
-        found.append((x.to(device), y.to(device)))
-    return found
+        result.append((x.to(device), y.to(device)))
+    return result
 
 
 def loss_of(module: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:

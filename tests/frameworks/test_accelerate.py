@@ -37,7 +37,7 @@ from lossaware.recipes.accelerate import attach, backward, steps_per_epoch  # no
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> Iterator[None]:
+def _single_process() -> Iterator[None]:
     """Accelerate keeps its state in the process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="LGA got no loss")
@@ -196,9 +196,9 @@ def launch(folder: Path, rows: int, accumulate: int = 1, even_batches: bool = Tr
         timeout=240,
     )
     assert started.returncode == 0, started.stderr
-    found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    assert [one["processes"] for one in found] == [2, 2]
-    return found
+    results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [one["processes"] for one in results] == [2, 2]
+    return results
 
 
 def dealt_out(rows: int) -> list[Any]:
@@ -234,8 +234,8 @@ def test_launched(tmp_path: Path, rows: int, accumulate: int, even_batches: bool
 
 def test_uneven_inputs_are_refused_and_no_rank_waits(tmp_path: Path) -> None:
     """Where one process has a batch more, ``even_batches=False`` needs ``join_uneven_inputs``, which LGA refuses."""
-    found = launch(tmp_path, 10, even_batches=False, join=True)
-    for one in found:
+    results = launch(tmp_path, 10, even_batches=False, join=True)
+    for one in results:
         assert one["steps_per_epoch"] == 3
         assert one["trajectory"] == []
         assert "all ranks need equally many steps, but this model is under join()" in one["error"]

@@ -54,10 +54,10 @@ assert moved > 1e-5, moved
 def test_an_engine_is_a_plain_loop() -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed, and no extra brings it: pip install deepspeed")
     ranks = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env=os.environ | ranks | {"DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-3000:]

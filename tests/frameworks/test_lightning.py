@@ -18,7 +18,7 @@ from lightning.fabric import Fabric  # noqa: E402
 from lightning.fabric.plugins import MixedPrecision as FabricMixedPrecision  # noqa: E402
 from lightning.pytorch.loggers.logger import DummyLogger  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
-from lightning_module import Module, loader, trainer  # noqa: E402
+from lightning_module import Module, loader, make_trainer  # noqa: E402
 from loop import (  # noqa: E402
     SETTINGS,
     assert_matters,
@@ -55,9 +55,9 @@ def _quiet() -> Iterator[None]:
 
 def fit(module: Any, data: Any, **kwargs: Any) -> Any:
     """Fit with the callback; the trainer."""
-    made = trainer(**{"callbacks": [LossAware()], **kwargs})
-    made.fit(module, data)
-    return made
+    trainer = make_trainer(**{"callbacks": [LossAware()], **kwargs})
+    trainer.fit(module, data)
+    return trainer
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -140,7 +140,7 @@ def test_checkpoint_and_resume(tmp_path: Path, batches_per_epoch: int) -> None:
     whole, first, second = Module(), Module(), Module()
     fit(whole, data, max_epochs=2)
     fit(first, data).save_checkpoint(tmp_path / "half.ckpt")
-    trainer(max_epochs=2, callbacks=[LossAware()]).fit(
+    make_trainer(max_epochs=2, callbacks=[LossAware()]).fit(
         second, data, ckpt_path=tmp_path / "half.ckpt", weights_only=True
     )
     assert_same([*first.run.trajectory, *second.run.trajectory], whole.run.trajectory)
@@ -152,7 +152,7 @@ def test_a_checkpoint_without_lga_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "without.ckpt"
     fit(Module(with_lga=False), loader(batches(2)), callbacks=[]).save_checkpoint(path)
     with pytest.raises(RuntimeError, match="the same configure_optimizers and the same callbacks"):
-        trainer(max_epochs=2, callbacks=[LossAware()]).fit(Module(), loader(batches(2)), ckpt_path=path)
+        make_trainer(max_epochs=2, callbacks=[LossAware()]).fit(Module(), loader(batches(2)), ckpt_path=path)
 
 
 def test_the_callback_attaches_lga_where_configure_optimizers_does_not() -> None:

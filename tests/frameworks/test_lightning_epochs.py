@@ -18,7 +18,7 @@ pl = needs("lightning.pytorch")
 from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder  # noqa: E402
 from lightning.pytorch.strategies import SingleDeviceStrategy  # noqa: E402
 from lightning.pytorch.tuner import Tuner  # noqa: E402
-from lightning_module import Module, loader, trainer  # noqa: E402
+from lightning_module import Module, loader, make_trainer  # noqa: E402
 from loop import SETTINGS, Attached, assert_same, batches, net, record, sgd, train  # noqa: E402
 
 from lossaware import LGA, UsageError  # noqa: E402
@@ -65,9 +65,11 @@ class Adjustable(Module):
 
 
 def run(module: Any, data: Any = None, callbacks: Any = (), **kwargs: Any) -> Any:
-    made = trainer(**{"callbacks": [*callbacks, LossAware(**({} if module.with_lga else WITHOUT_STEPS))], **kwargs})
-    made.fit(module, data)
-    return made
+    trainer = make_trainer(
+        **{"callbacks": [*callbacks, LossAware(**({} if module.with_lga else WITHOUT_STEPS))], **kwargs}
+    )
+    trainer.fit(module, data)
+    return trainer
 
 
 # How many steps -------------------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ def test_data_without_a_length_is_refused_in_one_line_before_training() -> None:
 def test_data_without_a_length_is_given_one(settings: Any, options: Any, steps: int) -> None:
     module = Module(with_lga=False)
     data = torch.utils.data.DataLoader(Endless(), batch_size=None)
-    trainer(callbacks=[LossAware(**settings)], max_epochs=2, **options).fit(module, data)
+    make_trainer(callbacks=[LossAware(**settings)], max_epochs=2, **options).fit(module, data)
     assert module.run.lga.steps_per_epoch == steps
     assert module.run.lga.status.statuses == 2
 
@@ -151,7 +153,7 @@ def test_with_gamma2_0_the_callback_changes_nothing_that_is_random() -> None:
     for callbacks in ([], [LossAware(gamma2=0.0)]):
         module = Random()
         torch.manual_seed(1)
-        trainer(max_epochs=2, callbacks=callbacks).fit(module)
+        make_trainer(max_epochs=2, callbacks=callbacks).fit(module)
         ends.append([p.detach() for p in module.parameters()])
     assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
 
@@ -161,15 +163,15 @@ def test_with_gamma2_0_the_callback_changes_nothing_that_is_random() -> None:
 
 def test_it_follows_the_accumulation(caplog: pytest.LogCaptureFixture) -> None:
     module = Module(with_lga=False)
-    seen: list[int] = []
+    lengths: list[int] = []
 
     class See(pl.Callback):  # type: ignore[misc, name-defined]  # mypy does not look into Lightning
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            seen.append(module.run.lga.steps_per_epoch)
+            lengths.append(module.run.lga.steps_per_epoch)
 
     with caplog.at_level(logging.INFO, "lossaware"):
         run(module, loader(batches(8)), [GradientAccumulationScheduler({1: 4}), See()], max_epochs=3)
-    assert seen == [8, 2, 2]
+    assert lengths == [8, 2, 2]
     assert "steps_per_epoch is now 2 and was 8" in caplog.text
     assert module.run.lga.status.statuses == 3
 
@@ -192,7 +194,7 @@ def test_a_fixed_number_does_not_change() -> None:
     run(module, loader(batches(6)), [GradientAccumulationScheduler({1: 2})], max_epochs=2)
     assert module.run.lga.steps_per_epoch == SETTINGS["steps_per_epoch"] == 4
     module = Module(with_lga=False)
-    trainer(callbacks=[LossAware(**SETTINGS), GradientAccumulationScheduler({1: 2})], max_epochs=2).fit(
+    make_trainer(callbacks=[LossAware(**SETTINGS), GradientAccumulationScheduler({1: 2})], max_epochs=2).fit(
         module, loader(batches(6))
     )
     assert module.run.lga.steps_per_epoch == 4
@@ -201,9 +203,9 @@ def test_a_fixed_number_does_not_change() -> None:
 def test_a_run_resumes_with_epochs_of_another_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first, second = Module(with_lga=False), Module(with_lga=False)
     run(first, loader(batches(8))).save_checkpoint(tmp_path / "half.ckpt")
-    made = trainer(callbacks=[LossAware(**WITHOUT_STEPS)], max_epochs=2)
+    trainer = make_trainer(callbacks=[LossAware(**WITHOUT_STEPS)], max_epochs=2)
     with caplog.at_level(logging.INFO, "lossaware"):
-        made.fit(second, loader(batches(5)), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+        trainer.fit(second, loader(batches(5)), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert "steps_per_epoch is now 5 and was 8 in the checkpoint" in caplog.text
     assert second.run.lga.status.statuses == 2
     assert second.run.lga.status.steps == 13
@@ -220,7 +222,7 @@ def test_a_run_resumes_where_the_strategy_restores_late(tmp_path: Path) -> None:
 
     first, second, whole = (Module(with_lga=False) for _ in range(3))
     run(first, loader(batches(6))).save_checkpoint(tmp_path / "half.ckpt")
-    late = trainer(strategy=Late("cpu"), max_epochs=2, callbacks=[LossAware(**WITHOUT_STEPS)])
+    late = make_trainer(strategy=Late("cpu"), max_epochs=2, callbacks=[LossAware(**WITHOUT_STEPS)])
     late.fit(second, loader(batches(6)), ckpt_path=tmp_path / "half.ckpt")
     run(whole, loader(batches(6)), max_epochs=2)
     assert_same([*first.run.trajectory, *second.run.trajectory], whole.run.trajectory)
@@ -235,9 +237,9 @@ def test_deepspeed_is_refused() -> None:
 
 def test_a_fixed_number_must_equal_the_checkpoints(tmp_path: Path) -> None:
     run(Module(), loader(batches(2))).save_checkpoint(tmp_path / "half.ckpt")
-    made = trainer(callbacks=[LossAware(**{**SETTINGS, "steps_per_epoch": 7})], max_epochs=2)
+    trainer = make_trainer(callbacks=[LossAware(**{**SETTINGS, "steps_per_epoch": 7})], max_epochs=2)
     with pytest.raises(ValueError, match="steps_per_epoch is 4 in the state_dict but 7 here"):
-        made.fit(Module(with_lga=False), loader(batches(2)), ckpt_path=tmp_path / "half.ckpt")
+        trainer.fit(Module(with_lga=False), loader(batches(2)), ckpt_path=tmp_path / "half.ckpt")
 
 
 # Tuners ---------------------------------------------------------------------------------------------------------------
@@ -280,10 +282,10 @@ def test_a_batch_size_finder(tmp_path: Path, by: str, with_lga: bool, mode: Any)
     options: dict[str, Any] = {"mode": mode, "max_trials": 3, "steps_per_trial": 2}
     callbacks = [BatchSizeFinder(**options)] if by == "BatchSizeFinder" else []
     ours = LossAware(**({} if with_lga else WITHOUT_STEPS))
-    made = trainer(default_root_dir=tmp_path, callbacks=[*callbacks, ours])
+    trainer = make_trainer(default_root_dir=tmp_path, callbacks=[*callbacks, ours])
     if by == "Tuner":
-        Tuner(made).scale_batch_size(module, **options)
-    made.fit(module)
+        Tuner(trainer).scale_batch_size(module, **options)
+    trainer.fit(module)
     assert module.batch_size > 2
     assert_untouched(module)
 
@@ -295,10 +297,10 @@ def test_a_learning_rate_finder(tmp_path: Path, by: str, with_lga: bool) -> None
     module = Adjustable(with_lga)
     callbacks = [LearningRateFinder(num_training_steps=30)] if by == "LearningRateFinder" else []
     ours = LossAware(**({} if with_lga else WITHOUT_STEPS))
-    made = trainer(default_root_dir=tmp_path, callbacks=[*callbacks, ours])
+    trainer = make_trainer(default_root_dir=tmp_path, callbacks=[*callbacks, ours])
     if by == "Tuner":
-        Tuner(made).lr_find(module, num_training=30)
-    made.fit(module)
+        Tuner(trainer).lr_find(module, num_training=30)
+    trainer.fit(module)
     assert module.lr != 0.05
     assert_untouched(module)
 
@@ -320,18 +322,18 @@ def test_a_learning_rate_finder_in_the_midst_of_training(tmp_path: Path) -> None
     before: list[Any] = []
     after: list[Any] = []
     module = Adjustable()
-    made = trainer(
+    outer = make_trainer(
         default_root_dir=tmp_path, max_epochs=2, callbacks=[Later(num_training_steps=20), LossAware(**WITHOUT_STEPS)]
     )
-    made.fit(module)
+    outer.fit(module)
     assert before[0]["state"]["steps"] == 20
     assert before == after
     assert module.run.lga.status.steps == 40
     assert module.run.lga.status.steps_without_loss == 0
     module = Adjustable()
-    made.fit_loop.max_epochs = 4
-    made.callbacks = made.callbacks[1:]
-    made.fit(module)  # this does not affect the next fit
+    outer.fit_loop.max_epochs = 4
+    outer.callbacks = outer.callbacks[1:]
+    outer.fit(module)  # this does not affect the next fit
     assert module.run.lga.status.steps == 40
 
 
@@ -341,9 +343,9 @@ def test_the_checkpoint_of_a_tuner_does_not_replace_the_one_to_resume_from(tmp_p
     first, second = Adjustable(), Adjustable()
     run(first).save_checkpoint(tmp_path / "half.ckpt")
     finder = BatchSizeFinder(max_trials=1, steps_per_trial=2)
-    made = trainer(default_root_dir=tmp_path, callbacks=[finder, LossAware(**WITHOUT_STEPS)])
-    made.fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert made.global_step == 20
+    trainer = make_trainer(default_root_dir=tmp_path, callbacks=[finder, LossAware(**WITHOUT_STEPS)])
+    trainer.fit(second, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert trainer.global_step == 20
     assert second.run.lga.status.steps == 40
     assert second.run.lga.status.upper_bound == first.run.lga.status.upper_bound
 
@@ -354,10 +356,10 @@ def test_testing_with_a_checkpoint_leaves_the_status_alone(tmp_path: Path) -> No
             return
 
     module = Tested(with_lga=False)
-    made = run(module, loader(batches(4)))
-    made.save_checkpoint(tmp_path / "early.ckpt")
-    made.fit_loop.max_epochs = 2
-    made.fit(module, loader(batches(4)))
+    trainer = run(module, loader(batches(4)))
+    trainer.save_checkpoint(tmp_path / "early.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader(batches(4)))
     status = module.run.lga.status
-    made.test(module, loader(batches(2)), ckpt_path=tmp_path / "early.ckpt", verbose=False, weights_only=True)
+    trainer.test(module, loader(batches(2)), ckpt_path=tmp_path / "early.ckpt", verbose=False, weights_only=True)
     assert module.run.lga.status == status

@@ -53,11 +53,11 @@ def test_metrics_are_finite_floats() -> None:
     lga = LGA(optimizer, **SETTINGS)
     lga.measure_every(1)
     train(module, optimizer, batches(1))
-    found = metrics(lga, prefix="")
-    assert found["loss"] == lga.status.loss
+    logged = metrics(lga, prefix="")
+    assert logged["loss"] == lga.status.loss
     assert lga.measurement is not None
-    assert found["correction_ratio"] == lga.measurement.ratio > 0
-    assert all(type(value) is float and math.isfinite(value) for value in found.values())
+    assert logged["correction_ratio"] == lga.measurement.ratio > 0
+    assert all(type(value) is float and math.isfinite(value) for value in logged.values())
 
 
 # How large the correction is ----------------------------------------------------------------------------------------
@@ -117,9 +117,11 @@ def test_a_large_model_is_measured_by_a_sample(layout: Any) -> None:
         gradients(params, step)
         expected = norms(params, 0.1, 1.0, 1e-2)
         optimizer.step(loss=1.0)
-        found = lga.measurement
-        assert found is not None
-        errors.append(((found.update_norm / expected[0]) ** 2 - 1, (found.correction_norm / expected[1]) ** 2 - 1))
+        measurement = lga.measurement
+        assert measurement is not None
+        errors.append(
+            ((measurement.update_norm / expected[0]) ** 2 - 1, (measurement.correction_norm / expected[1]) ** 2 - 1)
+        )
     assert np.abs(errors).max() < 0.05
     assert np.abs(np.mean(errors, axis=0)).max() < 0.015
     assert len({error for error, _ in errors}) == 8  # each time another sample
@@ -136,8 +138,8 @@ def test_measuring_changes_nothing_and_makes_no_copy_of_the_model() -> None:
         if every is not None:
             meter: Any = lga._hooks.meter
             meter.before_step(lga.optimizer)
-            held = sum(sample.values.numel() for sample in meter._before)
-            assert held == SAMPLE
+            count = sum(sample.values.numel() for sample in meter._before)
+            assert count == SAMPLE
         optimizer.step(loss=1.0)
         runs.append(params[0].detach())
     assert torch.equal(*runs)

@@ -45,7 +45,7 @@ def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | No
     watched = Watched(optimizer_of(module, name, fused))
     optimizer: Any = watched.optimizer
     scaler = torch.amp.GradScaler(device, init_scale=2.0**14)
-    made, losses = [], []
+    steps, losses = [], []
     for step, batch in enumerate(batches(14, device=device)):
         optimizer.zero_grad()
         with torch.autocast(device, torch.float16):
@@ -63,13 +63,13 @@ def test_autocast_float16_with_overflow(name: str, fused: bool, clip: float | No
         moved = not np.array_equal(watched.flat(), before)
         assert moved == (step not in (3, 8))
         if moved:
-            made.append(step)
+            steps.append(step)
             losses.append(float(loss.detach()))
     # A fused step is called where others are skipped; its records of these steps are removed.
-    kept = [i for i, g in enumerate(watched.gradients) if np.isfinite(g).all()]
-    watched.trajectory[:] = [watched.trajectory[i] for i in kept]
-    watched.gradients = [watched.gradients[i] for i in kept]
-    assert len(kept) == len(made) == 12
+    finite = [i for i, g in enumerate(watched.gradients) if np.isfinite(g).all()]
+    watched.trajectory[:] = [watched.trajectory[i] for i in finite]
+    watched.gradients = [watched.gradients[i] for i in finite]
+    assert len(finite) == len(steps) == 12
     watched.judge(name, losses, **ARGUMENTS[name])
 
 

@@ -53,7 +53,7 @@ SHARDED: dict[str, dict[str, Any]] = {
     "fsdp auto": {**SETTINGS, "gamma2": AutoGamma2(steps_at_least=4)},
 }
 """Settings of LGA in the scenarios that resume on another number of ranks."""
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 
 def shard(step: int, rank: int, world: int) -> Any:
@@ -96,7 +96,7 @@ def sharded() -> Any:
     return module
 
 
-def ddp_accumulating() -> Found:
+def ddp_accumulating() -> Results:
     """Two micro-batches a step, the first under no_sync."""
     module = torch.nn.parallel.DistributedDataParallel(net(DEVICE))
     optimizer, lga, trajectory = attached(module)
@@ -116,7 +116,7 @@ def ddp_accumulating() -> Found:
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def fsdp(folder: Path, name: str) -> Found:
+def fsdp(folder: Path, name: str) -> Results:
     """Six steps, a checkpoint, the other steps."""
     from torch.distributed.checkpoint.state_dict import get_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -132,7 +132,7 @@ def fsdp(folder: Path, name: str) -> Found:
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
+def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Results:
     """The other steps, from the checkpoint that another number of ranks saved."""
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -153,7 +153,7 @@ def fsdp_resumed(folder: Path, name: str, saved_by: int) -> Found:
     return {"trajectory": run(module, optimizer, lga, range(6, STEPS)), "state": lga.state_dict()}
 
 
-def no_loss_on_one_rank() -> Found:
+def no_loss_on_one_rank() -> Results:
     """The last rank passes no loss at step 3; no rank waits for it, and no rank makes a correction."""
     module = torch.nn.parallel.DistributedDataParallel(net())
     optimizer, lga, trajectory = attached(module)
@@ -170,7 +170,7 @@ def no_loss_on_one_rank() -> Found:
     return {"trajectory": trajectory, "status": vars(lga.status), "messages": messages}
 
 
-def checkpoint_on_one_rank() -> Found:
+def checkpoint_on_one_rank() -> Results:
     """Torch's checkpointing makes a step without gradients. A rank that calls it alone must not wait."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
@@ -184,7 +184,7 @@ def checkpoint_on_one_rank() -> Found:
     return {"trajectory": [[p.detach() for p in module.parameters()]], "steps": lga.status.steps}
 
 
-def with_accelerate() -> Found:
+def with_accelerate() -> Results:
     import accelerate
 
     from lossaware.recipes.accelerate import attach, backward
@@ -206,7 +206,7 @@ def with_accelerate() -> Found:
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def with_fabric() -> Found:
+def with_fabric() -> Results:
     from lightning.fabric import Fabric
 
     fabric = Fabric(accelerator="cpu", devices=dist.get_world_size(), strategy="ddp")
@@ -218,30 +218,30 @@ def with_fabric() -> Found:
     return {"trajectory": trajectory, "state": lga.state_dict()}
 
 
-def with_lightning() -> Found:
-    from lightning_module import Module, loader, trainer
+def with_lightning() -> Results:
+    from lightning_module import Module, loader, make_trainer
 
     from lossaware.recipes.lightning import LossAware
 
     module = Module()
     options = {"devices": dist.get_world_size(), "strategy": "ddp", "use_distributed_sampler": False}
-    trainer(**options, callbacks=[LossAware()]).fit(module, loader(own_shards()))
+    make_trainer(**options, callbacks=[LossAware()]).fit(module, loader(own_shards()))
     return {"trajectory": module.run.trajectory, "state": module.run.lga.state_dict()}
 
 
-def with_transformers(folder: Path, kind: str) -> Found:
+def with_transformers(folder: Path, kind: str) -> Results:
     """The batches of a step are distributed to the ranks, so it is a step of two micro-batches."""
-    from transformers_model import trainer
+    from transformers_model import make_trainer
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = trainer(folder / "transformers", kind, ddp_backend="gloo")
-        made.train()
+        trainer = make_trainer(folder / "transformers", kind, ddp_backend="gloo")
+        trainer.train()
     messages = [str(w.message) for w in caught if "too large" in str(w.message)]
-    return {"trajectory": made.trajectory, "state": made.lga.state_dict(), "messages": messages}
+    return {"trajectory": trainer.trajectory, "state": trainer.lga.state_dict(), "messages": messages}
 
 
-def vector_on_one_rank() -> Found:
+def vector_on_one_rank() -> Results:
     """The last one, for the process group does not survive it: one rank stops, the others hear of it."""
     module = net()
     optimizer: Any = sgd(module.parameters())
@@ -269,7 +269,7 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str], devic
     if device == "cuda":
         torch.cuda.set_device(rank)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=world)
-    scenarios: dict[str, Callable[[], Found]] = {
+    scenarios: dict[str, Callable[[], Results]] = {
         "ddp": ddp_accumulating,
         **{name: partial(fsdp, folder, name) for name in SHARDED},
         **{f"{name} resumed": partial(fsdp_resumed, folder, name, saved_by=3 - world) for name in SHARDED},
@@ -282,14 +282,14 @@ def work(rank: int, world: int, port: int, folder: Path, names: list[str], devic
         "transformers, summed": partial(with_transformers, folder, "classifier as it is"),
         "vector on one rank": vector_on_one_rank,
     }
-    found = {name: scenarios[name]() for name in names}
-    torch.save(found, folder / f"{world}-{rank}.pt")
+    results = {name: scenarios[name]() for name in names}
+    torch.save(results, folder / f"{world}-{rank}.pt")
     if "vector on one rank" not in names and dist.is_initialized():
         dist.destroy_process_group()
     os._exit(0)  # the remains of a broken process group could block
 
 
-def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> list[Found]:
+def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> list[Results]:
     context = multiprocessing.get_context("spawn")
     port = 29600 + os.getpid() % 2000 + world
     ranks = [context.Process(target=work, args=(rank, world, port, folder, names, device)) for rank in range(world)]
@@ -306,7 +306,7 @@ def launch(world: int, folder: Path, names: list[str], device: str = "cpu") -> l
 
 
 @pytest.fixture(scope="module")
-def found() -> dict[str, list[Found]]:
+def results() -> dict[str, list[Results]]:
     """The results of each scenario on each rank."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -316,10 +316,10 @@ def found() -> dict[str, list[Found]]:
         names += [name for name, package in PACKAGES.items() if find_spec(package)]
         names += ["vector on one rank"]
         two = launch(2, folder, names)
-        again = launch(1, folder, resumed)
+        resumed_ranks = launch(1, folder, resumed)
         return {
             **{f"{name} on 1": [rank[name] for rank in one] for name in SHARDED},
-            **{f"{name} from 2 to 1": [rank[f"{name} resumed"] for rank in again] for name in SHARDED},
+            **{f"{name} from 2 to 1": [rank[f"{name} resumed"] for rank in resumed_ranks] for name in SHARDED},
             **{f"{name} from 1 to 2": [rank[f"{name} resumed"] for rank in two] for name in SHARDED},
             **{name: [rank[name] for rank in two] for name in two[0] if name not in resumed},
         }
@@ -333,7 +333,7 @@ def assert_close(ours: Trajectory, theirs: Trajectory) -> None:
             torch.testing.assert_close(p, q, rtol=0, atol=5e-6, msg=f"they part at step {step}")
 
 
-def assert_plain(ranks: list[Found]) -> None:
+def assert_plain(ranks: list[Results]) -> None:
     _, lga, expected = plain(batches(STEPS))
     for rank in ranks:
         assert_close(rank["trajectory"], expected)
@@ -345,10 +345,10 @@ def assert_plain(ranks: list[Found]) -> None:
 
 
 @pytest.mark.parametrize("scenario", ["ddp", "fsdp", "accelerate", "fabric", "lightning"])
-def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Found]], scenario: str) -> None:
+def test_two_ranks_are_one_process_with_the_whole_batch(results: dict[str, list[Results]], scenario: str) -> None:
     if scenario in PACKAGES:
         needs(PACKAGES[scenario])
-    assert_plain(found[scenario])
+    assert_plain(results[scenario])
 
 
 @pytest.mark.parametrize(
@@ -357,16 +357,16 @@ def test_two_ranks_are_one_process_with_the_whole_batch(found: dict[str, list[Fo
     ids=["divided by the tokens of both", "a mean of each"],
 )
 def test_the_transformers_trainer_on_two_ranks(
-    found: dict[str, list[Found]], scenario: str, kind: str, sums: bool
+    results: dict[str, list[Results]], scenario: str, kind: str, sums: bool
 ) -> None:
     """The Trainer multiplies losses by the number of ranks, which is right only where they are divided by all items."""
     needs("transformers")
     from transformers_model import plain as plain_transformers
 
     expected, lga, _ = plain_transformers(kind, 2, sums=sums)
-    for rank in found[scenario]:
+    for rank in results[scenario]:
         assert_close(rank["trajectory"], expected)
-        assert_same(rank["trajectory"], found[scenario][0]["trajectory"])
+        assert_same(rank["trajectory"], results[scenario][0]["trajectory"])
         assert rank["state"]["state"] == pytest.approx(lga.state_dict()["state"], rel=1e-5, nan_ok=True)
         assert [("2 times too large" in message) for message in rank["messages"]] == [True] * sums
     assert lga.status.open_share > 0
@@ -376,24 +376,24 @@ def test_the_transformers_trainer_on_two_ranks(
 @pytest.mark.parametrize("scenario", ["ddp", "fsdp"])
 def test_ranks_on_gpus_are_one_process_with_the_whole_batch(tmp_path: Path, scenario: str) -> None:
     """With nccl, which needs one GPU per rank: two ranks with two GPUs, one rank with one."""
-    found = launch(min(2, torch.cuda.device_count()), tmp_path, [scenario], "cuda")
-    assert_plain([rank[scenario] for rank in found])
+    results = launch(min(2, torch.cuda.device_count()), tmp_path, [scenario], "cuda")
+    assert_plain([rank[scenario] for rank in results])
 
 
 @pytest.mark.parametrize(("way", "saved"), [("from 2 to 1", ""), ("from 1 to 2", " on 1")], ids=["2 to 1", "1 to 2"])
 @pytest.mark.parametrize("name", SHARDED)
 def test_a_checkpoint_resumes_on_another_number_of_ranks(
-    found: dict[str, list[Found]], name: str, way: str, saved: str
+    results: dict[str, list[Results]], name: str, way: str, saved: str
 ) -> None:
-    whole = found[name + saved][0]
-    for rank in found[f"{name} {way}"]:
+    whole = results[name + saved][0]
+    for rank in results[f"{name} {way}"]:
         assert_close(rank["trajectory"], whole["trajectory"][6:])
-        kept, whole_run = rank["state"]["state"], whole["state"]["state"]
-        assert kept == pytest.approx(whole_run, rel=1e-5, nan_ok=True)
+        state, expected = rank["state"]["state"], whole["state"]["state"]
+        assert state == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
-def test_no_rank_waits_for_one_without_a_loss(found: dict[str, list[Found]]) -> None:
-    first, last = found["no loss on one rank"]
+def test_no_rank_waits_for_one_without_a_loss(results: dict[str, list[Results]]) -> None:
+    first, last = results["no loss on one rank"]
     assert_same(first["trajectory"], last["trajectory"])
     assert first["status"]["nonfinite_losses"] == last["status"]["nonfinite_losses"] == 1
     assert first["status"]["steps"] == last["status"]["steps"] == STEPS
@@ -404,14 +404,14 @@ def test_no_rank_waits_for_one_without_a_loss(found: dict[str, list[Found]]) -> 
     assert "no loss for this step on rank 1" in message
 
 
-def test_a_checkpoint_on_one_rank_does_not_wait_for_others(found: dict[str, list[Found]]) -> None:
-    first, last = found["checkpoint on one rank"]
+def test_a_checkpoint_on_one_rank_does_not_wait_for_others(results: dict[str, list[Results]]) -> None:
+    first, last = results["checkpoint on one rank"]
     assert (first["steps"], last["steps"]) == (1, 0)
     assert_same(first["trajectory"], last["trajectory"])
 
 
-def test_a_vector_on_one_rank_is_named_there(found: dict[str, list[Found]]) -> None:
-    first, last = found["vector on one rank"]
+def test_a_vector_on_one_rank_is_named_there(results: dict[str, list[Results]]) -> None:
+    first, last = results["vector on one rank"]
     assert "(3,)" in last["error"]
     assert "loss.mean()" in last["error"]
     assert first["error"]  # the connection was closed, so no rank blocks

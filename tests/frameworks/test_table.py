@@ -53,9 +53,9 @@ def test_every_named_test_exists(file: str, test: str) -> None:
 @pytest.mark.parametrize(("file", "test"), re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", ON_GPU))
 def test_the_device_of_a_run_is_selected(file: str, test: str) -> None:
     """By the mark, or by a fixture that has it."""
-    found = function(file, test)
-    marks = [ast.unparse(decorator) for decorator in found.decorator_list]
-    assert "pytest.mark.cuda" in marks or {"device", "kernels"} & {argument.arg for argument in found.args.args}
+    test_function = function(file, test)
+    marks = [ast.unparse(decorator) for decorator in test_function.decorator_list]
+    assert "pytest.mark.cuda" in marks or {"device", "kernels"} & {argument.arg for argument in test_function.args.args}
 
 
 def test_every_promise_has_a_row() -> None:

@@ -70,8 +70,8 @@ def _eager() -> Iterator[None]:
 def test_base(make: Callable[[Any], Any], device: str) -> None:
     module, twin = net(device), net(device)
     torch.manual_seed(0)
-    base, alone = make(module.parameters()), make(twin.parameters())
-    for optimizer in (base, alone):
+    base, base_only = make(module.parameters()), make(twin.parameters())
+    for optimizer in (base, base_only):
         if hasattr(optimizer, "train"):
             optimizer.train()
     lga: Any = LGA(base, **SETTINGS)
@@ -91,7 +91,7 @@ def test_base(make: Callable[[Any], Any], device: str) -> None:
                 theirs.copy_(ours)
         with torch.random.fork_rng():  # both draw the same noise
             base.step(loss=loss.detach())
-        alone.step(**({"loss": loss.detach()} if takes_loss(alone) else {}))
+        base_only.step(**({"loss": loss.detach()} if takes_loss(base_only) else {}))
         omega = law.omega(float(loss.detach()))
         for ours, theirs, g in zip(module.parameters(), twin.parameters(), gradients, strict=True):
             push = law.correction(omega, g) if ours in corrected else np.zeros_like(g)
@@ -107,7 +107,7 @@ def test_inside_a_wrapper(name: str) -> None:
     """LGA is attached to the inner optimizer, which the wrapper steps."""
     package: Any = needs("pytorch_optimizer")
     module, twin = net(), net()
-    inner, alone = torch.optim.SGD(module.parameters(), lr=0.05), torch.optim.SGD(twin.parameters(), lr=0.05)
+    inner, base_only = torch.optim.SGD(module.parameters(), lr=0.05), torch.optim.SGD(twin.parameters(), lr=0.05)
     if name == "SAM":
         wrapper: Any = package.SAM(list(module.parameters()), torch.optim.SGD, lr=0.05)
         inner = wrapper.base_optimizer
@@ -133,7 +133,7 @@ def test_inside_a_wrapper(name: str) -> None:
         else:
             wrapper.step()
         omega = law.omega(float(loss.detach()))
-        alone.step()
+        base_only.step()
         for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
             assert theirs.grad is not None
             expected = theirs.detach().double().numpy() - law.correction(omega, theirs.grad.double().numpy())

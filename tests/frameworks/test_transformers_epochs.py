@@ -17,7 +17,7 @@ from support import needs
 transformers = needs("transformers")
 
 from loop import SETTINGS, assert_matters, assert_same, record, sgd  # noqa: E402
-from transformers_model import LossAwareTrainer, data, model, trainer  # noqa: E402
+from transformers_model import LossAwareTrainer, data, make_trainer, model  # noqa: E402
 
 from lossaware import UsageError  # noqa: E402
 
@@ -39,12 +39,14 @@ class Endless(torch.utils.data.IterableDataset[Any]):
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_training_twice(tmp_path: Path, accumulate: int) -> None:
     """The second call finds Accelerate's wrapper around the optimizer; both continue after the first call."""
-    ours = trainer(tmp_path, "language model", lga=FOLLOWS, gradient_accumulation_steps=accumulate)
+    ours = make_trainer(tmp_path, "language model", lga=FOLLOWS, gradient_accumulation_steps=accumulate)
     ours.train()
     first = ours.lga
     ours.train()
     assert ours.lga is first
-    whole = trainer(tmp_path, "language model", gradient_accumulation_steps=accumulate, num_train_epochs=2, lga=FOLLOWS)
+    whole = make_trainer(
+        tmp_path, "language model", gradient_accumulation_steps=accumulate, num_train_epochs=2, lga=FOLLOWS
+    )
     whole.train()
     assert_same(ours.trajectory, whole.trajectory)
     assert ours.lga.state_dict() == whole.lga.state_dict()
@@ -53,7 +55,7 @@ def test_training_twice(tmp_path: Path, accumulate: int) -> None:
 
 
 def test_training_again_with_other_data(tmp_path: Path) -> None:
-    ours = trainer(tmp_path, "classifier", lga=FOLLOWS)
+    ours = make_trainer(tmp_path, "classifier", lga=FOLLOWS)
     ours.train()
     assert ours.lga.steps_per_epoch == 16
     ours.train_dataset = data("classifier", 20)
@@ -64,18 +66,18 @@ def test_training_again_with_other_data(tmp_path: Path) -> None:
 
 def test_training_again_with_another_model(tmp_path: Path) -> None:
     """With model_init there is a new optimizer each time, and so a new LGA."""
-    made = LossAwareTrainer(
+    trainer = LossAwareTrainer(
         model_init=lambda: model("classifier"),
         args=transformers.TrainingArguments(str(tmp_path), use_cpu=True, max_steps=3, report_to=[], disable_tqdm=True),
         train_dataset=data("classifier", 64),
         lga={"gamma2": 1e-3},
     )
-    made.train()
-    first = made.lga
-    made.train()
-    assert made.lga is not None
-    assert made.lga is not first
-    assert made.lga.status.steps == 3
+    trainer.train()
+    first = trainer.lga
+    trainer.train()
+    assert trainer.lga is not None
+    assert trainer.lga is not first
+    assert trainer.lga.status.steps == 3
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -92,7 +94,7 @@ def test_auto_find_batch_size(tmp_path: Path, fails_at: str, accumulate: int) ->
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     options: dict[str, Any] = {"auto_find_batch_size": True, "gradient_accumulation_steps": accumulate}
-    ours = trainer(tmp_path, "classifier", lga=FOLLOWS, cls=Small, per_device_train_batch_size=8, **options)
+    ours = make_trainer(tmp_path, "classifier", lga=FOLLOWS, cls=Small, per_device_train_batch_size=8, **options)
     ours.train()
     size, steps = calls[-2], ours.state.global_step
     assert size <= 4
@@ -100,7 +102,7 @@ def test_auto_find_batch_size(tmp_path: Path, fails_at: str, accumulate: int) ->
     assert ours.lga.status.statuses == 1
     assert ours.lga.status.steps_without_loss == 0
     if fails_at == "the first batch":  # the failed attempt changed nothing, so this is a run with that batch size
-        plain = trainer(tmp_path, "classifier", per_device_train_batch_size=size, lga=FOLLOWS,
+        plain = make_trainer(tmp_path, "classifier", per_device_train_batch_size=size, lga=FOLLOWS,
                         gradient_accumulation_steps=accumulate)  # fmt: skip
         plain.train()
         assert_same(ours.trajectory, plain.trajectory)
@@ -109,7 +111,7 @@ def test_auto_find_batch_size(tmp_path: Path, fails_at: str, accumulate: int) ->
 
 def test_the_losses_of_a_step_that_was_not_made_are_dropped(tmp_path: Path) -> None:
     """The first micro-batch fits and is observed, the second does not."""
-    ours = trainer(tmp_path, "classifier", lga=FOLLOWS)
+    ours = make_trainer(tmp_path, "classifier", lga=FOLLOWS)
     ours.lga.observe(1e6)
     ours.train()
     assert ours.lga.status.upper_bound < 10
@@ -118,24 +120,24 @@ def test_the_losses_of_a_step_that_was_not_made_are_dropped(tmp_path: Path) -> N
 @pytest.mark.parametrize("steps", [7, None], ids=["given", "followed"])
 def test_resuming_with_another_batch_size(tmp_path: Path, steps: int | None) -> None:
     options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 16, "lga": {"steps_per_epoch": steps}}
-    first = trainer(tmp_path, "classifier", max_steps=16, **options)
+    first = make_trainer(tmp_path, "classifier", max_steps=16, **options)
     first.train()
-    kept = json.loads((tmp_path / "checkpoint-16" / "lossaware.json").read_text())
-    assert kept["hyperparameters"]["steps_per_epoch"] == (steps or 16)
-    second = trainer(tmp_path, "classifier", max_steps=24, per_device_train_batch_size=4, **options)
+    saved = json.loads((tmp_path / "checkpoint-16" / "lossaware.json").read_text())
+    assert saved["hyperparameters"]["steps_per_epoch"] == (steps or 16)
+    second = make_trainer(tmp_path, "classifier", max_steps=24, per_device_train_batch_size=4, **options)
     second.train(resume_from_checkpoint=True)
     assert second.lga.steps_per_epoch == (steps or 8)
     assert second.lga.status.steps == 24
 
 
 def test_another_number_that_was_given_is_refused(tmp_path: Path) -> None:
-    trainer(tmp_path, "classifier", max_steps=2, save_strategy="steps", save_steps=2).train()
+    make_trainer(tmp_path, "classifier", max_steps=2, save_strategy="steps", save_steps=2).train()
     with pytest.raises(ValueError, match="steps_per_epoch is 4 in the state_dict but 5 here"):
-        trainer(tmp_path, "classifier", lga={"steps_per_epoch": 5}).train(resume_from_checkpoint=True)
+        make_trainer(tmp_path, "classifier", lga={"steps_per_epoch": 5}).train(resume_from_checkpoint=True)
 
 
 def test_data_without_a_length(tmp_path: Path) -> None:
-    def made(**lga: Any) -> Any:
+    def make_streaming(**lga: Any) -> Any:
         return LossAwareTrainer(
             model=model("classifier"),
             args=transformers.TrainingArguments(
@@ -146,8 +148,8 @@ def test_data_without_a_length(tmp_path: Path) -> None:
         )
 
     with pytest.raises(UsageError, match=r"has no length.*lga=\{'steps_per_epoch': \.\.\.\}"):
-        made().train()
-    ours = made(steps_per_epoch=3)
+        make_streaming().train()
+    ours = make_streaming(steps_per_epoch=3)
     ours.train()
     assert ours.lga.status.statuses == 2
 
@@ -157,7 +159,7 @@ def test_with_gamma2_0_nothing_that_is_random_changes(tmp_path: Path) -> None:
     ends = []
     for cls, lga in ((transformers.Trainer, {}), (LossAwareTrainer, {"lga": {"gamma2": 0.0}})):
         module = model("classifier")
-        made = cls(
+        trainer = cls(
             model=module,
             args=transformers.TrainingArguments(
                 str(tmp_path), use_cpu=True, num_train_epochs=2, report_to=[], disable_tqdm=True, save_strategy="no"
@@ -166,26 +168,26 @@ def test_with_gamma2_0_nothing_that_is_random_changes(tmp_path: Path) -> None:
             optimizers=(sgd(module.parameters()), None),
             **lga,
         )
-        made.train()
+        trainer.train()
         ends.append([p.detach().clone() for p in module.parameters()])
     assert all(torch.equal(p, q) for p, q in zip(*ends, strict=True))
 
 
 def test_deepspeed_is_refused(tmp_path: Path) -> None:
-    made = trainer(tmp_path, "classifier")
-    made.is_deepspeed_enabled = True  # DeepSpeed itself is not needed for the error
+    trainer = make_trainer(tmp_path, "classifier")
+    trainer.is_deepspeed_enabled = True  # DeepSpeed itself is not needed for the error
     with pytest.raises(UsageError, match="does not support the Trainer with DeepSpeed: use"):
-        made.create_optimizer()
+        trainer.create_optimizer()
 
 
 def test_an_optimizer_that_accelerate_prepared(tmp_path: Path) -> None:
     """The optimizer that the Trainer gets may already be wrapped."""
-    made = trainer(tmp_path, "classifier")
-    made.lga.detach()
-    made.optimizer = made.accelerator.prepare(sgd(made.model.parameters()))
-    made.create_optimizer()
-    trajectory = record(made.optimizer.optimizer)
-    made.train()
+    trainer = make_trainer(tmp_path, "classifier")
+    trainer.lga.detach()
+    trainer.optimizer = trainer.accelerator.prepare(sgd(trainer.model.parameters()))
+    trainer.create_optimizer()
+    trajectory = record(trainer.optimizer.optimizer)
+    trainer.train()
     assert len(trajectory) == 16
-    assert made.lga.status.steps_without_loss == 0
-    assert SETTINGS["steps_per_epoch"] == made.lga.steps_per_epoch
+    assert trainer.lga.status.steps_without_loss == 0
+    assert SETTINGS["steps_per_epoch"] == trainer.lga.steps_per_epoch

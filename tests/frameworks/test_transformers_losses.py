@@ -15,7 +15,7 @@ from support import needs
 transformers = needs("transformers")
 
 from loop import assert_matters  # noqa: E402
-from transformers_model import LossAwareTrainer, plain, trainer  # noqa: E402
+from transformers_model import LossAwareTrainer, make_trainer, plain  # noqa: E402
 
 from lossaware.recipes.item_count import watched_count  # noqa: E402
 
@@ -76,7 +76,7 @@ def assert_same_training(ours: Any, expected: Any) -> None:
 )
 def test_a_mean_is_not_added_up(tmp_path: Path, kind: str, cls: Any, own: Any, remedy: str) -> None:
     """Before, U was four times the true loss. The gradients are the same as without LGA."""
-    ours = trainer(tmp_path, kind, cls=cls, own=own, gradient_accumulation_steps=4, rows=64)
+    ours = make_trainer(tmp_path, kind, cls=cls, own=own, gradient_accumulation_steps=4, rows=64)
     with pytest.warns(UserWarning, match=f"{TOO_LARGE}.*{remedy}") as caught:
         ours.train()
     assert len([w for w in caught if "too large" in str(w.message)]) == 1
@@ -95,26 +95,26 @@ def test_a_mean_is_not_added_up(tmp_path: Path, kind: str, cls: Any, own: Any, r
     ids=["by the model", "by the Trainer's own", "by an own function"],
 )
 def test_a_share_is_added_up(tmp_path: Path, kind: str, cls: Any, own: Any) -> None:
-    ours = trainer(tmp_path, kind, cls=cls, own=own, gradient_accumulation_steps=4, rows=64)
+    ours = make_trainer(tmp_path, kind, cls=cls, own=own, gradient_accumulation_steps=4, rows=64)
     ours.train()
     kind = "classifier" if kind.startswith("classifier") else kind
     assert_same_training(ours, plain(kind, 4, 64))
 
 
 @pytest.mark.filterwarnings("error:.*too large")
-@pytest.mark.parametrize("said", ["model_accepts_loss_kwargs", "loss_is_scaled_for_ga"])
-def test_the_remedies_are_some(tmp_path: Path, said: str) -> None:
-    if not hasattr(transformers.Trainer, said) and said == "loss_is_scaled_for_ga":
+@pytest.mark.parametrize("remedy", ["model_accepts_loss_kwargs", "loss_is_scaled_for_ga"])
+def test_the_remedies_are_some(tmp_path: Path, remedy: str) -> None:
+    if not hasattr(transformers.Trainer, remedy) and remedy == "loss_is_scaled_for_ga":
         pytest.skip("this version of Transformers does not have it")
-    ours = trainer(tmp_path, "classifier as it is", cls=Own, gradient_accumulation_steps=4, rows=64)
-    setattr(ours, said, False)
+    ours = make_trainer(tmp_path, "classifier as it is", cls=Own, gradient_accumulation_steps=4, rows=64)
+    setattr(ours, remedy, False)
     ours.train()
     assert_same_training(ours, plain("classifier", 4, 64))
 
 
 @pytest.mark.filterwarnings("error:.*too large")
 def test_without_accumulation_there_is_nothing_to_say(tmp_path: Path) -> None:
-    ours = trainer(tmp_path, "classifier as it is", rows=16)
+    ours = make_trainer(tmp_path, "classifier as it is", rows=16)
     ours.train()
     assert_same_training(ours, plain("classifier", 1, 16))
 
@@ -122,7 +122,7 @@ def test_without_accumulation_there_is_nothing_to_say(tmp_path: Path) -> None:
 def test_a_compiled_model(tmp_path: Path) -> None:
     """The first micro-batch, in which the count is watched, runs eagerly."""
     compiled: dict[str, Any] = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
-    ours = trainer(tmp_path, "classifier as it is", gradient_accumulation_steps=4, rows=64, **compiled)
+    ours = make_trainer(tmp_path, "classifier as it is", gradient_accumulation_steps=4, rows=64, **compiled)
     with pytest.warns(UserWarning, match=TOO_LARGE):
         ours.train()
     assert_same_training(ours, plain("classifier", 4, 64, sums=True))

@@ -33,26 +33,26 @@ def model(kind: str) -> Any:
         return transformers.LlamaForCausalLM(config)
     dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     sizes |= {"vocab_size": TOKENS, "max_position_embeddings": LENGTH, "num_labels": 3}
-    made = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **dropouts))
+    module = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, **dropouts))
     if kind == "classifier":
         # It accepts the number of items and ignores it; by default, the Trainer does not divide either.
-        made.accepts_loss_kwargs = False
-    return made
+        module.accepts_loss_kwargs = False
+    return module
 
 
 def data(kind: str, count: int) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    found = []
+    dataset = []
     for _ in range(count):
         ids = torch.randint(TOKENS, (LENGTH,), generator=generator)
         labels = ids.clone()
         # Rows with different numbers of tokens that count: the mean over tokens is not that of the rows' means.
         labels[: int(torch.randint(LENGTH - 2, (), generator=generator))] = -100
-        found.append({"input_ids": ids, "labels": labels if kind == "language model" else ids[0] % 3})
-    return found
+        dataset.append({"input_ids": ids, "labels": labels if kind == "language model" else ids[0] % 3})
+    return dataset
 
 
-def trainer(
+def make_trainer(
     folder: Path,
     kind: str,
     optimizer: Any = None,
@@ -91,7 +91,7 @@ def trainer(
     }
     module = model(kind)
     settings = {**SETTINGS, **(lga or {})}
-    made = cls(
+    result = cls(
         model=module,
         args=transformers.TrainingArguments(**{**options, **kwargs}),
         train_dataset=data(kind, rows),
@@ -99,14 +99,14 @@ def trainer(
         lga={name: value for name, value in settings.items() if value is not None},
         **(own or {}),
     )
-    made.trajectory = record_late(made)
-    return made
+    result.trajectory = record_late(result)
+    return result
 
 
-def record_late(made: Any) -> Any:
+def record_late(trainer: Any) -> Any:
     """Records the state after LGA's hooks; the Trainer attaches LGA when training starts."""
-    made.create_optimizer()
-    return record(made.optimizer)
+    trainer.create_optimizer()
+    return record(trainer.optimizer)
 
 
 def plain(kind: str, accumulate: int, rows: int = 32, autocast: bool = False, sums: bool = False) -> Any:

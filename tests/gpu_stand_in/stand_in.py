@@ -91,8 +91,8 @@ def wanted_device(value: object) -> torch.device | None:
 
 
 def on_host(value: object) -> object:
-    found = wanted_device(value)
-    return CPU if found is not None and found.type == "cuda" else value
+    device = wanted_device(value)
+    return CPU if device is not None and device.type == "cuda" else value
 
 
 SAYS: dict[Any, Callable[[Tensor], object]] = {
@@ -120,7 +120,7 @@ class Says(TorchFunctionMode):
             device.wait("tolist")
         if func is Tensor.pin_memory:
             return args[0].clone()
-        named = [found for value in (*args, *kwargs.values()) if (found := wanted_device(value)) is not None]
+        named = [wanted for value in (*args, *kwargs.values()) if (wanted := wanted_device(value)) is not None]
         if func is Tensor.cuda:
             func, args, kwargs, named = Tensor.to, (args[0],), {}, [GPU]
         elif func is Tensor.cpu:
@@ -132,14 +132,14 @@ class Says(TorchFunctionMode):
         if not named:
             return func(*args, **kwargs)
         result = func(*map(on_host, args), **{name: on_host(value) for name, value in kwargs.items()})
-        given = [t.untyped_storage()._cdata for t in tensors_in(args, kwargs)]
+        storages = [t.untyped_storage()._cdata for t in tensors_in(args, kwargs)]
 
         def placed(value: Any) -> Any:
             if not tensors_in(value) or device.holds(value) == (named[0].type == "cuda"):
                 return value
-            if (given or func in COPIES) and not kwargs.get("non_blocking"):
+            if (storages or func in COPIES) and not kwargs.get("non_blocking"):
                 device.wait(func.__name__)
-            if value.untyped_storage()._cdata in given:
+            if value.untyped_storage()._cdata in storages:
                 value = value.clone()
             (device.take if named[0].type == "cuda" else device.forget)(value)
             return value
@@ -193,27 +193,27 @@ class Graph:
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of the operator, without changes to existing tensors."""
-        given: dict[int, Tensor] = {}
+        inputs: dict[int, Tensor] = {}
 
         def copied(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
             copy = value.clone()
-            given[id(copy)] = value
+            inputs[id(copy)] = value
             return copy
 
         if func._schema.is_mutable or func in MUTATES:
             copies, named = tree_map(copied, (args, kwargs))  # while they exist, their ids are unique
-            result = tree_map(lambda value: given.get(id(value), value), func(*copies, **named))
+            result = tree_map(lambda value: inputs.get(id(value), value), func(*copies, **named))
         else:
             result = func(*args, **kwargs)
 
-        def again() -> None:
+        def replay() -> None:
             for old, new in zip(tensors_in(result), tensors_in(func(*args, **kwargs)), strict=True):
                 if old.data_ptr() != new.data_ptr():
                     old.copy_(new)
 
-        self._steps.append(again)
+        self._steps.append(replay)
         return result
 
     def launch(self, kernel: Callable[[], None]) -> None:
