@@ -19,6 +19,7 @@ settings.load_profile("steady")
 # Sums on several threads differ in their last bits from run to run of the tests; and the machines are small.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for processes that tests start
+os.environ.pop("COLUMNS", None)  # tables have the same width everywhere
 # In the background of a shell, Ctrl-C is ignored by the tests and by the processes that they start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

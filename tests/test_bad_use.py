@@ -288,3 +288,9 @@ def test_the_log_is_silent_by_default(capfd: pytest.CaptureFixture[str]) -> None
         for loss in (1.0, 2.0):
             step(optimizer, loss=loss)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [torch.utils.data.DataLoader, list])
+def test_a_loader_as_steps_per_epoch_names_its_length(kind: Any) -> None:
+    message = error_of(lambda: LGA(sgd(), steps_per_epoch=kind([1, 2])))
+    assert message == f"steps_per_epoch must be an integer of at least 1: got a {kind.__name__}; use len(...) of it"

@@ -1,5 +1,6 @@
 """Output of commands to terminals, with control characters replaced."""
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -23,9 +24,10 @@ def tell(line: object) -> None:
 
 
 def console(file: Any) -> Console:
-    """A console with the terminal's width, or wide enough for a table if there is no terminal."""
+    """A console with the terminal's width; without a terminal that of COLUMNS, or wide enough for a table."""
+    width = None if file.isatty() or os.environ.get("COLUMNS", "").isdigit() else 120
     # Brackets and colons in a text are not markup.
-    return _Console(file=file, width=None if file.isatty() else 120, markup=False, emoji=False)
+    return _Console(file=file, width=width, markup=False, emoji=False)
 
 
 class _Console(Console):

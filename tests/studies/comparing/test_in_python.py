@@ -28,6 +28,15 @@ def test_a_result_has_its_verdict_numbers_and_report(result, tmp_path):
     assert "Does LGA help on train?" in page
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_print_shows_a_table_of_the_terminals_width(result, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = str(result).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("1e-")][:2] == ["helps", "helps"]
+    assert all(len(line) <= width for line in lines[:-1])
+    assert lines[-1] == result.verdict
+
+
 def test_a_notebook_shows_a_table(result):
     html = result._repr_html_()
     assert html.count("<tr") == 3

@@ -153,8 +153,14 @@ def test_words_stay_where_colours_are_not_wanted(table, environment, monkeypatch
     assert re.sub(r"\x1b\[[\d;]*m", "", plain) == rendered(table, 80)
 
 
+@pytest.mark.parametrize("columns", ["60", "wide"])
+def test_without_a_terminal_columns_are_those_of_the_environment(table, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console(io.StringIO()).width == (60 if columns == "60" else 120)
+
+
 def test_without_a_terminal_there_are_120_columns(table, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.delenv("COLUMNS", raising=False)
     file = io.StringIO()
     screen = console(file)
     screen.print(text.render(table, screen.width, screen.encoding))

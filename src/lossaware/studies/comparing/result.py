@@ -1,5 +1,6 @@
 """The result of a comparison in Python or a notebook."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from lossaware.errors import UsageError
 from lossaware.extras import how_to_install
 from lossaware.studies.report.comparison import Outcome
+from lossaware.studies.report.writers import text
 from lossaware.studies.report.writers.html import write
 from lossaware.studies.specs.atomic import write_whole
 
 
 class Result:
-    """The results of a comparison. A notebook shows them as a table.
+    """The results of a comparison. ``print`` and a notebook show them as a table.
 
     Attributes:
         verdict: The verdicts in a sentence.
@@ -27,6 +29,10 @@ class Result:
         self.failures = [message for _, message in outcome.failures]
         self._outcome = outcome
         self._page = page
+
+    def __str__(self) -> str:
+        width = shutil.get_terminal_size((120, 24)).columns
+        return f"{text.write(self._outcome.tables[0], width).strip()}\n\n{self.verdict}"
 
     def __repr__(self) -> str:
         return f"<comparison: {self.verdict}>"

@@ -25,9 +25,9 @@ STYLES = {
 }
 
 
-def write(table: Table) -> str:
-    """The table as plain text."""
-    console = Console(file=io.StringIO(), width=120, color_system=None)
+def write(table: Table, width: int = 120) -> str:
+    """The table as plain text, in lines of at most this width where it fits."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(render(table, console.width))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
