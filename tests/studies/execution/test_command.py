@@ -151,18 +151,55 @@ def test_stopping_the_engine_stops_the_scripts(script, tmp_path):
 
 
 def test_places_are_filled_and_words_stay_words():
-    command = TrialCommand("accelerate launch 'my train.py' --lr {lr} --seed={seed} --config {x} --arm {arm}")
+    command = TrialCommand("accelerate launch 'my train.py' --lr {lr} --seed={seed} --config {{x}} --arm {arm}")
     words = command.words(spec_of("", lr=1e-4, seed=3), "lga")
     expected = ["accelerate", "launch", "my train.py", "--lr", "0.0001", "--seed=3", "--config", "{x}", "--arm", "lga"]
     assert words == expected
     assert command.name == "my train"
     with pytest.raises(UsageError, match=r"the placeholder \{lr\}: set --lrs"):
         command.words(spec_of("", lr=0.0), "lga")
-    for text, message in (("", "needs a command"), ("python 'train.py", "cannot be split")):
-        with pytest.raises(UsageError, match=message):
-            TrialCommand(text)
     with pytest.raises(UsageError, match="no-such-program cannot be started"):
         events("no-such-program train.py", None)
+    with pytest.raises(UsageError, match=r"not-there\.py cannot be started .*: start it by python not-there\.py --x"):
+        events("not-there.py --x", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "needs a command"),
+        ("python 'train.py", "cannot be split"),
+        (
+            "CUDA_VISIBLE_DEVICES=0 python train.py",
+            "CUDA_VISIBLE_DEVICES=0 is not a program: start the command with env",
+        ),
+        ("python train.py | tee log", r"not run by a shell, so \| has no effect: use sh -c '\.\.\.', or quote it"),
+        ("python train.py>log", "so > has no effect"),
+        ("cd a && python train.py", "so && has no effect"),
+        ("python train.py; true", "so ; has no effect"),
+        (
+            "python train.py --lr {lrs}",
+            r"unknown placeholder \{lrs\}; did you mean lr\? \(for the text itself: \{\{lrs\}\}\)",
+        ),
+    ],
+)
+def test_a_command_that_cannot_work_names_the_remedy(command, message):
+    with pytest.raises(UsageError, match=message):
+        TrialCommand(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sh -c 'cd a && python train.py | tee log'",
+        'python train.py --where "a;b" --tag "x > y"',
+        "python train.py it\\'s",
+        "env A=1 python train.py --name=a_b",
+        "python train.py '{\"a\": 1}' {}",
+    ],
+)
+def test_other_commands_are_accepted(command):
+    assert TrialCommand(command).words(spec_of("", lr=1e-4), "lga")
 
 
 def test_results_belong_to_the_scripts_of_the_command():

@@ -154,7 +154,8 @@ class _Script:
                 )
         except OSError as error:
             raise UsageError(
-                f"--command: {words[0]} cannot be started ({error.strerror}): {shlex.join(words)}"
+                f"--command: {words[0]} cannot be started ({error.strerror}): "
+                + (f"start it by python {shlex.join(words)}" if words[0].endswith(".py") else shlex.join(words))
             ) from None
 
     @property

@@ -1,11 +1,17 @@
 """A training command: a script that calls `lossaware.trial`, started by the user's command line."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from lossaware.errors import UsageError
+from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import RunSpec
+
+_PLACEHOLDERS = ("lr", "seed", "arm", "epochs", "device")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{([a-zA-Z_]\w*)\}")
+"""A name in doubled braces, which stands for itself in single ones, or a placeholder."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,10 @@ class TrialCommand:
 
     Attributes:
         template: The command: ``accelerate launch train.py --lr {lr} --seed {seed}``. It is not run by a shell.
+            ``{{name}}`` is passed on as ``{name}``.
+
+    Raises:
+        UsageError: It is not a command, needs a shell, or has an unknown placeholder.
     """
 
     template: str
@@ -21,6 +31,19 @@ class TrialCommand:
     def __post_init__(self) -> None:
         if not self._words:
             raise UsageError('--command needs a command, such as "python train.py --lr {lr}"')
+        if re.match(r"[A-Za-z_]\w*=", self._words[0]):
+            raise UsageError(f"--command: {self._words[0]} is not a program: start the command with env")
+        if operator := _shell_operator(self.template):
+            raise UsageError(
+                f"--command is not run by a shell, so {operator} has no effect: use sh -c '...', or quote it if it is "
+                "part of an argument"
+            )
+        for _, name in _PLACEHOLDER.findall(self.template):
+            if name and name not in _PLACEHOLDERS:
+                hint = did_you_mean(name, _PLACEHOLDERS)
+                raise UsageError(
+                    f"--command: unknown placeholder {{{name}}}{hint} (for the text itself: {{{{{name}}}}})"
+                )
 
     @property
     def name(self) -> str:
@@ -54,7 +77,9 @@ class TrialCommand:
             if f"{{{name}}}" in self.template and not value:
                 raise UsageError(f"the command has the placeholder {{{name}}}: set {option}")
         values = {"lr": f"{spec.lr!r}", "seed": spec.seed, "arm": arm, "epochs": spec.epochs, "device": spec.device}
-        return [_filled(word, {f"{{{name}}}": str(value) for name, value in values.items()}) for word in self._words]
+        return [
+            _PLACEHOLDER.sub(lambda it: f"{{{it[1]}}}" if it[1] else str(values[it[2]]), word) for word in self._words
+        ]
 
 
 def end_of(output: str, *, longest: int = 300) -> str:
@@ -68,10 +93,15 @@ def end_of(output: str, *, longest: int = 300) -> str:
     return "".join(chosen).removeprefix("lossaware.errors.")[:longest]
 
 
-def _filled(word: str, values: dict[str, str]) -> str:
-    for place, value in values.items():
-        word = word.replace(place, value)
-    return word
+def _shell_operator(command: str) -> str:
+    """The first pipe, redirection or separator outside quotes; empty without one."""
+    tokens = shlex.shlex(command, posix=False, punctuation_chars=";<>|&")
+    tokens.whitespace_split = True
+    tokens.commenters = ""
+    try:
+        return next((token for token in tokens if set(token) <= set(";<>|&")), "")
+    except ValueError:  # an escaped quotation mark, which this mode does not know
+        return ""
 
 
 def _without_rank(line: str) -> str:
