@@ -74,6 +74,21 @@ def test_losses_that_are_not_finite_are_reported() -> None:
     assert (status.gate, float(p)) == ("no finite loss yet", 1.0)
 
 
+def test_on_a_device_it_is_reported_when_the_status_is_read() -> None:
+    """After 100 steps, once: steps do not wait for the device."""
+    optimizer: Any = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=50)
+    lga._stepper.state_on(torch.device("cpu"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = []
+        for step in range(1, 103):
+            optimizer.step(loss=0.0)
+            assert lga.status.steps == step
+            found.append(len(caught))
+    assert found == [0] * 99 + [1] * 3
+
+
 @pytest.mark.parametrize("gamma2", [1e-4, "auto"])
 def test_a_usual_run_reports_nothing(gamma2: Any) -> None:
     assert train(falling(2.3, 0.3), gamma2=gamma2)[0] == []

@@ -41,3 +41,22 @@ def test_where_a_scaler_skips_the_step_nothing_changes(gamma2: Any) -> None:
     optimizer.step(loss=1.8)
     assert (p < before).all()
     assert lga.status.steps == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parameters_of_16_bits_are_rounded_as_on_the_host(dtype: torch.dtype) -> None:
+    """By other noise at each step. Without the check: the mean of many small pushes would be lost."""
+    ends = []
+    for on_device in (False, True):
+        p = torch.nn.Parameter(torch.ones(3, 500, dtype=dtype))
+        optimizer: Any = torch.optim.SGD([p], lr=0.0)
+        lga = LGA(optimizer, steps_per_epoch=50, gamma2=1e-5)
+        if on_device:
+            lga._stepper.state_on(torch.device("cpu"))
+        p.grad = torch.ones_like(p)
+        for _ in range(20):
+            optimizer.step(loss=1.0)
+        ends.append(p.detach().clone())
+    assert torch.equal(*ends)
+    pushes = 20 * 1e-5 / 1.01
+    assert float((1 - ends[0].double()).mean()) == pytest.approx(pushes, rel=0.3)

@@ -168,13 +168,17 @@ def test_6_wrappers_without_hooks_are_refused() -> None:
         attach(Wrapper(sgd(*parameters(X, (12,)))))
 
 
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("state", ["on the host", "on the device"])
 @pytest.mark.parametrize("foreach", [False, True])
-def test_6_asgds_average_has_the_correction_in_it(foreach: bool) -> None:
+def test_6_asgds_average_has_the_correction_in_it(foreach: bool, state: str, maximize: bool) -> None:
     """Without the check: ax would average parameters that never were."""
     params = parameters(X, (12,))
-    optimizer = torch_optimizer("asgd", params, lr=0.1, t0=1, foreach=foreach)
-    attach(optimizer)
-    judge = reference.ASGD(lr=0.1, t0=1)
+    optimizer = torch_optimizer("asgd", params, lr=0.1, t0=1, foreach=foreach, maximize=maximize)
+    lga = attach(optimizer)
+    if state == "on the device":
+        lga._stepper.state_on(torch.device("cpu"))
+    judge = reference.ASGD(lr=0.1, t0=1, maximize=maximize)
     steps = reference.trajectory(judge, X, GRADIENTS, list(LOSSES), lga=reference.Law(4, GAMMA2))
     for t, expected in enumerate(steps):
         set_gradients(params, GRADIENTS[t])
