@@ -413,7 +413,7 @@ def test_two_losses_are_refused() -> None:
 
 @pytest.mark.parametrize("lga_in_it", [False, True], ids=["base", "with LGA"])
 def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) -> None:
-    """LGA adds no graph break to those of torch's own step, and no recompilation."""
+    """LGA adds no recompilation, and from torch 2.9 on no graph break to those of torch's own step."""
     model = torch.nn.Linear(4, 1)
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1))
     lga = LGA(optimizer, steps_per_epoch=2, gamma2=1e-3) if lga_in_it else None
@@ -432,7 +432,10 @@ def test_a_whole_training_step_compiles_with_the_hooks_in_it(lga_in_it: bool) ->
         if i == 6:
             graphs = counters["stats"]["unique_graphs"]
         whole(torch.randn(8, 4), torch.randn(8, 1))
-    assert sum(counters["graph_break"].values()) == 4  # around backward, and around torch's step
+    breaks = 4  # around backward, and around torch's step
+    if lga_in_it and torch.__version__ < "2.9":
+        breaks += 4  # these compilers also break at hooks
+    assert sum(counters["graph_break"].values()) == breaks
     assert counters["stats"]["unique_graphs"] == graphs
     assert lga is None or (lga.status.steps == 20 and lga.status.open_share > 0)
 
