@@ -160,6 +160,26 @@ def test_a_checkpoint_that_does_not_fit_changes_nothing() -> None:
     assert isinstance(wrong["state"][0][MEAN], Tensor)
 
 
+def test_a_checkpoint_of_the_base_alone_loads() -> None:
+    """Its parameters do not have means; and other optimizers keep more than parameters' state in it."""
+    p, optimizer, lga = fresh(torch.float16)
+    lga.detach()
+    run_alone = p.detach().clone().requires_grad_()
+    base = torch.optim.SGD([run_alone], lr=1e-3, momentum=0.9)
+    run_alone.grad = torch.ones_like(run_alone)
+    base.step()
+    state_dict = base.state_dict()
+    mean = torch.ones(2, dtype=torch.float16)
+    state_dict["state"].update({"calls": 3, "removed": {MEAN: mean}})
+    LGA(optimizer, steps_per_epoch=40, gamma2=RULE)
+    optimizer.load_state_dict(state_dict)
+    assert MEAN not in optimizer.state[p]
+    assert optimizer.state["calls"] == 3
+    assert optimizer.state["removed"][MEAN].dtype is torch.float16
+    run(p, optimizer, range(2))
+    assert optimizer.state[p][MEAN].any()
+
+
 # JAX ------------------------------------------------------------------------------------------------------------------
 
 

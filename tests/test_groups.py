@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lossaware import LGA, AutoGamma2
+from lossaware.groups import scale_of
 
 REACH = AutoGamma2().reach
 
@@ -80,6 +81,10 @@ def test_a_deleted_parameter_has_no_scale() -> None:
     del params[0]
     gc.collect()
     assert len(lga._stepper.sizes._scales) == 1
+
+
+def test_the_scale_of_one_element_is_that_element() -> None:
+    assert scale_of([torch.tensor([-3.0])]) == 3.0
 
 
 def test_empty_groups_have_a_size_too() -> None:
@@ -151,6 +156,19 @@ def test_groups_of_equal_sizes_without_names_are_found_by_their_place() -> None:
     assert moves(optimizer, [p, q]) == pytest.approx([REACH, REACH * 2], rel=1e-6)
 
 
+def test_groups_of_equal_sizes_in_another_order_are_refused() -> None:
+    """Without the check: a group gets the scale of another of its size."""
+    _optimizer, lga = make_sized(2, 2, 3)
+    _other_optimizer, other = make_sized(3, 2, 2)
+    with pytest.raises(ValueError, match=r"elements \[\[2\], \[2\], \[3\]\], here they have \[\[3\], \[2\], \[2\]\]"):
+        other.load_state_dict(lga.state_dict())
+
+
+def make_sized(*sizes: int) -> tuple[Any, LGA]:
+    optimizer = torch.optim.SGD([{"params": [filled(1.0, size)]} for size in sizes], lr=0.0)
+    return optimizer, LGA(optimizer, steps_per_epoch=1000, gamma2="auto")
+
+
 @pytest.mark.parametrize(
     ("order", "sizes", "message"),
     [
@@ -169,7 +187,10 @@ def test_a_checkpoint_of_other_groups_is_refused(order: tuple[str, ...], sizes: 
     assert repr(other.state_dict()) == repr(before)
 
 
-@pytest.mark.parametrize("groups", [None, {}, [1.0, "x"], [{"scale": math.nan}, {"scale": 1.0}], [{}, {}], [True, 1.0]])
+@pytest.mark.parametrize(
+    "groups",
+    [None, {}, [1.0, "x"], [{"scale": math.nan}, {"scale": 1.0}], [{}, {}], [True, 1.0], [math.inf, 1.0], [0.0, 1.0]],
+)
 def test_invalid_scales_are_refused(groups: Any) -> None:
     _params, _optimizer, lga = make_lga(1.0, 2.0)
     with pytest.raises(ValueError, match=r"groups in LGA's state_dict|scale of a group in LGA's state_dict"):

@@ -148,3 +148,12 @@ def test_torchs_dtype_means_the_same_and_the_default_is_not_shown() -> None:
     assert AutoGamma2(mean_dtype=torch.bfloat16) == AutoGamma2(mean_dtype="bfloat16")
     assert "mean_dtype" not in repr(AutoGamma2())
     assert repr(AutoGamma2(mean_dtype=torch.bfloat16)).endswith("steps_at_least=25, mean_dtype='bfloat16')")
+
+
+def test_wider_parameters_of_a_later_group_are_refused() -> None:
+    optimizer, _ = attached(nn.Parameter(torch.ones(3)))
+    later = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer.add_param_group({"params": [later]})
+    later.grad = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"mean_dtype 'bfloat16' is for .*: got torch\.float64; leave it out"):
+        optimizer.step(loss=1.0)

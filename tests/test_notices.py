@@ -104,6 +104,8 @@ def test_the_status_says_why_the_gate_is_closed() -> None:
     assert gate(2.0, 2.5) == "closed: the loss is above the upper bound"
     assert gate(2.0, 2.0, 1.0) == "closed: the loss is below the lower bound"
     assert gate(2.0, 1.9, 1.96) == "closed: the loss is within eps of the lower bound"
+    assert gate(1.0, 1.0, 1.0) == "closed: the loss is within eps of the lower bound"  # which is also the upper one
+    assert gate(0.5) == "open"
 
 
 @pytest.mark.parametrize("steps", [500, 70_000])

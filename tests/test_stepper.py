@@ -60,3 +60,24 @@ def test_parameters_of_16_bits_are_rounded_as_on_the_host(dtype: torch.dtype) ->
     assert torch.equal(*ends)
     pushes = 20 * 1e-5 / 1.01
     assert float((1 - ends[0].double()).mean()) == pytest.approx(pushes, rel=0.3)
+
+
+def test_a_checkpoint_is_loaded_into_the_state_on_the_device() -> None:
+    p, optimizer, lga = make_lga()
+    p.grad = torch.ones(3)
+    for loss in (2.0, 1.9, 1.8):
+        optimizer.step(loss=loss)
+    state = lga.state_dict()
+    p, optimizer, other = make_lga()
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    p.grad = torch.ones(3)
+    optimizer.step(loss=1.7)
+    assert (other.status.steps, other.status.upper_bound) == (4, 2.0)
+
+
+def test_without_groups_there_is_no_gamma2() -> None:
+    _, optimizer, lga = make_lga(gamma2="auto")
+    optimizer.param_groups.clear()
+    optimizer.step(loss=2.0)
+    assert lga.status.gamma2 == 0.0

@@ -209,6 +209,7 @@ SHARING = {
     "expanded scalar": lambda: torch.zeros(()).expand(4),
     "unfolded": lambda: torch.zeros(6).unfold(0, 3, 1),
     "dimensions within each other": lambda: torch.zeros(20).as_strided((3, 4), (3, 1)),
+    "of every second element": lambda: torch.zeros(20).as_strided((2, 2), (2, 2)),
 }
 
 
@@ -264,6 +265,17 @@ def test_a_parameter_that_is_conjugated_lazily_by_an_optimizer(gamma2: Any) -> N
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_without_shared_elements_is_accepted(view: str) -> None:
     refuse_shared_elements([VIEWS[view](torch.zeros(60))])
+
+
+def test_dimensions_within_each_other_may_have_elements_of_their_own() -> None:
+    refuse_shared_elements([torch.zeros(20).as_strided((3, 2), (2, 3))])
+
+
+@pytest.mark.usefixtures("way")
+def test_a_real_gradient_of_a_complex_parameter_has_no_imaginary_part() -> None:
+    p = torch.ones(3, dtype=torch.complex64)
+    Correction(1.0, "rest").apply([(p, torch.ones(3))], 1.0)
+    assert p.tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 1), (4, 3)], ids=str)
