@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,19 @@ def test_epochs_ratio_is_the_mean_over_seeds():
     [row] = table_of((base, lga), epochs=4).records
     assert row["epochs_ratio"] == pytest.approx((1 / 4 + 3 / 4) / 2)
     assert row["base_epochs_ratio"] == pytest.approx((4 / 4 + 2 / 4) / 2)
+
+
+def test_a_score_that_is_known_only_at_the_end_has_no_column_of_epochs():
+    """As of a function that returns its score and reports nothing: 100 % of the epochs would say that LGA is slow."""
+    ends = [run_of([math.nan, math.nan, 0.3])] * 6, [run_of([math.nan, math.nan, 0.9])] * 6
+    curves = [run_of([0.1, 0.2, 0.3])] * 6, [run_of([0.1, 0.3, 0.9])] * 6
+    table = table_of(ends, epochs=3)
+    assert [head for (head,) in table.heads] == ["verdict", "without", "with LGA", "difference"]
+    assert table.records[0]["epochs_ratio"] is None
+    assert "of the epochs" not in text_of(table)
+    both = text_of(table_of(ends, curves, lrs=(1e-3, 1e-2), epochs=3))
+    assert re.search(r"1e-3 .* —$", both, re.M)
+    assert re.search(r"1e-2 .* 67 % of the epochs$", both, re.M)
 
 
 def test_training_score_is_read_from_training():

@@ -36,6 +36,8 @@ from lossaware.studies.store.results import Results
 MANY = 8
 """Minimum number of epochs for a statement on their time."""
 
+ONE_RATE = "Only one learning rate was compared. LGA often helps only where it is too small: compare larger ones, too."
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -271,7 +273,8 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
     The best is chosen on the validation set; without one, on the shown score.
     """
     if len(study.file.axes["lr"]) < 2:
-        return []
+        helps = any(it.verdict.word == "helps" and it.without.cell.specs[0].lr for it in compared)
+        return [ONE_RATE] if helps and is_about_lga(study) else []
     remarks = []
     metric = compared[0].metric
     better = max if metric.higher_is_better else min
@@ -295,14 +298,22 @@ def _remarks(study: Study, compared: Sequence[Comparison], results: Results) -> 
                 "OneCycleLR with its own max_lr, sets another rate than that of the row."
             )
             continue
-        best = []
+        best, largest = [], []
         for label, by_lr in means.items():
             lr = better(by_lr, key=lambda lr: by_lr[lr][0])
+            if len(by_lr) > 1 and lr == max(by_lr, key=float):
+                largest.append(label)
             unit = " %" if metric.percent else ""
             best.append(f"{show_score(metric, by_lr[lr][1])}{unit} {label} (lr {lr})")
         if best:
             tried = "the best on the validation set" if all(chosen_on_validation) else "the best tried"
             remarks.append(f"At the learning rate that is {tried}, {optimizer or 'it'} reaches {', '.join(best)}.")
+        if largest:
+            which = f" of {optimizer}" if optimizer else ""
+            remarks.append(
+                f"The best learning rate{which} is the largest one tried ({', '.join(largest)}). Try larger ones too: "
+                "the verdict may change."
+            )
     return remarks
 
 

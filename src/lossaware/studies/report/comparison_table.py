@@ -50,7 +50,8 @@ def comparison_table(
         setting = setting_of(study, it)
         if more := explanation(it, outlook, lambda summed: number_format(metric, summed, is_difference=True)):
             explanations.append(f"{' '.join(setting.values())}: {it.verdict.word}: {more}.")
-        ratio, own = (mean_ratio(ratios, it, key) for key in (it.variant, it.base))
+        keys = (it.variant, it.base)
+        ratio, own = (mean_ratio(ratios, it, key) if has_curve(it, results) else math.nan for key in keys)
         cells = [
             Cell(verdict=explained(it.verdict, more)),
             Cell(show_summary(metric, it.base_scores)),
@@ -60,13 +61,18 @@ def comparison_table(
         ]
         rows.append(Row(tuple(setting.values()), cells))
         records.append(_record(it, outlook, setting, ratio, own, notes(it, results, labels_of(study, it))))
+    heads = ["verdict", *sides_of(study), "difference", "same score after"]
+    optional = {4: epochs_read(sides_of(study))}
+    if not any(has_curve(it, results) for it in compared):
+        heads, optional = heads[:4], {}
+        rows = [replace(row, cells=row.cells[:4]) for row in rows]
     return Table(
         title=(title or metric.title.capitalize()) + (", %" if metric.percent else ""),
         axes=tuple(setting_of(study, compared[0])),
-        heads=[(head,) for head in ("verdict", *sides_of(study), "difference", "same score after")],
+        heads=[(head,) for head in heads],
         rows=rows,
-        text_columns=frozenset({0, 4}),
-        optional={4: epochs_read(sides_of(study))},
+        text_columns=frozenset({0, *optional}),
+        optional=optional,
         remark=remark,
         legend=gathered_notes(study, compared, results),
         explanations=explanations,
@@ -123,6 +129,12 @@ def mean_ratio(ratios: StudyTable, compared: Comparison, key: tuple[tuple[str, .
     The base's own ratio is below 1 if it had passed its final score earlier.
     """
     return summary([ratios.cells[key].scores[seed] for seed in compared.seeds]).mean
+
+
+def has_curve(compared: Comparison, results: Results) -> bool:
+    """Whether a run of the base has a score before its last epoch; a function may return only the final one."""
+    runs = [compared.metric.curve(results.records(spec)) for spec in compared.without.cell.specs]
+    return any(math.isfinite(score) for run in runs for score in run[:-1])
 
 
 def how_to_read(
