@@ -70,6 +70,7 @@ def test_steps_per_epoch_is_needed_by_other_rules_alone() -> None:
     [
         ({"initial": 0.0}, "initial must be above 0 and at most 1: got 0.0"),
         ({"smallest": 1e-3}, "smallest must be above 0 and at most initial: got 0.001"),
+        ({"largest": 1.5}, "largest must be at least initial and at most 1: got 1.5"),
         ({"largest": 1e-5}, "largest must be at least initial and at most 1: got 1e-05"),
         ({"momentum": 0.0}, "momentum must be above 0 and below 1: got 0.0"),
         ({"rate": 0.0}, "rate must be above 0 and at most 1: got 0.0"),
@@ -179,3 +180,33 @@ def test_where_the_base_takes_all_the_gate_is_closed() -> None:
     assert moved > 0.1
     assert status.omega == pytest.approx(0.0, abs=0.3)
     assert status.upper_bound == 1.0
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    Agreement(initial=0.01, smallest=0.01, largest=0.01)
+    ends = {"largest": 1.0, "rate": 1.0, "shrink": 1.0, "fade": 1.0}
+    for some in ({"early": 0, "certainty": 0, "status_steps": 2}, {"early": 100, "certainty": 10}, ends):
+        Agreement(**some)
+    for name in ("rate", "shrink", "fade"):
+        with pytest.raises(ValueError, match=f"{name} must be above 0 and at most 1: got 0"):
+            Agreement(**{name: 0})
+
+
+def test_a_base_that_moves_at_the_rate_0() -> None:
+    """Its reach, a movement as a share of the rate, is not known. Without the check: a division by 0."""
+
+    class Drifts(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.mul_(0.999)
+
+    p = nn.Parameter(torch.ones(4))
+    optimizer: Any = Drifts([p], lr=0.0)
+    lga = LGA(optimizer, gamma2="agreement")
+    for _ in range(3):
+        p.grad = torch.ones(4)
+        optimizer.step(loss=1.0)
+    assert lga.status.steps == 3
+    assert torch.isfinite(p).all()

@@ -125,3 +125,38 @@ def test_its_state_loads_and_that_of_lga_is_refused() -> None:
     second.load_state_dict(first.state_dict())
     assert second.status.steps == 5
     assert lossaware.Baseline is Baseline
+
+
+def test_a_scaler_makes_its_step() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    lga = Baseline(optimizer, steps_per_epoch=2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(p.sum()).backward()
+    lga.compile()(3.0, scaler=scaler)
+    torch.testing.assert_close(p.detach(), torch.full((3,), 0.9))
+    assert (lga.status.steps, lga.status.loss) == (1, 3.0)
+
+
+def test_detached_it_does_not_watch_gradients() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    lga = Baseline(optimizer, steps_per_epoch=2)
+    lga.observe(1.0)
+    assert p._backward_hooks
+    lga.detach()
+    assert not p._backward_hooks
+
+
+def test_a_step_within_a_step_is_one() -> None:
+    class Twice(torch.optim.SGD):
+        @torch.optim.Optimizer.profile_hook_step
+        def step(self, closure: Any = None) -> Any:
+            super().step()
+            return super().step()
+
+    optimizer: Any = Twice([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    lga = Baseline(optimizer, steps_per_epoch=2)
+    for steps in (1, 2):
+        optimizer.step(loss=2.0)
+        assert (lga.status.steps, lga.status.steps_without_loss) == (steps, 0)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lossaware import LGA
+from lossaware.notices import PushNotice
 
 
 def train(losses: Sequence[float], **settings: Any) -> tuple[list[str], Any, torch.Tensor]:
@@ -72,6 +73,42 @@ def test_losses_that_are_not_finite_are_reported() -> None:
     messages, status, p = train([math.nan] * 300)
     assert messages == ["none of 100 losses was finite, so LGA has made no correction"]
     assert (status.gate, float(p)) == ("no finite loss yet", 1.0)
+
+
+def test_losses_at_the_upper_bound_and_at_0() -> None:
+    """The reason is not that they were above the first, or that none is above 0."""
+    (message,), _, _ = train([1.0, 0.9, *[0.9, 1.0] * 60], steps_per_epoch=2, lower_bound="average")
+    assert "the bounds are less than eps = 0.1 apart; the lower bound is L = 0.95, the upper bound U = 1;" in message
+    (message,), _, _ = train([0.05, *[0.0] * 120])
+    assert "the bounds are less than eps = 0.1 apart; the lower bound is L = " in message
+    (message,), _, _ = train([1.0] * 120, eps=0.0, lower_bound="average")
+    assert "the lower bound is L = 1, the upper bound U = 1;" in message
+
+
+def test_the_place_of_a_warning_is_the_line_of_the_step() -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer: Any = torch.optim.SGD([p], lr=0.0)
+    LGA(optimizer, steps_per_epoch=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(99):
+            optimizer.step(loss=0.0)
+    with pytest.warns(UserWarning, match="since no loss opens the gate") as caught:
+        optimizer.step(loss=0.0)
+    assert caught[0].filename == __file__
+
+
+def test_a_hundred_steps_in_a_row_without_a_push_are_reported_once() -> None:
+    notice = PushNotice()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for reason in ("all is 0", "", *["all is 0"] * 99):
+            notice.step(reason)
+    with pytest.warns(UserWarning, match="no correction in 100 steps: in the last of them nothing moved"):
+        notice.step("nothing moved")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        notice.step("nothing moved")
 
 
 def test_on_a_device_it_is_reported_when_the_status_is_read() -> None:
@@ -165,3 +202,13 @@ def test_a_resumed_run_without_a_status_is_reported(caplog: pytest.LogCaptureFix
     resumed.detach()
     (record,) = caplog.records
     assert record.message.startswith("LGA made 100 steps, but steps_per_epoch=1000, ")
+
+
+def test_a_complete_status_is_remembered_by_a_longer_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer: Any = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.0)
+    lga = LGA(optimizer, steps_per_epoch=100)
+    for _ in range(100):
+        optimizer.step(loss=1.0)
+    lga.steps_per_epoch = 1000
+    lga.detach()
+    assert not caplog.records

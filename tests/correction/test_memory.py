@@ -288,6 +288,12 @@ def test_a_gradient_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     assert not p.any()
 
 
+def test_a_gradient_of_another_shape_is_refused_without_memory() -> None:
+    """As in a graph. Without the check: it would be expanded."""
+    with FakeTensorMode(), pytest.raises(ValueError, match="must have its parameter's shape"):
+        Correction(XI, "push").apply([(torch.zeros(3, 4), torch.ones(1, 4))], 1.0)
+
+
 def test_numbers_that_cannot_be_pushed_are_refused() -> None:
     with pytest.raises(ValueError, match=r"parameters must be of torch\.float64.*got torch\.int32"):
         Correction(XI, "push").apply([(torch.zeros(3, dtype=torch.int32), torch.ones(3))], 1.0)

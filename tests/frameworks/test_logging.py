@@ -172,3 +172,14 @@ def test_measuring_every_other_thing_is_refused(steps: Any) -> None:
     lga = LGA(sgd(net().parameters()), **SETTINGS)
     with pytest.raises(ValueError, match=r"steps must be an integer of at least 1, or None: got"):
         lga.measure_every(steps)
+
+
+def test_parameters_after_an_empty_one_are_measured() -> None:
+    params = [torch.nn.Parameter(torch.ones(size)) for size in (0, 4)]
+    optimizer: Any = torch.optim.SGD(params, lr=0.5)
+    lga = LGA(optimizer, steps_per_epoch=2)
+    lga.measure_every(1)
+    params[1].grad = torch.ones(4)
+    optimizer.step(loss=1.0)
+    assert lga.measurement is not None
+    assert lga.measurement.update_norm == pytest.approx(1.0)
