@@ -33,8 +33,9 @@ def test_print_shows_a_table_of_the_terminals_width(result, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     lines = str(result).splitlines()
     assert [line.split()[1] for line in lines if line.startswith("1e-")][:2] == ["helps", "helps"]
-    assert all(len(line) <= width for line in lines[:-1])
-    assert lines[-1] == result.verdict
+    end = lines.index(result.verdict)
+    assert all(len(line) <= width for line in lines[:end])
+    assert lines[end + 1].startswith("At the learning rate that is the best tried, it reaches ")
 
 
 def test_a_notebook_shows_a_table(result):
@@ -42,6 +43,7 @@ def test_a_notebook_shows_a_table(result):
     assert html.count("<tr") == 3
     assert html.count(">helps</span>") == 2
     assert "1e-2" in html
+    assert "At the learning rate that is the best tried, it reaches " in html
 
 
 def test_the_curves_are_the_reports(result):

@@ -32,7 +32,8 @@ class Result:
 
     def __str__(self) -> str:
         width = shutil.get_terminal_size((120, 24)).columns
-        return f"{text.write(self._outcome.tables[0], width).strip()}\n\n{self.verdict}"
+        table = text.write(self._outcome.tables[0], width).strip()
+        return "\n".join([table, "", *self._sentences])
 
     def __repr__(self) -> str:
         return f"<comparison: {self.verdict}>"
@@ -67,4 +68,8 @@ class Result:
         return Path(path)
 
     def _repr_html_(self) -> str:
-        return write(replace(self._outcome.tables[0], remark=self.verdict))
+        return write(replace(self._outcome.tables[0], remark=" ".join(self._sentences)))
+
+    @property
+    def _sentences(self) -> list[str]:
+        return [self.verdict, *self._outcome.remarks]
