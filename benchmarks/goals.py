@@ -1,4 +1,4 @@
-"""Goals of measurements, and the table of all of them."""
+"""Goals of measurements, the table of all of them, and what explains the missed ones."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,6 +30,75 @@ class Goal:
     def met(self) -> bool:
         """Whether it is where it should be."""
         return self.value <= self.limit if self.at_most else self.value >= self.limit
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A quantity that explains missed goals: counted, or timed where nothing can be counted.
+
+    Attributes:
+        item: The item of these goals.
+        of: How `Goal.what` begins for these goals; empty for all goals of the item.
+        what: The quantity.
+        value: Its value.
+        unit: "x" for ratios.
+    """
+
+    item: str
+    of: str
+    what: str
+    value: float
+    unit: str = "x"
+
+    def explains(self, goal: Goal) -> bool:
+        """Whether the quantity belongs to the goal."""
+        return self.item == goal.item and goal.what.startswith(self.of)
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value:.3g}{'' if self.unit in ('x', '') else f' {self.unit}'}"
+
+
+Finding = Goal | Counter
+
+
+class SkippedError(Exception):
+    """A part cannot be measured on this machine; the message says why."""
+
+
+ATTEMPTS = {
+    '"auto", eager': "running-means",
+    '"auto", compiled': "running-means",
+    "fixed, eager": "compiled-step",
+    "fixed, compiled": "compiled-step",
+    "JAX, fixed": "jax",
+    'JAX, "auto"': "jax",
+    "1,000 parameters a tensor": "many-small-tensors",
+    "10,000 parameters a tensor": "many-small-tensors",
+    "one tensor": "running-means",
+    "closed gate": "closed-gate",
+    "whole step": "whole-step",
+    "studies": "studies",
+    "ranks": "ranks",
+    "memory": "running-means",
+    "first use": "first-use",
+    "peers": "peers",
+}
+"""By item, the section of ``docs/speed.md`` that describes what was tried."""
+
+
+def explained(goals: Iterable[Goal], counters: Iterable[Counter]) -> list[str]:
+    """One line for each missed goal: its value, its counters, and where the attempts are described."""
+    counters = list(counters)
+    lines = []
+    for goal in goals:
+        if goal.met:
+            continue
+        found = "; ".join(str(counter) for counter in counters if counter.explains(goal)) or "without a counter"
+        lines.append(
+            f"- missed: {goal.item}, {goal.what}, {goal.value:.3g} instead of {goal.limit:g}. {found}. "
+            f"Attempts: docs/speed.md#{ATTEMPTS[goal.item]}"
+        )
+    return lines
 
 
 def as_markdown(goals: Iterable[Goal]) -> str:

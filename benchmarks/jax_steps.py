@@ -1,7 +1,7 @@
 """JAX's optimizer step, compiled by jit, on one core: ``python -m benchmarks.jax_steps``.
 
-Prints the ratios as JSON. `benchmarks.speed` runs it in a separate process on one core: XLA starts as many threads as
-there are cores.
+Prints the ratios and the loops as JSON. `benchmarks.speed` runs it in a separate process on one core: XLA starts as
+many threads as there are cores.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.goals import Goal
+from benchmarks.counting import Loops, loops_of
+from benchmarks.goals import Counter, Finding, Goal
 from benchmarks.timing import Times, take_turns
 
 TOTAL = 10**7
@@ -52,6 +53,13 @@ class Run:
 
         self.compiled = step
         self._loss = jax.numpy.float32(LOSS)
+
+    def loops(self) -> Loops:
+        """The loops that XLA made of a step."""
+        lowered = self.compiled.lower(self.params, self.state, self.gradient, self._loss)
+        text = lowered.compile().as_text()
+        assert text is not None
+        return loops_of(text, TOTAL)
 
     def __call__(self) -> None:
         """Make a step, and wait for it."""
@@ -96,25 +104,45 @@ def check(made: dict[str, Run]) -> None:
     assert np.abs(moved["auto"] - moved["base"]).max() > 1e-6
 
 
-def measure(seconds: float) -> Iterator[tuple[str, Times]]:
-    """Times of a step of each base, without LGA and with it."""
+def measure(seconds: float) -> Iterator[tuple[str, Times, dict[str, Loops]]]:
+    """Times of a step of each base, without LGA and with it, and its loops."""
     for name in BASES:
         made = runs(name)
         check(made)
-        yield name, take_turns(made, seconds, least=15)
+        yield name, take_turns(made, seconds, least=15), {variant: run.loops() for variant, run in made.items()}
 
 
-def goals(seconds: float) -> list[Goal]:
-    """The goals, measured in a process that is bound to one core."""
+def goals(seconds: float) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """The goals and counters, measured in a process that is bound to one core, and a row for each step with its loops.
+
+    The floor of a row is the ratio of the bytes that the loops read and write.
+    """
     command = [sys.executable, "-m", "benchmarks.jax_steps", "--seconds", str(seconds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    ratios = json.loads(done.stdout.splitlines()[-1])
-    found = []
+    ratios, loops = json.loads(done.stdout.splitlines()[-1])
+    found: list[Finding] = []
+    rows = []
     for name, (_, limit, floor) in BASES.items():
         what = f"{name}, 10 M, step / base step"
         found.append(Goal("JAX, fixed", what, ratios[name]["fixed"], 1.02, floor=1.0))
         found.append(Goal('JAX, "auto"', what, ratios[name]["auto"], limit, floor=floor))
-    return found
+        base = Loops(*loops[name]["base"])
+        for variant, item in {"base": None, "fixed": "JAX, fixed", "auto": 'JAX, "auto"'}.items():
+            count, moved = Loops(*loops[name][variant])
+            rows.append(
+                {
+                    "optimizer": name,
+                    "step": variant,
+                    "loops": count,
+                    "bytes for a parameter": moved / TOTAL,
+                    "floor": moved / base.moved,
+                }
+            )
+            if item is not None:
+                of = f"{name},"
+                found.append(Counter(item, of, f"loops, with {base.number} of the base", count, ""))
+                found.append(Counter(item, of, "bytes that the loops move / base", moved / base.moved))
+    return found, rows
 
 
 def main() -> None:
@@ -123,11 +151,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    ratios = {
-        name: {variant: times.ratio(variant, "base") for variant in ("fixed", "auto")}
-        for name, times in measure(arguments.seconds)
-    }
-    print(json.dumps(ratios))
+    ratios, loops = {}, {}
+    for name, times, of_variants in measure(arguments.seconds):
+        ratios[name] = {variant: times.ratio(variant, "base") for variant in ("fixed", "auto")}
+        loops[name] = of_variants
+    print(json.dumps([ratios, loops]))
 
 
 if __name__ == "__main__":

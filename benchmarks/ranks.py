@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from benchmarks.goals import Goal
+from benchmarks.goals import Counter, Finding, Goal
 from benchmarks.parameters import GAMMA2, attach, check_correction
 from benchmarks.timing import take_turns
 from lossaware.correction import as_local
+from lossaware.loss_input import mean_over_ranks
 
 WORLDS = (1, 2, 3, 4)
 """Numbers of ranks. Where they are more than cores, a step is slower by sharing these."""
@@ -81,12 +82,16 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     counted = {variant: collectives(call) for variant, call in steps.items()}
     times = take_turns(steps, 0.0, least=rounds, most=rounds)
     assert lga.status.open_share == 1
+    exchange = partial(mean_over_ranks, 2.0, None, partial(torch.device, "cpu"))
+    exchanges = take_turns({"exchange": exchange}, 0.0, least=rounds, most=rounds)
     return {
         "ratio": times.ratio("LGA", "base"),
         "collectives": len(counted["LGA"]) - len(counted["base"]),
         "bytes": sum(counted["LGA"]) - sum(counted["base"]),
         "without_ms": times.median("base"),
         "with_ms": times.median("LGA"),
+        "added_ms": times.difference("LGA", "base"),
+        "exchange_ms": exchanges.median("exchange"),
     }
 
 
@@ -130,18 +135,23 @@ def work(rank: int, world: int, folder: Path, rounds: int) -> None:
     dist.destroy_process_group()
 
 
-def goals(rounds: int) -> tuple[list[Goal], list[dict[str, Any]]]:
-    """The goals, and a row for each wrapper and number of ranks, which run in separate processes."""
+def goals(rounds: int) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """The goals and counters, and a row for each wrapper and number of ranks, which run in separate processes."""
     command = [sys.executable, "-m", "benchmarks.ranks", "--rounds", str(rounds)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    made = []
+    made: list[Finding] = []
+    alone = {row["wrapper"]: row["added_ms"] for row in rows if row["ranks"] == 1}
     for row in rows:
         if row["ranks"] == RANKS_OF_GOALS:
             what = f"{row['wrapper']}, gloo, {row['ranks']} ranks, a million parameters"
             ratio = Goal("ranks", f"{what}, training step / without LGA", row["ratio"], 1.05, floor=1.0)
             added = Goal("ranks", f"{what}, collectives that LGA adds", row["collectives"], 1, unit="in all")
             made += [ratio, added, Goal("ranks", f"{what}, what a rank gives to them", row["bytes"], 8, unit="bytes")]
+            of = f"{row['wrapper']},"
+            made.append(Counter("ranks", of, "LGA in a step", row["added_ms"], "ms"))
+            made.append(Counter("ranks", of, "LGA with one rank, without an exchange", alone[row["wrapper"]], "ms"))
+            made.append(Counter("ranks", of, "an exchange alone", row["exchange_ms"], "ms"))
     return made, rows
 
 

@@ -1,13 +1,14 @@
 """The cost of LGA: the whole table of goals by one command.
 
-    python -m benchmarks.speed                  # everything, below ten minutes on two cores
+    python -m benchmarks.speed                  # everything, below seven minutes on two cores
     python -m benchmarks.speed eager closed     # some parts
     python -m benchmarks.speed --seconds 0.2    # shorter; noisier
     python -m benchmarks.speed --large          # peers with 100 million parameters too, ten minutes more
 
-Prints the table, and writes ``goals.md``, ``speed.json``, a CSV for each table and the figures to ``results/speed``; a
-run of some parts replaces only those. Every part asserts that the timed code changed the parameters as in
-`tests/reference.py`. A part that fails does not stop the others; the exit code is then 1.
+Prints the table, and for each missed goal one line with the counters that explain it and the section of
+``docs/speed.md`` with the attempts. Writes ``goals.md``, ``speed.json``, a CSV for each table and the figures to
+``results/speed``; a run of some parts replaces only those. Every part asserts that the timed code changed the
+parameters as in `tests/reference.py`. A part that fails does not stop the others; the exit code is then 1.
 """
 
 import argparse
@@ -17,17 +18,18 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import auto, first_use, jax_steps, memory, peers, ranks, steps, training
-from benchmarks.goals import Goal, as_markdown
+from benchmarks import auto, cachegrind, first_use, jax_steps, loops, memory, peers, ranks, steps, training
+from benchmarks.goals import Counter, Finding, Goal, SkippedError, as_markdown, explained
 from benchmarks.timing import circumstances
 
 PARTS = (
     *("auto", "auto-compiled", "compiled", "jax", "eager", "closed", "whole", "studies", "ranks", "memory"),
-    *("first-use", "peers", "scaling"),
+    *("first-use", "peers", "scaling", "loops", "cachegrind"),
 )
 FOLDER = Path(__file__).parents[1] / "results" / "speed"
 
@@ -50,25 +52,44 @@ def main() -> None:
         began = time.perf_counter()
         print(f"{part} ...", file=sys.stderr, flush=True)
         try:
-            goals, tables = measure(part, arguments.seconds, large=arguments.large)
+            findings, tables = measure(part, arguments.seconds, large=arguments.large)
+        except SkippedError as error:
+            print(f"{part}: skipped, {error}", file=sys.stderr)
+            continue
         except Exception:
             traceback.print_exc()
             failed.append(part)
             continue
         where = circumstances(" ".join(["python -m benchmarks.speed", *sys.argv[1:]]))
         seconds = round(time.perf_counter() - began)
-        parts[part] = {**where, "seconds": seconds, "goals": [asdict(goal) for goal in goals], "tables": tables}
+        parts[part] = {
+            **where,
+            "seconds": seconds,
+            "goals": [asdict(found) for found in findings if isinstance(found, Goal)],
+            "counters": [asdict(found) for found in findings if isinstance(found, Counter)],
+            "tables": tables,
+        }
         for name, rows in tables.items():
             write_csv(arguments.output / f"{name}.csv", rows)
         write(arguments.output, {part: parts[part] for part in PARTS if part in parts}, part)
-    measured = [part for part in arguments.parts or PARTS if part not in failed]
-    print(as_markdown(Goal(**goal) for part in measured for goal in parts[part]["goals"]), flush=True)
+    measured = [part for part in arguments.parts or PARTS if part in parts and part not in failed]
+    goals = [Goal(**goal) for part in measured for goal in parts[part]["goals"]]
+    print("\n".join([as_markdown(goals), "", *explained(goals, counters_of(parts))]), flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict[str, list[dict[str, Any]]]]:
-    """The goals of a part, and its tables by name."""
+def counters_of(parts: dict[str, Any]) -> list[Counter]:
+    """All that are known."""
+    return [Counter(**counter) for found in parts.values() for counter in found.get("counters", [])]
+
+
+def measure(part: str, seconds: float, *, large: bool) -> tuple[Sequence[Finding], dict[str, list[dict[str, Any]]]]:
+    """The goals and counters of a part, and its tables by name.
+
+    Raises:
+        SkippedError: This machine lacks a program that the part needs.
+    """
     match part:
         case "auto":
             return list(auto.eager(2 * seconds)), {}
@@ -78,7 +99,8 @@ def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict
             goals, rows = steps.compiled(seconds)
             return goals, {"compiled": rows}
         case "jax":
-            return jax_steps.goals(2 * seconds), {}
+            findings, rows = jax_steps.goals(2 * seconds)
+            return findings, {"jax_loops": rows}
         case "eager":
             return list(steps.eager(seconds)), {}
         case "closed":
@@ -86,11 +108,11 @@ def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict
         case "whole":
             return list(training.whole_step(2 * seconds)), {}
         case "studies":
-            goals, hourly = training.study_loop(2 * seconds)
-            return goals, {"runs_an_hour": [{"loop": name, "runs_an_hour": value} for name, value in hourly.items()]}
+            findings, hourly = training.study_loop(2 * seconds)
+            return findings, {"runs_an_hour": [{"loop": name, "runs_an_hour": value} for name, value in hourly.items()]}
         case "ranks":
-            goals, rows = ranks.goals(round(50 * seconds))
-            return goals, {"ranks": rows}
+            findings, rows = ranks.goals(round(50 * seconds))
+            return findings, {"ranks": rows}
         case "memory":
             return list(memory.memory()), {}
         case "first-use":
@@ -98,6 +120,12 @@ def measure(part: str, seconds: float, *, large: bool) -> tuple[list[Goal], dict
         case "peers":
             rows, goals = peers.peers(seconds / 2, (10**6, 10**7, *([10**8] if large else [])))
             return goals, {"peers": rows}
+        case "loops":
+            counters, rows = loops.measure(seconds)
+            return counters, {"loops": rows}
+        case "cachegrind":
+            counters, rows = cachegrind.measure()
+            return counters, {"cachegrind": rows}
         case _:
             return [], {"scaling": list(steps.scaling(seconds / 2))}
 
@@ -108,6 +136,7 @@ def write(folder: Path, parts: dict[str, Any], measured: str) -> None:
     lines = ["# Speed", "", "Written by `python -m benchmarks.speed`; ratios of variants that took turns, medians.", ""]
     everything = [Goal(**goal) for found in parts.values() for goal in found["goals"]]
     lines += ["## All goals", "", as_markdown(everything), ""]
+    lines += ["## Missed goals and their counters", "", *explained(everything, counters_of(parts)), ""]
     for part, found in parts.items():
         lines += [
             f"## {part}",

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.goals import Goal
+from benchmarks.counting import calls_of_python
+from benchmarks.goals import Counter, Finding, Goal
 from benchmarks.parameters import GAMMA2, LOSS, XI, attach, check_correction, make_parameters
 from benchmarks.timing import take_turns, threads
 from lossaware import LGA
 from lossaware.compiled import compiler_arguments
-from lossaware.correction import Correction, Means
+from lossaware.correction import Correction, Means, native
 
 AMOUNT = 1e-6
 TINY = 1e-9  # so small that values stay in their range for thousands of steps
@@ -49,7 +50,7 @@ def _count(tensors: int) -> str:
 
 
 @torch.no_grad()
-def eager(seconds: float) -> Iterator[Goal]:
+def eager(seconds: float) -> Iterator[Finding]:
     """The correction by itself, against one addition and against the plain form."""
     cases = [(10_000, 1), (1, 1), (1, 2), (1_000, 1), (1_000, 2)]
     for tensors, count in cases:
@@ -74,9 +75,31 @@ def eager(seconds: float) -> Iterator[Goal]:
         if tensors < 10_000:
             plain = times.ratio("plain", "correction")
             yield Goal(item, f"plain foreach / correction, {what}", plain, 2.0, at_most=False)
+        else:
+            yield from _of_many_tensors(item, params, grads, variants["correction"], seconds)
 
 
-def closed_gate(seconds: float) -> Iterator[Goal]:
+def _of_many_tensors(
+    item: str, params: list[Tensor], grads: list[Tensor], correction: Callable[[], object], seconds: float
+) -> Iterator[Counter]:
+    """The cost for each tensor: calls of Python, and the time until it is known where the tensors lie."""
+    count = len(params)
+    yield Counter(item, "", "calls of Python for a tensor", calls_of_python(correction) / count, "")
+    library = native.library()
+    if library is None:
+        return
+    pieces = [(params[i : i + 256], grads[i : i + 256]) for i in range(0, count, 256)]
+    look = [partial(library.table, some, of_them, (), 1) for some, of_them in pieces]
+    assert all(at() is not None for at in look)
+    variants: dict[str, Callable[[], object]] = {"look": lambda: [at() for at in look], "correction": correction}
+    with threads(1):
+        times = take_turns(variants, seconds / 2)
+    share = times.ratio("look", "correction")
+    yield Counter(item, "", "share of the time until it is known where the tensors lie", share)
+    yield Counter(item, "", "that time", times.median("look") / count * 1e6, "ns for a tensor")
+
+
+def closed_gate(seconds: float) -> Iterator[Finding]:
     """Steps whose Omega the host knows to be 0; with and without LGA on the same parameters and state."""
     with threads(1):
         for total, name in ((10**7, "SGD"), (10**7, "Adam")):
@@ -92,6 +115,8 @@ def closed_gate(seconds: float) -> Iterator[Goal]:
             assert name == "SGD" or ours.state[params[0]]["step"] > 2 * lga.status.steps
             value = times.ratio("closed", "base")
             yield Goal("closed gate", f"{name}, 10 M, step / base step", value, 1.01, floor=1.0)
+            added = times.difference("closed", "base") * 1e3
+            yield Counter("closed gate", f"{name},", "LGA after a pass over the parameters", added, "µs")
         small, other = (torch.optim.SGD(make_parameters(4), lr=TINY) for _ in range(2))
         LGA(other, steps_per_epoch=100)
         step: Any = other.step
@@ -99,6 +124,9 @@ def closed_gate(seconds: float) -> Iterator[Goal]:
         times = take_turns({"base": small.step, "closed": lambda: step(loss=loss)}, seconds, most=400, calls=100)
         microseconds = (times.least("closed") - times.least("base")) * 1e3
         yield Goal("closed gate", "Python of hooks and law", microseconds, 20.0, unit="µs")
+        yield Counter("closed gate", "", "LGA in a loop without other work", microseconds, "µs")
+        added = calls_of_python(lambda: step(loss=loss)) - calls_of_python(small.step)
+        yield Counter("closed gate", "", "calls of Python that LGA adds", added, "")
 
 
 def compiled_base(optimizer: torch.optim.Optimizer, arguments: dict[str, Any]) -> Callable[[], None]:

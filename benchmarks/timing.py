@@ -33,6 +33,10 @@ class Times:
         """Median over the rounds of the ratio of two variants; other load on the machine affects both."""
         return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[base], strict=True))
 
+    def difference(self, name: str, base: str) -> float:
+        """Median over the rounds of the difference of two variants in milliseconds."""
+        return statistics.median(a - b for a, b in zip(self.rounds[name], self.rounds[base], strict=True))
+
 
 def take_turns(variants: Variants, seconds: float, *, least: int = 7, most: int = 200, calls: int = 1) -> Times:
     """Time the variants in turn, round after round.

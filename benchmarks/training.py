@@ -1,6 +1,7 @@
 """Whole training steps of real networks, and the loop of a study's run against loops written by hand."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.goals import Goal
+from benchmarks.counting import calls_of_python
+from benchmarks.goals import Counter, Finding, Goal
 from benchmarks.parameters import attach
 from benchmarks.timing import take_turns, threads
 from lossaware.studies.models.densenet import densenet
@@ -24,7 +26,7 @@ TABLE_1_STEPS = 20 * 938
 """Steps of one run of Table 1 on MNIST."""
 
 
-def whole_step(seconds: float) -> Iterator[Goal]:
+def whole_step(seconds: float) -> Iterator[Finding]:
     """Forward, backward and step, without LGA and with an open gate.
 
     Both train one network in turn, so that weights and memory addresses are the same.
@@ -48,7 +50,23 @@ def whole_step(seconds: float) -> Iterator[Goal]:
             with threads(1 if len(inputs) == 64 else 2):
                 times = take_turns(steps, seconds if len(inputs) == 64 else 2 * seconds, least=5, most=1000)
             assert lga.status.open_share == 1
-            yield Goal("whole step", f"{name}, {base.__name__}", times.ratio("LGA", "base"), limit)
+            what = f"{name}, {base.__name__}"
+            yield Goal("whole step", what, times.ratio("LGA", "base"), limit)
+            yield Counter("whole step", what, "LGA in the whole step", times.difference("LGA", "base") * 1e3, "µs")
+            yield from _of_the_step_alone(what, plain, ours, seconds / 4)
+
+
+def _of_the_step_alone(
+    what: str, plain: torch.optim.Optimizer, ours: torch.optim.Optimizer, seconds: float
+) -> Iterator[Counter]:
+    """The cost of LGA in a loop of steps of the optimizer, with all in the cache that fits into it."""
+    step: Callable[..., Any] = ours.step
+    alone: dict[str, Callable[[], object]] = {"base": plain.step, "LGA": partial(step, loss=torch.tensor(2.0))}
+    with threads(1):
+        times = take_turns(alone, seconds, most=400, calls=5)
+    yield Counter("whole step", what, "LGA in a loop of steps alone", times.difference("LGA", "base") * 1e3, "µs")
+    added = calls_of_python(alone["LGA"]) - calls_of_python(alone["base"])
+    yield Counter("whole step", what, "calls of Python that LGA adds", added, "")
 
 
 def _training_step(
@@ -117,11 +135,11 @@ class _Samples(Dataset[tuple[Tensor, int]]):
         return tensor.sub_(mean).div_(std), int(self.labels[index])
 
 
-def study_loop(seconds: float) -> tuple[list[Goal], dict[str, float]]:
+def study_loop(seconds: float) -> tuple[list[Finding], dict[str, float]]:
     """An epoch of a run against the bare loop and the usual script; also runs an hour of Table 1 on one core.
 
     Returns:
-        The goals, and runs an hour by name.
+        The goals with a counter, and runs an hour by name.
     """
     spec = RunSpec(
         task="benchmarks.training:task", optimizer="sgd", lr=1e-4, seed=0, epochs=10**6, batch_size=BATCH,
@@ -143,9 +161,10 @@ def study_loop(seconds: float) -> tuple[list[Goal], dict[str, float]]:
     ratios = sorted(a / b for a, b in zip(measured[1:], times.rounds["bare"], strict=True))
     usual_ratios = sorted(a / b for a, b in zip(measured[1:], times.rounds["usual"], strict=True))
     middle = len(ratios) // 2
-    goals = [
+    goals: list[Finding] = [
         Goal("studies", "an epoch of a run / bare loop", ratios[middle], 1.05),
         Goal("studies", "an epoch of a run / usual script", usual_ratios[middle], 0.5),
+        Counter("studies", "", "bare loop / usual script", times.ratio("bare", "usual")),
     ]
     of_epoch = {
         "usual script": times.median("usual"),

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Without contraction to fused multiply-adds and without fast-math, for the same bits as torch's operators.
-_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILER_SECONDS = 60.0
@@ -71,7 +71,7 @@ def key_of(content: bytes) -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    return hashlib.sha256(b"\0".join([content, " ".join(_FLAGS).encode(), processor.encode()])).hexdigest()[:20]
+    return hashlib.sha256(b"\0".join([content, " ".join(FLAGS).encode(), processor.encode()])).hexdigest()[:20]
 
 
 def keep(folder: Path, key: str, content: bytes) -> Path:
@@ -129,7 +129,7 @@ def compile_by(compiler: list[str]) -> bytes:
         text, built, messages = (Path(scratch) / name for name in ("native.c", "native.so", "messages"))
         text.write_bytes(source())
         for tuning in _TUNINGS:
-            code = _run([*compiler, *_FLAGS, *tuning, "-o", str(built), str(text)], messages)
+            code = _run([*compiler, *FLAGS, *tuning, "-o", str(built), str(text)], messages)
             if code is None:
                 raise NoLibraryError(f"{name} takes longer than {_COMPILER_SECONDS:g} seconds")
             if code == 0 and built.exists():

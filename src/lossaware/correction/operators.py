@@ -1,5 +1,6 @@
 """The pass in torch operators: one expression for all devices, which torch.compile fuses with its context."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -105,8 +106,7 @@ def push_whole(p: Tensor, g: Tensor, push: Push, key: int | Tensor | None) -> No
 def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | None, key: int | Tensor | None) -> None:
     d = g.to(amount.dtype)
     d = -d if push.maximize else d
-    xi = torch.full((), push.xi, dtype=d.dtype, device=d.device)
-    moved = amount / (d + torch.where(d >= 0, xi, -xi))  # Eq. 5
+    moved = amount / (d + _with_sign_of(d, push.xi))  # Eq. 5
     if push.rest:
         moved = torch.where(d == 0, 0.0, moved)
     if not push.pushes:
@@ -115,6 +115,21 @@ def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | Non
         p.sub_(moved)
     else:
         p.copy_(round_to(p.dtype, p.to(amount.dtype) - moved, places, key))
+
+
+def _with_sign_of(d: Tensor, xi: float) -> Tensor:
+    """The number xi with the sign of each element of d, and above 0 where that is 0.
+
+    Without comparisons for torch's compiler on CPUs, with the same bits: for AVX-512 it turns the mask of a comparison
+    into a vector by an instruction that waits for the old value of its register. If this is the result of the division,
+    each vector waits for the one before.
+    """
+    if torch.compiler.is_compiling() and d.device.type == "cpu":
+        large = 2.0 ** (math.frexp(torch.finfo(d.dtype).max)[1] - 1)
+        far = d * large * large  # 0, or beyond 2 xi on either side, for the smallest d too
+        return xi - torch.relu(2 * xi - torch.relu(far + 2 * xi))
+    positive = torch.full((), xi, dtype=d.dtype, device=d.device)
+    return torch.where(d >= 0, positive, -positive)
 
 
 def _scalar(amount: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
