@@ -14,6 +14,7 @@ from torch import nn
 
 from lossaware import LGA, UsageError
 from lossaware.agreement import Agreement
+from lossaware.gradient_mean import MEAN
 from support import flat, parameters, set_gradients, torch_optimizer
 from support.agreement import RULE, SHAPES, attached, problem
 
@@ -210,3 +211,36 @@ def test_a_base_that_moves_at_the_rate_0() -> None:
         optimizer.step(loss=1.0)
     assert lga.status.steps == 3
     assert torch.isfinite(p).all()
+
+
+def test_a_step_without_a_loss_makes_the_means() -> None:
+    """So a checkpoint can be loaded into them."""
+    p = nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    LGA(optimizer, gamma2="agreement")
+    p.grad = torch.ones(4)
+    with pytest.warns(UserWarning, match="no loss for this step"):
+        optimizer.step()
+    assert MEAN in optimizer.state[p]
+
+
+def test_where_a_scaler_skips_the_step_nothing_changes() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer: Any = torch.optim.SGD([p], lr=1e-9, fused=True)
+    lga = LGA(optimizer, gamma2="agreement")
+    for found_inf, gradient, steps in ((0.0, 1.0, 1), (1.0, math.inf, 1), (0.0, 1.0, 2)):
+        before = p.detach().clone()
+        optimizer.found_inf = torch.tensor(found_inf)
+        p.grad = torch.full((4,), gradient)
+        optimizer.step(loss=1.0)
+        assert torch.equal(p, before) == bool(found_inf)
+        assert (lga.status.steps, lga.status.nonfinite_losses) == (steps, 0)
+
+
+def test_where_all_groups_are_switched_off_the_gate_is_closed() -> None:
+    p = nn.Parameter(torch.ones(4))
+    optimizer: Any = torch.optim.SGD([{"params": [p], "gamma2": 0}], lr=0.1)
+    lga = LGA(optimizer, gamma2="agreement")
+    p.grad = torch.ones(4)
+    optimizer.step(loss=1.0)
+    assert (lga.status.omega, lga.status.open_share) == (0.0, 0.0)
