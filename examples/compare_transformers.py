@@ -69,7 +69,7 @@ def train(trial: lossaware.Trial, epochs: int = 5) -> float:
         ),
         train_dataset=training,
         eval_dataset=testing,
-        compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(1) == found.label_ids).mean()},
+        compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(1) == output.label_ids).mean()},
         optimizers=(optimizer, None),
         callbacks=[report],
         lga={},

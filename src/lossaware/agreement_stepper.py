@@ -105,11 +105,11 @@ class AgreementStepper(Stepper):
             return
         self._correction.reseed(int(state.steps))
         gradient_of = gradients(optimizer)
-        left = [
+        largest_rest = [
             self._push(optimizer, group, scales, share, moved, gradient_of)
             for (group, scales), share in zip(active, self._shares, strict=True)
         ]
-        state = state._replace(omega=max(left, default=0.0))
+        state = state._replace(omega=max(largest_rest, default=0.0))
         self._state = state._replace(opened=before.opened + (state.omega > 0))
         self._notice.step("all gradients were 0" if active and self._weight == 0 else "")
 
@@ -125,19 +125,19 @@ class AgreementStepper(Stepper):
         """Push each tensor of a group by the rest of its share after the base's step; returns the largest rest."""
         triples = [(p, g, s) for p, s in zip(group["params"], scales, strict=True) if (g := gradient_of(p)) is not None]
         read = self._means.take_in(optimizer, [(p, g) for p, g, _ in triples])
-        maximize, left = bool(group.get("maximize", False)), 0.0
+        maximize, largest_rest = bool(group.get("maximize", False)), 0.0
         for (p, g, scale), mean in zip(triples, read, strict=True):
             amount = share * scale - moved.get(id(p), 0.0)
             if not amount > 0:
                 continue
             direction = _direction(mean, g)
-            left = max(left, amount / (share * scale))
+            largest_rest = max(largest_rest, amount / (share * scale))
             self._correction.apply([(p, direction)], 2 * amount, maximize=maximize)
             if isinstance(optimizer, ASGD):  # see Stepper
                 state = optimizer.state[p]
                 mu = float(1 / (state["step"] - 1 - group["t0"]).clamp(min=1))
                 self._correction.apply([(state["ax"], direction)], 2 * mu * amount, maximize=maximize)
-        return left if self._weight > 0 else 0.0
+        return largest_rest if self._weight > 0 else 0.0
 
     def _bounded(self, optimizer: Optimizer) -> Active:
         groups = optimizer.param_groups

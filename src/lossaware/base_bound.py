@@ -156,10 +156,10 @@ class _Bounded:
             moved[id(p)] = size = rms(_sample(p).sub_(before))
             reach = max(reach, size / scale) if math.isfinite(size) else math.inf
         if reach > self.share:
-            kept = self.share / reach  # 0 where it is infinite
+            ratio = self.share / reach  # 0 where it is infinite
             for p, before in self._pairs():
-                _take_back(p, before, kept)
-                moved[id(p)] = moved[id(p)] * kept if kept else 0.0
+                _take_back(p, before, ratio)
+                moved[id(p)] = moved[id(p)] * ratio if ratio else 0.0
         return reach
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -167,9 +167,9 @@ class _Bounded:
 
 
 @torch.no_grad()
-def _take_back(p: Tensor, before: Tensor, kept: float) -> None:
+def _take_back(p: Tensor, before: Tensor, ratio: float) -> None:
     """Keep this share of a tensor's movement."""
-    p.copy_(before + (p - before) * kept if kept else before)
+    p.copy_(before + (p - before) * ratio if ratio else before)
 
 
 def _sample(p: Tensor) -> Tensor:

@@ -50,13 +50,13 @@ def _upgraded(state_dict: Any) -> Any:
     if not isinstance(state_dict, dict) or "scales" not in state_dict or "groups" in state_dict:
         return state_dict
     upgrade = {("groups" if key == "scales" else key): value for key, value in state_dict.items()}
-    kept, state = upgrade.get("hyperparameters"), upgrade.get("state")
-    if isinstance(kept, dict):
-        gamma2 = kept.get("gamma2")
+    saved, state = upgrade.get("hyperparameters"), upgrade.get("state")
+    if isinstance(saved, dict):
+        gamma2 = saved.get("gamma2")
         if isinstance(gamma2, str) and gamma2.startswith("SelfSet("):
             gamma2 = gamma2.replace("SelfSet(", "AutoGamma2(", 1)
-        upgrade["hyperparameters"] = {"upper_bound": "FirstLoss()", **kept}
-        if "gamma2" in kept:
+        upgrade["hyperparameters"] = {"upper_bound": "FirstLoss()", **saved}
+        if "gamma2" in saved:
             upgrade["hyperparameters"]["gamma2"] = gamma2
     if isinstance(state, dict):
         renamed = {_OLD_FIELDS.get(name, name): value for name, value in state.items()}
@@ -89,11 +89,11 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
             raise ValueError(f"{name} in LGA's state_dict must be a whole number of at least 0: got {value!r}")
 
 
-def _check_keys(what: str, content: Any, expected: dict[str, Any]) -> None:
+def _check_keys(name: str, content: Any, expected: dict[str, Any]) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"{what} must be a dictionary: got {type(content).__name__}")
+        raise ValueError(f"{name} must be a dictionary: got {type(content).__name__}")
     unknown, missing = sorted(set(content) - set(expected)), sorted(set(expected) - set(content))
     if unknown or missing:
         parts = [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
         parts += [f"missing {', '.join(map(str, missing))}"] * bool(missing)
-        raise ValueError(f"{what} does not fit: {'; '.join(parts)}")
+        raise ValueError(f"{name} does not fit: {'; '.join(parts)}")

@@ -150,9 +150,9 @@ class CompiledStep:
         if isinstance(value, float) and stepper.device_state is None:
             stepper.step_on_host(self._optimizer, value, _no_gradients, partial(self._run_on_host, sizes))
             return
-        held = stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
-        value = value.to(held).reshape(1) if isinstance(value, Tensor) else held.new_full((1,), value)
-        self._run(sizes, lambda tensors: self._graph(tensors, held, value, None, False))
+        state_tensor = stepper.state_on(value.device if isinstance(value, Tensor) else torch.device("cpu"))
+        value = value.to(state_tensor).reshape(1) if isinstance(value, Tensor) else state_tensor.new_full((1,), value)
+        self._run(sizes, lambda tensors: self._graph(tensors, state_tensor, value, None, False))
 
     def _run_on_host(self, sizes: list[float], state: LawState, factor: float) -> None:
         amounts = [factor * size for size in sizes]
@@ -229,7 +229,7 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[..., None]:
     base_step = inspect.unwrap(type(optimizer).step)
 
     def step(
-        sizes: list[Tensor | None], held: Tensor | None, loss: Tensor | None, seed: Tensor | None, pushes: bool
+        sizes: list[Tensor | None], state_tensor: Tensor | None, loss: Tensor | None, seed: Tensor | None, pushes: bool
     ) -> None:
         with torch.no_grad():
             # Copies, as a base may write into the gradients. If it does not, the compiler removes the copies.
@@ -245,8 +245,8 @@ def _graph(optimizer: Any, stepper: Stepper) -> Callable[..., None]:
             correction = stepper.make_correction()
             # Not `Stepper.step`: it decides on the host where the state is and whether there is anything to push, and
             # the size of a group is a number to it. A graph would take all of this for constants.
-            if held is not None and loss is not None:
-                stepper.step_on_device(optimizer, held, loss[0], None, active, correction)
+            if state_tensor is not None and loss is not None:
+                stepper.step_on_device(optimizer, state_tensor, loss[0], None, active, correction)
             elif seed is not None:
                 correction.reseed(seed)
                 stepper.correct(correction, optimizer, active, 1.0, pushes=pushes)

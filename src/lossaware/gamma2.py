@@ -211,20 +211,20 @@ class AutoGamma2(Gamma2Rule):
         first = state.upper - state.origin
         opened = (state.omega > 0) & (first > 0)
         # 1 where it is closed, as the root has no derivative at 0, for JAX programs that go back through an update.
-        wanted = state.gamma2_factor * (ops.where(opened, state.omega, 1.0) / ops.where(opened, first, 1.0)) ** 0.5
-        return ops.where(opened, ops.where(wanted < 1.0, wanted, 1.0), 0.0)
+        size = state.gamma2_factor * (ops.where(opened, state.omega, 1.0) / ops.where(opened, first, 1.0)) ** 0.5
+        return ops.where(opened, ops.where(size < 1.0, size, 1.0), 0.0)
 
     def update_factor(self, state: LawState, mean: Scalar, error: Scalar, ops: Ops) -> Scalar:
         """See `Gamma2Rule.update_factor`."""
         change, before = mean - state.mean, state.gamma2_factor
         sure = change * change > self.certainty**2 * (error + state.error)
         unless_it_fell = ops.where(sure & (change > 0), before * self.shrink, before * self.fade)
-        wanted = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
+        size = ops.where(sure & (change < 0), before * self.growth, unless_it_fell)
         # The factor at which the push at the mean loss is at its maximum; 1 if a loss is 0 or below.
         first, current = state.upper - state.origin, mean - state.origin
         bounded = (current > 0) & (first > 0)
         most = (ops.where(bounded, first, 1.0) / ops.where(bounded, current, 1.0)) ** 0.5
-        return ops.where(wanted > most, most, wanted)
+        return ops.where(size > most, most, size)
 
     def gamma2(self, state: LawState, size: Scalar, ops: Ops) -> Scalar:
         """See `Gamma2Rule.gamma2`: the largest of all groups, with ``push = gamma2 * sqrt(U * Omega) / phi``.

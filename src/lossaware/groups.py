@@ -114,9 +114,9 @@ class GroupSizes:
             ValueError: The checkpoint does not match.
         """
         here = self.state(groups)
-        what = "groups in LGA's state_dict"
+        name = "groups in LGA's state_dict"
         if not isinstance(state, list):
-            raise ValueError(f"{what} must be a list: got {type(state).__name__}")
+            raise ValueError(f"{name} must be a list: got {type(state).__name__}")
         scales: list[Any] = [saved.get("scale") if isinstance(saved, dict) else saved for saved in state]
         for scale in scales:
             if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
@@ -133,7 +133,7 @@ class GroupSizes:
             return scales
         if sorted(saved_keys) != sorted(keys) or any(keys.count(one) > 1 for one in keys):
             raise ValueError(
-                f"{what} have parameters with {key} {saved_keys}, here they have {keys}: attach LGA to an optimizer "
+                f"{name} have parameters with {key} {saved_keys}, here they have {keys}: attach LGA to an optimizer "
                 "with the groups that the state belongs to"
             )
         return [scales[saved_keys.index(one)] for one in keys]

@@ -211,14 +211,14 @@ def loss_aware(
         amount = jnp.asarray(size * rule.step_size(moved, jnp), widest_float())
 
         stepped, base_state = inner.update(updates, state.base, params, value=loss, **extra_args)
-        mean, seen = state.mean, updates
+        mean, read_by_phi = state.mean, updates
         if rule.momentum:
             weight = 1 - rule.momentum
             earlier = jax.tree.map(lambda m: jnp.asarray(m, wide(m)), state.mean)  # 16 bits in older versions
-            mean = seen = jax.tree.map(
+            mean = read_by_phi = jax.tree.map(
                 lambda m, g: jnp.where(amount != 0, m + weight * (g - m), m).astype(m.dtype), earlier, updates
             )
-        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, seen)
+        corrected = jax.tree.map(lambda u, g: _corrected(u, g, amount, xi, rest), stepped, read_by_phi)
         gamma2_now = reported(moved, size).astype(state.gamma2.dtype)
         return corrected, LossAwareState(moved, gamma2_now, base_state, state.scale, mean)
 

@@ -82,7 +82,7 @@ def agreement_aware(
         sizes = [_rms(u) for u in steps]
         furthest = jnp.max(jnp.stack([size / scale for size, scale in zip(sizes, scales, strict=True)]))
         known = jnp.where(reach > 0, reach, furthest)  # the first update is measured itself
-        kept = jnp.where(known > share, share / jnp.where(known > 0, known, 1.0), 1.0)
+        ratio = jnp.where(known > share, share / jnp.where(known > 0, known, 1.0), 1.0)
 
         moved = _as(law.advance(before, jnp.where(finite, loss, jnp.nan), jnp), state.law)
         pushes = finite & jnp.isfinite(loss)
@@ -90,18 +90,18 @@ def agreement_aware(
         means = [
             jnp.where(pushes, m + momentum * (g - m), m).astype(m.dtype) for m, g in zip(means, gradients, strict=True)
         ]
-        left = [jnp.maximum(share * scale - kept * size, 0.0) for size, scale in zip(sizes, scales, strict=True)]
+        rests = [jnp.maximum(share * scale - ratio * size, 0.0) for size, scale in zip(sizes, scales, strict=True)]
         out = [
-            _moved(u, g, m, jnp.where(finite, kept, 0.0), jnp.where(pushes, amount, 0.0))
-            for u, g, m, amount in zip(steps, gradients, means, left, strict=True)
+            _moved(u, g, m, jnp.where(finite, ratio, 0.0), jnp.where(pushes, amount, 0.0))
+            for u, g, m, amount in zip(steps, gradients, means, rests, strict=True)
         ]
-        largest = jnp.max(jnp.stack([amount / (share * scale) for amount, scale in zip(left, scales, strict=True)]))
+        largest = jnp.max(jnp.stack([amount / (share * scale) for amount, scale in zip(rests, scales, strict=True)]))
         omega = jnp.where(pushes, jnp.where(weight > 0, largest, 0.0), state.law.omega).astype(state.law.omega.dtype)
         opened = state.law.opened + (pushes & (omega > 0)).astype(state.law.opened.dtype)
         moved = moved._replace(omega=omega, opened=opened)
-        seen = jnp.where(finite & jnp.isfinite(furthest) & (furthest > 0), furthest, reach)
+        new_reach = jnp.where(finite & jnp.isfinite(furthest) & (furthest > 0), furthest, reach)
         mean = jax.tree.unflatten(jax.tree.structure(state.mean), means)
-        scale = {"tensors": scales, "reach": seen}
+        scale = {"tensors": scales, "reach": new_reach}
         return jax.tree.unflatten(structure, out), AgreementState(moved, share_of(moved), base_state, scale, mean)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -117,10 +117,10 @@ def _agreement(gradients: Leaves, means: Leaves, scales: Leaves) -> tuple[jax.Ar
     return along, weight
 
 
-def _moved(update: jax.Array, g: jax.Array, mean: jax.Array, kept: jax.Array, amount: jax.Array) -> jax.Array:
+def _moved(update: jax.Array, g: jax.Array, mean: jax.Array, ratio: jax.Array, amount: jax.Array) -> jax.Array:
     """The kept part of the base's update, with the push where there is a gradient; 0 where nothing may move."""
     kind = wide(update)
-    bounded = jnp.where(kept > 0, update.astype(kind) * kept.astype(kind), 0)
+    bounded = jnp.where(ratio > 0, update.astype(kind) * ratio.astype(kind), 0)
     push = jnp.where((g != 0) & (amount > 0), amount.astype(kind) * jnp.sign(mean).astype(kind), 0)
     return (bounded - push).astype(update.dtype)
 

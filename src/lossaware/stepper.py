@@ -115,11 +115,11 @@ class Stepper:
                 self.step_on_host(optimizer, loss, gradients)
             return
         like = loss if isinstance(loss, Tensor) else found_inf
-        held = self.state_on(torch.device("cpu") if like is None else like.device)
-        value = loss.to(held) if isinstance(loss, Tensor) else held.new_full((), loss)
+        law_state = self.state_on(torch.device("cpu") if like is None else like.device)
+        value = loss.to(law_state) if isinstance(loss, Tensor) else law_state.new_full((), loss)
         active = self._active(optimizer, self.sizes.last, gradients(optimizer))
         if not _launched(self._launcher, self._mean, optimizer, value, found_inf, active):
-            self.step_on_device(optimizer, held, value, found_inf, active, self._correction)
+            self.step_on_device(optimizer, law_state, value, found_inf, active, self._correction)
 
     def step_on_host(
         self,
@@ -154,7 +154,7 @@ class Stepper:
     def step_on_device(
         self,
         optimizer: Optimizer,
-        held: Tensor,
+        law_state: Tensor,
         loss: Tensor,
         found_inf: Tensor | None,
         active: list[ActiveGroup],
@@ -164,21 +164,21 @@ class Stepper:
 
         Args:
             optimizer: The base optimizer.
-            held: The state from `state_on`; changed in place, as needed for captured graphs.
+            law_state: The state from `state_on`; changed in place, as needed for captured graphs.
             loss: The loss of the step, of shape () and of the state's dtype, on its device.
             found_inf: See `step`.
             active: The groups to correct.
             correction: Applies the corrections.
         """
-        state = self._law.advance(LawState(*held.unbind()), loss, torch)
+        state = self._law.advance(LawState(*law_state.unbind()), loss, torch)
         moved: Tensor = torch.stack(state)
         size: Tensor = self.rule.step_size(state, torch)
         if found_inf is not None:
-            skipped = found_inf.to(held.device) > 0
-            moved, size = torch.where(skipped, held, moved), torch.where(skipped, 0.0, size)
+            skipped = found_inf.to(law_state.device) > 0
+            moved, size = torch.where(skipped, law_state, moved), torch.where(skipped, 0.0, size)
         correction.reseed(state.steps)
         self.correct(correction, optimizer, active, size)
-        held.copy_(moved)
+        law_state.copy_(moved)
 
     def _active(self, optimizer: Optimizer, sizes: list[float], gradient_of: GradientOf) -> list[ActiveGroup]:
         active: list[ActiveGroup] = []
@@ -290,9 +290,9 @@ def _make_mean(rule: Gamma2Rule) -> GradientMean | None:
 # Launches on a GPU ----------------------------------------------------------------------------------------------------
 
 
-def _make_launcher(law: Law, settings: Settings, held: Tensor) -> Any:
+def _make_launcher(law: Law, settings: Settings, law_state: Tensor) -> Any:
     """Law and correction by Triton, if it is installed and supports the law; otherwise None."""
-    if held.device.type != "cuda":
+    if law_state.device.type != "cuda":
         return None
     try:
         from lossaware.launcher import Launcher
@@ -300,7 +300,7 @@ def _make_launcher(law: Law, settings: Settings, held: Tensor) -> Any:
         return None
     if not Launcher.supports_law(law):
         return None
-    return Launcher(law, settings.xi, settings.zero_gradient == "rest", held)
+    return Launcher(law, settings.xi, settings.zero_gradient == "rest", law_state)
 
 
 def _launched(

@@ -48,8 +48,8 @@ class TensorScales(GroupSizes):
         for group in groups:
             for p in group["params"]:
                 if p.device.type != "cpu" or hasattr(p, "to_local"):
-                    what = "sharded" if hasattr(p, "to_local") else f"on {p.device}"
-                    raise UsageError(f"gamma2 'agreement' only supports unsharded parameters on the CPU: one is {what}")
+                    kind = "sharded" if hasattr(p, "to_local") else f"on {p.device}"
+                    raise UsageError(f"gamma2 'agreement' only supports unsharded parameters on the CPU: one is {kind}")
         return super().of(groups)
 
     def _knows(self, p: Tensor) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lossaware import __version__
-from lossaware.cli.values import assignments, named, numbers, words
+from lossaware.cli.values import assignments, numbers, parse_named, words
 from lossaware.errors import UsageError
 from lossaware.studies.specs.optimizers import optimizers
 from lossaware.studies.specs.tasks import tasks
@@ -423,12 +423,12 @@ def test_assigned_values_have_types():
 
 
 def test_names_with_options():
-    assert named("--scheduler", "StepLR,step_size=5") == ("StepLR", (("step_size", 5),))
-    assert named("--scheduler", None) == (None, ())
-    assert named("--scheduler", "MultiStepLR,milestones=3,6,gamma=0.5") == (
+    assert parse_named("--scheduler", "StepLR,step_size=5") == ("StepLR", (("step_size", 5),))
+    assert parse_named("--scheduler", None) == (None, ())
+    assert parse_named("--scheduler", "MultiStepLR,milestones=3,6,gamma=0.5") == (
         "MultiStepLR",
         (("gamma", 0.5), ("milestones", "3,6")),
     )
-    assert named("--scheduler", "MultiStepLR,milestones=3,") == ("MultiStepLR", (("milestones", "3,"),))
+    assert parse_named("--scheduler", "MultiStepLR,milestones=3,") == ("MultiStepLR", (("milestones", "3,"),))
     with pytest.raises(UsageError, match="needs a name"):
-        named("--scheduler", ",a=1")
+        parse_named("--scheduler", ",a=1")

@@ -20,7 +20,7 @@ try:
     from lossaware.cli.compare import compare
     from lossaware.cli.config_file import expand
     from lossaware.cli.mistakes import explain
-    from lossaware.cli.output import listing, say
+    from lossaware.cli.output import listing, print_message
 except ImportError as error:
     raise SystemExit(f"lossaware: the command line needs {error.name}: {how_to_install('studies')}") from None
 
@@ -67,7 +67,7 @@ app.command("lossaware.cli.report:report", name="report", help="Show all measure
 
 
 def _write_plainly(error: UnicodeError) -> tuple[str, int]:
-    from lossaware.studies.specs.escape import write_plainly  # help comes at once, without the studies
+    from lossaware.studies.specs.escape import write_plainly  # not above, so that help is fast
 
     return write_plainly(error)
 
@@ -80,12 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 a run failed, 2 wrong input, 130 stopped by Ctrl-C."""
     _open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    say = _say_of_first_rank(words)
-    with _notes_by(say):
-        raise SystemExit(_run(words, say))
+    report = _reporter(words)
+    with _report_notes(report):
+        raise SystemExit(_run(words, report))
 
 
-def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
+def _run(arguments: Sequence[str], report: Callable[[str], None]) -> int:
     """Run a command and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -102,13 +102,13 @@ def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
         )
         sys.stdout.flush()
     except UsageError as error:
-        say(str(error))
+        report(str(error))
         code = 2
     except CycloptsError as error:
-        say(explain(error))
+        report(explain(error))
         code = 2
     except KeyboardInterrupt as stop:
-        say(str(stop) or "stopped")
+        report(str(stop) or "stopped")
         code = 130
     except BrokenPipeError:
         # The reader of the output has closed it.
@@ -117,45 +117,45 @@ def _run(arguments: Sequence[str], say: Callable[[str], None]) -> int:
     except OSError as error:
         # A folder without permissions, or an output on a full disk: commands cannot check this everywhere.
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            say(f"{error.strerror}: raise the limit (ulimit -n), or lower --jobs")
+            report(f"{error.strerror}: raise the limit (ulimit -n), or lower --jobs")
         elif error.filename is None and error.errno != errno.ENOSPC:
             raise
         elif error.filename is None:
             _drop_output()
-            say(f"the output: {error.strerror}")
+            report(f"the output: {error.strerror}")
         else:
-            say(f"{error.filename}: {error.strerror}")
+            report(f"{error.filename}: {error.strerror}")
         code = 2
     return code if isinstance(code, int) else 0
 
 
 @contextmanager
-def _notes_by(say: Callable[[str], None]) -> Iterator[None]:
-    """A context in which a `Note` is printed as one line; other warnings are shown as usual."""
+def _report_notes(report: Callable[[str], None]) -> Iterator[None]:
+    """A context in which a `Note` is reported as one line; other warnings are shown as usual."""
     show_warning = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, Note):
-            say(str(message))
+            report(str(message))
         else:
             show_warning(message, category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show
-        warnings.simplefilter("default", Note)  # whatever PYTHONWARNINGS says of warnings
+        warnings.simplefilter("default", Note)  # independent of PYTHONWARNINGS
         yield
 
 
-def _say_of_first_rank(arguments: Sequence[str]) -> Callable[[str], None]:
-    """`say`; if several processes share the runs, only the first rank prints, as all find the same mistake."""
+def _reporter(arguments: Sequence[str]) -> Callable[[str], None]:
+    """Prints messages. If several processes share the runs, only the first rank does, as all find the same mistake."""
     if not any(argument.partition("=")[0] == "--distributed" for argument in arguments):
-        return say
+        return print_message
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise torch prints performance warnings on each rank
-    return say if os.environ.get("RANK", "0") == "0" else lambda message: None
+    return print_message if os.environ.get("RANK", "0") == "0" else lambda message: None
 
 
 def _is_text(argument: str) -> bool:
-    """Whether it can be encoded; bytes that are not UTF-8, as in a file name, cannot."""
+    """Whether an argument is valid UTF-8. File names may contain other bytes."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -166,8 +166,8 @@ def _is_text(argument: str) -> bool:
 def _open_streams() -> None:
     """Replace closed standard streams by the null device.
 
-    Otherwise Python has None for them, and the next opened file, such as a database, would get their number and the
-    output that libraries print there.
+    Otherwise Python sets them to None. The next opened file, such as a database, would then get their file descriptor,
+    and libraries would print into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

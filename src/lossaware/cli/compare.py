@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lossaware.cli.compare_options import LgaOptions, TaskOptions
-from lossaware.cli.output import console, say
+from lossaware.cli.output import console, print_message
 from lossaware.cli.values import (
     MAX_SEEDS,
-    Whole,
+    Integer,
     assignments,
     check_table_file,
     data_source,
-    named,
     numbers,
+    parse_named,
     sizes,
     words,
 )
@@ -37,11 +37,11 @@ def compare(
     lrs: str | None = None,
     arms: str | None = None,
     gamma2: str | None = None,
-    seeds: Whole = 6,
-    epochs: Whole | None = None,
+    seeds: Integer = 6,
+    epochs: Integer | None = None,
     data: Path | None = None,
     no_verify: bool = False,
-    jobs: Whole | None = None,
+    jobs: Integer | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     out: Path = Path("lossaware-out"),
@@ -118,7 +118,7 @@ def compare(
         raise UsageError(f"--seeds must be at most {MAX_SEEDS}, got {seeds}")
     if csv is not None:
         check_table_file("--csv", csv)
-    scheduler_name, scheduler_options = named("--scheduler", loop.scheduler)
+    scheduler_name, scheduler_options = parse_named("--scheduler", loop.scheduler)
     task_options = assignments("--set", settings or ())
     source = data_source(data, no_verify)
 
@@ -128,7 +128,7 @@ def compare(
     from lossaware.studies.execution.factory import open_engine
     from lossaware.studies.report.writers import text
     from lossaware.studies.specs.arms import arms_of_gamma2, parse_arms
-    from lossaware.studies.specs.atomic import write_whole
+    from lossaware.studies.specs.atomic import write_atomic
     from lossaware.studies.specs.comparison import comparison, trial_comparison
     from lossaware.studies.specs.run_spec import AS_CODED
     from lossaware.studies.specs.task import Task
@@ -174,7 +174,9 @@ def compare(
     else:
         scoring, batch_size = Scoring.of(direction, score, percent), 0
         lr_values = lr_values or [0.0]
-    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=loop.distributed) as place:
+    with open_engine(
+        engine, jobs=jobs, device=device, ray_address=ray_address, distributed=loop.distributed
+    ) as run_engine:
         settings_of_all: dict[str, Any] = {
             "task": command or str(task),
             "task_options": dict(own),
@@ -189,10 +191,10 @@ def compare(
             "training": loop.training(),
         }
         if isinstance(subject, TrialCommand):
-            place = CommandEngine(subject, jobs)
+            run_engine = CommandEngine(subject, jobs)
         how: dict[str, Any] = {
             "data": source,
-            "engine": place,
+            "engine": run_engine,
             "out": out,
             "tensorboard": tensorboard,
             "margin": margin,
@@ -224,10 +226,10 @@ def compare(
     if json:
         print(outcome.to_json())
     if csv is not None:
-        write_whole(csv, outcome.to_csv())
+        write_atomic(csv, outcome.to_csv())
     if outcome.failures:
         failed = len(outcome.failures)
-        say(f"{failed} run{'s' * (failed != 1)} failed, see above; the same command tries again")
+        print_message(f"{failed} run{'s' * (failed != 1)} failed, see above; the same command tries again")
         return 1
     return 0
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from lossaware.cli.values import Whole, named
+from lossaware.cli.values import Integer, parse_named
 
 if TYPE_CHECKING:
     from lossaware.studies.specs.run_spec import Value
@@ -28,12 +28,12 @@ class TaskOptions:
     """
 
     optimizers: str | None = None
-    batch_size: Whole | None = None
+    batch_size: Integer | None = None
     scheduler: str | None = None
     scheduler_interval: Literal["epoch", "step"] | None = None
-    accumulate: Whole | None = None
+    accumulate: Integer | None = None
     clip: float | None = None
-    patience: Whole | None = None
+    patience: Integer | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     distributed: str | None = None
 
@@ -66,7 +66,7 @@ class LgaOptions:
             rest for gamma2 auto.
     """
 
-    steps_per_epoch: Whole | None = None
+    steps_per_epoch: Integer | None = None
     eps: float | None = None
     xi: float | None = None
     lower_bound: str | None = None
@@ -79,7 +79,7 @@ class LgaOptions:
         Raises:
             UsageError: The lower bound is not written as a name with options.
         """
-        bound, options = named("--lower-bound", self.lower_bound)
+        bound, options = parse_named("--lower-bound", self.lower_bound)
         own = {f"lower_bound.{key}": value for key, value in options}
         return _set({**asdict(self), "lower_bound": bound, **own})
 

@@ -1,4 +1,4 @@
-"""Options of a command from a TOML file: each key is an option, and the command line goes before it."""
+"""Options of a command from a TOML file: each key is an option. The command line takes precedence."""
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ POSITIONAL = "task"
 
 
 def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """The command line with the options of the file that ``--config`` names, except those that it gives itself.
+    """The command line, extended by the options of the file of ``--config`` that it does not have itself.
 
     ``lrs = [1e-4, 1e-3]`` is ``--lrs 1e-4,1e-3``, ``json = true`` is ``--json``, and a table ``[set]`` has the values
     of ``--set``. Paths are relative to the current folder, as on the command line.
@@ -46,7 +46,7 @@ def expand(words: Sequence[str], commands: Mapping[str, Callable[..., Any]]) -> 
                 plain = [plain[0], _text(path, key, value), *plain[1:]]
         elif name == "set":
             if not isinstance(value, dict):
-                raise UsageError(f"{path}: set must be a table of options, such as [set], got {_shown(value)}")
+                raise UsageError(f"{path}: set must be a table of options, such as [set], got {_format(value)}")
             set_options = {word.partition("=")[0] for word in _values_of(plain, option)}
             from_file += [
                 word
@@ -71,14 +71,14 @@ def _options_of(command: Callable[..., Any]) -> list[str]:
 
 
 def _without_option(words: Sequence[str]) -> tuple[list[str], Path]:
-    """The other words, and the file."""
+    """The command line without ``--config``, and its file."""
     rest: list[str] = []
     files: list[str] = []
-    waiting = iter(words)
-    for word in waiting:
+    remaining = iter(words)
+    for word in remaining:
         name, equals, value = word.partition("=")
         if name == OPTION:
-            files.append(value if equals else next(waiting, ""))
+            files.append(value if equals else next(remaining, ""))
         else:
             rest.append(word)
     if len(files) != 1 or not files[0]:
@@ -103,17 +103,19 @@ def _text(path: Path, key: str, value: Any) -> str:
         return str(value).lower()
     parts = value if isinstance(value, list) else [value]
     if not (parts and all(isinstance(part, int | float | str) for part in parts)):
-        raise UsageError(f"{path}: {key} must be a number, a text, true, false or a list of these, got {_shown(value)}")
+        raise UsageError(
+            f"{path}: {key} must be a number, a text, true, false or a list of these, got {_format(value)}"
+        )
     try:
         return ",".join(str(part) for part in parts)
     except ValueError:  # a hexadecimal number of thousands of digits
-        raise UsageError(f"{path}: {key} is {_shown(value)}") from None
+        raise UsageError(f"{path}: {key} is {_format(value)}") from None
 
 
-def _shown(value: Any) -> str:
-    from lossaware.studies.specs.formatting import shown
+def _format(value: Any) -> str:
+    from lossaware.studies.specs.formatting import format_value
 
-    return shown(value)
+    return format_value(value)
 
 
 def _has_task(words: Sequence[str]) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App
 
-from lossaware.cli.values import Whole
+from lossaware.cli.values import Integer
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def get(name: str, *, data: Path) -> int:
         raise UsageError(f"{name} cannot be downloaded: {data_set.source}; put it into {data / data_set.place}")
     screen = console(sys.stderr)
     with _bars(screen) as bar:
-        download.get(data_set, data, report=lambda line: _say(screen, line), bar=bar)
+        download.get(data_set, data, report=lambda line: _print_to(screen, line), bar=bar)
     return 0
 
 
@@ -46,7 +46,7 @@ def list_all(*, data: Path | None = None) -> int:
     Args:
         data: A folder, to list which data it has.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.data.sets import DATA_SETS
 
     rows = [
@@ -56,8 +56,8 @@ def list_all(*, data: Path | None = None) -> int:
     wide = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, place, summary in rows:
         state = "" if data is None else ("present  " if (data / place).is_dir() else "missing  ")
-        tell(f"{name:<{wide[0]}}  {state}{place:<{wide[1]}}  {summary}")
-    tell("\nDownload the first four: lossaware data get NAME --data DIR")
+        print_line(f"{name:<{wide[0]}}  {state}{place:<{wide[1]}}  {summary}")
+    print_line("\nDownload the first four: lossaware data get NAME --data DIR")
     return 0
 
 
@@ -71,16 +71,16 @@ def record(name: str, *, data: Path) -> int:
         name: mnist, cifar10, cifar100, tinyimagenet, segmentation or tacos.
         data: The folder that tasks read as --data.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.data.checksums import MANIFEST, record_files
 
     for place in record_files(_data_set(name), data):
-        tell(f"{place / MANIFEST} is written")
+        print_line(f"{place / MANIFEST} is written")
     return 0
 
 
 @app.command(name="stand-in")
-def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
+def stand_in(name: Literal["tacos"], *, data: Path, seed: Integer = 0) -> int:
     """Make stand-in features for TACoS: noise that encodes the annotated spans. Their results say nothing on videos.
 
     The task grounding reads them with --set features=stand-in, and each result with them states it.
@@ -100,7 +100,7 @@ def stand_in(name: Literal["tacos"], *, data: Path, seed: Whole = 0) -> int:
         raise UsageError(f"--seed must be at least 0, got {seed}")
     files = require(data, PLACE, "grounding", SOURCE)
     screen = console(sys.stderr)
-    make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _say(screen, line))
+    make_stand_in(files, files.path(FEATURES["stand-in"]), seed, report=lambda line: _print_to(screen, line))
     return 0
 
 
@@ -113,13 +113,13 @@ def _data_set(name: str) -> "DataSet":
     return DATA_SETS[name]
 
 
-def _say(console: Any, line: str) -> None:
+def _print_to(console: Any, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _bars(console: Any) -> Iterator[Callable[[str], "_Bar"]]:
-    """Makes one progress bar per file, shown if standard error is a terminal."""
+    """A context with a function that makes one progress bar per file, shown only on a terminal."""
     from rich import progress as bars
 
     columns = (
@@ -163,4 +163,4 @@ class _Bar:
         self._progress.update(self._task, completed=0)
 
     def close(self) -> None:
-        """Nothing to do: the bar stays, full."""
+        """Do nothing, so that the full bar remains visible."""

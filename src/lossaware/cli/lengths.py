@@ -17,7 +17,7 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
         results: Folder of exported studies.
         to: Folder to write lengths.svg, .png, .csv and .json, and lengths-pairs.csv to.
     """
-    from lossaware.cli.output import console, tell
+    from lossaware.cli.output import console, print_line
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper import lengths as fits
     from lossaware.studies.paper.lengths_plot import plot_lengths
@@ -51,6 +51,6 @@ def lengths(*, out: Path = Path("lossaware-out"), results: Path = Path("results"
     screen = console(sys.stdout)
     table = plain_table("Epoch that fits the published column best", heads, rows)
     screen.print(text.render(table, screen.width, screen.encoding))
-    tell("")
-    tell(to / "lengths.svg")
+    print_line("")
+    print_line(to / "lengths.svg")
     return 0

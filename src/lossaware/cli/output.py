@@ -9,14 +9,14 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
     """Print one line to standard error."""
     from lossaware.studies.specs.escape import one_line
 
     print(f"lossaware: {one_line(message)}", file=sys.stderr)
 
 
-def tell(line: object) -> None:
+def print_line(line: object) -> None:
     """Print a line to standard output."""
     from lossaware.studies.specs.escape import terminal
 
@@ -26,7 +26,7 @@ def tell(line: object) -> None:
 def console(file: Any) -> Console:
     """A console with the terminal's width; without a terminal that of COLUMNS, or wide enough for a table."""
     width = None if file.isatty() or os.environ.get("COLUMNS", "").isdigit() else 120
-    # Brackets and colons in a text are not markup.
+    # Texts may contain brackets and colons, which are not markup.
     return _Console(file=file, width=width, markup=False, emoji=False)
 
 
@@ -41,9 +41,9 @@ class _Console(Console):
 
 
 def listing(entries: "dict[str, str]", more: str) -> int:
-    """Print names with one line each."""
+    """Print each name with its summary, one per line, and a final line ``more``."""
     width = max(map(len, entries))
     for name, summary in entries.items():
-        tell(f"{name:<{width}}  {summary}")
-    tell(f"\n{more}")
+        print_line(f"{name:<{width}}  {summary}")
+    print_line(f"\n{more}")
     return 0

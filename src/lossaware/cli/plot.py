@@ -61,9 +61,9 @@ def study_figure(
 
 
 def _renamed(former: str, name: str, relative: bool, out: Path, results: Path, to: Path) -> int:
-    from lossaware.cli.output import say
+    from lossaware.cli.output import print_message
 
-    say(f"{former} is now lossaware plot; the former name will be removed in the next version")
+    print_message(f"{former} is now lossaware plot; the former name will be removed in the next version")
     return plot(name, relative=relative, out=out, results=results, to=to)
 
 
@@ -84,7 +84,7 @@ def _print(table: "Table") -> None:
 
 
 def _figure01(to: Path) -> int:
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.paper import landscape
     from lossaware.studies.paper.figures import plot_figure1
     from lossaware.studies.report.table import Cell, Row, Table
@@ -104,13 +104,13 @@ def _figure01(to: Path) -> int:
         lines.append(Row((f"{gamma2:g}" if gamma2 else "without",), cells))
     heads = [("", "first push"), *((base, f"status: {count} step{'s' * (count != 1)}") for base, count in columns)]
     _print(Table("Starting points that reach E", ("gamma2",), heads, lines))
-    tell("")
-    tell(to / "figure01.svg")
+    print_line("")
+    print_line(to / "figure01.svg")
     return 0
 
 
 def _figure02(out: Path, results: Path, to: Path) -> int:
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper.figures import curve_rows, loss_curves, plot_figure2
     from lossaware.studies.specs.atomic import check_writable
@@ -124,14 +124,14 @@ def _figure02(out: Path, results: Path, to: Path) -> int:
         raise UsageError("there are no runs of Table 1 yet; run some first: lossaware study run table01")
     check_writable(to)
     _save(to, "figure02", {"figure02": rows}, plot_figure2(curves), _settings(study, table.provenance))
-    drawn = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
-    tell(f"{len(drawn)} of {len(curves)} curves are plotted; the others were not run.")
-    tell(to / "figure02.svg")
+    plotted = {(curve.task, curve.strategy, curve.algorithm) for curve in curves if curve.losses.size}
+    print_line(f"{len(plotted)} of {len(curves)} curves are plotted; the others were not run.")
+    print_line(to / "figure02.svg")
     return 0
 
 
 def _overview(out: Path, results: Path, to: Path) -> int:
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.analysis.lr_sensitivity import all_series
     from lossaware.studies.report.overview_plot import overview_rows, plot_overview
@@ -150,12 +150,12 @@ def _overview(out: Path, results: Path, to: Path) -> int:
     check_writable(to)
     settings = {"studies": list(names), "runs": [line for table in tables for line in table.provenance]}
     _save(to, "overview", {"overview": rows}, plot_overview(rows), settings)
-    tell(to / "overview.svg")
+    print_line(to / "overview.svg")
     return 0
 
 
 def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int:
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis import lr_sensitivity as sensitivity
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.report import lr_plot
@@ -169,7 +169,7 @@ def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int
         times = sensitivity.times(series, measured.sources)
     all_series, series = series, [one for one in series if one.means]
     if not series:
-        raise UsageError(f"{study.what} has no results yet; run it first: lossaware study run {study.source}")
+        raise UsageError(f"{study.label} has no results yet; run it first: lossaware study run {study.source}")
     settings = _settings(study, table.provenance)
     if relative:
         return _relative(all_series, study, settings, to)
@@ -183,36 +183,40 @@ def _study(name: str, out: Path, results: Path, to: Path, relative: bool) -> int
     panels = list(dict.fromkeys(one.panel for one in series))
     for panel in panels:
         _print(lr_plot.score_overview(series, panel))
-    tell(f"\nWorst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.")
+    print_line(f"\nWorst and mean are over the learning rates {', '.join(map(number, sorted(series[0].rates)))}.")
     if times:
         for panel in panels:
             _print(lr_plot.time_overview(series, times, panel))
-        tell("\nA base's best score is that of its best epoch.")
-        tell("Epochs and seconds of training until then: the median seed, at the rate that needs the fewest epochs.")
-        tell("Seconds are only reliable if the machine had no other load.")
-    tell("")
-    for path in [to / f"{study.name}-lr.svg", *(to / f"{written}.csv" for written in tables)]:
-        tell(path)
+        print_line("\nA base's best score is that of its best epoch.")
+        print_line(
+            "Epochs and seconds of training until then: the median seed, at the rate that needs the fewest epochs."
+        )
+        print_line("Seconds are only reliable if the machine had no other load.")
+    print_line("")
+    for path in [to / f"{study.name}-lr.svg", *(to / f"{table_name}.csv" for table_name in tables)]:
+        print_line(path)
     return 0
 
 
 def _relative(series: "Sequence[Series]", study: "Study", settings: Mapping[str, Any], to: Path) -> int:
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis.relative import MEASURES, by_place, relative_rows, relatives
     from lossaware.studies.report import relative_plot
 
     losses = relatives(series)
     if not losses:
-        raise UsageError(f"{study.what}: no base has results at all of its learning rates, so none can be tuned")
+        raise UsageError(f"{study.label}: no base has results at all of its learning rates, so none can be tuned")
     name = f"{study.name}-relative"
     _save(to, name, {name: relative_rows(losses)}, relative_plot.plot_relative(losses), settings)
     for measure in filter(lambda measure: by_place(losses, measure), MEASURES):
         _print(relative_plot.overview(losses, measure))
-    tell("\nIn percent of the base's score, or in points where the measure is in percent; below 0 it is better.")
-    tell("The tuned base has the best of the study's learning rates. A base and its LGA are compared with this base,")
-    tell("others with the best base.\n")
+    print_line("\nIn percent of the base's score, or in points where the measure is in percent; below 0 it is better.")
+    print_line(
+        "The tuned base has the best of the study's learning rates. A base and its LGA are compared with this base,"
+    )
+    print_line("others with the best base.\n")
     for kind in ("svg", "csv"):
-        tell(to / f"{name}.{kind}")
+        print_line(to / f"{name}.{kind}")
     return 0
 
 

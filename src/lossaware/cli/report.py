@@ -21,13 +21,13 @@ def report(
         results: Folder of exported studies and plots.
         store: Folder of the runs.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.paper.figures import figure2
     from lossaware.studies.report import page as report
     from lossaware.studies.report import results_html as results_report
     from lossaware.studies.report import results_markdown as results_page
-    from lossaware.studies.specs.atomic import write_whole
+    from lossaware.studies.specs.atomic import write_atomic
 
     if out.suffix == ".md":
         if not results.is_dir():
@@ -39,6 +39,6 @@ def report(
         report.check_replaceable(out)
         with measurements(store, results) as measured:
             page = results_report.render(measured, results, figure2)
-        write_whole(out, page)
-    tell(out)
+        write_atomic(out, page)
+    print_line(out)
     return 0

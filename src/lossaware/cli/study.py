@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from lossaware.cli.values import Whole, data_source
+from lossaware.cli.values import Integer, data_source
 from lossaware.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def run(
     name: str,
     *,
     only: tuple[str, ...] = (),
-    seeds: Whole | None = None,
-    epochs: Whole | None = None,
+    seeds: Integer | None = None,
+    epochs: Integer | None = None,
     settings: Annotated[tuple[str, ...], Parameter(name="--set")] = (),
     data: Path | None = None,
     no_verify: bool = False,
-    jobs: Whole | None = None,
+    jobs: Integer | None = None,
     engine: str = "local",
     ray_address: str | None = None,
     out: Path = OUT,
@@ -79,7 +79,7 @@ def run(
         precision: fp32, or bf16 (autocast), short for --set precision=...
         distributed: ddp or fsdp: the processes of a torchrun share each run. It is part of a run's specification, too.
     """
-    from lossaware.cli.output import console, say
+    from lossaware.cli.output import console, print_message
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.execution.factory import open_engine
     from lossaware.studies.execution.study import run_study
@@ -89,14 +89,14 @@ def run(
     source = data_source(data, no_verify)
     study = load_study(name)
     reused = None if fresh else results
-    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as place:
+    with open_engine(engine, jobs=jobs, device=device, ray_address=ray_address, distributed=distributed) as run_engine:
         short = {"device": device, "precision": precision, "distributed": named_here(distributed)}
         settings += tuple(f"{key}={value}" for key, value in short.items() if value)
         chosen = study.overridden(_overrides(study, only, seeds, epochs, settings))
         failures = run_study(
             chosen,
             data=source,
-            engine=place,
+            engine=run_engine,
             out=out,
             results=reused,
             console=console(sys.stderr),
@@ -105,7 +105,7 @@ def run(
     with measurements(out, reused) as measured:
         _print(measured.table(study, chosen.overrides))
     if failures:
-        say(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
+        print_message(f"{failures} run{'s' * (failures != 1)} failed, see above; the same command tries again")
     return 1 if failures else 0
 
 
@@ -125,7 +125,7 @@ def show(
         results: Folder of exported studies.
         format: Output format: text, markdown, latex, html, csv or json.
     """
-    from lossaware.cli.output import say
+    from lossaware.cli.output import print_message
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.report.study_table import study_table
     from lossaware.studies.report.writers import check_format, write
@@ -135,7 +135,7 @@ def show(
     with measurements(out, results) as measured:
         table = measured.table(load_study(name))
     if not any(measured.values for measured in table.cells.values()):
-        say(
+        print_message(
             f"there are no results of it: runs are read from {out} (--out), exported ones from {results} (--results); "
             "a clone of the repository has those of the paper in its folder results"
         )
@@ -159,7 +159,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
         to: Folder to write to. The runs of earlier exports to it are kept.
         out: Folder of the runs.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.analysis.collect import measurements
     from lossaware.studies.analysis.export import export as export_study
     from lossaware.studies.report import results_markdown as results_page
@@ -168,7 +168,7 @@ def export(name: str, *, to: Path = RESULTS, out: Path = OUT) -> int:
     study = load_study(name)
     with measurements(out, to) as measured:
         for path in export_study(measured.table(study), measured.sources, measured.launches(study), to):
-            tell(path)
+            print_line(path)
     results_page.refresh(to)
     return 0
 
@@ -181,7 +181,7 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
         results: Folder of exported studies.
         out: Folder of the runs.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.store.database import Store
     from lossaware.studies.store.exported import Exported, adopt
     from lossaware.studies.store.folder import Folder
@@ -191,7 +191,7 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
         raise UsageError(f"there are no exported studies in {results}")
     with Store(Folder(out).database) as store:
         count = adopt(specs, exported, store)
-        tell(f"{count} of {len(specs)} runs were missing and are copied from {results}.")
+        print_line(f"{count} of {len(specs)} runs were missing and are copied from {results}.")
     return 0
 
 
@@ -205,21 +205,21 @@ def verify(folder: Path = RESULTS, /, *, add_digests: bool = False) -> int:
         folder: Folder of exported studies, or of runs (--out of the other commands).
         add_digests: Add digests to exported studies of earlier versions, in their present state. The files state it.
     """
-    from lossaware.cli.output import say, tell
+    from lossaware.cli.output import print_line, print_message
     from lossaware.studies.report import artifacts
     from lossaware.studies.store.export import add_digests as add
     from lossaware.studies.store.verify import verify as verify_folder
 
     if add_digests:
         for path in (*add(folder), *artifacts.add_digests(folder)):
-            tell(f"{path} has digests now")
+            print_line(f"{path} has digests now")
     checked = verify_folder(folder)
     problems = [*checked.problems, *artifacts.damage(folder)]
     for problem in problems:
-        say(problem)
+        print_message(problem)
     if problems:
         return 2
-    tell(f"{folder}: {checked.runs} runs with {checked.epochs} epochs are unchanged.")
+    print_line(f"{folder}: {checked.runs} runs with {checked.epochs} epochs are unchanged.")
     return 0
 
 
@@ -233,11 +233,11 @@ def backup(to: Path, /, *, out: Path = OUT) -> int:
         to: Folder of the copy.
         out: Folder of the runs.
     """
-    from lossaware.cli.output import tell
+    from lossaware.cli.output import print_line
     from lossaware.studies.store.folder import Folder
 
     for path in Folder(out).back_up(to):
-        tell(path)
+        print_line(path)
     return 0
 
 

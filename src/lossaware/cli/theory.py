@@ -30,7 +30,7 @@ def theory(*, to: Path = Path("results")) -> int:
     """
     import torch
 
-    from lossaware.cli.output import console, tell
+    from lossaware.cli.output import console, print_line
     from lossaware.studies.paper import theory as convergence
     from lossaware.studies.paper import theory_adam as adam
     from lossaware.studies.paper.theory_plot import plot_theory
@@ -65,8 +65,8 @@ def theory(*, to: Path = Path("results")) -> int:
         _adam(tables["theory-adam"]),
     ):
         screen.print(text.render(table, screen.width, screen.encoding))
-    tell("")
-    tell(to / "theory.svg")
+    print_line("")
+    print_line(to / "theory.svg")
     return 0
 
 

@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _whole(kind: type, tokens: Sequence[Token]) -> int:
+def _integer(kind: type, tokens: Sequence[Token]) -> int:
     text = tokens[0].value
     try:
         value = int(text)
     except ValueError:
         raise ValueError(f"{text[:40]!r} is not an integer") from None
-    if abs(value) > MOST:
-        raise ValueError(f"{text[:40]} is out of range: at most {MOST} is allowed")
+    if abs(value) > MAX_COUNT:
+        raise ValueError(f"{text[:40]} is out of range: at most {MAX_COUNT} is allowed")
     return value
 
 
 MAX_SEEDS = 10_000
 """Equal to `lossaware.studies.specs.run_spec.MAX_SEEDS`, which is not imported so that help is fast."""
 MAX_VALUES = 10_000
-"""Maximum number of values of an option; a study has at most as many cells."""
-MOST = 1_000_000_000
+"""Maximum number of values of an option, equal to the maximum number of cells of a study."""
+MAX_COUNT = 1_000_000_000
 """Maximum number of steps, examples or epochs."""
 
 
-Whole = Annotated[int, Parameter(converter=_whole)]
+Integer = Annotated[int, Parameter(converter=_integer)]
 """An integer; without the converter, cyclopts would round."""
 
 
@@ -93,7 +93,7 @@ def assignments(option: str, texts: Sequence[str]) -> "Options":
     return tuple(sorted(result.items()))
 
 
-def named(option: str, text: str | None) -> "tuple[Any, Options]":
+def parse_named(option: str, text: str | None) -> "tuple[Any, Options]":
     """Name and options of ``StepLR,step_size=5`` or ``MultiStepLR,milestones=3,6``."""
     if text is None:
         return None, ()

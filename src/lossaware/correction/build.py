@@ -126,14 +126,14 @@ def compile_by(compiler: list[str]) -> bytes:
     """
     name = " ".join(compiler)
     with tempfile.TemporaryDirectory(prefix="lossaware-", ignore_cleanup_errors=True) as scratch:
-        text, built, messages = (Path(scratch) / name for name in ("native.c", "native.so", "messages"))
+        text, compiled, messages = (Path(scratch) / name for name in ("native.c", "native.so", "messages"))
         text.write_bytes(source())
         for tuning in _TUNINGS:
-            code = _run([*compiler, *FLAGS, *tuning, "-o", str(built), str(text)], messages)
+            code = _run([*compiler, *FLAGS, *tuning, "-o", str(compiled), str(text)], messages)
             if code is None:
                 raise NoLibraryError(f"{name} takes longer than {_COMPILER_SECONDS:g} seconds")
-            if code == 0 and built.exists():
-                return built.read_bytes()
+            if code == 0 and compiled.exists():
+                return compiled.read_bytes()
         first = next(iter(messages.read_text(errors="replace").splitlines()), f"exit status {code}")
     raise NoLibraryError(f"{name} fails ({first})")
 

@@ -189,8 +189,8 @@ class Correction:
         for (dtype, of_gradient, device, _), numbered in batch.items():
             library = native.library() if device.type == "cpu" else None
             if library is not None and (dtype, of_gradient) in library.dtypes:
-                parameters, gradients, found, numbers = zip(*numbered, strict=True)
-                means = [mean for mean in found if mean is not None]
+                parameters, gradients, means_or_none, numbers = zip(*numbered, strict=True)
+                means = [mean for mean in means_or_none if mean is not None]
                 if _moves(dtype, push):
                     library.push(parameters, gradients, numbers, self._seed_of(dtype), push, means)
                 else:

@@ -186,10 +186,10 @@ def _functions_of_torch() -> Any:
     suffix = "dylib" if platform.system() == "Darwin" else "so"
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
-        found = [ctypes.cast(getattr(library, f"aoti_torch_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS]
+        addresses = [ctypes.cast(getattr(library, f"aoti_torch_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS]
     except (OSError, AttributeError):
         return None
-    return (ctypes.c_void_p * len(found))(*found)
+    return (ctypes.c_void_p * len(addresses))(*addresses)
 
 
 @functools.cache

@@ -194,16 +194,16 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
         """Load the states of a resumed run."""
         self._follow(trainer)
         self._is_before_training = False
-        kept, self._kept = self._kept, None
+        saved, self._kept = self._kept, None
         companions = _companions(trainer)
-        if kept is None:
+        if saved is None:
             return
-        if [state is not None for state in kept] != [lga is not None for lga in companions]:
+        if [state is not None for state in saved] != [lga is not None for lga in companions]:
             raise RuntimeError(
                 "the checkpoint was saved with LGA on other optimizers than in this Trainer, or without LGA: resume "
                 "with the same configure_optimizers and the same callbacks"
             )
-        for lga, state in zip(companions, kept, strict=True):
+        for lga, state in zip(companions, saved, strict=True):
             if lga is not None and state is not None:
                 if lga in self._following:
                     load_for_other_data(lga, state)

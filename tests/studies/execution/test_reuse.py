@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lossaware.studies.execution.reuse import adopt_equal
+from lossaware.studies.execution.reuse import copy_equal_runs
 from lossaware.studies.specs.run_spec import RunSpec, lga_options, options
 from lossaware.studies.store.database import Store
 from lossaware.studies.training.run import run
@@ -34,21 +34,21 @@ def stored(store, spec, epochs=None):
 def test_a_scheduler_that_never_acts_does_not_change_the_run(store):
     stored(store, PLAIN)
     spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=LAZY)
-    assert adopt_equal([spec], store, store) == 1
+    assert copy_equal_runs([spec], store, store) == 1
     assert store.complete(spec)
     assert exact(store.records(spec)) == exact(run(spec, None))
     assert store.environment(spec) == store.environment(PLAIN)
-    assert adopt_equal([spec], store, store) == 0
+    assert copy_equal_runs([spec], store, store) == 0
 
 
 def test_one_that_acts_has_to_run(store):
     stored(store, PLAIN)
     spec = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=EAGER)
-    assert adopt_equal([spec], store, store) == 0
+    assert copy_equal_runs([spec], store, store) == 0
     assert exact(store.records(PLAIN)) != exact(run(spec, None))
     # Its action after the last epoch has no effect.
     last = replace(spec, scheduler_options=options(patience=4, threshold=0.99))
-    assert adopt_equal([last], store, store) == 1
+    assert copy_equal_runs([last], store, store) == 1
     assert exact(store.records(last)) == exact(run(last, None))
 
 
@@ -63,20 +63,20 @@ def test_one_that_acts_has_to_run(store):
 )
 def test_other_runs_tell_nothing(store, other):
     stored(store, PLAIN)
-    assert adopt_equal([replace(PLAIN, **other)], store, store) == 0
+    assert copy_equal_runs([replace(PLAIN, **other)], store, store) == 0
 
 
 def test_runs_of_user_code_are_not_reused(store):
     own = replace(PLAIN, optimizer="torch.optim:Adam")
     stored(store, own)
-    assert adopt_equal([replace(own, epochs=3)], store, store) == 0
+    assert copy_equal_runs([replace(own, epochs=3)], store, store) == 0
     stored(store, PLAIN)
-    assert adopt_equal([replace(PLAIN, epochs=3)], store, store) == 1
+    assert copy_equal_runs([replace(PLAIN, epochs=3)], store, store) == 1
 
 
 def test_an_unfinished_run_is_not_reused(store):
     stored(store, PLAIN, epochs=5)
-    assert adopt_equal([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0
+    assert copy_equal_runs([replace(PLAIN, scheduler="ReduceLROnPlateau")], store, store) == 0
 
 
 LONG = RunSpec("digits", "sgd", 0.01, 0, 5, 100, options(hidden=8))
@@ -97,7 +97,7 @@ def test_a_run_is_the_beginning_of_a_longer_one(store, changes):
     long = replace(LONG, **changes)
     stored(store, long)
     spec = replace(long, epochs=3)
-    assert adopt_equal([spec], store, store) == 1
+    assert copy_equal_runs([spec], store, store) == 1
     assert store.complete(spec)
     assert exact(store.records(spec)) == exact(run(spec, None))
     assert store.environment(spec) == store.environment(long)
@@ -108,14 +108,14 @@ def test_a_scheduler_that_knows_the_length_makes_another_run(store):
     cosine = replace(LONG, scheduler="CosineAnnealingLR", scheduler_options=options(T_max=5))
     stored(store, cosine)
     spec = replace(cosine, epochs=3, scheduler_options=options(T_max=3))
-    assert adopt_equal([spec, replace(LONG, epochs=3)], store, store) == 0
+    assert copy_equal_runs([spec, replace(LONG, epochs=3)], store, store) == 0
     assert exact(store.records(cosine))[:3] != exact(run(spec, None))
 
 
 def test_a_longer_run_must_be_longer_and_complete(store):
     stored(store, LONG, epochs=4)
     stored(store, replace(LONG, seed=1, epochs=2))
-    assert adopt_equal([replace(LONG, epochs=3), replace(LONG, seed=1, epochs=3)], store, store) == 0
+    assert copy_equal_runs([replace(LONG, epochs=3), replace(LONG, seed=1, epochs=3)], store, store) == 0
 
 
 def test_both_at_once(store):
@@ -123,7 +123,7 @@ def test_both_at_once(store):
     stored(store, PLAIN)
     acts = replace(PLAIN, scheduler="ReduceLROnPlateau", scheduler_options=EAGER)
     early = replace(acts, epochs=3)
-    assert adopt_equal([acts, early, replace(acts, epochs=5)], store, store) == 1
+    assert copy_equal_runs([acts, early, replace(acts, epochs=5)], store, store) == 1
     assert exact(store.records(early)) == exact(run(early, None))
 
 
@@ -131,7 +131,7 @@ def test_a_user_task_is_not_reused(store):
     """There is no evidence that its code is unchanged."""
     own = replace(LONG, task="lossaware.studies.tasks.digits:build")
     stored(store, own)
-    assert adopt_equal([replace(own, epochs=3)], store, store) == 0
+    assert copy_equal_runs([replace(own, epochs=3)], store, store) == 0
 
 
 def test_a_study_computes_it_once(tmp_path, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lossaware.errors import UsageError
-from lossaware.studies.specs.atomic import remove_own, umask, whole_file, write_whole
+from lossaware.studies.specs.atomic import atomic_file, remove_own, umask, write_atomic
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
@@ -15,7 +15,7 @@ def test_new_files_have_the_permissions_that_the_umask_leaves(tmp_path, mask):
     before = os.umask(mask)
     try:
         assert umask() == mask
-        write_whole(tmp_path / "new" / "file", "content")
+        write_atomic(tmp_path / "new" / "file", "content")
         (tmp_path / "other").write_text("content")
     finally:
         os.umask(before)
@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match=r"file: cannot be written \(No space left on device\)"):
-        write_whole(tmp_path / "file", "new")
+        write_atomic(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 
@@ -65,7 +65,7 @@ class Faulty:
 
 
 def write(path, content, faulty):
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         faulty.note("write")
         file.write(content)
 
@@ -110,14 +110,14 @@ def test_a_process_that_dies_at_any_call_leaves_one_whole_file_under_the_name(tm
 def test_a_text_that_is_not_valid_is_one_line_and_leaves_the_old_file(tmp_path):
     (tmp_path / "file").write_text("old")
     with pytest.raises(UsageError, match=r"file: cannot be written .*surrogates not allowed"):
-        write_whole(tmp_path / "file", "a\ud800b")
+        write_atomic(tmp_path / "file", "a\ud800b")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_link_is_replaced_and_not_written_through(tmp_path):
     (tmp_path / "thesis").write_text("mine")
     (tmp_path / "file").symlink_to(tmp_path / "thesis")
-    write_whole(tmp_path / "file", "new")
+    write_atomic(tmp_path / "file", "new")
     assert (tmp_path / "thesis").read_text() == "mine"
     assert not (tmp_path / "file").is_symlink()
 

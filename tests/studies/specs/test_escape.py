@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from matplotlib import rcParams
 from matplotlib.figure import Figure as Canvas
 
-from lossaware.cli.output import console, say, tell
+from lossaware.cli.output import console, print_line, print_message
 from lossaware.studies.analysis.collect import show
 from lossaware.studies.analysis.export import export
 from lossaware.studies.report.page import Report, render
@@ -80,8 +80,8 @@ def test_nothing_from_a_file_reaches_the_terminal_but_text(table, capsys):
         assert controls(own) == set()
         assert "\x1b[31m" not in output
         assert "[bold]:smile:[/bold]" in own
-    say(f"{ESC} of {NEWLINE}")
-    tell(ESC)
+    print_message(f"{ESC} of {NEWLINE}")
+    print_line(ESC)
     output = capsys.readouterr()
     assert controls(output.out + output.err) == set()
     assert len(output.err.splitlines()) == 1

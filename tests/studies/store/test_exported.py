@@ -258,7 +258,7 @@ def test_the_path_of_a_task_is_part_of_its_runs_with_a_note(grid, tmp_path):
     study = parse_study(TEXT.replace("digits", f"{task}:build"), "grid")
     known = Known()
     fill(study, known)
-    with pytest.warns(Note, match=r"my_task\.py:build: this path is part of the exported runs"):
+    with pytest.warns(Note, match=r"my_task\.py:build: the exported runs contain this path"):
         export(show(study, known, []), Sources([known]), [], tmp_path / "results")
 
 

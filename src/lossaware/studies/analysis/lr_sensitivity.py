@@ -128,7 +128,7 @@ def all_series(table: StudyTable) -> list[Series]:
     study = table.study
     panels, rates, names = _roles(study.file)
     if not rates:
-        raise UsageError(f"{study.what}: it does not have an axis with only learning rates")
+        raise UsageError(f"{study.label}: it does not have an axis with only learning rates")
     result: dict[tuple[str, str, Metric], Series] = {}
     for (row, column), measured in table.cells.items():
         cell = measured.cell

@@ -186,8 +186,8 @@ class StudyTable:
     @property
     def caption(self) -> str:
         """The explanation of the table."""
-        shown = {measured.cell.metric.title: None for measured in self.cells.values()}
-        parts = ["; ".join(shown).capitalize() + "."]
+        titles = {measured.cell.metric.title: None for measured in self.cells.values()}
+        parts = ["; ".join(titles).capitalize() + "."]
         seeds = {len(measured.values) for measured in self.cells.values() if measured.values}
         if seeds == {1}:
             parts.append("One seed, so no interval.")

@@ -68,7 +68,7 @@ def execute_comparison(
 
 def execute_trials(
     study: Study,
-    what: TrialFunction | TrialCommand,
+    program: TrialFunction | TrialCommand,
     scoring: Scoring,
     *,
     data: DataSource,
@@ -78,11 +78,11 @@ def execute_trials(
     tensorboard: Path | None = None,
     margin: float | None = None,
 ) -> Outcome:
-    """The same for a training function or command. Each arm is first rehearsed with one step.
+    """Like `execute_comparison`, for a training function or command. Each arm is first rehearsed with one step.
 
     Args:
         study: The comparison; see `lossaware.studies.specs.comparison`.
-        what: The function, loaded, or the command.
+        program: The function, loaded, or the command.
         scoring: The score, and its direction.
         data: Folder of the data, which the function may read.
         engine: The engine that executes the runs; None calls a function in this process.
@@ -105,8 +105,8 @@ def execute_trials(
         if isinstance(engine, CommandEngine):
             engine.rehearse(to_do, data)
         else:
-            assert isinstance(what, TrialFunction)
-            rehearse_functions(to_do, data, what)
+            assert isinstance(program, TrialFunction)
+            rehearse_functions(to_do, data, program)
 
     if is_new := not database.exists():
         rehearse(specs)  # report its errors before writing files
@@ -115,9 +115,9 @@ def execute_trials(
         if not is_new and (missing := store.missing(specs)):
             rehearse(missing)
         if engine is None:
-            assert isinstance(what, TrialFunction)
-            failures = execute_in_process(specs, store, what, data=data, console=console)
+            assert isinstance(program, TrialFunction)
+            failures = execute_in_process(specs, store, program, data=data, console=console)
         else:
             failures = supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard)
-        subject = scoring.subject(what, [store.records(spec) for spec in specs if store.complete(spec)])
+        subject = scoring.subject(program, [store.records(spec) for spec in specs if store.complete(spec)])
         return summarize(scored(study, subject), subject, FinishedRuns(store), page, failures, margin=margin)

@@ -52,7 +52,7 @@ def compare(
         lrs: Learning rates, which the function reads as ``trial.lr``. None if it has its own.
         arms: The compared arms: ``["without", "lga", "auto"]``, or a text, ``"adamw,prodigy(lr=1)"``; the first is the
             reference. None is ``["without", "lga"]``, with LGA as the function attaches it. Other bases come from
-            ``trial.make_optimizer``; a class such as ``torch.optim.AdamW`` is one, too.
+            ``trial.make_optimizer``. A class such as ``torch.optim.AdamW`` can be an arm, too.
         gamma2: Sizes of LGA's correction, one arm per size besides ``"without"``; instead of ``arms``.
         epochs: Overrides the function's argument of ``trial.epochs``.
         score: The name of a reported number to compare; None compares what the function returns.
@@ -63,8 +63,8 @@ def compare(
         lga: LGA's other settings, over those in the function's code.
         device: ``trial.device``.
         data: ``trial.data``.
-        out: A folder for finished runs, so that a repeated call executes only missing runs; the function must be in a
-            file then. None keeps only the result.
+        out: A folder for finished runs, so that a repeated call executes only missing runs. It requires that the
+            function is in a file. None keeps only the result.
         progress: Whether to show progress.
 
     Raises:

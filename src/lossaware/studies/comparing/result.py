@@ -10,7 +10,7 @@ from lossaware.extras import how_to_install
 from lossaware.studies.report.comparison import Outcome
 from lossaware.studies.report.writers import text
 from lossaware.studies.report.writers.html import write
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 
 
 class Result:
@@ -64,7 +64,7 @@ class Result:
         Raises:
             UsageError: It cannot be written there.
         """
-        write_whole(Path(path), self._page)
+        write_atomic(Path(path), self._page)
         return Path(path)
 
     def _repr_html_(self) -> str:

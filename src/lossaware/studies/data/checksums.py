@@ -16,7 +16,7 @@ from typing import Any
 
 from lossaware.errors import UsageError
 from lossaware.studies.data.sets import DATA_SETS, DataSet, Remote
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.regular_file import MALFORMED, MAX_BYTES, read_regular
 
 MANIFEST = "lossaware-checksums.json"
@@ -64,7 +64,7 @@ class Manifest:
         head = {"format": FORMAT, "published": self.published, "date": self.date}
         lines = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in sorted(self.files.items())]
         text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "files": {\n' + ",\n".join(lines) + "\n }\n}\n"
-        write_whole(folder / MANIFEST, text)
+        write_atomic(folder / MANIFEST, text)
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest | None":

@@ -130,12 +130,12 @@ class _Script:
         self._reports, self._output = own / "reports", own / "output"
         self._read = 0
         self._epoch = 0
-        named = path_of(data)
+        data_path = path_of(data)
         assignment = Assignment(
             run=spec.to_json(),
             reports=str(self._reports),
             folder=str(folder.resolve()),
-            data=None if named is None else str(named.resolve()),
+            data=None if data_path is None else str(data_path.resolve()),
             rehearsal=rehearsal,
             process=os.getpid(),
         )
@@ -170,8 +170,8 @@ class _Script:
 
     def events(self) -> Iterator[Event]:
         """The new reports since the last call."""
-        for what in self._new_lines():
-            match what:
+        for report in self._new_lines():
+            match report:
                 case {"epoch": record}:
                     self._epoch = record["epoch"]
                     yield EpochDone(self.spec, EpochRecord(**record))
@@ -189,9 +189,9 @@ class _Script:
             return []
         with self._reports.open("rb") as file:
             file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]
-        self._read += len(whole) + bool(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+            complete = file.read().rpartition(b"\n")[0]
+        self._read += len(complete) + bool(complete)
+        return [json.loads(line) for line in complete.splitlines()]
 
     def end(self) -> Event:
         """The last event of the run."""

@@ -166,8 +166,8 @@ class RunProgress:
             return
         self._last_line = now
         reached = self._reached()
-        done = reached - self._restored
-        pace = math.nan if self._first_step is None or done <= 0 else (now - self._first_step) / done
+        epochs = reached - self._restored
+        pace = math.nan if self._first_step is None or epochs <= 0 else (now - self._first_step) / epochs
         remaining = pace * max(0.0, self._epochs() - reached)
         about = f", about {duration(remaining)} left" if math.isfinite(remaining) and remaining >= 0.5 else ""
         self._print(f"{self._count()} done{about}.")
@@ -189,21 +189,21 @@ class _TimeLeft(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        done = task.completed - task.fields["taken"]
-        if done <= 0 or task.elapsed is None or task.total is None:
+        epochs = task.completed - task.fields["taken"]
+        if epochs <= 0 or task.elapsed is None or task.total is None:
             return Text("")
-        remaining = task.elapsed / done * max(0.0, task.total - task.completed)
+        remaining = task.elapsed / epochs * max(0.0, task.total - task.completed)
         return Text(f"{duration(remaining)} left", style="progress.remaining")
 
 
 def duration(seconds: float) -> str:
     """A duration in its two largest units: ``40 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    total = max(0, round(seconds))
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
+    return f"{total // 3600} h {total % 3600 // 60} min"
 
 
 def _runs(count: int) -> str:

@@ -75,7 +75,7 @@ class RayEngine:
     ) -> Generator[Event, None, None]:
         """See `Engine.execute`."""
         losses = dict.fromkeys(specs, 0)  # for the runs that have not ended
-        begun: set[RunSpec] = set()
+        started: set[RunSpec] = set()
         waits_until: float | None = None
         while losses:
             lost: Lost | None = None
@@ -94,16 +94,16 @@ class RayEngine:
                                 raise UsageError(reason)
                         case _:
                             if isinstance(message, RunStarted):
-                                begun.add(message.spec)
+                                started.add(message.spec)
                             if isinstance(message, RunDone | RunFailed):
-                                begun.discard(message.spec)
+                                started.discard(message.spec)
                                 del losses[message.spec]
                             yield message
             if lost is not None:
-                if not begun and self._address is None:
+                if not started and self._address is None:
                     raise UsageError(f"Ray cannot run here: {lost.message}")
-                yield from self._after(lost, begun, losses)
-                begun.clear()
+                yield from self._after(lost, started, losses)
+                started.clear()
                 if self._address is not None:
                     waits_until = time.monotonic() + LOST_SECONDS
             if waits_until is not None:
@@ -114,10 +114,10 @@ class RayEngine:
                     )
                 time.sleep(RETRY_SECONDS)
 
-    def _after(self, lost: Lost, begun: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
+    def _after(self, lost: Lost, started: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
         """Events of the runs that a lost cluster had begun."""
         next_one = "a new one is started" if self._address is None else f"waiting for it, up to {LOST_SECONDS:g} s"
-        for spec in [spec for spec in losses if spec in begun]:
+        for spec in [spec for spec in losses if spec in started]:
             losses[spec] += 1
             if losses[spec] < LOSSES:
                 yield RunNote(spec, f"its Ray cluster was lost ({lost.message}); {next_one}")
@@ -146,9 +146,9 @@ class RayEngine:
             context = multiprocessing.get_context("spawn")
             messages, other_end = context.Pipe(duplex=False)
             stack.callback(messages.close)
-            what = (other_end, self._address, self.jobs, folder, specs, data_folder, checkpoints)
+            arguments = (other_end, self._address, self.jobs, folder, specs, data_folder, checkpoints)
             with quiet_start():
-                process = context.Process(target=drive, args=what, daemon=True)
+                process = context.Process(target=drive, args=arguments, daemon=True)
                 process.start()
             stack.callback(_stop, process)
             other_end.close()  # with this copy closed, the messages end with the process

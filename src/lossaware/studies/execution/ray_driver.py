@@ -284,8 +284,8 @@ def _cluster(address: str | None, cpus: int | None, folder: Path | None) -> Iter
         try:
             ray.init(address or "local", **how)
         except Exception as error:
-            what = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
-            raise UsageError(f"{what}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}") from None
+            reason = "Ray cannot start here" if address is None else f"no Ray cluster answers at {address}"
+            raise UsageError(f"{reason}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}") from None
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is already ending

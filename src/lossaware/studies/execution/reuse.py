@@ -15,7 +15,7 @@ from lossaware.studies.store.results import Results
 from lossaware.studies.training.scheduler import make_scheduler
 
 
-def adopt_equal(specs: Iterable[RunSpec], results: Results, store: Store) -> int:
+def copy_equal_runs(specs: Iterable[RunSpec], results: Results, store: Store) -> int:
     """Copy into a store the runs whose numbers a complete run has, bit for bit.
 
     - A run is the beginning of a longer run that differs only in its epochs: a run does not depend on its number of

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lossaware.errors import UsageError
 from lossaware.studies.execution.events import Engine
-from lossaware.studies.execution.reuse import adopt_equal
+from lossaware.studies.execution.reuse import copy_equal_runs
 from lossaware.studies.execution.supervise import supervise
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.options import did_you_mean
@@ -59,22 +59,22 @@ def run_study(
         # Before writing files.
         _check(study, [spec for spec in specs if exported is None or not exported.records(spec)], data)
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with Store(folder.database) as store:
         if exported is not None and (copied := adopt(specs, exported, store)):
-            say(f"{copied} of {len(specs)} runs are taken from {results}.")
+            report(f"{copied} of {len(specs)} runs are taken from {results}.")
         if not checked:
             _check(study, store.missing(specs), data)
         folder.note(Launch.now(study))
-        if copied := adopt_equal(specs, Sources([store, *([exported] if exported else [])]), store):
-            say(
+        if copied := copy_equal_runs(specs, Sources([store, *([exported] if exported else [])]), store):
+            report(
                 f"{copied} of {len(specs)} runs are already parts of others: of longer ones, or of ones without a "
                 "scheduler that never acts."
             )
         if not store.missing(specs):
-            say(f"All {len(specs)} runs are already finished.")
+            report(f"All {len(specs)} runs are already finished.")
         return len(supervise(specs, store, engine, data=data, console=console, tensorboard=tensorboard))
 
 
@@ -98,7 +98,7 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
             one_model = cache(tasks[key].make_model)  # shared by all, as it is not trained
             check(group, replace(tasks[key], model=one_model))
         except UsageError as error:
-            raise UsageError(f"{study.what}: {error}") from None
+            raise UsageError(f"{study.label}: {error}") from None
     return tasks
 
 
@@ -126,7 +126,7 @@ def _check_data(study: Study, tasks: "dict[_TaskKey, Task]", data: DataSource) -
         return
     hint = ""
     for axis, points in study.file.axes.items():
-        named = [name for name, point in points.items() if point.task in available]
-        if named and study.overrides.only.get(axis) != tuple(named):
-            hint = f" (data is available for --only {axis}={','.join(named)})"
-    raise UsageError(f"{study.what}: {errors[0]}{hint}")
+        available_points = [name for name, point in points.items() if point.task in available]
+        if available_points and study.overrides.only.get(axis) != tuple(available_points):
+            hint = f" (data is available for --only {axis}={','.join(available_points)})"
+    raise UsageError(f"{study.label}: {errors[0]}{hint}")

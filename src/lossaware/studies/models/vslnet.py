@@ -115,8 +115,8 @@ class _Encoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.positions.weight[: x.shape[1]]
         for norm, depthwise, pointwise in zip(self.norms, self.depthwise, self.pointwise, strict=True):
-            kept = norm(x) * mask.unsqueeze(2)
-            x = x + self.dropout(pointwise(depthwise(kept.transpose(1, 2)).transpose(1, 2)).relu())
+            masked = norm(x) * mask.unsqueeze(2)
+            x = x + self.dropout(pointwise(depthwise(masked.transpose(1, 2)).transpose(1, 2)).relu())
         normed = self.dropout(self.attention_norm(x))
         attended, _ = self.attention(normed, normed, normed, key_padding_mask=~mask, need_weights=False)
         x = x + self.dropout(attended)

@@ -15,10 +15,10 @@ from lossaware.errors import Note, UsageError
 from lossaware.studies.report.image import Image
 from lossaware.studies.report.plot import Plot
 from lossaware.studies.report.writers.csv import to_csv
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment, without_folders
-from lossaware.studies.specs.regular_file import MALFORMED, beside, read_regular, read_text
+from lossaware.studies.specs.regular_file import MALFORMED, read_regular, read_text, sibling_file
 from lossaware.studies.specs.seal import SEAL, is_sealed, sealed
 
 Rows = Sequence[Mapping[str, Any]]
@@ -57,17 +57,17 @@ def save(folder: Path, name: str, *, tables: Mapping[str, Rows], plot: Plot, set
     Raises:
         UsageError: The folder cannot be written to.
     """
-    made_with = environment()
-    made_with["command"] = without_folders(made_with["command"])
+    run_environment = environment()
+    run_environment["command"] = without_folders(run_environment["command"])
     files = {f"{table}.csv": to_csv(rows).encode() for table, rows in tables.items()}
     files |= {f"{name}.svg": plot.svg().encode(), f"{name}-dark.svg": plot.svg("dark").encode()}
     files[f"{name}.png"] = plot.png()
     digests = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     files[f"{name}.json"] = _to_json(
-        {"description": plot.description, "settings": settings, "made_with": made_with, "files": digests}
+        {"description": plot.description, "settings": settings, "made_with": run_environment, "files": digests}
     ).encode()
     for file, content in files.items():
-        write_whole(folder / file, content)
+        write_atomic(folder / file, content)
 
 
 def _to_json(content: Mapping[str, Any]) -> str:
@@ -82,9 +82,9 @@ def load(folder: Path) -> list[Saved]:
     """
     result = []
     for path in _descriptions(folder):
-        made_with = verify(path)
+        run_environment = verify(path)
         tables = {file.stem: _read_csv(file) for file in sorted(folder.glob(f"{path.stem}*.csv"))}
-        result.append(Saved(path.stem, _read_image(path), tables, made_with))
+        result.append(Saved(path.stem, _read_image(path), tables, run_environment))
     if without := without_digests(folder):
         warnings.warn(
             f"{folder}: {', '.join(without)}: written by an earlier version without digests, so that "
@@ -110,7 +110,7 @@ def verify(path: Path) -> dict[str, str]:
     content = _content(path)
     files = {str(name): str(digest) for name, digest in content.get("files", {}).items()}
     for name, digest in files.items():
-        file = beside(path, name)
+        file = sibling_file(path, name)
         if (actual := hashlib.sha256(read_regular(file)).hexdigest()) != digest:
             raise UsageError(f"{file}: this file does not match {path.name}: its SHA-256 is {actual}")
     return {str(name): str(value) for name, value in content["made_with"].items()}
@@ -140,7 +140,7 @@ def add_digests(folder: Path) -> list[Path]:
     """
     added = environment()
     added["command"] = without_folders(added["command"])
-    written = []
+    paths = []
     for name in without_digests(folder):
         path = folder / f"{name}.json"
         study = name.removesuffix("-lr")
@@ -150,9 +150,9 @@ def add_digests(folder: Path) -> list[Path]:
         files |= {path.with_suffix(ending) for ending in (".svg", ".png")}
         files |= {folder / f"{name}-dark.svg"}
         digests = {file.name: hashlib.sha256(read_regular(file)).hexdigest() for file in sorted(files) if file.exists()}
-        write_whole(path, _to_json({**_content(path), "digests_added": added, "files": digests}))
-        written.append(path)
-    return written
+        write_atomic(path, _to_json({**_content(path), "digests_added": added, "files": digests}))
+        paths.append(path)
+    return paths
 
 
 def _content(path: Path) -> dict[str, Any]:

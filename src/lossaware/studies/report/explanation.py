@@ -80,9 +80,9 @@ def tests_behind(compared: Sequence[Comparison]) -> list[str]:
     return parts
 
 
-def estimate_behind(shown: Sequence[Outlook]) -> list[str]:
+def estimate_behind(outlooks: Sequence[Outlook]) -> list[str]:
     """The meaning of more seeds, if a row mentions them."""
-    if all(it.more_seeds is None or it.is_within_margin for it in shown):
+    if all(it.more_seeds is None or it.is_within_margin for it in outlooks):
         return []
     chance = f"with a probability of {100 * POWER:.0f} %"
     return [f"More seeds: the number with which a difference of the observed size gets a verdict {chance}."]

@@ -8,7 +8,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.report.curves import Figure
 from lossaware.studies.report.table import Table
 from lossaware.studies.report.writers.html import render_template
-from lossaware.studies.specs.atomic import check_writable, write_whole
+from lossaware.studies.specs.atomic import check_writable, write_atomic
 from lossaware.studies.specs.regular_file import check_regular
 
 _GENERATOR = '<meta name="generator" content="lossaware'
@@ -93,4 +93,4 @@ def write(report: Report, path: Path) -> None:
         UsageError: See `check_replaceable`; or the disk is full.
     """
     check_replaceable(path)
-    write_whole(path, render(report))
+    write_atomic(path, render(report))

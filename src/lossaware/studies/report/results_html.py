@@ -159,7 +159,7 @@ def compose(measured: Measurements, results: Path, plot_figure2: FromRuns) -> Re
             table=summary.files_table(
                 ("files", "content", "commands"),
                 [
-                    (it.pattern or "those of other studies", it.what, "\n".join(it.commands))
+                    (it.pattern or "those of other studies", it.content, "\n".join(it.commands))
                     for it in summary.files(results, tables, list(saved.values()))
                 ],
             ),

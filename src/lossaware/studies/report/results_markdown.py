@@ -8,7 +8,7 @@ from lossaware.studies.analysis.collect import measurements
 from lossaware.studies.report import results_summary as summary
 from lossaware.studies.report.artifacts import load
 from lossaware.studies.report.writers.markdown import grid
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.escape import markdown, markdown_code
 from lossaware.studies.specs.regular_file import check_regular
 
@@ -29,7 +29,7 @@ def write(folder: Path, path: Path) -> None:
     """
     if path.exists() and not _is_ours(path):
         raise UsageError(f"{path} is not a page of lossaware and is not overwritten: choose another --out")
-    write_whole(path, text(folder))
+    write_atomic(path, text(folder))
 
 
 def refresh(folder: Path) -> None:
@@ -79,7 +79,7 @@ def text(folder: Path) -> str:
                 [
                     (
                         markdown_code(it.pattern) if it.pattern else "those of other studies",
-                        markdown(it.what),
+                        markdown(it.content),
                         ", ".join(map(markdown_code, it.commands)),
                     )
                     for it in summary.files(folder, tables, load(folder))

@@ -255,12 +255,12 @@ class Files:
 
     Attributes:
         pattern: Their names; empty if a study is shown from the files of others.
-        what: Their content.
+        content: Their content.
         commands: Commands that show or make them.
     """
 
     pattern: str
-    what: str
+    content: str
     commands: Sequence[str]
 
 
@@ -276,8 +276,8 @@ def files(folder: Path, tables: Sequence[StudyTable], pictures: Sequence[Saved])
         result.append(Files(pattern, f"{table.study.title}; {how_much(table)}", commands))
     for saved in pictures:
         if saved.name not in drawn_over_rates(tables):
-            what, command = picture_of(saved)
-            result.append(Files(f"{saved.name}*", what, [command]))
+            content, command = picture_of(saved)
+            result.append(Files(f"{saved.name}*", content, [command]))
     if (folder / "speed").is_dir():
         result.append(Files("speed/", "The cost of LGA", ["python -m benchmarks.speed"]))
     return result

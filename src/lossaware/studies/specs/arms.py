@@ -20,9 +20,10 @@ from lossaware.studies.specs.user_code import is_own
 
 WITHOUT, LGA = "without", "lga"
 WAYS: Mapping[str, float | str | None] = {WITHOUT: None, LGA: AS_CODED, **{rule: rule for rule in RULES}}
-"""The gamma2 of each way to attach LGA, by name. None is without LGA. A number is the name of that gamma2.
+"""The gamma2 of each way to attach LGA, by name. None means without LGA.
 
-`AS_CODED` is the gamma2 of the task, or LGA as a user's function attaches it.
+`AS_CODED` is the gamma2 of the task, or of the user's function. Besides these names, a number is a name for that
+gamma2.
 """
 
 
@@ -134,7 +135,7 @@ def _text(gamma2: Value) -> str:
 
 
 def arm_of(spec: RunSpec) -> str:
-    """The name of a run's arm, without an own learning rate, which cannot be distinguished from that of its row."""
+    """The name of a run's arm. It lacks the arm's own learning rate, which cannot be distinguished from its row's."""
     gamma2 = None if spec.lga is None else dict(spec.lga).get("gamma2", AS_CODED)
     way = WITHOUT if gamma2 is None else LGA if gamma2 == AS_CODED else _text(gamma2)
     if not spec.optimizer:

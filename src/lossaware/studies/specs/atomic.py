@@ -34,7 +34,7 @@ def check_writable(folder: Path) -> None:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Create or replace a file atomically: a reader sees either the old or the new content.
 
     Args:
@@ -48,13 +48,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
         whole = content.encode() if isinstance(content, str) else content
     except UnicodeEncodeError as error:  # half of a surrogate pair, as JSON may have one
         raise UsageError(f"{path}: cannot be written (a text in it is not valid: {error.reason})") from None
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(whole)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file for writing, renamed to ``path`` at the end; see `write_whole`."""
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file for writing, renamed to ``path`` at the end; see `write_atomic`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

@@ -29,7 +29,7 @@ def comparison(
     optimizer_options: Mapping[str, Any] | None = None,
     lga: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Every optimizer at every learning rate, in every arm.
+    """The study of every optimizer at every learning rate, in every arm.
 
     Args:
         subject: The task, loaded; its score on the test set is compared.
@@ -39,7 +39,7 @@ def comparison(
         lrs: Learning rates, above 0; only 0 if every arm has its own.
         arms: At least two; the first is the reference.
         gamma2: The gamma2 of the arm ``lga``.
-        optimizer_options: Keyword arguments of the base in arms without an own base.
+        optimizer_options: Keyword arguments of the base, for arms that do not name their own base.
         lga: LGA's other arguments, see `RunSpec`.
 
     Raises:
@@ -71,7 +71,7 @@ def trial_comparison(
     arms: Sequence[Arm],
     lga: Mapping[str, Any] | None = None,
 ) -> Study:
-    """The same for a training function or command, which makes its optimizer itself.
+    """Like `comparison`, for a training function or command, which makes its optimizer itself.
 
     The name of its score is not known before it has run; see `scored`.
 

@@ -16,9 +16,9 @@ _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
     "\u00ad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
-"""Control characters except tab and line feed, marks for the direction of writing, surrogates, and what is invisible.
+"""Control characters except tab and line feed, marks for the direction of writing, surrogates, invisible characters.
 
-Not the two joiners, which some scripts and emoji need.
+The two joiners are not included, because some scripts and emoji need them.
 """
 
 
@@ -113,7 +113,7 @@ def svg_address(svg: str) -> str:
 
 
 def _csv_cell(cell: object) -> object:
-    """The cell. A text that a spreadsheet would compute gets an apostrophe in front, which makes it a text there."""
+    """The cell. A text that a spreadsheet would evaluate as a formula gets an apostrophe in front."""
     if not isinstance(cell, str):
         return cell
     text = terminal(cell)

@@ -12,8 +12,8 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
-def shown(value: Any) -> str:
-    """A value from a file for a message, shortened."""
+def format_value(value: Any) -> str:
+    """The shortened ``repr`` of a value from a file, for a message."""
     try:
         text = repr(value)
     except ValueError:  # a number of thousands of digits

@@ -24,14 +24,14 @@ class _SavedState:
         """The state of the base and that of Mechanic, under ``"mechanic"``."""
         own = self.state.pop(_STATE, None)
         try:
-            written: dict[str, Any] = super().state_dict()  # type: ignore[misc]
+            result: dict[str, Any] = super().state_dict()  # type: ignore[misc]
         finally:
             if own is not None:
                 self.state[_STATE] = own
         if own is not None:
-            named = {name: value for name, value in own.items() if isinstance(name, str)}
-            written["mechanic"] = {"named": named, "starts": [own[p]["ref"] for p in self._parameters()]}
-        return written
+            own_values = {name: value for name, value in own.items() if isinstance(name, str)}
+            result["mechanic"] = {"named": own_values, "starts": [own[p]["ref"] for p in self._parameters()]}
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a result of `state_dict`."""

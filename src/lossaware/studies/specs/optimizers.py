@@ -50,7 +50,7 @@ _TABLE: Mapping[str, _Entry] = {
     "nadam": _Entry("Adam with Nesterov momentum", "torch.optim:NAdam"),
     "radam": _Entry("Rectified Adam", "torch.optim:RAdam"),
     "adagrad": _Entry("Adagrad", "torch.optim:Adagrad"),
-    # Peers: other methods that promise less tuning, or use the loss.
+    # Peers: other methods that need less tuning according to their authors, or that use the loss.
     "momo": _Entry("MoMo: momentum whose step follows the loss; lr is its cap", "momo:Momo", package="momo-opt"),
     "momo-adam": _Entry("MoMo-Adam: Adam whose step follows the loss", "momo:MomoAdam", package="momo-opt"),
     "alig": _Entry(
@@ -143,28 +143,28 @@ def make_optimizer(
     """
     if not (math.isfinite(lr) and lr > 0):
         raise UsageError(f"the learning rate must be a number above 0, got {lr}")
-    what = f"optimizer {name!r}"
+    label = f"optimizer {name!r}"
     factory, preset = _find(name)
     chosen = dict(options)
     if "lr" in chosen:
-        raise UsageError(f"{what}: lr is not an option of the optimizer; set the learning rate of the run")
-    if name in _TABLE:  # some accept any keyword and would ignore a misspelt one
+        raise UsageError(f"{label}: lr is not an option of the optimizer; set the learning rate of the run")
+    if name in _TABLE:  # some accept all keywords, and would ignore a misspelt one
         known = list(inspect.signature(factory).parameters)[2:]
         for option in chosen:
             if option not in known:
-                raise UsageError(f"{what} has no option {option!r}{did_you_mean(option, known)}")
+                raise UsageError(f"{label} has no option {option!r}{did_you_mean(option, known)}")
     try:
-        optimizer = call(what, factory, list(params), lr, options={**preset, **chosen})
+        optimizer = call(label, factory, list(params), lr, options={**preset, **chosen})
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"{what} cannot be made: {where(error)}") from error
+        raise UsageError(f"{label} cannot be made: {where(error)}") from error
     if not isinstance(optimizer, Optimizer):
-        raise UsageError(f"{what} must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        raise UsageError(f"{label} must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UsageError(
-            f"{what} needs a closure that it may call several times per step, which studies do not support"
+            f"{label} needs a closure that it may call several times per step, which studies do not support"
         )
     return optimizer
 
@@ -201,7 +201,7 @@ def make_capturable(optimizer: Optimizer) -> None:
 
 
 def attributes(optimizer: Optimizer) -> dict[str, Any]:
-    """State of an optimizer that is not in its ``state_dict()``, as MoMo has: numbers, texts and tensors.
+    """The part of an optimizer's state that its ``state_dict()`` lacks, for example MoMo's: numbers, texts and tensors.
 
     Restore it into ``vars(optimizer)``.
     """
@@ -224,16 +224,16 @@ def _is_plain(value: Any) -> bool:
 
 
 def _find(name: str) -> tuple[Callable[..., Optimizer], Mapping[str, Any]]:
-    what = f"optimizer {name!r}"
+    label = f"optimizer {name!r}"
     entry = _TABLE.get(name)
     if entry is None and not own_code.is_own(name):
-        raise UsageError(f"unknown {what}{did_you_mean(name, _TABLE)} (or file.py:Class of your own)")
+        raise UsageError(f"unknown {label}{did_you_mean(name, _TABLE)} (or file.py:Class of your own)")
     try:
-        factory = own_code.load(what, entry.place if entry else name)
+        factory = own_code.load(label, entry.place if entry else name)
     except UsageError as error:
         if entry is None or entry.package is None or not isinstance(error.__cause__, ModuleNotFoundError):
             raise
-        raise UsageError(f"{what} needs the package {entry.package}: {how_to_install('peers')}") from None
+        raise UsageError(f"{label} needs the package {entry.package}: {how_to_install('peers')}") from None
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Optimizer)):
         raise UsageError(f"optimizer {name!r} is not a torch.optim.Optimizer")
     return factory, entry.preset if entry else {}

@@ -38,14 +38,14 @@ def where(error: BaseException) -> str:
     return f"{text} ({place.filename}, line {place.lineno})"
 
 
-def call(what: str, function: Callable[..., T], *arguments: Any, options: Mapping[str, Any]) -> T:
+def call(label: str, function: Callable[..., T], *arguments: Any, options: Mapping[str, Any]) -> T:
     """Call ``function(*arguments, **options)``.
 
     A text such as ``"0.9,0.99"`` becomes a tuple of numbers, as for betas and milestones, and ``"3,"`` a tuple of one
     number.
 
     Args:
-        what: Name for messages, such as ``"optimizer 'adam'"``.
+        label: Name for messages, such as ``"optimizer 'adam'"``.
         function: The function.
         arguments: Arguments that are not the user's.
         options: The user's keyword arguments.
@@ -59,16 +59,16 @@ def call(what: str, function: Callable[..., T], *arguments: Any, options: Mappin
     for name in options:
         if name not in free and not takes_any:
             hint = did_you_mean(name, free) if free else "; it does not have options"
-            raise UsageError(f"{what} has no option {name!r}{hint}")
+            raise UsageError(f"{label} has no option {name!r}{hint}")
     keywords = {name: _numbers(value) for name, value in options.items()}
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:
-        raise UsageError(f"{what}: {error}") from None
+        raise UsageError(f"{label}: {error}") from None
     try:
         return function(*arguments, **keywords)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{what}: {error}") from error
+        raise UsageError(f"{label}: {error}") from error
 
 
 def _numbers(value: Any) -> Any:

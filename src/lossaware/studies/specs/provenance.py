@@ -130,7 +130,7 @@ def without_home(text: str) -> str:
         home = Path("/")
     own = [re.escape(str(home))] if len(home.parts) > 1 else []
     folders = "|".join([*own, r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"'<>:;,&]+"])
-    # An image's data is not changed. Texts do not have such a quote, because HTML escapes it.
+    # The data of images is not changed. Texts cannot contain this pattern, because HTML escapes their quotes.
     return re.sub(rf'(="data:[^"]*")|(?<![\w.])(?:{folders})(?![\w.-])', lambda match: match[1] or "~", text)
 
 

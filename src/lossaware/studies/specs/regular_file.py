@@ -48,8 +48,8 @@ def read_regular(path: Path, size: int | None = None, *, at_most: int = MAX_BYTE
                 raise UsageError(f"{path}: {status.st_size} bytes; at most {at_most} are read")
             content = file.read(status.st_size + 1)
     except FileNotFoundError:
-        what = "a link to a missing file" if path.is_symlink() else "there is no such file"
-        raise UsageError(f"{path}: {what}") from None
+        reason = "a link to a missing file" if path.is_symlink() else "there is no such file"
+        raise UsageError(f"{path}: {reason}") from None
     except (OSError, ValueError) as error:  # the latter for a zero byte in the name
         raise UsageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if len(content) != status.st_size:
@@ -57,11 +57,11 @@ def read_regular(path: Path, size: int | None = None, *, at_most: int = MAX_BYTE
     return content
 
 
-def beside(path: Path, name: str) -> Path:
-    """The file ``name`` in the folder of ``path``, a file that names it and may be foreign.
+def sibling_file(path: Path, name: str) -> Path:
+    """The file ``name`` in the folder of ``path``. The name is from the content of ``path``, which may be foreign.
 
     Raises:
-        UsageError: The name leads elsewhere.
+        UsageError: The name refers to another folder.
     """
     if not name or name == ".." or Path(name).name != name:
         raise UsageError(f"{path}: {name!r} is not the name of a file in its folder")

@@ -59,7 +59,7 @@ SELF_SET_DEFAULTS: Mapping[str, Any] = {
     "gamma2.statuses_per_epoch": 10,
     "gamma2.steps_at_least": 25,
 }
-"""The same for a gamma2 that adapts by itself, with all constants of the rule."""
+"""The defaults for ``gamma2="auto"``, with all constants of the rule."""
 
 
 AGREEMENT_DEFAULTS: Mapping[str, Any] = {
@@ -75,30 +75,33 @@ AGREEMENT_DEFAULTS: Mapping[str, Any] = {
     "gamma2.certainty": 2.5,
     "gamma2.status_steps": 25,
 }
-"""The same for gamma2 by agreement, which does not use other settings."""
+"""The defaults for ``gamma2="agreement"``, which does not use other settings."""
 
 _DEFAULTS: Mapping[Any, Mapping[str, Any]] = {"auto": SELF_SET_DEFAULTS, "agreement": AGREEMENT_DEFAULTS}
 
-_WHOLE = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least", "gamma2.status_steps")
+_INTEGERS = ("steps_per_epoch", "gamma2.statuses_per_epoch", "gamma2.steps_at_least", "gamma2.status_steps")
 
 
 def lga_options(chosen: Mapping[str, Any]) -> Options:
     """LGA's arguments in a specification: with all defaults, so that equal runs have equal keys."""
-    whole = {**_DEFAULTS.get(chosen.get("gamma2"), LGA_DEFAULTS), **chosen}
+    complete = {**_DEFAULTS.get(chosen.get("gamma2"), LGA_DEFAULTS), **chosen}
     # Later settings are omitted at their defaults, so that runs of earlier versions keep their keys.
-    if whole.get("upper_bound") == "first":
-        del whole["upper_bound"]
-    if whole.get("gamma2.mean_dtype", "") is None:
-        del whole["gamma2.mean_dtype"]
+    if complete.get("upper_bound") == "first":
+        del complete["upper_bound"]
+    if complete.get("gamma2.mean_dtype", "") is None:
+        del complete["gamma2.mean_dtype"]
     return options(
-        **{name: float(value) if type(value) is int and name not in _WHOLE else value for name, value in whole.items()}
+        **{
+            name: float(value) if type(value) is int and name not in _INTEGERS else value
+            for name, value in complete.items()
+        }
     )
 
 
 VALIDATION = "validation_"
 """Prefix of the names of measures on the validation set."""
 AS_CODED = "as coded"
-"""Instead of a gamma2: LGA has the settings in the code of the user's function."""
+"""In place of a gamma2: use the settings in the code of the user's function."""
 
 
 def function_options(gamma2: float | str, others: Mapping[str, Any]) -> Options:
@@ -159,7 +162,7 @@ class RunSpec:
     training: Options = ()
 
     def to_json(self) -> str:
-        """One canonical line; equal specifications give equal lines."""
+        """The specification as one line of JSON. Equal specifications give equal lines."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, usual in (("device", "cpu"), ("distributed", None), ("kind", "task"), ("training", ())):
             if values[name] == usual:
@@ -207,7 +210,7 @@ class RunSpec:
 
     @property
     def own_code(self) -> tuple[str, ...]:
-        """The names of the user's own code that it runs. Results belong to the code with which they were measured."""
+        """The names of the user's own code that the run executes. Results belong to this version of the code."""
         codes = scripts_of(shlex.split(self.task)) if self.kind == "command" else [self.task]
         return tuple(filter(is_own, (*codes, self.optimizer)))
 
@@ -236,7 +239,7 @@ _VALUES = (bool, int, float, str, NoneType)
 
 
 def _check_types(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError if a field has another type, as is possible in a foreign file."""
+    """Raise ValueError if a field has a wrong type, which is possible in files of other people."""
     for name, value in fields.items():
         if name in _TYPES:
             _check_value(name, value, _TYPES[name])

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs import early_stopping
-from lossaware.studies.specs.formatting import shown
+from lossaware.studies.specs.formatting import format_value
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.regular_file import MAX_SETTINGS, read_text
 from lossaware.studies.specs.run_spec import EpochRecord, Options, RunSpec, function_options, lga_options, options
@@ -121,7 +121,7 @@ class Overrides:
     """Changes of a study's file for one launch.
 
     Attributes:
-        only: Selected points, by axis; all points of other axes.
+        only: The selected points by axis. All points of other axes are selected.
         settings: Settings that override all others.
     """
 
@@ -151,7 +151,7 @@ class Study:
         name: The file's name without its ending.
         file: The content of the file.
         digest: 16 hexadecimal digits, a digest of all that determines its runs and cells.
-        what: Its name in messages.
+        label: Its name in messages.
         overrides: Changes of the file.
         kind: See `RunSpec`.
         reference: The column with which the others of its row are compared; if empty, the same runs without LGA.
@@ -160,7 +160,7 @@ class Study:
     name: str
     file: StudyFile
     digest: str
-    what: str
+    label: str
     overrides: Overrides = field(default_factory=Overrides)
     kind: Literal["task", "function", "command"] = "task"
     reference: str = ""
@@ -173,7 +173,7 @@ class Study:
     @property
     def source(self) -> str:
         """Its name on the command line: its name, or the path of its file."""
-        return self.what.removeprefix("study ")
+        return self.label.removeprefix("study ")
 
     def overridden(self, overrides: Overrides) -> "Study":
         """The same study with overrides.
@@ -183,9 +183,9 @@ class Study:
         """
         only = {}
         for axis, names in overrides.only.items():
-            match = _match(f"{self.what}: axis", axis, self.file.axes)
-            what = f"{self.what}: point of axis {match!r}"
-            only[match] = tuple(_match(what, name, self.file.axes[match]) for name in names)
+            match = _match(f"{self.label}: axis", axis, self.file.axes)
+            label = f"{self.label}: point of axis {match!r}"
+            only[match] = tuple(_match(label, name, self.file.axes[match]) for name in names)
         changed = replace(self, overrides=Overrides(only, overrides.settings))
         assert changed.cells  # detects settings that exclude each other
         return changed
@@ -210,7 +210,7 @@ class Study:
             cells[key] = self._cell(*key, figures.get(key))
             runs += len(cells[key].specs)
             if runs > MAX_RUNS:
-                raise UsageError(f"{self.what}: it has more than {MAX_RUNS} runs")
+                raise UsageError(f"{self.label}: it has more than {MAX_RUNS} runs")
         return cells
 
     @property
@@ -220,7 +220,7 @@ class Study:
         return sorted(dict.fromkeys(chosen), key=lambda spec: spec.seed)
 
     def measuring(self, **changes: Any) -> "Study":
-        """The same runs with another metric; the arguments are fields of `MetricSettings`."""
+        """The study with the same runs and another metric; the arguments are fields of `MetricSettings`."""
         return replace(
             self, file=self.file.model_copy(update={"measure": self.file.measure.model_copy(update=changes)})
         )
@@ -254,8 +254,8 @@ class Study:
         changed = self.overrides.settings.over(settings)
         if not isinstance(settings.lga, dict):  # arguments of LGA do not switch LGA on
             changed = changed.model_copy(update={"lga": settings.lga})
-        what = f"{self.what}: {', '.join(place.values())}"
-        specs = _specs(what, changed, self.kind)
+        label = f"{self.label}: {', '.join(place.values())}"
+        specs = _specs(label, changed, self.kind)
         if self.reference and column != (self.reference,):
             bases = self._cell(row, (self.reference,), None).specs
         else:
@@ -263,7 +263,7 @@ class Study:
         return Cell(
             row,
             column,
-            _metric(what, measure),
+            _metric(label, measure),
             specs,
             published,
             published_seeds=self.file.published_seeds,
@@ -314,45 +314,45 @@ def parse_study(text: str, name: str, *, source: str = "") -> Study:
     Raises:
         UsageError: The text has a mistake.
     """
-    what = f"study {source or name}"
+    label = f"study {source or name}"
     try:
         content = tomllib.loads(text)
         # Published figures keep their printed digits: 0.9 is not 0.90.
         content["published"] = tomllib.loads(text, parse_float=Decimal).get("published", {})
     except ValueError as error:  # also an integer of thousands of digits
-        raise UsageError(f"{what}: not valid TOML: {error}") from None
+        raise UsageError(f"{label}: not valid TOML: {error}") from None
     except RecursionError:
-        raise UsageError(f"{what}: nested too deeply") from None
+        raise UsageError(f"{label}: nested too deeply") from None
     try:
         file = StudyFile.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{what}: {explain(error)}") from None
-    return make_study(file, name, what)
+        raise UsageError(f"{label}: {explain(error)}") from None
+    return make_study(file, name, label)
 
 
-def make_study(file: StudyFile, name: str, what: str, kind: Literal["task", "function", "command"] = "task") -> Study:
-    """The study of a file; ``what`` is its name in messages, and ``kind`` that of its runs.
+def make_study(file: StudyFile, name: str, label: str, kind: Literal["task", "function", "command"] = "task") -> Study:
+    """The study of a file; ``label`` is its name in messages, and ``kind`` that of its runs.
 
     Raises:
         UsageError: Its axes or settings are not consistent.
     """
-    check_axes(what, file)
+    check_axes(label, file)
     # Only keys of the file, so that new settings of this package do not change digests.
     decisive_keys = {"rows", "columns", "base", "measure", "axes", "derived"}
     decisive = file.model_dump_json(include=decisive_keys, exclude_unset=True, warnings=False)
-    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], what, kind=kind)
+    study = Study(name, file, hashlib.sha256(decisive.encode()).hexdigest()[:16], label, kind=kind)
     assert study.cells
     return study
 
 
-def _match(what: str, name: str, known: Iterable[str]) -> str:
+def _match(label: str, name: str, known: Iterable[str]) -> str:
     """The matching known name, ignoring case and punctuation, except signs and dots in numbers."""
     names = list(known)
     if name in names:
         return name
     matches = [point for point in names if _plain(point) == _plain(name)]
     if len(matches) != 1:
-        raise UsageError(f"{what} {name!r} does not exist{did_you_mean(name, names)}")
+        raise UsageError(f"{label} {name!r} does not exist{did_you_mean(name, names)}")
     return matches[0]
 
 
@@ -361,9 +361,9 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 
-def _metric(what: str, measure: MetricSettings) -> Metric:
+def _metric(label: str, measure: MetricSettings) -> Metric:
     if measure.set is None or measure.name is None:
-        raise UsageError(f"{what}: measure needs a set (train or test) and a name")
+        raise UsageError(f"{label}: measure needs a set (train or test) and a name")
     is_loss = "loss" in measure.name
     return Metric(
         set=measure.set,
@@ -374,10 +374,10 @@ def _metric(what: str, measure: MetricSettings) -> Metric:
     )
 
 
-def _specs(what: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
+def _specs(label: str, settings: Settings, kind: str) -> tuple[RunSpec, ...]:
     for name in ("task", "optimizer", "lr", "epochs", "batch_size", "seeds"):
         if getattr(settings, name) is None:
-            raise UsageError(f"{what}: {name} is set neither in [base] nor at a point")
+            raise UsageError(f"{label}: {name} is set neither in [base] nor at a point")
     schedule = dict(settings.scheduler_options)
     per_step = settings.training.get("interval") == "step"  # its length is known when the data is
     if settings.scheduler == "CosineAnnealingLR" and settings.epochs is not None and kind == "task" and not per_step:
@@ -421,26 +421,26 @@ def _published(study: Study) -> dict[tuple[Coordinates, Coordinates], Decimal]:
         place = ".".join(("published", *row))
         if len(row) < len(study.file.rows):
             if not isinstance(part, dict):
-                raise UsageError(f"{study.what}: {place} must be a table with one key per row")
+                raise UsageError(f"{study.label}: {place} must be a table with one key per row")
             known = list(dict.fromkeys(line[len(row)] for line in study.rows if line[: len(row)] == row))
             for name, inner in part.items():
                 if name not in known:
-                    raise UsageError(f"{study.what}: {place} does not have a row {name!r}{did_you_mean(name, known)}")
+                    raise UsageError(f"{study.label}: {place} does not have a row {name!r}{did_you_mean(name, known)}")
                 read(inner, (*row, name))
             return
         if not isinstance(part, list) or len(part) != len(study.columns):
             count = len(part) if isinstance(part, list) else "no list"
-            raise UsageError(f"{study.what}: {place} must list {len(study.columns)} figures, got {count}")
+            raise UsageError(f"{study.label}: {place} must list {len(study.columns)} figures, got {count}")
         for column, value in zip(study.columns, part, strict=True):
             if isinstance(value, bool) or not isinstance(value, int | Decimal):
-                raise UsageError(f"{study.what}: {place} must list numbers, got {shown(value)}")
+                raise UsageError(f"{study.label}: {place} must list numbers, got {format_value(value)}")
             figure = Decimal(value)
             if figure.is_infinite():
                 raise UsageError(
-                    f"{study.what}: {place} must list finite numbers, or nan for missing ones, got {value}"
+                    f"{study.label}: {place} must list finite numbers, or nan for missing ones, got {value}"
                 )
             if len(str(value)) > 40 or abs(figure.adjusted()) > 40:
-                raise UsageError(f"{study.what}: {place} must list figures of a table, got {str(value)[:40]}...")
+                raise UsageError(f"{study.label}: {place} must list figures of a table, got {str(value)[:40]}...")
             if not figure.is_nan():
                 figures[row, column] = figure
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lossaware.errors import UsageError
-from lossaware.studies.specs.formatting import shown
+from lossaware.studies.specs.formatting import format_value
 from lossaware.studies.specs.options import did_you_mean
 from lossaware.studies.specs.run_spec import LARGEST, MAX_SEEDS
 
@@ -37,9 +37,9 @@ class MetricSettings(_Table):
     Attributes:
         set: ``"train"`` (the running mean while training) or ``"test"``.
         name: The measure: ``accuracy``, ``loss`` or another of the task's.
-        at: The epoch of the value: ``"final"``; ``"best"`` of all epochs; ``"reached"``, at which a run with LGA first
-            has the base's final value (its own final one if it never does); or ``"ratio"``, the number of that epoch
-            divided by the base's epochs instead of the value, 1 if it never does (Tables 3, 4, 9 and 10).
+        at: The epoch of the value: ``"final"``; ``"best"`` of all epochs; or ``"reached"``, the first epoch at which a
+            run with LGA has the base's final value, and its last epoch if it never does. ``"ratio"`` shows the number
+            of this epoch divided by the base's epochs, and 1 if it never does (Tables 3, 4, 9 and 10).
         percent: Whether the value is a share that is shown in percent; by default for accuracies.
         higher_is_better: By default for all measures except losses.
     """
@@ -102,8 +102,8 @@ class Settings(_Table):
     def over(self, other: "Settings") -> "Settings":
         """These settings over the other's.
 
-        If the other has ``lga = false``, so has the result. So the point "without" of one axis is without LGA at all
-        points of another axis that sets gamma2.
+        If the other has ``lga = false``, the result has it too. Therefore the point "without" of one axis is without
+        LGA at all points of another axis that sets gamma2.
         """
         changes = {name: getattr(self, name) for name in Settings.model_fields if name in self.model_fields_set}
         for name in ("task_options", "optimizer_options", "scheduler_options", "training"):
@@ -167,7 +167,7 @@ def parse_settings(assignments: Mapping[str, Any]) -> Settings:
     for key, value in assignments.items():
         name, dot, inner = key.partition(".")
         if isinstance(value, str):
-            with contextlib.suppress(ValueError, RecursionError):  # a bare word stays a text
+            with contextlib.suppress(ValueError, RecursionError):  # a word without quotes is a text
                 value = tomllib.loads(f"value = {value}")["value"]
         if name not in Settings.model_fields:
             name, dot, inner = "task_options", ".", key
@@ -183,34 +183,34 @@ def parse_settings(assignments: Mapping[str, Any]) -> Settings:
         raise UsageError(f"--set {explain(error)}") from None
 
 
-def check_axes(what: str, file: StudyFile) -> None:
-    """Raise `UsageError` if the axes of a file are not consistent; ``what`` names the study."""
+def check_axes(label: str, file: StudyFile) -> None:
+    """Raise `UsageError` if the axes of a file are not consistent; ``label`` names the study."""
     placed = [*file.rows, *file.columns]
     for axis in placed:
         if axis not in file.axes:
-            raise UsageError(f"{what}: unknown axis {axis!r}{did_you_mean(axis, file.axes)}")
+            raise UsageError(f"{label}: unknown axis {axis!r}{did_you_mean(axis, file.axes)}")
     if missing := [axis for axis in file.axes if placed.count(axis) != 1]:
-        raise UsageError(f"{what}: axis {missing[0]!r} must appear once in rows and columns")
+        raise UsageError(f"{label}: axis {missing[0]!r} must appear once in rows and columns")
     if empty := [axis for axis, points in file.axes.items() if not points]:
-        raise UsageError(f"{what}: axis {empty[0]!r} has no points")
+        raise UsageError(f"{label}: axis {empty[0]!r} has no points")
     if (cells := math.prod(map(len, file.axes.values()))) > MAX_CELLS:
-        raise UsageError(f"{what}: its axes make {cells} cells; at most {MAX_CELLS} are allowed")
+        raise UsageError(f"{label}: its axes make {cells} cells; at most {MAX_CELLS} are allowed")
     if file.base.lga is False:
         for axis, points in file.axes.items():
             if unused := [name for name, point in points.items() if isinstance(point.lga, dict)]:
                 place = f"axes.{axis}.{unused[0]}.lga"
-                raise UsageError(f"{what}: {place} has no effect, as base.lga = false takes precedence")
+                raise UsageError(f"{label}: {place} has no effect, as base.lga = false takes precedence")
     if file.derived:
         if file.derived.axis not in file.axes:
-            raise UsageError(f"{what}: unknown axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")
+            raise UsageError(f"{label}: unknown axis {file.derived.axis!r}{did_you_mean(file.derived.axis, placed)}")
         if both := set(file.derived.points) & set(file.axes[file.derived.axis]):
-            raise UsageError(f"{what}: {min(both)!r} is both a point and derived")
+            raise UsageError(f"{label}: {min(both)!r} is both a point and derived")
 
 
 def explain(error: ValidationError) -> str:
     """The first mistake in a file, and the number of others."""
     problems = {_place(problem["loc"]): problem for problem in reversed(error.errors(include_url=False))}
-    # A union reports its own place and the inner one, where the mistake is.
+    # For a union, pydantic reports its place and also the place inside, which has the mistake.
     outer = {place[:length] for place in problems for length in range(len(place))}
     places = [place for place in problems if place not in outer]
     place = places[-1]
@@ -222,7 +222,7 @@ def explain(error: ValidationError) -> str:
         message = f"{name!r} is missing"
     else:
         text = _EXPECTED.get(problem["loc"][-1], problem["msg"].removeprefix("Value error, "))
-        message = f"{name}: {text[0].lower()}{text[1:]}, got {shown(problem['input'])}" if name else text
+        message = f"{name}: {text[0].lower()}{text[1:]}, got {format_value(problem['input'])}" if name else text
     more = len(places) - 1
     return message + (f" (and {more} more mistake{'s' * (more != 1)})" if more else "")
 

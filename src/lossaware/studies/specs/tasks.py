@@ -68,7 +68,7 @@ def takes_option(name: str, option: str) -> bool:
     """Whether the function that builds the task, or that trains, has an argument of that name, or takes any.
 
     Raises:
-        UsageError: The task is not there.
+        UsageError: The task does not exist.
     """
     subject = own_code.load(f"task {name!r}", name) if own_code.is_own(name) else _built_in(name)
     try:

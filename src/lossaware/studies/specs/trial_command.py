@@ -88,8 +88,8 @@ def end_of(output: str, *, longest: int = 300) -> str:
     This is the last line that has an exception, except launchers' ones; otherwise the last line.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    named = [line for line in map(_without_rank, lines) if _is_exception(line)]
-    chosen = named[-1:] or lines[-1:]
+    exceptions = [line for line in map(_without_rank, lines) if _is_exception(line)]
+    chosen = exceptions[-1:] or lines[-1:]
     return "".join(chosen).removeprefix("lossaware.errors.")[:longest]
 
 

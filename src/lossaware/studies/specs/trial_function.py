@@ -61,11 +61,11 @@ def takes_a_trial(candidate: object, options: Options = ()) -> bool:
     return first.name == "trial" or annotation.rpartition(".")[2] == "Trial" or len(parameters) == 1
 
 
-def make_trial_function(what: str, function: Callable[..., Any], options: Options = ()) -> TrialFunction:
+def make_trial_function(label: str, function: Callable[..., Any], options: Options = ()) -> TrialFunction:
     """The function with its options, checked before the first run.
 
     Args:
-        what: Name for messages.
+        label: Name for messages.
         function: The function, see `takes_a_trial`.
         options: Its other arguments.
 
@@ -78,19 +78,19 @@ def make_trial_function(what: str, function: Callable[..., Any], options: Option
     for name, _ in options:
         if name not in names and not takes_any:
             hint = did_you_mean(name, names) if names else "; it has only the trial"
-            raise UsageError(f"{what} has no option {name!r}{hint}")
+            raise UsageError(f"{label} has no option {name!r}{hint}")
     try:
         inspect.signature(function).bind(None, **dict(options))
     except TypeError as error:
-        raise UsageError(f"{what}: {error}; set it by --set NAME=VALUE, or give it a default") from None
+        raise UsageError(f"{label}: {error}; set it by --set NAME=VALUE, or give it a default") from None
     if _returns_nothing(function):
-        raise UsageError(f"{what} returns nothing: end it with the score, such as return accuracy")
+        raise UsageError(f"{label} returns nothing: end it with the score, such as return accuracy")
     name = getattr(function, "__name__", "function").replace("<lambda>", "function")
     lines = (inspect.getdoc(function) or "").strip().splitlines()
     return TrialFunction(name, lines[0] if lines else "a function that trains", function, options)
 
 
-def check_score(what: str, returned: Any) -> float:
+def check_score(label: str, returned: Any) -> float:
     """The score that a function returned, as a number; NaN and infinity are numbers here.
 
     Raises:
@@ -98,8 +98,8 @@ def check_score(what: str, returned: Any) -> float:
     """
     value = as_number(returned)
     if value is None:
-        got = "nothing" if returned is None else f"{type(returned).__name__} {returned!r:.60}"
-        raise UsageError(f"{what} must return its score, one number, got {got}")
+        description = "nothing" if returned is None else f"{type(returned).__name__} {returned!r:.60}"
+        raise UsageError(f"{label} must return its score, one number, got {description}")
     return value
 
 

@@ -21,21 +21,21 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
-def load(what: str, name: str) -> Any:
+def load(label: str, name: str) -> Any:
     """The attribute of that name.
 
     Args:
-        what: Name for messages, such as ``task 'my_task.py:build'``.
+        label: Name for messages, such as ``task 'my_task.py:build'``.
         name: ``file.py:attribute`` or ``package.module:attribute``.
 
     Raises:
         UsageError: The file, module or attribute does not exist, or the file has an error.
     """
     place, _, attribute = name.rpartition(":")
-    module = _module(what, place)
+    module = _module(label, place)
     if not hasattr(module, attribute):
         known = [key for key in vars(module) if not key.startswith("_")]
-        raise UsageError(f"{what}: {place} has no {attribute!r}{did_you_mean(attribute, known)}")
+        raise UsageError(f"{label}: {place} has no {attribute!r}{did_you_mean(attribute, known)}")
     return getattr(module, attribute)
 
 
@@ -67,8 +67,8 @@ def has_changed(names: Sequence[str], measured: str | None) -> bool:
 def _source(place: str) -> str | None:
     """The digest of a file, or None.
 
-    The name may come from a foreign file that is only shown. So this imports no module, and opens only regular files
-    with the suffixes of Python modules.
+    The name may be from a file of another person, of which only the table is shown. Therefore this does not import
+    modules, and only opens regular files with the suffixes of Python modules.
     """
     try:
         path = place if _is_file(place) else _find_module(place)
@@ -96,24 +96,24 @@ def _find_module(name: str) -> str | None:
     return None if spec is None else spec.origin
 
 
-def _module(what: str, place: str) -> ModuleType:
+def _module(label: str, place: str) -> ModuleType:
     try:
         return _load_file(Path(place)) if _is_file(place) else importlib.import_module(place)
     except FileNotFoundError as error:
         if error.filename != place:
-            raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
-        raise UsageError(f"{what}: there is no file {place}") from None
+            raise UsageError(f"{label} cannot be loaded: {where(error)}") from error
+        raise UsageError(f"{label}: there is no file {place}") from None
     except SyntaxError as error:
-        raise UsageError(f"{what}: {error.filename}, line {error.lineno}: {error.msg}") from error
+        raise UsageError(f"{label}: {error.filename}, line {error.lineno}: {error.msg}") from error
     except ModuleNotFoundError as error:
         if error.name and f"{place}.".startswith(f"{error.name}."):
             raise UsageError(
-                f"{what}: there is no module {error.name!r} on the import path (a file needs its ending, "
+                f"{label}: there is no module {error.name!r} on the import path (a file needs its ending, "
                 f"as in {error.name}.py:NAME)"
             ) from error
-        raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
+        raise UsageError(f"{label} cannot be loaded: {where(error)}") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what} cannot be loaded: {where(error)}") from error
+        raise UsageError(f"{label} cannot be loaded: {where(error)}") from error
 
 
 def _is_file(place: str) -> bool:

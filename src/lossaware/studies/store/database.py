@@ -120,15 +120,15 @@ class Store:
                 "UPDATE runs SET state = 'failed', message = ?, digest = NULL WHERE key = ?", (message, spec.key)
             )
 
-    def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], made_with: Mapping[str, str]) -> None:
+    def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], run_environment: Mapping[str, str]) -> None:
         """Store a complete run from another place; it replaces an existing one.
 
         Args:
             spec: The run.
             records: All its epochs, in order.
-            made_with: Its environment; see `environment`.
+            run_environment: Its environment; see `environment`.
         """
-        content = json.dumps(dict(made_with))
+        content = json.dumps(dict(run_environment))
         with self._transaction() as database:
             row = database.execute("SELECT id FROM environments WHERE content = ?", (content,)).fetchone()
             place = row or (database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid,)
@@ -149,13 +149,13 @@ class Store:
         A complete run counts as missing if its epochs are damaged, or if the file of the user's task or optimizer has
         changed.
         """
-        done = dict(self._rows("SELECT key, source FROM runs WHERE state = 'complete'"))
+        complete = dict(self._rows("SELECT key, source FROM runs WHERE state = 'complete'"))
         sources: dict[tuple[str, ...], str | None] = {}
         result: dict[str, RunSpec] = {}
         for spec in specs:
             if spec.own_code not in sources:
                 sources[spec.own_code] = source_digest(spec.own_code)
-            if spec.key not in done or done[spec.key] != sources[spec.own_code] or not self._is_sound(spec):
+            if spec.key not in complete or complete[spec.key] != sources[spec.own_code] or not self._is_sound(spec):
                 result.setdefault(spec.key, spec)
         return list(result.values())
 
@@ -245,12 +245,12 @@ class Store:
             raise UsageError(f"{self.path}: the results cannot be read ({one_line(error)})") from None
 
     @contextmanager
-    def _reading(self, what: str) -> Iterator[None]:
+    def _reading(self, label: str) -> Iterator[None]:
         """Report values that are not valid JSON of this package as damage, which SQLite does not detect."""
         try:
             yield
         except MALFORMED as error:
-            raise UsageError(f"{self.path}: {what} cannot be read, the file is damaged ({one_line(error)})") from None
+            raise UsageError(f"{self.path}: {label} cannot be read, the file is damaged ({one_line(error)})") from None
 
     def _environment(self, database: sqlite3.Connection, device: str, data: str = "") -> int:
         """The row of this process's environment."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment, without_folders
 from lossaware.studies.specs.regular_file import read_regular, read_text
@@ -44,7 +44,7 @@ def write_study(
         UsageError: There are no results, or the folder cannot be written to.
     """
     if study.source != study.name and study.name in studies() and study.digest != load_study(study.name).digest:
-        raise UsageError(f"{study.what} has the name of a built-in study, whose export it would replace: rename it")
+        raise UsageError(f"{study.label} has the name of a built-in study, whose export it would replace: rename it")
     earlier = Exported(folder)
     # Files of a user's own code are only read if the present study names them, not if only an exported one does.
     own_code = {name for spec in study.specs for name in spec.own_code}
@@ -53,16 +53,16 @@ def write_study(
     specs = {key: spec for key, spec in exported.items() if key in keys or earlier.records(spec)}
     specs |= {spec.key: spec for spec in measured}
     if not specs:
-        raise UsageError(f"{study.what} has no results yet; run it first: lossaware study run {study.source}")
+        raise UsageError(f"{study.label} has no results yet; run it first: lossaware study run {study.source}")
     places = Sources([results, earlier])
     records = {
         key: earlier.epochs(study.name)[key] if key in keys else places.records(spec)
         for key, spec in sorted(specs.items())
     }
-    if named := {name for spec in specs.values() for name in spec.own_code if Path(name).is_absolute()}:
+    if absolute := {name for spec in specs.values() for name in spec.own_code if Path(name).is_absolute()}:
         warnings.warn(
-            f"{min(named)}: this path is part of the exported runs, as a study's own code is named by it; a relative "
-            "path would not tell your folders",
+            f"{min(absolute)}: the exported runs contain this path, because it names the study's own code; a relative path "
+            "would not show your folders",
             Note,
             stacklevel=2,
         )
@@ -97,7 +97,7 @@ def write_study(
     # Last, as readers find the others by this file.
     files = {**tables, f"{study.name}{ENDING}": _study_json(content)}
     for file, text in files.items():
-        write_whole(folder / file, text)
+        write_atomic(folder / file, text)
     return [folder / file for file in files]
 
 
@@ -123,8 +123,8 @@ def add_digests(folder: Path) -> list[Path]:
         UsageError: A file cannot be read or written.
     """
     exported = Exported(folder)
-    made_with = _shareable(environment())  # before a written file changes the state of the checkout
-    written = []
+    added_by = _shareable(environment())  # before a written file changes the state of the checkout
+    paths = []
     for name in exported.without_digests:
         path = folder / f"{name}{ENDING}"
         content = json.loads(read_regular(path))
@@ -134,10 +134,10 @@ def add_digests(folder: Path) -> list[Path]:
         tables = [f"{name}.csv", f"{name}-epochs.csv"]
         files = {file: hashlib.sha256(read_regular(folder / file)).hexdigest() for file in tables}
         runs = content.pop("runs")
-        added = {"digests_added": made_with, "files": files, "runs": runs}
-        write_whole(path, _study_json({**content, "format": FORMAT, **added}))
-        written.append(path)
-    return written
+        added = {"digests_added": added_by, "files": files, "runs": runs}
+        write_atomic(path, _study_json({**content, "format": FORMAT, **added}))
+        paths.append(path)
+    return paths
 
 
 def _run_digests(spec: RunSpec, records: Sequence[EpochRecord]) -> dict[str, Any]:
@@ -173,9 +173,9 @@ def _epochs_csv(runs: Mapping[str, Sequence[EpochRecord]]) -> str:
     return file.getvalue()
 
 
-def _shareable(made_with: Mapping[str, str]) -> dict[str, str]:
+def _shareable(run_environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a run, without the folders of this machine."""
-    result = dict(made_with)
+    result = dict(run_environment)
     if "command" in result:
         result["command"] = without_folders(result["command"])
     return result

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.regular_file import MALFORMED, beside, read_regular
+from lossaware.studies.specs.regular_file import MALFORMED, read_regular, sibling_file
 from lossaware.studies.specs.run_spec import EpochRecord, RunSpec
 from lossaware.studies.specs.seal import SEAL, is_sealed
 from lossaware.studies.specs.study import Study
@@ -158,8 +158,10 @@ class Exported:
                 raise UsageError(f"{path}: {change}: the file is damaged")
         # Last, as the messages above are more precise.
         for file, digest in study.digests.files.items() if study.digests is not None else ():
-            whole = content if file == path.name else read_regular(beside(self.folder / f"{name}{ENDING}", file))
-            if (actual := hashlib.sha256(whole).hexdigest()) != digest:
+            file_content = (
+                content if file == path.name else read_regular(sibling_file(self.folder / f"{name}{ENDING}", file))
+            )
+            if (actual := hashlib.sha256(file_content).hexdigest()) != digest:
                 raise UsageError(
                     f"{self.folder / file}: this file does not match {name}{ENDING}: its SHA-256 is {actual}"
                 )
@@ -225,7 +227,8 @@ def _read_study(path: Path) -> _Study:
         if not (is_sealed(content) if has_digests else SEAL not in content):
             raise UsageError(f"{path}: this file has changed: its digest does not match")
         environments = [
-            {str(name): str(value) for name, value in made_with.items()} for made_with in content["environments"]
+            {str(name): str(value) for name, value in run_environment.items()}
+            for run_environment in content["environments"]
         ]
         runs = content["runs"]
         study = _Study(

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lossaware.errors import Note, UsageError
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.escape import json_text
 from lossaware.studies.specs.provenance import environment
 from lossaware.studies.specs.regular_file import MALFORMED, check_regular, read_regular
@@ -145,7 +145,7 @@ class Folder:
         launches = read_regular(self._launches) if self._launches.exists() else b""
         back_up(self.database, copy.database)
         if launches:
-            write_whole(copy._launches, launches)
+            write_atomic(copy._launches, launches)
         return [path for path in (copy.database, copy._launches) if path.exists()]
 
     @contextlib.contextmanager

@@ -12,7 +12,7 @@ from lossaware.studies.training.reproducible import derived
 
 
 class Resident:
-    """Examples on a device: moved there once if they are in memory, otherwise batch by batch."""
+    """Examples on a device. Examples in memory are moved once, others batch by batch."""
 
     def __init__(self, examples: Any, device: torch.device) -> None:
         self._device = device

@@ -1,7 +1,7 @@
 """Checkpoints, from which an interrupted run continues to the same bits. One file per run, written atomically.
 
-They are separate from the store. A checkpoint has all epochs before it. So epochs that are reported again agree with
-the stored ones, no matter which of the two was written last before a kill.
+They are separate from the store. A checkpoint contains the records of all epochs before it. If the process is killed
+after it has written only one of the two, the epochs that are reported again are still the same as the stored ones.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ import torch
 
 from lossaware.errors import UsageError
 from lossaware.studies.specs import provenance as environment
-from lossaware.studies.specs.atomic import remove_own, whole_file
+from lossaware.studies.specs.atomic import atomic_file, remove_own
 from lossaware.studies.specs.options import where
 from lossaware.studies.specs.run_spec import RunSpec
 from lossaware.studies.specs.user_code import source_digest
 
 SECONDS = 5.0
-"""Minimum time between two checkpoints, so that a run of a second writes none."""
+"""Minimum time between two checkpoints. Runs of a few seconds do not write any."""
 SHARE = 0.02
-"""Maximum share of a run's time for writing them: a large model is written less often."""
+"""Maximum share of a run's time for writing checkpoints. Large models are written less often."""
 _MAGIC = b"lossaware checkpoint 1\n"
 _HEAD = len(_MAGIC) + 32
 _NAME = re.compile(r"[0-9a-f]{16}\.pt|\.[0-9a-f]{16}\.pt-\w{8}")
@@ -80,7 +80,7 @@ class Checkpoint:
     def load(self) -> Any:
         """The state of `keep`; None if there is no usable checkpoint."""
         try:
-            # Not a link, and not a device or pipe, where opening may block or have effects.
+            # Links are refused, and also devices and pipes, because opening them may block or have effects.
             if not stat.S_ISREG(self.path.lstat().st_mode):
                 return self.refuse("is not a regular file")
             with self.path.open("rb") as file:
@@ -124,9 +124,9 @@ class Checkpoint:
         """
         if not self.due:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            with whole_file(self.path) as file:
+            with atomic_file(self.path) as file:
                 file.write(_MAGIC + bytes(_HEAD - len(_MAGIC)))
                 hashing: Any = _Hashing(file)
                 torch.save({"of": self._of, "state": state()}, hashing)
@@ -138,7 +138,7 @@ class Checkpoint:
                 self.tell(f"{reason}; the run continues without checkpoints", 0)
             self._complained = True
         self._last = time.monotonic()
-        self._cost = self._last - began
+        self._cost = self._last - start
 
 
 @dataclass(frozen=True)

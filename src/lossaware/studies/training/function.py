@@ -29,7 +29,7 @@ def run_function(
     function: TrialFunction | None = None,
     threads: int | None = None,
 ) -> int:
-    """Train by a function. Returns the number of epochs.
+    """Call a training function, and return the number of its epochs.
 
     Python's, NumPy's and torch's generators are seeded before the call, and restored after it.
 
@@ -79,7 +79,7 @@ def rehearse_functions(specs: Sequence[RunSpec], data: DataSource, function: Tri
 def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
     with temporary_folder("trial") as folder:
         trial = Trial(spec, folder=folder, data=path_of(data), rehearsal=True)
-        what = f"{function.name}, arm {trial.arm!r}, fails in a rehearsal of one step"
+        label = f"{function.name}, arm {trial.arm!r}, fails in a rehearsal of one step"
         try:
             with _seeded(spec.seed), reproducible(spec.device, None), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run shows them again
@@ -87,9 +87,9 @@ def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
         except Rehearsed:
             return
         except UsageError as error:
-            raise UsageError(f"{what}: {error}") from error
+            raise UsageError(f"{label}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise UsageError(f"{what}: {where(error)}") from error
+            raise UsageError(f"{label}: {where(error)}") from error
         if isinstance(returned, Task):
             raise UsageError(f"{function.name} returns a Task: its argument is missing: pass --set NAME=VALUE")
         trial.seen()

@@ -16,7 +16,7 @@ class LoopOptions:
 
     Attributes:
         accumulate: Batches per step, at least 1; the step uses the mean of their gradients and losses.
-        clip: Maximum norm of all gradients together, above 0. None: no clipping.
+        clip: Maximum norm of all gradients together, above 0; None for no clipping.
         interval: When the scheduler steps: after each ``"epoch"`` or each ``"step"``.
         patience: Training ends after this number of epochs, at least 1, without a better score on the validation set.
             None: no early stopping.

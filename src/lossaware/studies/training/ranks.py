@@ -145,17 +145,17 @@ class FullySharded(DataParallel):
 
     def state(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
         """See `SingleProcess.state`."""
-        whole: dict[str, Any] = tree_map(_whole, super().state(model, optimizer))
-        return whole
+        full_state: dict[str, Any] = tree_map(_whole, super().state(model, optimizer))
+        return full_state
 
     def load(self, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
         """See `SingleProcess.load`."""
-        held = model.state_dict()
-        of_model = {name: _split(value, held[name]) for name, value in state["model"].items()}
+        parameters_here = model.state_dict()
+        of_model = {name: _split(value, parameters_here[name]) for name, value in state["model"].items()}
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         of_optimizer = {
-            index: {name: _split(value, parameters[index]) for name, value in kept.items()}
-            for index, kept in state["optimizer"]["state"].items()
+            index: {name: _split(value, parameters[index]) for name, value in values.items()}
+            for index, values in state["optimizer"]["state"].items()
         }
         super().load(model, optimizer, {"model": of_model, "optimizer": {**state["optimizer"], "state": of_optimizer}})
 
@@ -226,9 +226,9 @@ class SharedCheckpoint:
 
     @staticmethod
     def _from_first(value: Any) -> Any:
-        held = [value]
-        dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-        return held[0]
+        parameters_here = [value]
+        dist.broadcast_object_list(parameters_here, src=0, device=torch.device("cpu"))
+        return parameters_here[0]
 
 
 def ranks_of(distributed: str | None) -> SingleProcess:

@@ -78,7 +78,7 @@ def rehearse_scheduler(spec: RunSpec, optimizer: Optimizer) -> None:
     """
     scheduler = make_scheduler(spec, optimizer)
     try:
-        with warnings.catch_warnings(action="ignore"):  # that the optimizer has not stepped before
+        with warnings.catch_warnings(action="ignore"):  # a warning that the optimizer has not stepped yet
             advance(scheduler, 0.0)
     except Exception as error:
         settings = format_options(spec.scheduler_options)

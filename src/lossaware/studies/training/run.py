@@ -75,7 +75,7 @@ def run(
         if checkpoint is not None:
             checkpoint.bind("data", [files.content for files in data.files])
         shared = ranks_of(spec.distributed).checkpoint(checkpoint)
-        training, records = _begun(partial(_Training, spec, task, data), spec.epochs, shared)
+        training, records = _start_or_resume(partial(_Training, spec, task, data), spec.epochs, shared)
         yield from records
         is_at_end = False
         while not is_at_end:
@@ -98,14 +98,14 @@ def rehearse_step(spec: RunSpec, task: Task, data: Data) -> None:
         _Training(spec, task, data).rehearse()
 
 
-def _begun(
+def _start_or_resume(
     begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | SharedCheckpoint | None
 ) -> tuple["_Training", list[EpochRecord]]:
     """A run at its beginning, or restored from its checkpoint, with the epochs so far."""
     if checkpoint is not None and (kept := checkpoint.load()) is not None:
         training = begin()
         try:
-            records = _kept_records(kept, epochs)
+            records = _records_of(kept, epochs)
             training.load_state_dict(kept["training"])
         except Exception as error:  # it may be half loaded
             checkpoint.refuse(f"does not fit ({where(error)})")
@@ -115,7 +115,7 @@ def _begun(
     return begin(), []
 
 
-def _kept_records(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
+def _records_of(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
     """The epochs of a checkpoint.
 
     Raises:
@@ -172,7 +172,7 @@ class _Training:
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
         """Train for one epoch, number ``epoch``, and test."""
         report = _occasionally(on_progress, epoch, self._count)
-        began = time.perf_counter()
+        start = time.perf_counter()
         set_mode(self._optimizer, "train")
         self._model.train()
         means = _Means(self._task, self._ranks)
@@ -185,13 +185,13 @@ class _Training:
         train = means.result()
         self._ranks.settle(self._model)
         set_mode(self._optimizer, "eval")
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if self._loop.interval == "epoch":
             advance(self._scheduler, train["loss"])
         return EpochRecord(
             epoch=epoch,
             train=train,
-            test=self._tested(),
+            test=self._test_measures(),
             lga=None if self._lga is None else {k: float(v) for k, v in asdict(self._lga.status).items()},
             seconds=seconds,
         )
@@ -208,7 +208,7 @@ class _Training:
                 self._measure(next(iter(examples.batches(self._task.test_batch_size, None))))
 
     @torch.no_grad()
-    def _tested(self) -> dict[str, float]:
+    def _test_measures(self) -> dict[str, float]:
         """The measures on the test set, and those on the validation set with the prefix `VALIDATION`."""
         self._model.eval()
         values: dict[str, float] = {}
@@ -295,25 +295,25 @@ class _Means:
 
 
 def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
-    what = f"task {task.name!r}: measure"
+    label = f"task {task.name!r}: measure"
     if not isinstance(measures, Mapping):
-        raise UsageError(f"{what} must return tensors by name, got {type(measures).__name__}")
+        raise UsageError(f"{label} must return tensors by name, got {type(measures).__name__}")
     for name in ("loss", task.score):
         if name not in measures:
             remedy = "" if name == "loss" else "; set Task(score=...) to the name of the score"
-            raise UsageError(f"{what} must return {name!r}, got {', '.join(measures) or 'nothing'}{remedy}")
+            raise UsageError(f"{label} must return {name!r}, got {', '.join(measures) or 'nothing'}{remedy}")
     for name, value in measures.items():
         if not (isinstance(value, Tensor) and value.numel() == 1):
-            got = (
+            description = (
                 f"a tensor of shape {tuple(value.shape)}; reduce it, for example by .mean()"
                 if isinstance(value, Tensor)
                 else f"{type(value).__name__}; leave out .item()"
                 if isinstance(value, float)
                 else type(value).__name__
             )
-            raise UsageError(f"{what} must return a tensor of one number for {name!r}, got {got}")
+            raise UsageError(f"{label} must return a tensor of one number for {name!r}, got {description}")
     if torch.is_grad_enabled() and not measures["loss"].requires_grad:
-        raise UsageError(f"{what} returns a loss that has no gradient; was it detached?")
+        raise UsageError(f"{label} returns a loss that has no gradient; was it detached?")
 
 
 def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> Callable[[int, Tensor], None]:

@@ -51,10 +51,10 @@ def make_scheduler(spec: RunSpec, optimizer: Optimizer, steps: int = 1) -> LRSch
 
 
 def _with_example(spec: RunSpec, kind: Any, optimizer: Optimizer) -> Any:
-    """The scheduler. If arguments are missing, the message has an example with all of them."""
-    what = f"scheduler {spec.scheduler!r}"
+    """The scheduler. If arguments are missing, the error message has an example with all of them."""
+    label = f"scheduler {spec.scheduler!r}"
     try:
-        return call(what, kind, optimizer, options=dict(spec.scheduler_options))
+        return call(label, kind, optimizer, options=dict(spec.scheduler_options))
     except UsageError as error:
         needed = [
             each.name
@@ -72,7 +72,7 @@ _EXAMPLES = {"step_size": 5, "gamma": 0.5, "milestones": "5,10", "max_lr": 0.1, 
 
 
 _LENGTHS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "PolynomialLR": "total_iters"}
-"""The argument of a scheduler that says after how many of its steps it is at its end."""
+"""The argument of a scheduler with the number of its steps."""
 
 
 def advance(scheduler: LRScheduler | None, loss: float) -> None:

@@ -90,10 +90,10 @@ def trial(*, lr: float = 0.0, seed: int = 0) -> Trial:
 def _to_file(path: Path) -> Listener:
     """A listener that adds its events to a file, on the first rank only."""
 
-    def add(**what: Any) -> None:
+    def add(**report: Any) -> None:
         if _is_first_rank():
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(what) + "\n")
+                file.write(json.dumps(report) + "\n")
 
     add(began=True)
     return Listener(
@@ -125,7 +125,7 @@ def _seed(seed: int) -> None:
 
 
 def _end_with(process: int) -> None:
-    """End this script when the process no longer exists: its reports are not read, and another may have started."""
+    """End this script when the process no longer exists: nothing reads its reports, and the run may be restarted."""
     while True:
         time.sleep(_LOOK_EVERY)
         try:

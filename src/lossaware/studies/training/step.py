@@ -17,7 +17,7 @@ Step = Callable[[Any], Mapping[str, Tensor]]
 
 
 class PlainStep:
-    """A training step on one batch. It does not read values of the device, so it does not wait for it."""
+    """A training step on one batch. It does not read values from the device, so the host does not wait for it."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from lossaware.baseline import Baseline
 from lossaware.errors import UsageError
 from lossaware.lga import LGA
 from lossaware.studies.specs.arms import arm_of
-from lossaware.studies.specs.atomic import write_whole
+from lossaware.studies.specs.atomic import write_atomic
 from lossaware.studies.specs.optimizers import make_optimizer, set_mode
 from lossaware.studies.specs.options import call
 from lossaware.studies.specs.regular_file import MALFORMED, read_regular
@@ -233,7 +233,7 @@ class Trial:
         return self._numbered(start, count)
 
     def _numbered(self, start: int, count: int) -> Iterator[int]:
-        self._reports.start_clock()  # time before the first epoch, as for compiling, does not count
+        self._reports.start_clock()  # the time before the first epoch, for example of compiling, does not count
         for epoch in range(start, count):
             self._progress.begin(epoch + 1)
             yield epoch
@@ -319,7 +319,7 @@ class _Watched(LGA):
 
 
 class _WatchedBaseline(_Watched, Baseline):
-    """The same in an arm without LGA."""
+    """Like `_Watched`, in an arm without LGA."""
 
 
 class _Progress:
@@ -342,11 +342,11 @@ class _Progress:
 
 
 STANDALONE = "lossaware-trial"
-"""The folder of a script that runs alone, in the current folder. Its files are the user's."""
+"""The folder of a standalone script, in the current folder. lossaware does not remove its files."""
 
 
-def _begin_anew(folder: Path) -> str:
-    """Remove a run's own folder, and say so."""
+def _discard_checkpoint(folder: Path) -> str:
+    """Remove a run's own folder, and return a message about it."""
     if folder.name == STANDALONE:
         return f"remove {folder} to start from the beginning"
     shutil.rmtree(folder, ignore_errors=True)
@@ -356,7 +356,7 @@ def _begin_anew(folder: Path) -> str:
 class _Reports:
     """The reports of a function, per epoch. The last epoch is sent again with the score."""
 
-    KEPT: ClassVar[str] = ".reported.json"
+    FILE_NAME: ClassVar[str] = ".reported.json"
     """The file in a run's own folder with its last report."""
 
     def __init__(self, tell: Callable[[EpochRecord], None], status: Callable[[], dict[str, float] | None]) -> None:
@@ -371,7 +371,7 @@ class _Reports:
         """Continue from the last report of an earlier process, if there is one, and save reports from now on."""
         if self._kept is not None:
             return
-        self._kept = folder / self.KEPT
+        self._kept = folder / self.FILE_NAME
         if not self._kept.exists() and not self._kept.is_symlink():
             return
         try:
@@ -380,7 +380,7 @@ class _Reports:
             if not is_sealed(content):
                 raise ValueError("its digest does not match")
         except (UsageError, *MALFORMED) as error:
-            raise UsageError(f"{self._kept}: damaged ({error}); {_begin_anew(folder)}") from None
+            raise UsageError(f"{self._kept}: damaged ({error}); {_discard_checkpoint(folder)}") from None
         if self._record is None and first in (0, 1):
             self._first, self._record, self._is_kept = first, record, True
 
@@ -420,7 +420,7 @@ class _Reports:
         self._tell(self._record)
         if self._kept is not None:
             content = {"first": self._first or 0, "record": asdict(self._record)}
-            write_whole(self._kept, json.dumps(sealed(content)))
+            write_atomic(self._kept, json.dumps(sealed(content)))
 
     def _number(self, epoch: int | None) -> int:
         """The epoch, counted from 1."""
@@ -441,5 +441,5 @@ class _Reports:
     def _refuse(self, text: str) -> NoReturn:
         more = ""
         if self._is_kept and self._kept is not None:  # otherwise the same command would fail again
-            more = f"; {_begin_anew(self._kept.parent)} (report each epoch before saving)"
+            more = f"; {_discard_checkpoint(self._kept.parent)} (report each epoch before saving)"
         raise UsageError(f"trial.report(epoch, ...): epochs must be consecutive: it must be {text}{more}")
