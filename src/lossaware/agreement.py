@@ -76,7 +76,7 @@ class Agreement(Gamma2Rule):
     status_steps: int = 25
 
     def __post_init__(self) -> None:
-        whole = type(self.status_steps) is int
+        is_integer = type(self.status_steps) is int
         for name, fine, allowed in (
             ("initial", 0 < self.initial <= 1, "above 0 and at most 1"),
             ("smallest", 0 < self.smallest <= self.initial, "above 0 and at most initial"),
@@ -87,7 +87,7 @@ class Agreement(Gamma2Rule):
             ("shrink", 0 < self.shrink <= 1, "above 0 and at most 1"),
             ("fade", 0 < self.fade <= 1, "above 0 and at most 1"),
             ("certainty", 0 <= self.certainty <= 10, "from 0 to 10"),
-            ("status_steps", whole and self.status_steps >= 2, "an integer of at least 2"),
+            ("status_steps", is_integer and self.status_steps >= 2, "an integer of at least 2"),
         ):
             if not fine:
                 raise ValueError(f"{name} must be {allowed}: got {getattr(self, name)!r}")

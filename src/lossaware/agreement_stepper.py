@@ -124,7 +124,7 @@ class AgreementStepper(Stepper):
     ) -> float:
         """Push each tensor of a group by the rest of its share after the base's step; returns the largest rest."""
         triples = [(p, g, s) for p, s in zip(group["params"], scales, strict=True) if (g := gradient_of(p)) is not None]
-        read = self._means.take_in(optimizer, [(p, g) for p, g, _ in triples])
+        read = self._means.update_means(optimizer, [(p, g) for p, g, _ in triples])
         maximize, largest_rest = bool(group.get("maximize", False)), 0.0
         for (p, g, scale), mean in zip(triples, read, strict=True):
             amount = share * scale - moved.get(id(p), 0.0)

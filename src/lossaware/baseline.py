@@ -85,11 +85,11 @@ class Baseline(LGA):
         return summarize(self._law, 0.0, self._input.steps_without_loss)
 
     def measure_every(self, steps: int | None) -> None:
-        """Does nothing: there is no correction to measure."""
+        """Do nothing, because there is no correction to measure."""
 
     @property
     def measurement(self) -> Measurement | None:
-        """None, always."""
+        """Always None."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Baseline(LGA):
         self._input.steps_without_loss = int(state_dict["steps_without_loss"])
 
     def detach(self) -> None:
-        """Leave the optimizer. Detaching twice does nothing."""
+        """Detach from the optimizer. Detaching twice does nothing."""
         self._attachment.detach()
         self._input.close()
 

@@ -68,7 +68,7 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
     """Compare a state_dict with that of the LGA that loads it.
 
     Raises:
-        ValueError: A key is unknown or missing, a value is not a number, a counter is not a whole one, or a
+        ValueError: A key is unknown or missing, a value is not a number, a counter is not an integer, or a
             hyperparameter differs.
     """
     _check_keys("LGA's state_dict", state_dict, own)
@@ -86,7 +86,7 @@ def _check(state_dict: Any, own: dict[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} in LGA's state_dict must be a number: got {value!r}")
         if name in _COUNTERS and not (0 <= value < math.inf and value == int(value)):
-            raise ValueError(f"{name} in LGA's state_dict must be a whole number of at least 0: got {value!r}")
+            raise ValueError(f"{name} in LGA's state_dict must be an integer of at least 0: got {value!r}")
 
 
 def _check_keys(name: str, content: Any, expected: dict[str, Any]) -> None:

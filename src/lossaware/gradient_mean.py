@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lossaware.correction import WORK, Means, Pair, as_local, take_in
+from lossaware.correction import WORK, Means, Pair, as_local, update_mean
 
 MEAN = "lossaware_mean"
 """The key in the optimizer's state."""
@@ -76,7 +76,7 @@ class GradientMean:
         return self._narrow or WORK.get(parameter.dtype, parameter.dtype)
 
     @torch.no_grad()
-    def take_in(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> list[Tensor]:
+    def update_means(self, optimizer: Optimizer, pairs: Iterable[Pair]) -> list[Tensor]:
         """Update the means without a push.
 
         Args:
@@ -91,13 +91,13 @@ class GradientMean:
             mean = self.of(optimizer, p, g)
             read.append(g if mean is None else mean)
             if mean is not None:
-                take_in(as_local(mean), as_local(g), self._weight)
+                update_mean(as_local(mean), as_local(g), self._weight)
         return read
 
     # Loading a checkpoint of the optimizer ----------------------------------------------------------------------------
 
     def before_load(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Hide the means from torch, which would convert them to the types of their parameters."""
+        """Wrap the means, so that torch does not convert them to the types of their parameters."""
         state = {
             key: {**of_parameter, MEAN: _Hidden(of_parameter[MEAN])}
             if isinstance(of_parameter, dict) and isinstance(of_parameter.get(MEAN), Tensor)
@@ -107,7 +107,7 @@ class GradientMean:
         return {**state_dict, "state": state}
 
     def after_load(self, optimizer: Optimizer) -> None:
-        """Restore the hidden means; those of older versions, of 16 bits, are converted."""
+        """Unwrap the means. Means of 16 bits, from older versions, are converted."""
         for p, of_parameter in optimizer.state.items():
             hidden = of_parameter.get(MEAN) if isinstance(of_parameter, dict) else None
             if isinstance(hidden, _Hidden):

@@ -77,7 +77,7 @@ class GroupSizes:
     # Scales -----------------------------------------------------------------------------------------------------------
 
     def _scale(self, parameters: Sequence[Tensor]) -> float:
-        """The scale of the group in which one of these parameters was measured; otherwise of these, from now on."""
+        """The stored scale of the first known parameter. If none is known, the scale is measured now and stored."""
         for p in parameters:
             known = self._scales.get(id(p))
             if known is not None and known[0]() is p:

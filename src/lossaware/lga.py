@@ -141,7 +141,7 @@ class LGA:
         self._stepper.prepare(optimizer)
         self._hooks = StepHooks(optimizer, self._stepper, self.process_group)
         self._input = self._hooks.input
-        self._last_words = weakref.finalize(self, self._stepper.statuses.close)
+        self._finalizer = weakref.finalize(self, self._stepper.statuses.close)
         self._attachment = self._hooks.attach(optimizer, self)
 
     @classmethod
@@ -272,7 +272,7 @@ class LGA:
         self._attachment.detach()
         self._stepper.release()
         self._input.close()
-        self._last_words()
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self

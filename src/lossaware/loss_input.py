@@ -87,7 +87,7 @@ class LossInput:
         self._uneven: UnevenInputs | None = None  # made if there are several ranks
         self._shared = False  # whether the step in progress is one of several ranks
         self._loss: LossValue | None = None  # of the step in progress
-        self._gathered: Callable[[], LossValue] | None = None  # the mean over the ranks, on its way
+        self._gathered: Callable[[], LossValue] | None = None  # the pending mean over the ranks
         self.depth = 0  # of nested steps: an optimizer may call its parent's step, which runs the hooks too
         self._observed_in_closure = False
         self.base_takes_loss = takes_loss(optimizer)
@@ -138,7 +138,7 @@ class LossInput:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         own_closure = closure is not None and not isinstance(closure, _Watched)
         if kwargs.get("loss") is not None or own_closure or self._observed:
-            return False  # the other step has failed without being counted down
+            return False  # the other step has failed, so that `end` was not called
         self.depth += 1
         return True
 
@@ -211,9 +211,9 @@ class LossInput:
 
     def _exchange(self, optimizer: Optimizer) -> None:
         """Begin to exchange the losses of the ranks, so that this happens during the base's step."""
-        if self._loss is not None or not _rests(optimizer):
+        if self._loss is not None or not _has_no_effect(optimizer):
             own = math.nan if self._loss is None else self._loss
-            self._gathered = gather_losses(own, self._group, partial(_home, optimizer))
+            self._gathered = gather_losses(own, self._group, partial(_device_of, optimizer))
 
     def _refuse_two(self, arrives: dict[str, bool]) -> None:
         channels = [name for name, used in arrives.items() if used]
@@ -222,7 +222,7 @@ class LossInput:
             raise ValueError(f"pass the loss of a step in one way only: got it by {' and by '.join(channels)}")
 
     def end(self) -> bool:
-        """End a step that was begun; False where it was a part of another."""
+        """End a step. Returns False if it was part of another one."""
         self.depth -= 1
         return self.depth <= 0
 
@@ -236,13 +236,13 @@ class LossInput:
         gathered, self._gathered = self._gathered, None
         if loss is None:
             self._warn_of_missing_loss()
-            if not self._shared or _rests(optimizer):
+            if not self._shared or _has_no_effect(optimizer):
                 self.steps_without_loss += 1
                 return None
             loss = math.nan
         if not self._shared:
             return loss
-        return mean_over_ranks(loss, self._group, partial(_home, optimizer)) if gathered is None else gathered()
+        return mean_over_ranks(loss, self._group, partial(_device_of, optimizer)) if gathered is None else gathered()
 
     def _warn_of_missing_loss(self) -> None:
         if self.steps_without_loss or self._warned:
@@ -265,7 +265,7 @@ class LossInput:
         observed = self._observed.take(optimizer)
         own = observed if loss is None else read_loss(loss, optimizer)
         assert own is not None
-        return mean_over_ranks(own, self._group, partial(_home, optimizer))
+        return mean_over_ranks(own, self._group, partial(_device_of, optimizer))
 
 
 class _Watched:
@@ -283,13 +283,13 @@ class _Watched:
         return loss
 
 
-def _home(optimizer: Optimizer) -> torch.device:
+def _device_of(optimizer: Optimizer) -> torch.device:
     """The device of the parameters, the same on all ranks."""
     params = (p for group in optimizer.param_groups for p in group["params"])
     return next((p.device for p in params), torch.device("cpu"))
 
 
-def _rests(optimizer: Optimizer) -> bool:
+def _has_no_effect(optimizer: Optimizer) -> bool:
     """Whether the step has no effect, as when torch's checkpointing initialises the state, maybe on one rank only."""
     rates = [group.get("lr") for group in optimizer.param_groups]
     return all(not (isinstance(lr, Tensor) and lr.device.type != "cpu") and lr == 0 for lr in rates)

@@ -15,8 +15,8 @@ from lossaware.loss_value import LossValue, read_loss
 @dataclass
 class _Observed:
     value: LossValue
-    unused: bool  # it has a graph, but no backward pass went through it
-    passed_over: bool = False  # one went through others
+    unused: bool  # it has a graph, but no backward pass went through this graph
+    passed_over: bool = False  # a backward pass went through other graphs
 
 
 class ObservedLosses:

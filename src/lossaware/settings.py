@@ -45,7 +45,7 @@ class Settings:
         Raises:
             ValueError: It is not an integer of at least 1.
         """
-        steps = check("steps_per_epoch", steps, low=1, whole=True)
+        steps = check("steps_per_epoch", steps, low=1, integer=True)
         law = replace(self.law, steps_per_status=self.rule.steps_per_status(steps))
         return replace(self, steps_per_epoch=steps, law=law)
 
@@ -108,14 +108,14 @@ def make_settings(
             "steps_per_epoch is missing: pass the number of optimizer steps in an epoch, steps_per_epoch=len(loader), "
             "divided by the number of batches that are accumulated"
         )
-    steps_per_epoch = 1 if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch, low=1, whole=True)
+    steps_per_epoch = 1 if steps_per_epoch is None else checked("steps_per_epoch", steps_per_epoch, low=1, integer=True)
     if rule.moves_base:
         _refuse_unread(rule, eps=eps, xi=xi, lower_bound=lower_bound, zero_gradient=zero_gradient)
     eps = checked("eps", defaults.eps if eps is None else eps)
     _check_rule(rule)
     steps_per_status = rule.steps_per_status(steps_per_epoch)
     law = Law(
-        steps_per_status=checked(f"steps_per_status of {type(rule).__name__}", steps_per_status, low=1, whole=True),
+        steps_per_status=checked(f"steps_per_status of {type(rule).__name__}", steps_per_status, low=1, integer=True),
         lower_bound=make_lower_bound(defaults.lower_bound if lower_bound is None else lower_bound),
         eps=eps,
         rule=rule,
@@ -155,7 +155,7 @@ def check(
     low: float = 0.0,
     high: float = math.inf,
     above: bool = False,
-    whole: bool = False,
+    integer: bool = False,
     hint: str = "",
 ) -> float | int:
     """The value as a Python number.
@@ -166,18 +166,18 @@ def check(
         low: Minimum.
         high: Maximum; infinity itself is not allowed.
         above: Whether the value must be above ``low``.
-        whole: Whether it must be an integer.
+        integer: Whether it must be an integer.
         hint: Added to the message if the value is a function.
 
     Raises:
         ValueError: It is not a number, or out of its range.
     """
-    kind = numbers.Integral if whole else numbers.Real
+    kind = numbers.Integral if integer else numbers.Real
     number = float(value) if isinstance(value, kind) and not isinstance(value, bool) else math.nan
     if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
-        allowed = f"{'an integer' if whole else 'a finite number'} {'above' if above else 'of at least'} {low:g}"
+        allowed = f"{'an integer' if integer else 'a finite number'} {'above' if above else 'of at least'} {low:g}"
         allowed += f" and at most {high:g}" if high < math.inf else ""
         if whole and hasattr(value, "__len__") and not isinstance(value, str):
             raise ValueError(f"{name} must be {allowed}: got a {type(value).__name__}; use len(...) of it")
         raise ValueError(f"{name} must be {allowed}: got {value!r}{hint if callable(value) else ''}")
-    return int(value) if whole else number
+    return int(value) if integer else number

@@ -134,8 +134,8 @@ class Stepper:
             optimizer: The base optimizer.
             loss: The loss of the step.
             gradients: See `step`.
-            graph: Performs base step and corrections instead, by the new state and the factor of the corrections. If it
-                fails, the state does not change.
+            graph: Performs base step and corrections instead; called with the new state and the factor of the
+                corrections. If it fails, the state does not change.
         """
         before, state = self._state.gamma2_factor, self._law.advance(self._state, loss)
         size = float(self.rule.step_size(state, HOST))
@@ -229,7 +229,7 @@ class Stepper:
     # The state --------------------------------------------------------------------------------------------------------
 
     def state_on(self, device: torch.device) -> Tensor:
-        """The state as a tensor, which is used from then on; on that device unless it is already on another."""
+        """The state as a tensor. The first call creates it on this device; later steps use this tensor."""
         if self.device_state is None:
             self.device_state = torch.tensor(self._state, dtype=wide(device), device=device)
             self._launcher = _make_launcher(self._law, self._settings, self.device_state)

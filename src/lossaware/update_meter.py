@@ -29,7 +29,7 @@ class Measurement:
 
     @property
     def ratio(self) -> float:
-        """``correction_norm / update_norm``; 0 where there was no correction, infinite where only that moved."""
+        """``correction_norm / update_norm``; 0 without a correction, infinite if the base did not change anything."""
         if self.correction_norm == 0.0:
             return 0.0
         return self.correction_norm / self.update_norm if self.update_norm > 0.0 else math.inf

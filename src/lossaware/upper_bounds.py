@@ -91,7 +91,7 @@ class RunningLevel:
         distance = abs(change)
         limited = ops.where((usual > 0) & (distance > usual), usual, distance)
         weight = ops.where(count < self.memory, 1.0 / count, 1.0 / self.memory)
-        # Among the first losses, one far below means that those before were outliers.
+        # A loss far below the first ones means that these were outliers.
         restarts = (count == 1) | ((count <= self.memory) & (change < -usual))
         level = ops.where(restarts, loss, state.level + weight * ops.where(change < 0, -limited, limited))
         spread = ops.where(restarts, 0.0, state.spread + weight * (limited - state.spread))

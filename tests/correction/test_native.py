@@ -117,7 +117,7 @@ def test_a_library_that_cannot_be_loaded_is_compiled_again(cache: Path) -> None:
     """As one of another system is, in a home that two share."""
     content = b"\x7fELF of another system"
     cache.mkdir(mode=0o700)
-    foreign = build.keep(cache, build.key_of(build.source()), content)
+    foreign = build.store_library(cache, build.key_of(build.source()), content)
     assert works(found_again())
     assert not foreign.exists()
     assert len(list(cache.iterdir())) == 1

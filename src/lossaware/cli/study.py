@@ -183,14 +183,14 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
     """
     from lossaware.cli.output import print_line
     from lossaware.studies.store.database import Store
-    from lossaware.studies.store.exported import Exported, adopt
+    from lossaware.studies.store.exported import Exported, copy_missing_runs
     from lossaware.studies.store.folder import Folder
 
     exported = Exported(results)
     if not (specs := exported.specs()):
         raise UsageError(f"there are no exported studies in {results}")
     with Store(Folder(out).database) as store:
-        count = adopt(specs, exported, store)
+        count = copy_missing_runs(specs, exported, store)
         print_line(f"{count} of {len(specs)} runs were missing and are copied from {results}.")
     return 0
 

@@ -12,7 +12,7 @@ rounds parameters of 16 bits stochastically. All implementations give the same b
 from lossaware.correction.correction import Correction as Correction
 from lossaware.correction.correction import Means as Means
 from lossaware.correction.correction import is_push as is_push
-from lossaware.correction.correction import take_in as take_in
+from lossaware.correction.correction import update_mean as update_mean
 from lossaware.correction.memory import WORK as WORK
 from lossaware.correction.memory import Pair as Pair
 from lossaware.correction.memory import as_local as as_local

@@ -21,7 +21,7 @@ FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-mat
 _TUNINGS = (("-march=native",), ("-mcpu=native",), ())
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILER_SECONDS = 60.0
-"""Limit for each compiler. It needs about one on an idle machine, and twenty times as much on a busy one."""
+"""Time limit for each compiler. It takes about a second on an idle machine, and twenty times as long on a busy one."""
 
 
 class NoLibraryError(Exception):
@@ -33,7 +33,7 @@ def source() -> bytes:
     return Path(__file__).with_name("native.c").read_bytes()
 
 
-def kept(folder: Path, key: str) -> Iterator[Path]:
+def cached_libraries(folder: Path, key: str) -> Iterator[Path]:
     """The complete libraries of this key in the folder. Others are removed."""
     for path in sorted(folder.glob(f"correction-{key}-*.so")):
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def key_of(content: bytes) -> str:
     return hashlib.sha256(b"\0".join([content, " ".join(FLAGS).encode(), processor.encode()])).hexdigest()[:20]
 
 
-def keep(folder: Path, key: str, content: bytes) -> Path:
+def store_library(folder: Path, key: str, content: bytes) -> Path:
     """Write a library to the folder.
 
     Raises:
@@ -143,7 +143,8 @@ def _run(command: list[str], messages: Path) -> int | None:
     with messages.open("wb") as file:
         # Output goes to a file and the whole process group is killed: a leftover process would keep a pipe open.
         try:
-            # No setsid: Linux may schedule what that separates apart, and it would wait a minute on a busy machine.
+            # No new session (setsid): Linux may schedule sessions as groups, and on a busy machine the compiler would
+            # then wait for a minute.
             running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0)
         except OSError as error:
             file.write(str(error).encode())

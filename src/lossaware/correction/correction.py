@@ -26,7 +26,7 @@ Batch = dict[tuple[torch.dtype, torch.dtype, torch.device, bool], list[Numbered]
 """Flat pairs by the types of parameter and gradient, their device, and whether they have means: one call per key."""
 _ZERO = 2.0**-150
 """The largest number that float32 rounds to 0."""
-_TOGETHER = 256
+_GROUP_SIZE = 256
 """Number of tensors that are checked and pushed together; Python's data of this number fits into the cache."""
 
 
@@ -113,9 +113,9 @@ class Correction:
         weight = 0.0 if means is None else means.weight
         push = Push(amount, self.xi, maximize, self.rest, weight, pushes)
         pairs, of_pairs = list(pairs), None if means is None else means.tensors
-        for start in range(0, len(pairs), _TOGETHER):
-            some = pairs[start : start + _TOGETHER]
-            some_means = None if of_pairs is None else of_pairs[start : start + _TOGETHER]
+        for start in range(0, len(pairs), _GROUP_SIZE):
+            some = pairs[start : start + _GROUP_SIZE]
+            some_means = None if of_pairs is None else of_pairs[start : start + _GROUP_SIZE]
             if tracing or not self._are_applied_together(some, some_means or (), push):
                 self._apply_one_by_one(some, some_means or [None] * len(some), push, tracing)
 
@@ -138,7 +138,7 @@ class Correction:
                 with torch.no_grad():
                     parameter, gradient = as_local(parameter).detach(), as_local(gradient).detach()
                     if mean is not None:
-                        gradient = self._taken_in(as_local(mean), gradient, push, self._number)
+                        gradient = self._updated_mean(as_local(mean), gradient, push, self._number)
                     if tracing or not is_plain(parameter):
                         check_pair(parameter, gradient)
                         self._apply_to_whole(parameter, gradient, push)
@@ -150,7 +150,7 @@ class Correction:
             self._apply_to_flat(batch, push)
 
     def _are_applied_together(self, pairs: Sequence[Pair], means: Sequence[Any], push: Push) -> bool:
-        """Apply to all pairs without checking each, if they are similar enough."""
+        """Apply to all pairs by one call, without checking each. Returns False if this is not possible."""
         if not pairs[0][0].is_cpu or (library := native.library()) is None:
             return False
         parameters, gradients = zip(*pairs, strict=True)
@@ -160,7 +160,7 @@ class Correction:
         self._number += len(pairs)
         dtype = parameters[0].dtype
         if not _moves(dtype, push):
-            self._take_all_in(means, gradients, push, range(self._number - len(pairs) + 1, self._number + 1))
+            self._update_means(means, gradients, push, range(self._number - len(pairs) + 1, self._number + 1))
         else:
             rounded = dtype if not means else means[0].dtype if dtype not in NOISE_BITS else dtype
             library.push_table(table, parameters, gradients, self._seed_of(rounded), push, means)
@@ -169,21 +169,21 @@ class Correction:
     def _seed_of(self, dtype: torch.dtype) -> int:
         return int(self._seed) & MASK if dtype in NOISE_BITS else 0
 
-    def _taken_in(self, mean: Tensor, gradient: Tensor, push: Push, number: int) -> Tensor:
+    def _updated_mean(self, mean: Tensor, gradient: Tensor, push: Push, number: int) -> Tensor:
         """The mean, updated by the gradient unless the amount is 0; of 16 bits, before it is rounded."""
         if mean.dtype in NOISE_BITS:
-            return operators.take_in_rounded(mean, gradient, push, noise_key(self._seed, -number))
+            return operators.update_mean_rounded(mean, gradient, push, noise_key(self._seed, -number))
         if is_plain(mean) and not isinstance(push.amount, Tensor):
-            take_in(mean, gradient, push.weight)
+            update_mean(mean, gradient, push.weight)
         else:
-            operators.take_in_where(mean, gradient, push)
+            operators.update_mean_where(mean, gradient, push)
         return mean
 
-    def _take_all_in(
+    def _update_means(
         self, means: Sequence[Tensor], gradients: Sequence[Tensor], push: Push, numbers: Iterable[int]
     ) -> None:
         for mean, g, number in zip(means, gradients, numbers, strict=False):
-            self._taken_in(mean, g.detach(), push, number)
+            self._updated_mean(mean, g.detach(), push, number)
 
     def _apply_to_flat(self, batch: Batch, push: Push) -> None:
         for (dtype, of_gradient, device, _), numbered in batch.items():
@@ -194,11 +194,11 @@ class Correction:
                 if _moves(dtype, push):
                     library.push(parameters, gradients, numbers, self._seed_of(dtype), push, means)
                 else:
-                    self._take_all_in(means, gradients, push, numbers)
+                    self._update_means(means, gradients, push, numbers)
                 continue
             with torch.no_grad():
                 for p, g, mean, number in numbered:
-                    read = g if mean is None else self._taken_in(mean, g.detach(), push, number)
+                    read = g if mean is None else self._updated_mean(mean, g.detach(), push, number)
                     flat = flattened(p.detach(), read.detach())
                     operators.push_flat(flat.parameter, flat.gradient, push, self._key(dtype, number))
 
@@ -231,7 +231,7 @@ class Correction:
         return noise_key(self._seed, number) if dtype in NOISE_BITS or dtype is torch.complex32 else None
 
 
-def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
+def update_mean(mean: Tensor, gradient: Tensor, weight: float) -> None:
     """``mean <- mean + weight * (gradient - mean)``, with each operation rounded.
 
     Args:
@@ -240,12 +240,12 @@ def take_in(mean: Tensor, gradient: Tensor, weight: float) -> None:
         weight: In (0, 1].
     """
     flat = flattened(mean, gradient)
-    operators.take_in_flat(flat.parameter, flat.gradient, weight)
+    operators.update_mean_flat(flat.parameter, flat.gradient, weight)
     flat.copy_back()
 
 
 def _moves(dtype: torch.dtype, push: Push) -> bool:
-    """Whether the amount is not 0 in the arithmetic for a type: 0 / NaN must not count."""
+    """Whether the amount is not 0 in the arithmetic for a type. If it is, 0 / NaN must not change parameters."""
     return WORK[dtype] is not torch.float32 or abs(float(push.amount)) > _ZERO  # `is_push`, without the call
 
 

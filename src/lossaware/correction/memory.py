@@ -113,7 +113,7 @@ def check_pair(parameter: Tensor, gradient: Tensor) -> None:
 
 
 def refuse_shared_elements(parameters: Iterable[Tensor]) -> None:
-    """Refuse parameters whose elements share memory: each would be pushed by the sum of all their pushes.
+    """Refuse parameters whose elements share memory, because each element would be pushed several times.
 
     Raises:
         ValueError: There is such a parameter, for example from `torch.Tensor.expand`.

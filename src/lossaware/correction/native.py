@@ -49,7 +49,7 @@ _FUNCTIONS = (
     *("get_device_type", "get_layout", "get_dtype", "is_contiguous", "get_dim", "get_sizes", "get_strides"),
     *("get_numel", "get_data_ptr"),
 )
-"""Of torch's interface for C, in the order that `native.c` has them in."""
+"""Functions of torch's C interface, in the order in which `native.c` expects them."""
 _TORCHS_GRAIN = 1 << 15
 """Elements of a tensor from which torch's operators use threads."""
 
@@ -115,17 +115,17 @@ class Library:
     def table(
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], means: Sequence[Any], first: int
     ) -> "array[int] | None":
-        """A table for `push_table`, by one look at all tensors instead of several at each.
+        """A table for `push_table`, by a single check of all tensors.
 
         Args:
             parameters: Any tensors.
-            gradients: As many.
-            means: As many, or none; also None in place of some.
+            gradients: The gradients of these parameters.
+            means: The means of these gradients; empty if phi reads gradients. Some may be None.
             first: The number of the first parameter in the step.
 
         Returns:
-            None where `memory.is_flat` may not hold for a parameter with its gradient and its mean, or tensors of a row
-            differ in their types.
+            The table; None if `memory.is_flat` may be false for a parameter with its gradient and its mean, or if the
+            tensors of a row have different types.
         """
         tensors = [*parameters, *gradients, *means]
         types = (parameters[0].dtype, gradients[0].dtype)
@@ -151,7 +151,7 @@ class Library:
         push: Push,
         means: Sequence[Tensor],
     ) -> None:
-        """`push`, with a table that says where the tensors lie."""
+        """Like `push`, with a table of the addresses of the tensors."""
         types = (parameters[0].dtype, gradients[0].dtype)
         self._push(
             _BFLOAT16_MEANS if _has_narrow_means(types, means) else KINDS[types],
@@ -182,7 +182,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _functions_of_torch() -> Any:
-    """Addresses of the functions for C that `native.c` reads tensors by; None where this torch lacks one."""
+    """Addresses of the functions by which `native.c` reads tensors; None if this version of torch lacks one."""
     suffix = "dylib" if platform.system() == "Darwin" else "so"
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
@@ -201,7 +201,7 @@ def library() -> Library | None:
     if os.environ.get("LOSSAWARE_NATIVE", "1") == "0":
         return None
     try:
-        return _found()
+        return _load_or_compile()
     except (build.NoLibraryError, OSError) as error:
         logger.warning(
             "LGA corrects parameters on the CPU by torch's operators, which is several times slower than its C "
@@ -211,23 +211,23 @@ def library() -> Library | None:
         return None
 
 
-def _found() -> Library:
+def _load_or_compile() -> Library:
     if not IS_SUPPORTED:
         raise build.NoLibraryError(f"it does not support {platform.system()}")
     key, folder = build.key_of(build.source()), build.private_folder()
-    for path in build.kept(folder, key):
+    for path in build.cached_libraries(folder, key):
         with contextlib.suppress(build.NoLibraryError):
-            return _loaded(path)
+            return _load(path)
     failures = []
     for compiler in build.compilers():
         try:
-            return _loaded(build.keep(folder, key, build.compile_by(compiler)))
+            return _load(build.store_library(folder, key, build.compile_by(compiler)))
         except build.NoLibraryError as error:
             failures.append(str(error))
     raise build.NoLibraryError("; ".join(failures))
 
 
-def _loaded(path: Path) -> Library:
+def _load(path: Path) -> Library:
     """The library at a path. If it cannot be loaded, as on another system, it is removed."""
     try:
         return Library(path)

@@ -29,7 +29,7 @@ class Push(NamedTuple):
     """Whether the amount is known not to be 0."""
 
 
-def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
+def update_mean_flat(mean: Tensor, g: Tensor, weight: float) -> None:
     """``mean <- mean + weight * (g - mean)``, block by block.
 
     Each operation is rounded separately. torch's ``lerp_`` would fuse two of them on some processors.
@@ -45,7 +45,7 @@ def take_in_flat(mean: Tensor, g: Tensor, weight: float) -> None:
         block.add_(g[start : start + size].to(block.dtype).sub(block).mul_(weight))
 
 
-def take_in_where(mean: Tensor, g: Tensor, push: Push) -> None:
+def update_mean_where(mean: Tensor, g: Tensor, push: Push) -> None:
     """The same for tensors of any layout and class, without blocks, if the amount is not 0."""
     moved, amount = mean + (g.to(mean.dtype) - mean) * push.weight, push.amount
     if isinstance(amount, Tensor) and not push.pushes:
@@ -53,7 +53,7 @@ def take_in_where(mean: Tensor, g: Tensor, push: Push) -> None:
     mean.copy_(moved)
 
 
-def take_in_rounded(mean: Tensor, g: Tensor, push: Push, key: int | Tensor) -> Tensor:
+def update_mean_rounded(mean: Tensor, g: Tensor, push: Push, key: int | Tensor) -> Tensor:
     """The same for a mean of 16 bits, which is rounded stochastically; returns it before the rounding, in float32."""
     wide = mean.to(torch.float32)
     moved, amount = wide + (g.to(torch.float32) - wide) * push.weight, push.amount
@@ -110,7 +110,7 @@ def _push(p: Tensor, g: Tensor, amount: Tensor, push: Push, places: Tensor | Non
     if push.rest:
         moved = torch.where(d == 0, 0.0, moved)
     if not push.pushes:
-        moved = torch.where(amount == 0, 0.0, moved)  # 0 / NaN must not count
+        moved = torch.where(amount == 0, 0.0, moved)  # also for 0 / NaN
     if places is None or key is None:
         p.sub_(moved)
     else:

@@ -175,14 +175,14 @@ def _mixed(x):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _rounded(values, noise, NOISE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Up or down at random to what the type can hold, still in float32; see `lossaware.correction.rounding`."""
+    """Round up or down at random to a value of the type, still in float32; see `lossaware.correction.rounding`."""
     lift = 0.0
     if NOISE == 13:  # float16 has subnormals
         small = tl.where(values >= 0, 6.103515625e-05, -6.103515625e-05)
         lift = tl.where(tl.abs(values) < 6.103515625e-05, small, 0.0)
     bits = (values + lift).to(tl.uint32, bitcast=True)
     bits = ((bits + (noise & ((1 << NOISE) - 1))) >> NOISE) << NOISE
-    return tl.where(values != values, values, bits.to(tl.float32, bitcast=True) - lift)  # the bits of NaN run over
+    return tl.where(values != values, values, bits.to(tl.float32, bitcast=True) - lift)  # bits of NaN would overflow
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -313,7 +313,7 @@ def test_the_command_draws_from_a_store_and_from_exported_files(tmp_path, monkey
     with Store(Path("lossaware-out/results.sqlite")) as store:
         for spec in study.specs:
             if records := Known().records(spec):
-                store.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
+                store.insert_run(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
     assert lossaware("plot", "small.toml", "--to", "drawn") == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "SGD with LGA 81.00% (1e-2) 80.00% (1e-3) 80.50% 80.00% (1e-3)" in output

@@ -143,7 +143,7 @@ def test_the_command_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         with Store(Path("lossaware-out/results.sqlite")) as opened:
             for spec in study.specs:
                 if spec.optimizer == name and (records := Known().records(spec)):
-                    opened.adopt(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
+                    opened.insert_run(spec, records, {"date": "2026-01-02T03:04:05", "commit": "abc"})
 
     store("prodigy")
     assert lossaware(*command) == 2

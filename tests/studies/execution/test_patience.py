@@ -39,17 +39,17 @@ def clock(monkeypatch):
 def test_it_is_a_multiple_of_the_number_of_ranks(clock):
     worker = Patience()
     assert not clock.look(worker, 2000), "data may take long to load"
-    worker.hears(PROGRESS)
+    worker.note_event(PROGRESS)
     assert not clock.look(worker, patience.MANY * 2000), "and a test too"
-    worker.hears(EPOCH)
+    worker.note_event(EPOCH)
     assert not clock.look(worker, patience.MANY**2 * 2000), "it was as silent before"
     assert clock.look(worker, 10)
-    assert worker.verdict() == "hanging: no event for 800010 s"
+    assert worker.reason() == "hanging: no event for 800010 s"
 
 
 def test_it_is_never_short(clock):
     worker = Patience()
-    worker.hears(EPOCH)
+    worker.note_event(EPOCH)
     assert not clock.look(worker, 100)
     assert clock.look(worker, 10)
     assert clock.look(Patience(), 2010)
@@ -58,11 +58,11 @@ def test_it_is_never_short(clock):
 def test_the_time_in_which_this_process_was_stopped_does_not_count(clock):
     """Ctrl-Z for an hour: the worker was stopped as well."""
     worker = Patience()
-    worker.hears(EPOCH)
+    worker.note_event(EPOCH)
     clock.jump(3600)
     assert not worker.is_over()
     assert not clock.look(worker, 50)
-    worker.hears(PROGRESS)
+    worker.note_event(PROGRESS)
     clock.jump(3600)
-    worker.hears(PROGRESS)
+    worker.note_event(PROGRESS)
     assert clock.look(worker, patience.MANY * 60 + 10), "the hours do not make it more patient either"

@@ -17,7 +17,7 @@ from lossaware.studies.execution import ray as engine_module
 from lossaware.studies.execution.events import EpochDone, RunDone, RunFailed, RunNote, RunStarted
 from lossaware.studies.execution.factory import make_engine
 from lossaware.studies.execution.ray import LOSSES, RayEngine
-from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, _Begun, stream
+from lossaware.studies.execution.ray_driver import Lost, Over, Ready, Refused, _WorkerStarted, stream
 from lossaware.studies.specs.run_spec import RunSpec
 from support.command_line import lossaware
 
@@ -140,7 +140,7 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
     monkeypatch.setattr(ray_driver, "_Watch", lambda: SimpleNamespace(look=lambda: None))
     monkeypatch.setattr(time, "monotonic", lambda: clock[-1])
     epoch_done = EpochDone(FIRST, None)
-    hangs = [Worker(_Begun(), epoch_done), Worker(_Begun(), epoch_done)]
+    hangs = [Worker(_WorkerStarted(), epoch_done), Worker(_WorkerStarted(), epoch_done)]
     patient = Worker()  # until a CPU is free for it
     workers = {FIRST: [*hangs], SECOND: [patient]}
     events = []
@@ -148,7 +148,7 @@ def test_a_worker_that_hangs_is_ended_and_one_that_waits_for_a_cpu_is_not(monkey
         events.append(event)
         if isinstance(event, RunFailed):
             assert not patient.killed
-            patient.events += [_Begun(), RunDone(SECOND, 2)]
+            patient.events += [_WorkerStarted(), RunDone(SECOND, 2)]
     assert hangs[0].killed
     assert hangs[1].killed
     silent = f"hanging: no event for {patience.SILENCE + patience.LOOK_EVERY:.0f} s"

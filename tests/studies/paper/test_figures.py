@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
     folder.note(Launch.now(study))
     with Store(folder.database) as store:
         for spec in study.specs:
-            store.adopt(spec, made_up(spec), {"date": "2026-01-01"})
+            store.insert_run(spec, made_up(spec), {"date": "2026-01-01"})
     return folder.path
 
 

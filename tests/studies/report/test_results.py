@@ -58,7 +58,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for study in (first, short):
             folder.note(Launch.now(study))
             for spec in study.specs:
-                store.adopt(spec, made_up(spec), MADE_WITH)
+                store.insert_run(spec, made_up(spec), MADE_WITH)
         unfinished = next(spec for spec in load_study("table02").specs if spec.optimizer == "rmsprop")
         store.begin(unfinished)
         store.record(unfinished, made_up(unfinished)[0])

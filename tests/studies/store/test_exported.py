@@ -16,7 +16,7 @@ from lossaware.studies.specs.seal import sealed
 from lossaware.studies.specs.study import Overrides, parse_study
 from lossaware.studies.store import export as export_module
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.exported import Exported, copy_missing_runs
 from lossaware.studies.store.folder import Launch
 from lossaware.studies.store.results import Sources
 from support.small_grid import RECORD, SHORT, TEXT, Exact, Known, at, fill, text_of
@@ -92,13 +92,13 @@ def test_runs_are_imported_with_their_provenance(grid, tmp_path):
     with Store(tmp_path / "results.sqlite") as store:
         store.begin(specs[0])
         store.record(specs[0], replace(RECORD, epoch=1, train={"loss": 9.0}))
-        assert adopt(specs[:3], Exported(tmp_path), store) == 3
+        assert copy_missing_runs(specs[:3], Exported(tmp_path), store) == 3
         assert not store.missing(specs[:3])
         assert [spec for spec in specs if spec in store.missing(specs)] == specs[3:]
         for spec in specs[:3]:
             assert repr(store.records(spec)) == repr(known.runs[spec])
             assert store.environment(spec) == known.environment(spec)
-        assert adopt(specs[:3], Exported(tmp_path), store) == 0
+        assert copy_missing_runs(specs[:3], Exported(tmp_path), store) == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_runs_of_user_code_are_not_imported(tmp_path, pattern, mine):
     known = Exact(own)
     export(show(own, known, []), Sources([known]), [], tmp_path)
     with Store(tmp_path / "results.sqlite") as store:
-        assert adopt(own.specs, Exported(tmp_path), store) == 0
+        assert copy_missing_runs(own.specs, Exported(tmp_path), store) == 0
 
 
 def test_an_export_of_other_code_is_not_used(tmp_path):

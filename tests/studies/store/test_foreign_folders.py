@@ -21,7 +21,7 @@ from lossaware.studies.specs.study import load_study, parse_study
 from lossaware.studies.specs.user_code import source_digest
 from lossaware.studies.store import export as export_module
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.exported import Exported, copy_missing_runs
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources
 from lossaware.studies.training.checkpoint import _MAGIC
@@ -285,7 +285,7 @@ def test_a_task_in_an_exported_study_is_neither_imported_nor_opened(trap, task):
     [spec, *_] = exported.specs()
     assert spec.task == task
     with Store(trap / "out" / "results.sqlite") as store:
-        assert adopt(exported.specs(), exported, store) == 0
+        assert copy_missing_runs(exported.specs(), exported, store) == 0
     with measurements(trap / "out", trap / "results") as results:
         results.table(load_study("table01"))
     (trap / "grid.toml").write_text(TEXT)

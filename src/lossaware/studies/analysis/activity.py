@@ -12,7 +12,7 @@ from lossaware.studies.store.results import Results
 Records = Sequence[EpochRecord]
 
 SMALL_REACH = 0.005
-"""A push over a whole run (`largest_push`) that is small compared with the weights of usual networks."""
+"""A `largest_push` below this is small compared with the weights of usual networks."""
 
 
 TRY = "try --arms without,auto"
@@ -87,7 +87,7 @@ def activity(runs: Sequence[Records], lga: Mapping[str, Value]) -> list[str]:
 
 
 def largest_push(records: Records, gamma2: float, xi: float) -> float:
-    """Bound of the distance that LGA alone moved a parameter: the sum of gamma2 * U / xi over steps with an open gate.
+    """Upper bound of the distance by which LGA moved a parameter: the sum of gamma2 * U / xi over steps with open gate.
 
     Args:
         records: A run with LGA.

@@ -1,7 +1,7 @@
 """From the cells of a study to verdicts: each cell is compared with its reference.
 
-The reference is the cell of the same runs without LGA or, in a comparison of arms, that of the first arm. The names
-below are those of the first case.
+The reference is the cell of the same runs without LGA or, in a comparison of arms, the cell of the first arm. The names
+in this module are for the first case.
 """
 
 import math

@@ -77,7 +77,7 @@ class Overall:
 def overall(series: Series) -> Overall | None:
     """Summary of an optimizer over all learning rates.
 
-    If a score of any seed is not finite, worst and mean are infinitely bad.
+    If a score of any seed is not finite, worst and mean are infinite, with the sign of a bad score.
 
     Returns:
         None if there are no results at some of the rates, as others would not be comparable.

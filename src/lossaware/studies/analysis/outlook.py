@@ -48,7 +48,7 @@ class Outlook:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 is outside of the interval: then the correction or the sign-flip test prevented a verdict."""
+        """Whether 0 is outside of the interval. Only the correction or the sign-flip test then prevents a verdict."""
         return self.interval is not None and not self.interval.low <= 0.0 <= self.interval.high
 
 
@@ -90,14 +90,14 @@ def _interval(result: Paired) -> Summary | None:
 
 
 def more_seeds(difference: Summary, *, level: float = LEVEL) -> float:
-    """How many more seeds give a verdict with probability `POWER`, if the difference and its spread are those seen.
+    """Number of additional seeds for a verdict with probability `POWER`, if difference and spread are as observed.
 
     The smallest ``m`` for which the two-sided paired t-test over ``n + m`` seeds at this level has the power: with
     ``d = mean / deviation`` and ``N = n + m``, the probability that a noncentral t of ``N - 1`` degrees of freedom and
     noncentrality ``d * sqrt(N)`` exceeds the critical value (Cohen, Statistical Power Analysis for the Behavioral
     Sciences, 2nd ed. 1988, chapter 2). ``N`` is at least `FEW`, so that the sign-flip test can confirm it. With `FEW`
-    seeds it does so just where all point the same way, which has probability ``Phi(d)**FEW``; from then on it takes at
-    most 6 points off the power.
+    seeds it does so only if all differences have the same sign, which has probability ``Phi(d)**FEW``. With more seeds
+    it lowers the power by at most 6 points.
 
     Args:
         difference: At least `FEWEST` differences.

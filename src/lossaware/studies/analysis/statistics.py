@@ -15,7 +15,7 @@ FEW = 6
 """Minimum number of seeds for a significant sign test: 2 / 2**6 = 0.031, but 2 / 2**5 = 0.0625."""
 
 FEWEST = 3
-"""Fewest seeds that get an interval, or a verdict other than "too few": with two, the t-test is all assumption."""
+"""Minimum number of seeds for an interval, or a verdict other than "too few". Two would only rest on assumptions."""
 
 Word = Literal["helps", "hurts", "no difference shown", "too few seeds to tell", "failed"]
 
@@ -48,7 +48,7 @@ class Summary:
         return (self.high - self.low) / 2
 
     def is_wider_than(self, scale: float) -> bool:
-        """Whether the interval is wider than two values can be apart: then it says nothing."""
+        """Whether the interval is wider than ``scale``, the largest possible difference. It is then not informative."""
         return self.high - self.low > scale
 
 
@@ -270,7 +270,7 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
     )
 
     if significant:
-        # With lost runs the direction is that of the sign test's majority, otherwise that of the mean.
+        # With lost runs, the majority of the sign test determines the direction, otherwise the mean.
         up = better > worse if lost else (pairs.difference.mean > 0) == higher_is_better
         if seeds < FEW:
             evidence += (
@@ -287,7 +287,7 @@ def verdict(pairs: Paired, *, higher_is_better: bool, corrected_p: float, compar
 
 
 def better_and_worse(pairs: Paired, *, higher_is_better: bool) -> tuple[int, int]:
-    """Numbers of seeds in which LGA was better and worse; a lost run is the worse of its pair."""
+    """Numbers of seeds in which LGA was better and worse; a lost run counts as the worse one of its pair."""
     better, worse = (pairs.up, pairs.down) if higher_is_better else (pairs.down, pairs.up)
     return better + pairs.lost_without, worse + pairs.lost_with
 

@@ -137,17 +137,17 @@ class StudyTable:
         return {
             key: letters.setdefault(text, chr(ord("a") + len(letters)))
             for key, measured in self.cells.items()
-            if (text := self._peculiarity(measured))
+            if (text := self._legend_entry(measured))
         }
 
     @property
     def legend(self) -> list[str]:
         """The explanations of the letters."""
-        texts = {letter: self._peculiarity(self.cells[key]) for key, letter in self.marks.items()}
+        texts = {letter: self._legend_entry(self.cells[key]) for key, letter in self.marks.items()}
         return [f"{letter}: {text}" for letter, text in texts.items()]
 
-    def _peculiarity(self, measured: Measured) -> str:
-        """Differences of a cell from the others."""
+    def _legend_entry(self, measured: Measured) -> str:
+        """The text about a cell in the legend; empty for usual cells."""
         parts = []
         if measured.has_results and measured.caution and not self._common_caution:
             parts.append(measured.caution)
@@ -228,8 +228,8 @@ def tabulate(
     Args:
         study: The study of the file.
         results: The store of the runs.
-        launches: Overrides of the study's launches, latest last. A cell without own runs shows those of the most
-            similar launch.
+        launches: Overrides of the study's launches, latest last. A cell without runs at the study's own settings
+            shows those of the most similar launch.
         remarks: Remarks above the table.
         prefer: Overrides whose runs are preferred to the study's own.
     """

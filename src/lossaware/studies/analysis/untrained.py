@@ -1,4 +1,4 @@
-"""Runs that did not learn anything. With such runs, a mean over seeds is not meaningful."""
+"""Detection of runs that did not learn anything. A mean over seeds with such runs is not meaningful."""
 
 from collections.abc import Sequence
 

@@ -33,7 +33,7 @@ def list_bags(files: DataFiles) -> Pairs:
 
 
 def split_bags(files: DataFiles, pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Nine tenths for training and one tenth for tests, the same for each seed of a run.
+    """Split the pairs: nine tenths for training and one tenth for tests, the same for each seed of a run.
 
     There is no official split. A bag can appear on several backgrounds: photographs with the same mask, byte for
     byte, stay together. Drawn with torch's generator with seed 0.
@@ -42,7 +42,7 @@ def split_bags(files: DataFiles, pairs: Pairs) -> tuple[Pairs, Pairs]:
         Training and test pairs, each in their original order.
 
     Raises:
-        UsageError: All have the same mask, so that no training pair remains; or a mask cannot be read.
+        UsageError: All photographs have the same mask, so that no training pair remains; or a mask cannot be read.
     """
     groups: dict[str, list[int]] = {}
     for index, (_, mask) in enumerate(pairs):

@@ -119,7 +119,7 @@ def make_manifest(folder: Path, patterns: Iterable[str], *, published: bool) -> 
 
 
 def record_files(data_set: DataSet, folder: Path) -> list[Path]:
-    """Write manifests of the present files of a data set, which have no published checksums or were changed.
+    """Write manifests of the present files of a data set without published checksums, or with changed files.
 
     Args:
         data_set: The data set.
@@ -190,7 +190,7 @@ class Checksums:
         return "the published files" if name in self.remotes or name in self.sha256 else ""
 
     def knows(self, name: str) -> bool:
-        """Whether the file may be read: a manifest lists all files that belong to the data set."""
+        """Whether the file belongs to the data set, of which a manifest lists all files."""
         return self.manifest is None or bool(self.origin(name))
 
     def size(self, name: str) -> int | None:

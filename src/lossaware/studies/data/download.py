@@ -240,7 +240,8 @@ def _unpack(data_set: DataSet, archive: Path, place: Path, work: Path, report: R
         raise UsageError("unpacking needs a Python whose tarfile has filters: 3.11.4 or newer")
     report(f"unpacking {archive.name}")
     unpacked = work / "unpacked"
-    # Not by pooch.Untar, which on Python 3.11 does not check where members are written.
+    # Not by pooch.Unzip and pooch.Untar: they only run as a part of pooch's fetch, which an existing archive does not
+    # need, and on Python 3.11 Untar does not check where members are written.
     keywords: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": _member}
     try:
         shutil.unpack_archive(archive, unpacked, **keywords)

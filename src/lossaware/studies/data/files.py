@@ -12,9 +12,9 @@ _ACCEPT = "restore it, or accept it once with --no-verify, or from now on with `
 
 
 class DataFiles:
-    """The files in a folder. Each is read into memory, so that the verified bytes are the ones that are used.
+    """The files in a folder. Each is read into memory, so that exactly the verified bytes are used.
 
-    SHA-256 processes more than a gigabyte per second, so every reading verifies; no cache can be out of date.
+    Every reading verifies the file, without a cache, because SHA-256 processes more than a gigabyte per second.
 
     Args:
         folder: The folder.

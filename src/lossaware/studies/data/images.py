@@ -22,12 +22,12 @@ from lossaware.studies.specs.task import Batch, InMemory
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 """Supported formats. Pillow has more, some of which run other programs."""
 MAX_PIXELS = 64_000_000
-"""Pixels of the largest supported image, about those of a good camera."""
+"""Maximum number of pixels of an image, about that of a good camera."""
 
 
 @dataclass(frozen=True)
 class Images(InMemory):
-    """Images in memory as bytes, a quarter of the size of float32. Each batch is standardised when it is used.
+    """Images in memory as bytes, which take a quarter of the memory of float32. Batches are standardised when used.
 
     Attributes:
         tensors: uint8 images (examples, channels, height, width) first; the others are not changed.
@@ -83,7 +83,7 @@ def decode_image(
     Raises:
         UsageError: The file is not an image, is damaged, has another size, or has more than `MAX_PIXELS` pixels.
     """
-    with _opened(content, path) as image:
+    with _open_image(content, path) as image:
         if image.size != (side, side):
             if not resize:
                 width, height = image.size
@@ -104,12 +104,12 @@ def image_size(content: bytes, path: Path) -> tuple[int, int]:
     Raises:
         UsageError: The file is not an image, is damaged, or has more than `MAX_PIXELS` pixels.
     """
-    with _opened(content, path) as image:
+    with _open_image(content, path) as image:
         return image.size
 
 
 @contextmanager
-def _opened(content: bytes, path: Path) -> Iterator[Image.Image]:
+def _open_image(content: bytes, path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             # Pillow only warns at its own limit.

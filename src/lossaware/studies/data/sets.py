@@ -130,8 +130,8 @@ DATA_SETS = {
         "tacos",
         ("train.json", "val.json", "test.json"),
         source="train.json, val.json, test.json as https://github.com/26hzhang/VSLNet has them",
-        # These are not published. They were computed from a byte copy of data/dataset/tacos in VSLNet's repository,
-        # commit 9256b81287e68fcb615b36ae37fcf52ed34312ba.
+        # There are no published checksums. These were computed from a byte copy of data/dataset/tacos in VSLNet's
+        # repository, commit 9256b81287e68fcb615b36ae37fcf52ed34312ba.
         sha256={
             "train.json": "ee5e1527885122f0d3cf1dbfcf0efb0de0c54f8290937fe3ff8b5844742112e9",
             "val.json": "f8f350e5727e8c0ab3ca2a5d4df93027dcd0546aebe8e2087ae220c850db59fe",

@@ -46,7 +46,7 @@ class Video(BaseModel, extra="forbid"):
 def read_annotations(files: DataFiles, name: str) -> dict[str, Video]:
     """The annotated videos of one file, by name without ``.avi``.
 
-    An annotation may end up to a second after its video, as some of TACoS do; it is then cut at the end of the video.
+    An annotation may end up to a second after its video, as in TACoS; it is then cut at the end of the video.
 
     Raises:
         UsageError: The file cannot be read, is not JSON, or an annotation is not valid.
@@ -139,7 +139,7 @@ def pool(values: npt.NDArray[np.float32], positions: int) -> npt.NDArray[np.floa
 
 
 def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last position whose segment of the video overlaps most (intersection over union) with each moment.
+    """First and last position of the segment of the video that has the largest overlap with each moment.
 
     Args:
         moments: (N, 2), start and end as fractions of the video, start < end.
@@ -151,7 +151,8 @@ def positions_of(moments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     start, end = (moments.double() * lengths.unsqueeze(1)).unbind(1)
     best = torch.full_like(start, -1)
     first, last = torch.zeros_like(lengths), torch.zeros_like(lengths)
-    # For a given end the overlap rises up to the moment's start and falls after it. The same holds for the end.
+    # The overlap is the intersection over union. For a given end, it rises up to the moment's start and falls after it;
+    # the same holds for the end.
     for a in (start.floor(), start.ceil()):
         for b in (end.ceil(), end.floor()):
             both = torch.minimum(b, end) - torch.maximum(a, start)

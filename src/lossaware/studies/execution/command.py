@@ -1,4 +1,4 @@
-"""Runs of commands: scripts that call `lossaware.trial`, started as their user starts them."""
+"""Runs of commands: scripts that call `lossaware.trial`, started by the user's command line."""
 
 import json
 import os
@@ -37,7 +37,7 @@ LOOK_EVERY = 0.1
 
 
 class CommandEngine:
-    """One process per run, ``jobs`` at a time; it may start others, as launchers do.
+    """One process per run, ``jobs`` at a time. The process may start others, as launchers do.
 
     Args:
         command: The command.
@@ -71,7 +71,7 @@ class CommandEngine:
                     for script in list(running):
                         is_over = script.is_over  # before its reports are read, so that no report is missed
                         for event in script.events():
-                            script.patience.hears(event)
+                            script.patience.note_event(event)
                             yield event
                         if is_over:
                             running.remove(script)
@@ -79,7 +79,7 @@ class CommandEngine:
                         elif script.patience.is_over():
                             running.remove(script)
                             script.stop()
-                            yield RunFailed(script.spec, f"the script is killed for {script.patience.verdict()}")
+                            yield RunFailed(script.spec, f"the script is killed for {script.patience.reason()}")
                     if running:
                         time.sleep(LOOK_EVERY)
             finally:
@@ -105,7 +105,7 @@ class CommandEngine:
                     if not script.rehearsed:
                         raise UsageError(
                             f"{self._command.name}, arm {arm_of(spec)!r}, fails in a rehearsal of one step: "
-                            f"{script.why()}"
+                            f"{script.failure()}"
                         )
                 finally:
                     script.stop()
@@ -197,15 +197,15 @@ class _Script:
         """The last event of the run."""
         if self._process.returncode == 0 and self._epoch:
             return RunDone(self.spec, self._epoch)
-        return RunFailed(self.spec, self.why())
+        return RunFailed(self.spec, self.failure())
 
-    def why(self) -> str:
-        """The reason of its failure, with the end of its output."""
+    def failure(self) -> str:
+        """The reason for its failure, with the end of its output."""
         code = self._process.returncode
         text = self._output.read_text(encoding="utf-8", errors="replace")
         if code == 0:
-            lacks = "reported nothing: call trial.report(epoch, loss=...)" if self._began else _NEVER_CALLED
-            ended = f"the script {lacks}"
+            mistake = "reported nothing: call trial.report(epoch, loss=...)" if self._began else _NEVER_CALLED
+            ended = f"the script {mistake}"
         elif code is not None and code < 0:
             ended = f"the script was ended by {signal.Signals(-code).name}"
         else:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from lossaware.studies.execution.events import Event, RunStarted
 from lossaware.studies.execution.progress import RunProgress
-from lossaware.studies.execution.supervise import keep, stopped
+from lossaware.studies.execution.supervise import stopped, store_event
 from lossaware.studies.execution.worker import execute_function
 from lossaware.studies.specs.data_folder import DataSource
 from lossaware.studies.specs.run_spec import RunSpec
@@ -40,7 +40,7 @@ def execute_in_process(
     with RunProgress(missing, finished=len(specs) - len(missing), jobs=1, console=console) as progress:
 
         def tell(event: Event) -> None:
-            note = keep(event, store, checkpoints)
+            note = store_event(event, store, checkpoints)
             progress.handle(event)
             if note is not None:
                 progress.handle(note)

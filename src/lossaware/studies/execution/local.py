@@ -75,7 +75,7 @@ class LocalEngine:
                     yield RunStarted(spec)
                 for worker in [worker for worker in workers.values() if worker.patience.is_over()]:
                     # Its messages end with it, so it is handled like any other death.
-                    worker.hang()
+                    worker.kill_hanging()
                     if worker.attempt == 1:
                         yield RunNote(worker.spec, f"its process is killed for {worker.death()}; it is started again")
                 for messages in connection.wait(list(workers), timeout=patience.LOOK_EVERY if workers else 0):
@@ -93,7 +93,7 @@ class LocalEngine:
                         else:
                             yield RunFailed(worker.spec, f"its process died twice, the last time by {worker.death()}")
                         continue
-                    worker.patience.hears(event)
+                    worker.patience.note_event(event)
                     worker.finished = isinstance(event, (RunDone, RunFailed))
                     yield event
         finally:
@@ -141,13 +141,13 @@ class _Worker:
         self._process.join()
         self.messages.close()
 
-    def hang(self) -> None:
+    def kill_hanging(self) -> None:
         """Kill the process because it was silent for too long."""
-        self._silence = self.patience.verdict()
+        self._silence = self.patience.reason()
         self._process.kill()
 
     def death(self) -> str:
-        """The reason of the process's death."""
+        """The reason for the process's death."""
         if self._silence:
             return self._silence
         code = self._process.exitcode
@@ -183,9 +183,9 @@ def _context(specs: Sequence[RunSpec]) -> "_Context":
 
 
 def default_jobs(device: str | None) -> int | None:
-    """Default number of runs at a time: fewer than cores on a GPU, whose memory they share; else the engine's."""
+    """Default number of concurrent runs: limited on a GPU, whose memory they share; None for the engine's default."""
     return min(cores(), GPU_JOBS) if device == "cuda" else None
 
 
 GPU_JOBS = 8
-"""How many runs share a GPU."""
+"""Maximum number of runs that share a GPU by default."""

@@ -7,27 +7,27 @@ from lossaware.studies.execution.events import EpochDone, Event
 SILENCE = 600.0
 """Seconds of silence that are always allowed after a worker's first epoch."""
 FIRST_SILENCE = 24 * 3600.0
-"""The same before its first epoch."""
+"""Seconds of silence that are always allowed before its first epoch."""
 MANY = 20
 """Multiple of a worker's longest silence that is allowed."""
 LOOK_EVERY = 5.0
-"""Seconds in which an engine looks at its workers at least once."""
+"""Maximum number of seconds between two checks of the workers by an engine."""
 
 
 class Patience:
     """The allowed silence of a worker: a multiple of its longest one so far, and at least `SILENCE`.
 
-    Only the time in which the engine looks counts. If this process was stopped (Ctrl-Z, a paused container), its
-    workers were usually stopped too.
+    Only time in which the engine checks its workers counts. If this process was stopped (Ctrl-Z, a paused container),
+    its workers were usually stopped too.
     """
 
     def __init__(self) -> None:
         self._last_look = time.monotonic()
-        self._now = 0.0  # seconds in which the engine has looked
+        self._now = 0.0  # seconds in which the engine has checked its workers
         self._last_event = self._longest = 0.0
         self._has_epoch = False
 
-    def hears(self, event: Event) -> None:
+    def note_event(self, event: Event) -> None:
         """Record an event of the worker."""
         self._look()
         self._longest = max(self._longest, self.silence)
@@ -47,8 +47,8 @@ class Patience:
         # Before the first epoch it is unknown how long a test takes, or how much a user's function does at a time.
         return self.silence > max(FIRST_SILENCE, MANY * self._last_event)
 
-    def verdict(self) -> str:
-        """The reason for which the worker is ended."""
+    def reason(self) -> str:
+        """The reason for killing the worker."""
         return f"hanging: no event for {self.silence:.0f} s"
 
     def _look(self) -> None:

@@ -1,4 +1,4 @@
-"""Start and end of child processes: without tracebacks, and not later than their parent."""
+"""Start and end of child processes: without tracebacks, and they end with their parent."""
 
 import contextlib
 import multiprocessing
@@ -25,7 +25,7 @@ def quiet_start() -> Iterator[None]:
     hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
     with _safe_path():
         resource_tracker.ensure_running()  # its start unblocks signals
-    with _interrupts_wait(), _safe_path():
+    with _delay_interrupts(), _safe_path():
         try:
             for name in hidden:
                 delattr(main, name)
@@ -54,7 +54,7 @@ def _safe_path() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def _delay_interrupts() -> Iterator[None]:
     """A context that delays Ctrl-C to its end.
 
     A new process inherits the blocked signal. Blocking does not suffice in this process: the threads of libraries
@@ -81,7 +81,7 @@ def _interrupts_wait() -> Iterator[None]:
 def begin_process() -> None:
     """Begin a process of `quiet_start`. It ignores Ctrl-C, after which its parent stops it, and exits with its parent.
 
-    What it starts itself, such as a user's own command, imports from the current folder as usual.
+    Processes that it starts, such as a user's command, import from the current folder as usual.
     """
     if os.environ.get(_SAFE_PATH) == _OURS:
         del os.environ[_SAFE_PATH]

@@ -32,7 +32,7 @@ LOST_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Interval between attempts to reach it."""
 LOSSES = 3
-"""Number of lost clusters after which a run has failed, as the run may be the cause."""
+"""Number of lost clusters after which a run counts as failed, because the run may be the cause."""
 _STOP_SECONDS = 15.0
 
 
@@ -102,7 +102,7 @@ class RayEngine:
             if lost is not None:
                 if not started and self._address is None:
                     raise UsageError(f"Ray cannot run here: {lost.message}")
-                yield from self._after(lost, started, losses)
+                yield from self._events_of_loss(lost, started, losses)
                 started.clear()
                 if self._address is not None:
                     waits_until = time.monotonic() + LOST_SECONDS
@@ -114,7 +114,7 @@ class RayEngine:
                     )
                 time.sleep(RETRY_SECONDS)
 
-    def _after(self, lost: Lost, started: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
+    def _events_of_loss(self, lost: Lost, started: set[RunSpec], losses: dict[RunSpec, int]) -> Iterator[Event]:
         """Events of the runs that a lost cluster had begun."""
         next_one = "a new one is started" if self._address is None else f"waiting for it, up to {LOST_SECONDS:g} s"
         for spec in [spec for spec in losses if spec in started]:
@@ -134,7 +134,7 @@ class RayEngine:
         waits_until: float | None,
     ) -> Iterator[Iterator[Message]]:
         """The messages of a process that executes runs on a cluster. At the end, it is stopped with its children."""
-        if (refused := self._refused()) is not None:
+        if (refused := self._refusal()) is not None:
             yield iter([refused])
             return
         with contextlib.ExitStack() as stack:
@@ -153,9 +153,9 @@ class RayEngine:
             stack.callback(_stop, process)
             other_end.close()  # with this copy closed, the messages end with the process
             until = time.monotonic() + START_SECONDS if waits_until is None else waits_until
-            yield self._heard(process, messages, until)
+            yield self._receive(process, messages, until)
 
-    def _heard(self, process: BaseProcess, messages: Connection, until: float) -> Iterator[Message]:
+    def _receive(self, process: BaseProcess, messages: Connection, until: float) -> Iterator[Message]:
         """The messages of a process; the first must arrive before ``until``."""
         try:
             if not messages.poll(max(0.0, until - time.monotonic())):
@@ -174,8 +174,8 @@ class RayEngine:
             process.join()
             yield Lost(f"Ray ended its own process, with exit code {process.exitcode}")
 
-    def _refused(self) -> Refused | None:
-        """The reason not to start a process: the address does not accept connections."""
+    def _refusal(self) -> Refused | None:
+        """A refusal if the address does not accept connections; otherwise None."""
         if self._address in (None, "auto"):
             return None
         host, _, port = self._address.rpartition(":")
@@ -187,7 +187,7 @@ class RayEngine:
 
 
 def _stop(process: BaseProcess) -> None:
-    """Terminate it: it stops its runs, and leaves the cluster or stops its own."""
+    """Terminate the process. It stops its runs, and leaves the cluster or stops its own one."""
     process.terminate()
     process.join(_STOP_SECONDS)
     if process.is_alive():

@@ -30,7 +30,7 @@ from lossaware.studies.training.checkpoint import PACKAGE, Checkpoints
 _INSTALLED = Path(lossaware.__file__).parents[1]
 _OBJECT_STORE = 80 * 2**20  # bytes of shared memory; events are too small for it, but Ray needs 75 MiB
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
-_ALONE = {
+_LOCAL_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux too, it keeps all its servers on the loopback interface
     "RAY_worker_niceness": "0",  # with its default of 15, runs would get little time on a busy machine
@@ -160,7 +160,7 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
             for run_events in ray.wait(list(running), timeout=LOOK_EVERY)[0]:
                 run = running[run_events]
                 spec = run.spec
-                event: Event | _Begun
+                event: Event | _WorkerStarted
                 try:
                     event = ray.get(next(run_events))
                 except ray.exceptions.RayTaskError as error:
@@ -174,11 +174,11 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
                         continue
                     reason = run.hanging or type(error).__name__
                     event = RunFailed(spec, f"its worker was lost twice, the last time by {reason}")
-                if isinstance(event, _Begun):
+                if isinstance(event, _WorkerStarted):
                     run.patience = Patience()
                     continue
                 if run.patience is not None:
-                    run.patience.hears(event)
+                    run.patience.note_event(event)
                 if isinstance(event, (RunDone, RunFailed)):
                     del running[run_events]
                 yield event
@@ -190,7 +190,7 @@ def _events_of(specs: Sequence[RunSpec], jobs: int, begin: Callable[[RunSpec], A
 
 @dataclass
 class _Run:
-    """A run on the cluster. It has patience from `_Begun` until its worker hangs."""
+    """A run on the cluster. It has patience from `_WorkerStarted` until its worker hangs."""
 
     spec: RunSpec
     attempt: int
@@ -201,12 +201,12 @@ class _Run:
         """Whether its worker has been silent for too long; true once, and `hanging` is then the reason."""
         if self.patience is None or not self.patience.is_over():
             return False
-        self.hanging, self.patience = self.patience.verdict(), None
+        self.hanging, self.patience = self.patience.reason(), None
         return True
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _WorkerStarted:
     """The first message of a worker: the run no longer waits for a free CPU, which may take days."""
 
 
@@ -236,8 +236,8 @@ class _Watch:
 
 def stream(
     spec: RunSpec, data_folder: DataSource, checkpoints: Checkpoints | None, folder: str, package: str
-) -> Iterator["Event | _Begun"]:
-    """Worker entry point: executes the run and yields its events, after `_Begun`.
+) -> Iterator["Event | _WorkerStarted"]:
+    """Worker entry point: executes the run and yields its events, after `_WorkerStarted`.
 
     Args:
         spec: The run.
@@ -254,7 +254,7 @@ def stream(
     except OSError as error:
         yield RunFailed(spec, f"{platform.node()} does not have the folder {folder} ({error.strerror})")
         return
-    yield _Begun()
+    yield _WorkerStarted()
     events: SimpleQueue[Event | None] = SimpleQueue()
 
     def work() -> None:
@@ -272,7 +272,7 @@ def _cluster(address: str | None, cpus: int | None, folder: Path | None) -> Iter
     """A cluster: the one at ``address``, or a new one with its files in ``folder``."""
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        os.environ.update(_ALONE, RAY_AUTH_TOKEN=secrets.token_hex(32))  # before Ray is imported
+        os.environ.update(_LOCAL_SETTINGS, RAY_AUTH_TOKEN=secrets.token_hex(32))  # before Ray is imported
         how |= {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
         how |= {"_temp_dir": str(folder)}
     elif address.rpartition(":")[0] in _LOOPBACK:

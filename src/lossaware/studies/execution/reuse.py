@@ -16,14 +16,14 @@ from lossaware.studies.training.scheduler import make_scheduler
 
 
 def copy_equal_runs(specs: Iterable[RunSpec], results: Results, store: Store) -> int:
-    """Copy into a store the runs whose numbers a complete run has, bit for bit.
+    """Copy into a store the runs that have the same numbers as a complete run, bit for bit.
 
     - A run is the beginning of a longer run that differs only in its epochs: a run does not depend on its number of
       epochs. A scheduler with a length has it in its options, which then differ too.
     - A run with ReduceLROnPlateau whose learning rate never falls equals the run without a scheduler. Whether the rate
       falls depends on the training losses only, and until then these are the same.
 
-    As in `lossaware.studies.store.exported.adopt`, runs of a user's own task are not copied.
+    As in `lossaware.studies.store.exported.copy_missing_runs`, runs of a user's own task are not copied.
 
     Args:
         specs: Runs that can be executed.
@@ -36,18 +36,18 @@ def copy_equal_runs(specs: Iterable[RunSpec], results: Results, store: Store) ->
     kinds = defaultdict(list)
     for spec in results.specs():
         kinds[_of_any_length(spec)].append(spec)
-    adopted = 0
+    copied = 0
     for spec in store.missing(specs):
         for other in _candidates(spec, kinds):
             try:
                 records = results.records(other)
-            except UsageError:  # it is damaged, which is reported when it is read for itself
+            except UsageError:  # it is damaged; reported when it is read as a run of its own study
                 continue
             if len(records) == other.epochs and _begins_with(other, records, spec):
-                store.adopt(spec, records[: spec.epochs], results.environment(other))
-                adopted += 1
+                store.insert_run(spec, records[: spec.epochs], results.environment(other))
+                copied += 1
                 break
-    return adopted
+    return copied
 
 
 def _of_any_length(spec: RunSpec) -> RunSpec:

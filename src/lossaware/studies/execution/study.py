@@ -18,7 +18,7 @@ from lossaware.studies.specs.study import Study
 from lossaware.studies.specs.task import Task
 from lossaware.studies.specs.tasks import load_task
 from lossaware.studies.store.database import Store
-from lossaware.studies.store.exported import Exported, adopt
+from lossaware.studies.store.exported import Exported, copy_missing_runs
 from lossaware.studies.store.folder import Folder, Launch
 from lossaware.studies.store.results import Sources
 from lossaware.studies.training.rehearse import check, names_measured
@@ -63,7 +63,7 @@ def run_study(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     with Store(folder.database) as store:
-        if exported is not None and (copied := adopt(specs, exported, store)):
+        if exported is not None and (copied := copy_missing_runs(specs, exported, store)):
             report(f"{copied} of {len(specs)} runs are taken from {results}.")
         if not checked:
             _check(study, store.missing(specs), data)
@@ -103,7 +103,7 @@ def _tasks(study: Study, specs: Sequence[RunSpec]) -> dict[_TaskKey, Task]:
 
 
 def _check_measures(study: Study, task: str, known: Sequence[str]) -> None:
-    """Refuse a measure that the task does not have, before the runs and not in the table after them."""
+    """Refuse a measure that the task does not have, before the runs instead of in the table after them."""
     for cell in study.cells.values():
         name = cell.metric.name
         if known and name not in known and study.chosen(cell) and any(spec.task == task for spec in cell.specs):

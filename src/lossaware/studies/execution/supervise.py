@@ -91,7 +91,7 @@ def execute_missing(
     try:
         with contextlib.closing(engine.execute(store.missing(specs), data_folder, checkpoints)) as events:
             for event in events:
-                note = keep(event, store, checkpoints)
+                note = store_event(event, store, checkpoints)
                 yield event
                 if note is not None:
                     yield note
@@ -99,7 +99,7 @@ def execute_missing(
         checkpoints.clear(store.complete_keys())
 
 
-def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None:
+def store_event(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None:
     """Store the content of an event; returns a note if there is something to report."""
     match event:
         case RunStarted(spec):
@@ -119,7 +119,7 @@ def keep(event: Event, store: Store, checkpoints: Checkpoints) -> RunNote | None
 
 
 def stopped(specs: Sequence[RunSpec], store: Store, why: str = "") -> Stopped:
-    """The message after Ctrl-C, or after another interruption named by ``why``."""
+    """The message after Ctrl-C, or after another interruption with the reason ``why``."""
     finished = len(specs) - len(store.missing(specs))
     return Stopped(
         f"{why or 'stopped'}; {finished} of {len(specs)} runs are finished and kept in {store.path}. "

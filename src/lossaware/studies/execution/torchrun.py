@@ -131,11 +131,11 @@ class TorchrunEngine:
                     event = events.get(timeout=_LOOK_EVERY)
                 except Empty:
                     if patience.is_over():
-                        self._team.give_up(f"a rank is {patience.verdict()}")
+                        self._team.give_up(f"a rank is {patience.reason()}")
                     if (reason := self._team.broken()) is None:
                         continue
                     event = RunFailed(spec, reason)
-                patience.hears(event)
+                patience.note_event(event)
                 self.failed |= isinstance(event, RunFailed)
                 yield event
             if self.failed and self._team.broken() is not None:

@@ -1,4 +1,4 @@
-"""One run in this process, reported event by event."""
+"""Execution of one run in this process, with an event for each step of its progress."""
 
 from collections.abc import Callable
 

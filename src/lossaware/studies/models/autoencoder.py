@@ -13,7 +13,7 @@ from lossaware.studies.specs.task import Batch
 
 
 def dense_autoencoder() -> nn.Sequential:
-    """784-256-64-256-784 with rectified units, for images of 1 x 28 x 28: 435,536 parameters.
+    """Layers of 784-256-64-256-784 units with ReLU, for images of 1 x 28 x 28: 435,536 parameters.
 
     The paper does not state its network for MNIST; this is a simple one.
     """

@@ -96,7 +96,7 @@ class VSLNet(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Positions, four depthwise separable convolutions, self-attention and a linear layer; video and query share it."""
+    """Positions, four depthwise separable convolutions, self-attention, a linear layer; shared by video and query."""
 
     def __init__(self, size: int, heads: int, positions: int, dropout: float, layers: int = 4, kernel: int = 7) -> None:
         super().__init__()

@@ -193,7 +193,7 @@ def plot_figure2(curves: Sequence[Curve]) -> Plot:
         for strategy, line in zip(strategies, grid, strict=True):
             panels = [[curve for curve in curves if (curve.task, curve.strategy) == (task, strategy)] for task in tasks]
             notes = [_notes(panel) for panel in panels]
-            room = 8 + 9 * max(map(len, notes))  # titles at one height
+            room = 8 + 9 * max(map(len, notes))  # so that all titles have the same height
             for task, panel, panel_notes, axes in zip(tasks, panels, notes, line, strict=True):
                 label(axes, f"{task}, {strategy}", pad=room)
                 axes.annotate(

@@ -94,7 +94,7 @@ class Descent:
         positions = [x.detach().clone()]
         for _ in range(self.steps):
             losses = loss(x)
-            # The points are independent, so the gradient of the sum has the gradient of each.
+            # The points are independent, so the gradient of the sum consists of the gradients of the points.
             (gradient,) = torch.autograd.grad(losses.sum(), x)
             x.grad = gradient
             optimizer.step()
@@ -108,7 +108,7 @@ class Descent:
 
 @dataclass(frozen=True)
 class Share:
-    """Number of points that end in the basin of the global optimum.
+    """Counts of starting points by whether they end in the basin of the global optimum.
 
     Attributes:
         base: ``gradient descent`` or ``momentum``.
@@ -117,8 +117,8 @@ class Share:
         first_push: Largest push of the first step over all points, gamma2 * Omega / |phi|, in units of x.
         starts: Number of starting points.
         reached: Number of points that end beyond the last barrier.
-        gained: Number of points that do so with LGA only.
-        lost: Number of points that do so without LGA only.
+        gained: Number of points that reach it only with LGA.
+        lost: Number of points that reach it only without LGA.
         final_loss: Mean loss at the end.
     """
 

@@ -1,4 +1,4 @@
-"""Were the paper's runs without LGA shorter? Which epoch of our curves fits each published column best.
+"""A test of whether the paper's runs without LGA were shorter, by the epoch of our curves that fits each column best.
 
 In one reading of the paper's tables, its runs with and without LGA had unequal lengths. If so, our curves without LGA
 fit the published column best at an earlier epoch than our curves with LGA. This module finds that epoch for every
@@ -31,7 +31,7 @@ class Column:
 
     Attributes:
         study: Name of the study.
-        setting: Points of all axes, except the algorithm and whether LGA is on.
+        setting: Points of all axes, except those of the algorithm and of LGA.
         with_lga: Whether its runs have LGA.
         algorithms: The names of the cells.
         curves: The table's metric after each epoch, as a mean over seeds: (cells, epochs).

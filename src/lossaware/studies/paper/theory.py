@@ -5,8 +5,8 @@ Omega / phi^2, if 0 <= 1 - mu lambda_t and f(x*) = 0. `docs/theory.md` states wh
 `COUNTEREXAMPLES` are runs that satisfy the theorem's conditions and break its bound, and one that shows why f(x*) = 0
 is needed.
 
-There is one lambda_t per coordinate. Where the theorem has a single one, the smallest is used: this reading gives the
-weakest bound, so a run that breaks it breaks the others too.
+There is one lambda_t per coordinate. In place of the single one of the theorem, the smallest is used. This reading
+gives the weakest bound, so a run that breaks it breaks the bounds of other readings too.
 """
 
 import math
@@ -330,7 +330,7 @@ COUNTEREXAMPLES = (
 
 
 def counterexample_rows(broken: Sequence[tuple[Counterexample, Run]]) -> list[dict[str, object]]:
-    """One row per counterexample and its run: the first step that breaks even the weakest bound, that by gamma1."""
+    """One row per counterexample and its run: the first step that breaks the bound by gamma1, which is the weakest."""
     result = []
     for example, run in broken:
         first = run.broken(run.base_bound)

@@ -152,7 +152,7 @@ def study() -> list[AdamRun]:
 
 
 def counterexample() -> AdamRun:
-    """Far from the optimum and flat, where LGA is meant to help. The term that A.2 drops is the larger one there.
+    """A flat region far from the optimum, where LGA should help. The term that A.2 omits is the larger one there.
 
     One dimension, f = 1 at a distance of 1e5, alpha = 1e-3, and gamma2 a hundredth of that: Delta S is 5 times the
     bound.

@@ -33,7 +33,7 @@ class Saved:
         name: Name of its files.
         image: The plot.
         tables: The numbers, by the file's name without its ending.
-        made_with: Command, commit, machine and date; see `lossaware.studies.specs.provenance`.
+        made_with: Command, commit, machine and date of the call; see `lossaware.studies.specs.provenance`.
     """
 
     name: str
@@ -117,7 +117,7 @@ def verify(path: Path) -> dict[str, str]:
 
 
 def damage(folder: Path) -> list[str]:
-    """Changes in the files of plots, one line each."""
+    """Descriptions of changed files of plots, one line each."""
     errors = []
     for path in _descriptions(folder):
         try:

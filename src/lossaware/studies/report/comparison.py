@@ -146,7 +146,7 @@ def summarize(
         curves=_run_curves(study, compared, results),
     )
     metric = compared[0].metric
-    sections = [_section(tables[0], study, compared, results, _drawn(compared, results))]
+    sections = [_section(tables[0], study, compared, results, _curve_metrics(compared, results))]
     if all(it.without.cell.specs[0].lr for it in compared):
         sentences = [f"{metric.measure.capitalize()}: the line joins the means, a dot is a seed.", *remarks]
         sections.append(
@@ -225,7 +225,7 @@ def _section(
     )
 
 
-def _drawn(compared: Sequence[Comparison], results: Results) -> list[Metric]:
+def _curve_metrics(compared: Sequence[Comparison], results: Results) -> list[Metric]:
     """The metrics with curves: the score; the loss if the score is only known for the last epoch."""
     metric = compared[0].metric
     if metric.set != "reported":
@@ -352,7 +352,7 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
         "optimizers": ", ".join(filter(None, axes["optimizer"])),
         "learning rates": ", ".join(name for name, point in axes["lr"].items() if point.lr),
         "arms": ", ".join(axes["arm"]),
-        "gamma2": ", ".join(dict.fromkeys(_shown(lga["gamma2"]) for lga in attached)),
+        "gamma2": ", ".join(dict.fromkeys(_format_gamma2(lga["gamma2"]) for lga in attached)),
         **{f"LGA's {name}": str(value) for name, value in sorted(arguments.items()) if name != "gamma2"},
         "seeds": "0" if len(base.all_seeds) == 1 else f"0 to {len(base.all_seeds) - 1}",
         "epochs": str(plain.epochs or ""),
@@ -379,7 +379,7 @@ def _facts(study: Study, task: Subject, results: Results) -> dict[str, dict[str,
     return {"Settings": settings, "Software and machine": machine, "Training time": costs}
 
 
-def _shown(value: Any) -> str:
+def _format_gamma2(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 

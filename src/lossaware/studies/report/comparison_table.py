@@ -183,7 +183,7 @@ def _spread(compared: Sequence[Comparison]) -> list[str]:
 
 
 def gathered_notes(study: Study, compared: Sequence[Comparison], results: Results) -> list[str]:
-    """The `notes` of all rows, each once, with the names of its rows."""
+    """The `notes` of all rows. A note that several rows share appears once, with their names."""
     where: dict[str, list[str]] = {}
     for it in compared:
         for note in notes(it, results, labels_of(study, it)):

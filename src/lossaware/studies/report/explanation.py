@@ -37,7 +37,7 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
     else:
         parts.append(f"the interval reaches from {write(interval.low)} to {write(interval.high)}")
         if word == "no difference shown" and outlook.excludes_zero:
-            parts[-1] += f", but {_hindrance(it, outlook)}"
+            parts[-1] += f", but {_reason_against_verdict(it, outlook)}"
     if outlook.is_within_margin:
         assert outlook.margin is not None
         parts.append(f"the whole interval lies within the margin of ±{write(outlook.margin).lstrip('+')}")
@@ -46,8 +46,8 @@ def explanation(it: Comparison, outlook: Outlook, show: Callable[[Summary], Show
     return "; ".join(parts)
 
 
-def _hindrance(it: Comparison, outlook: Outlook) -> str:
-    """The reason for no verdict although the interval excludes 0."""
+def _reason_against_verdict(it: Comparison, outlook: Outlook) -> str:
+    """The reason why there is no verdict, although the interval excludes 0."""
     if outlook.p > LEVEL:
         return f"p = {outlook.p:.3f} after Holm's correction for {outlook.comparisons} comparisons"
     return f"the sign-flip test does not confirm it (p = {it.result.flip_p:.3f})"

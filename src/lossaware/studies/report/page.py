@@ -16,7 +16,7 @@ _GENERATOR = '<meta name="generator" content="lossaware'
 
 @dataclass(frozen=True)
 class Plots:
-    """Figures with a heading and a sentence, where they have any."""
+    """Figures with an optional heading and an optional sentence."""
 
     heading: str
     text: str

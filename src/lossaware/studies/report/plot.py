@@ -79,7 +79,7 @@ class Plot:
 
 
 def _round_positions(canvas: Canvas) -> None:
-    """Lay out the panels, and round their positions: the layout's last bits depend on memory addresses."""
+    """Lay out the panels, and round their positions, because their last bits depend on memory addresses."""
     layout = canvas.get_layout_engine()
     assert layout is not None
     layout.execute(canvas)

@@ -46,7 +46,9 @@ def plot_relative(relatives: Sequence[Relative]) -> Plot:
             lost = by_place(relatives, measure)
             label(axes, f"Lost {TITLES[measure]}")
             axes.set(xlim=(0, len(methods)), ylim=(len(tasks), 0))
-            axes.set_yticks([row + 0.5 for row in range(len(tasks))], [_named(task, points[task]) for task in tasks])
+            axes.set_yticks(
+                [row + 0.5 for row in range(len(tasks))], [_task_label(task, points[task]) for task in tasks]
+            )
             axes.set_xticks([column + 0.5 for column in range(len(methods))])
             if axes is blocks[0]:
                 axes.xaxis.tick_top()
@@ -78,7 +80,7 @@ def _axes(relatives: Sequence[Relative], measure: str) -> tuple[list[str], list[
     )
 
 
-def _named(task: str, points: bool) -> str:
+def _task_label(task: str, points: bool) -> str:
     return f"{task} (pt)" if points else task
 
 

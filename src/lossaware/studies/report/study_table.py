@@ -14,7 +14,7 @@ SIGNS = {True: "≈", False: "≠", None: ""}
 
 
 def study_table(table: StudyTable) -> Table:
-    """The study as a table. Cells that are compared over at least two seeds have a verdict."""
+    """The study as a table. Cells with a comparison over at least two seeds have a verdict."""
     study, marks = table.study, table.marks
     verdicts = {it.variant: it.verdict for it in comparisons(table) if it.count > 1}
     rows = []

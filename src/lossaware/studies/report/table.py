@@ -140,7 +140,7 @@ def plain_table(
 
 
 def spans(names: Sequence[Names]) -> list[tuple[Names, int]]:
-    """Runs of equal neighbours, with their lengths."""
+    """Groups of equal neighbours, with their lengths."""
     groups: list[tuple[Names, int]] = []
     for name in names:
         if groups and groups[-1][0] == name:

@@ -108,7 +108,9 @@ def _axes(
     return {
         "optimizer": {name: Point(optimizer=name) for name in optimizers},
         # A learning rate of 0 means the function's own, which is not allowed in a study's file.
-        "lr": {name: Point(lr=lr) if lr else Point.model_construct(lr=lr) for name, lr in _named(lrs, number).items()},
+        "lr": {
+            name: Point(lr=lr) if lr else Point.model_construct(lr=lr) for name, lr in _by_notation(lrs, number).items()
+        },
         "arm": {arm.name: _point(arm, lga, optimizer_options) for arm in arms},
     }
 
@@ -140,7 +142,7 @@ def _file(
     )
 
 
-def _named(values: Sequence[T], show: Callable[[T], str]) -> dict[str, T]:
+def _by_notation(values: Sequence[T], show: Callable[[T], str]) -> dict[str, T]:
     """The values by their usual notation; with all digits if two would have the same name."""
     texts = [show(value) for value in values]
     return {text if texts.count(text) == 1 else repr(value): value for text, value in zip(texts, values, strict=True)}

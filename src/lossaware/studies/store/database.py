@@ -40,7 +40,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         self._environments: dict[tuple[str, str], int] = {}  # this process' own, by device and data
-        self._sound: set[str] = set()  # runs with verified epochs; there are no other writers
+        self._verified: set[str] = set()  # keys of runs whose epochs were verified; other processes cannot write
         self._lock: sqlite3.Connection | None = None
         try:
             if read_only:
@@ -120,7 +120,7 @@ class Store:
                 "UPDATE runs SET state = 'failed', message = ?, digest = NULL WHERE key = ?", (message, spec.key)
             )
 
-    def adopt(self, spec: RunSpec, records: Sequence[EpochRecord], run_environment: Mapping[str, str]) -> None:
+    def insert_run(self, spec: RunSpec, records: Sequence[EpochRecord], run_environment: Mapping[str, str]) -> None:
         """Store a complete run from another place; it replaces an existing one.
 
         Args:
@@ -131,11 +131,11 @@ class Store:
         content = json.dumps(dict(run_environment))
         with self._transaction() as database:
             row = database.execute("SELECT id FROM environments WHERE content = ?", (content,)).fetchone()
-            place = row or (database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid,)
+            row = row or (database.execute("INSERT INTO environments (content) VALUES (?)", (content,)).lastrowid,)
             database.execute("DELETE FROM epochs WHERE run = ?", (spec.key,))
             database.execute(
                 "INSERT OR REPLACE INTO runs (key, spec, state, source, environment) VALUES (?, ?, 'begun', ?, ?)",
-                (spec.key, spec.to_json(), source_digest(spec.own_code), *place),
+                (spec.key, spec.to_json(), source_digest(spec.own_code), *row),
             )
             for record in records:
                 _insert(database, spec, record)
@@ -155,7 +155,7 @@ class Store:
         for spec in specs:
             if spec.own_code not in sources:
                 sources[spec.own_code] = source_digest(spec.own_code)
-            if spec.key not in complete or complete[spec.key] != sources[spec.own_code] or not self._is_sound(spec):
+            if spec.key not in complete or complete[spec.key] != sources[spec.own_code] or not self._is_undamaged(spec):
                 result.setdefault(spec.key, spec)
         return list(result.values())
 
@@ -170,7 +170,7 @@ class Store:
     def records(self, spec: RunSpec) -> list[EpochRecord]:
         """The epochs of a run so far, in order; empty for an unknown run.
 
-        They are empty too if the user's own code has changed, as they would be mixed with runs of the present code.
+        They are also empty if the user's own code has changed, so as not to mix them with runs of the present code.
         """
         if spec.own_code:
             sources = self._rows("SELECT source FROM runs WHERE key = ?", spec.key)
@@ -224,11 +224,11 @@ class Store:
         stored = [row[2] for row in rows[: len(records)]] if self._has_digests else None
         return records, find_change(spec, records, stored, rows[0][1], complete=rows[0][0] == "complete")
 
-    def _is_sound(self, spec: RunSpec) -> bool:
+    def _is_undamaged(self, spec: RunSpec) -> bool:
         """Whether the epochs of a run are undamaged."""
-        if spec.key not in self._sound and not self._read(spec)[1]:
-            self._sound.add(spec.key)
-        return spec.key in self._sound
+        if spec.key not in self._verified and not self._read(spec)[1]:
+            self._verified.add(spec.key)
+        return spec.key in self._verified
 
     def _columns(self) -> set[str]:
         return {row[1] for row in self._database.execute("PRAGMA table_info (epochs)")}

@@ -46,7 +46,7 @@ def write_study(
     if study.source != study.name and study.name in studies() and study.digest != load_study(study.name).digest:
         raise UsageError(f"{study.label} has the name of a built-in study, whose export it would replace: rename it")
     earlier = Exported(folder)
-    # Files of a user's own code are only read if the present study names them, not if only an exported one does.
+    # Files of a user's own code are only read if the present study names them, not if only an earlier export does.
     own_code = {name for spec in study.specs for name in spec.own_code}
     exported = {spec.key: spec for spec in earlier.specs(study.name)}
     keys = {key for key, spec in exported.items() if not own_code.issuperset(spec.own_code)}
@@ -61,8 +61,8 @@ def write_study(
     }
     if absolute := {name for spec in specs.values() for name in spec.own_code if Path(name).is_absolute()}:
         warnings.warn(
-            f"{min(absolute)}: the exported runs contain this path, because it names the study's own code; a relative path "
-            "would not show your folders",
+            f"{min(absolute)}: the exported runs contain this path, because it names the study's own code; a relative "
+            "path would not show your folders",
             Note,
             stacklevel=2,
         )
@@ -102,7 +102,7 @@ def write_study(
 
 
 def _check_ours(path: Path, text: str) -> None:
-    """Refuse to replace a file that is not of a study, such as the table of a plot with the study's name."""
+    """Refuse to replace a file of another kind, such as the table of a plot with the study's name."""
     if not path.exists() and not path.is_symlink():
         return
     heads, own = (set(content.partition("\n")[0].split(",")) for content in (read_text(path), text))

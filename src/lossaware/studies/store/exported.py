@@ -85,7 +85,7 @@ class Exported:
             )
 
     @cached_property
-    def _home(self) -> dict[str, str]:
+    def _study_of_run(self) -> dict[str, str]:
         """The study from which each run is read."""
         return {key: name for name, study in reversed(self._studies.items()) for key in study.runs}
 
@@ -104,7 +104,7 @@ class Exported:
         Raises:
             UsageError: A file of the run's study has changed.
         """
-        name = self._home.get(spec.key)
+        name = self._study_of_run.get(spec.key)
         if name is None:
             return ()
         if (source := self.source(spec)) is not None and has_changed(spec.own_code, source):
@@ -123,14 +123,14 @@ class Exported:
 
     def environment(self, spec: RunSpec) -> Mapping[str, str]:
         """See `Results.environment`."""
-        name = self._home.get(spec.key)
+        name = self._study_of_run.get(spec.key)
         if name is None:
             return {}
         return self._studies[name].environments[spec.key]
 
     def source(self, spec: RunSpec) -> str | None:
         """The digest of the user's own code of the run."""
-        name = self._home.get(spec.key)
+        name = self._study_of_run.get(spec.key)
         return None if name is None else self._studies[name].sources.get(spec.key)
 
     def specs(self, name: str | None = None) -> list[RunSpec]:
@@ -168,7 +168,7 @@ class Exported:
         return result
 
 
-def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
+def copy_missing_runs(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
     """Copy exported runs into a store that does not have them.
 
     Runs of a user's own task or optimizer are not copied, as the code may have changed.
@@ -180,7 +180,7 @@ def adopt(specs: Iterable[RunSpec], exported: Exported, store: Store) -> int:
     # Files of foreign code are not read.
     for spec in store.missing(spec for spec in specs if not spec.own_code):
         if records := exported.records(spec):
-            store.adopt(spec, records, exported.environment(spec))
+            store.insert_run(spec, records, exported.environment(spec))
             copied += 1
     return copied
 

@@ -104,7 +104,7 @@ class Folder:
                     raise UsageError(f"{where}: this has changed: the file is damaged")
                 launches.append(Launch.from_plain(content))
             except MALFORMED:
-                # If a kill cuts a line short, its launch has not executed runs yet.
+                # If a kill has cut the line short, this launch had not executed runs yet.
                 warnings.warn(f"{where}: cut short or damaged, and ignored", Note, stacklevel=2)
         return launches
 

@@ -47,7 +47,7 @@ CREATE TABLE epochs (
 """
 _TABLES = ("environments", "runs", "epochs")
 _WITH_DIGESTS = ("runs", "epochs")
-_DIGEST = ",digestTEXT"  # the column without spaces; its place differs in files of an earlier version
+_DIGEST = ",digestTEXT"  # the column without spaces; its position differs in files of an earlier version
 LARGEST_VALUE = 1 << 24
 """Maximum size of a value in bytes; an epoch has some hundred."""
 LARGEST_NEW = 1 << 15
@@ -70,7 +70,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise UsageError(f"there are no results at {path}")
     version = _check_header(path)
-    _check_beside(path)
+    _check_companions(path)
     database = sqlite3.connect(_address(path), uri=True)
     try:
         database.execute("PRAGMA query_only = ON")
@@ -95,7 +95,7 @@ def open_for_writing(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection
     if path.exists():
         _check_header(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _check_beside(path)
+    _check_companions(path)
     lock = _hold_lock(path)
     try:
         if not path.exists():
@@ -164,8 +164,8 @@ def one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
-def _make_room(path: Path) -> None:
-    """Remove the leftover of a killed creation of a database, which has no runs."""
+def _remove_leftover(path: Path) -> None:
+    """Remove an unfinished database without runs, left by a process that was killed while it created the database."""
     if _has_runs(path):
         raise UsageError(f"{path} has runs: rename it, or move it away")
     if not remove_own(path, b"SQLite format 3\0") and (path.exists() or path.is_symlink()):
@@ -176,7 +176,7 @@ def _has_runs(path: Path) -> bool:
     try:
         database = open_for_reading(path)
     except (UsageError, OSError, *ERRORS):
-        # Nor is a damaged database with runs removed.
+        # A damaged database that may have runs is not removed either.
         return path.is_file() and path.stat().st_size > LARGEST_NEW
     try:
         return database.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
@@ -184,7 +184,7 @@ def _has_runs(path: Path) -> bool:
         database.close()
 
 
-def _check_beside(path: Path) -> None:
+def _check_companions(path: Path) -> None:
     """Refuse special files next to a foreign database, on which SQLite would block or to which it would write."""
     for ending in ("-wal", "-shm", "-journal", ".lock", ".lock-journal"):
         companion = with_suffix(path, ending)
@@ -217,22 +217,22 @@ def _check(path: Path, database: sqlite3.Connection, version: int) -> None:
 
 
 def _check_schema(path: Path, database: sqlite3.Connection, version: int) -> None:
-    """Refuse what a store does not have: SQL of somebody else, which would run while we read or write."""
+    """Refuse SQL objects that a store does not have, because they would run while we read or write."""
     database.execute("PRAGMA trusted_schema = OFF")
     objects = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
     if other := sorted((kind, name) for kind, name, _ in objects if kind != "table" or name not in _TABLES):
         kind, name = other[0]
         raise UsageError(f"{path}: it has the {kind} {name!r}, which no results of lossaware have: {_DAMAGED}")
     # Constraints, defaults and computed columns are SQL as well.
-    expected = _squeezed(_SCHEMA)
+    expected = _without_spaces(_SCHEMA)
     for _, name, sql in objects:
-        if (_DIGEST in _squeezed(sql)) != (name in _WITH_DIGESTS and version == SCHEMA_VERSION) or (
-            _squeezed(sql).replace(_DIGEST, "") not in expected.replace(_DIGEST, "")
+        if (_DIGEST in _without_spaces(sql)) != (name in _WITH_DIGESTS and version == SCHEMA_VERSION) or (
+            _without_spaces(sql).replace(_DIGEST, "") not in expected.replace(_DIGEST, "")
         ):
             raise UsageError(f"{path}: its tables are not those of format {version}: {_DAMAGED}")
 
 
-def _squeezed(sql: str | None) -> str:
+def _without_spaces(sql: str | None) -> str:
     return "".join((sql or "").split())
 
 
@@ -291,7 +291,7 @@ def _hold_lock(path: Path) -> sqlite3.Connection:
 def _create(path: Path) -> None:
     # Created under another name and then renamed, so that the file is always complete.
     new = with_suffix(path, ".new")
-    _make_room(new)
+    _remove_leftover(new)
     database = sqlite3.connect(new)
     database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
     database.close()

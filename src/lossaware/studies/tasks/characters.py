@@ -83,7 +83,7 @@ def build(network: str = "transformer") -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """2,048 training windows from the first nine tenths of the text, 256 test windows from the rest. No folder."""
+    """2,048 training windows from the first nine tenths of the text, and 256 test windows from the rest."""
     codes, _ = characters()
     cut = len(codes) * 9 // 10
     return Data(

@@ -33,7 +33,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """The data of the task ``digits``; the labels are not used. Reads no folder."""
+    """The data of the task ``digits``; the labels are not used. Does not use the folder."""
     return digits.load(folder)
 
 

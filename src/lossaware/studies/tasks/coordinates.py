@@ -26,7 +26,7 @@ class RandomSines(nn.Module):
         self.register_buffer("directions", DEVIATION * torch.randn(2, FEATURES, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Sines and cosines of random projections of ``x``."""
         angles = 2 * math.pi * x @ self.directions
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -49,7 +49,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """128 x 128 pixels of ``china.jpg``: three quarters for training, the rest for tests. Reads no folder."""
+    """128 x 128 pixels of ``china.jpg``: three quarters for training, the rest for tests. Does not use the folder."""
     square = load_sample_image("china.jpg")[100 : 100 + 2 * SIDE : 2, 200 : 200 + 2 * SIDE : 2]
     colours = torch.from_numpy(square.copy()).reshape(-1, 3).float() / 127.5 - 1
     rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, SIDE)] * 2, indexing="ij")

@@ -33,7 +33,7 @@ def build(depth: int = 12) -> Task:
 
 
 def network(depth: int) -> nn.Sequential:
-    """Hidden layers of 64 rectified units, initialised as in He et al. (2015): (batch, 64) to (batch, 10)."""
+    """Hidden layers of 64 units with ReLU, initialised as in He et al. (2015): (batch, 64) to (batch, 10)."""
     layers: list[nn.Module] = []
     for _ in range(depth - 1):
         layers += [nn.Linear(64, 64), nn.ReLU()]

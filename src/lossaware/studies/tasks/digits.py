@@ -42,7 +42,7 @@ def build(hidden: int = 64) -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """1,438 training and 359 test images, standardised; the same for each seed of a run. Reads no folder."""
+    """1,438 training and 359 test images, standardised; the same for each seed of a run. Does not use the folder."""
     return Data(*read())
 
 

@@ -31,7 +31,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """12,800 training windows from the first nine tenths of the text, 2,000 test windows from the rest. No folder."""
+    """12,800 training windows from the first nine tenths of the text, 2,000 test windows from the rest."""
     codes = words(VOCABULARY)
     cut = len(codes) * 9 // 10
     return Data(

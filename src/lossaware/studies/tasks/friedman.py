@@ -32,7 +32,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """2,000 training and 1,000 test examples, standardised; the test values have no noise. Reads no folder."""
+    """2,000 training and 1,000 test examples, standardised; the test values have no noise. Does not use the folder."""
     inputs, values = make_friedman1(TRAIN + TEST, n_features=10, noise=NOISE, random_state=SEED)
     _, clean = make_friedman1(TRAIN + TEST, n_features=10, noise=0.0, random_state=SEED)
     x = torch.from_numpy(inputs).float() * 12**0.5 - 3**0.5

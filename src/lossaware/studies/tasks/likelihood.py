@@ -31,7 +31,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """sin(3 x) with noise of 0.01 for x below 0 and 0.1 above, x uniform in [-2, 2]. Reads no folder."""
+    """sin(3 x) with noise of 0.01 for x below 0 and 0.1 above, x uniform in [-2, 2]. Does not use the folder."""
     generator = torch.Generator().manual_seed(SEED)
     x = 4 * torch.rand(TRAIN + TEST, 1, generator=generator) - 2
     noise = torch.randn(len(x), 1, generator=generator) * torch.where(x < 0, 0.01, 0.1)

@@ -14,7 +14,7 @@ SEED = 0
 
 
 def build(share: float = 0.2) -> Task:
-    """Digits with wrong labels: a training loss of 0 means that the wrong labels were learned.
+    """Digits with wrong labels. A training loss of 0 means that the network has learned the wrong labels.
 
     Args:
         share: Share of the training labels that are drawn at random, in [0, 1]. The test labels are correct.

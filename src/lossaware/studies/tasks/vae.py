@@ -48,7 +48,7 @@ def build() -> Task:
 
 
 def load(folder: Path | None = None) -> Data:
-    """The images of the task ``digits``, scaled to [0, 1]. Reads no folder."""
+    """The images of the task ``digits``, scaled to [0, 1]. Does not use the folder."""
     train, test = (part.tensors[0] for part in digits.read())
     low, high = train.min(), train.max()
     first, second = (InMemory((((part - low) / (high - low)).clamp(0, 1),)) for part in (train, test))

@@ -92,7 +92,7 @@ def _rehearse(spec: RunSpec, data: DataSource, function: TrialFunction) -> None:
             raise UsageError(f"{label}: {where(error)}") from error
         if isinstance(returned, Task):
             raise UsageError(f"{function.name} returns a Task: its argument is missing: pass --set NAME=VALUE")
-        trial.seen()
+        trial.check_calls()
         check_score(f"function {function.name!r}", returned)
 
 

@@ -83,7 +83,7 @@ def run(
                 records.append(training.epoch(len(records) + 1, on_progress))
             is_at_end = early_stopping.is_at_end(spec, records, task.score, higher_is_better=task.higher_is_better)
             if shared is not None and not is_at_end:
-                shared.keep(lambda: _kept(training, records))
+                shared.keep(lambda: _checkpoint_state(training, records))
             yield records[-1]
 
 
@@ -102,11 +102,11 @@ def _start_or_resume(
     begin: "Callable[[], _Training]", epochs: int, checkpoint: Checkpoint | SharedCheckpoint | None
 ) -> tuple["_Training", list[EpochRecord]]:
     """A run at its beginning, or restored from its checkpoint, with the epochs so far."""
-    if checkpoint is not None and (kept := checkpoint.load()) is not None:
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
         training = begin()
         try:
-            records = _records_of(kept, epochs)
-            training.load_state_dict(kept["training"])
+            records = _records_of(state, epochs)
+            training.load_state_dict(state["training"])
         except Exception as error:  # it may be half loaded
             checkpoint.refuse(f"does not fit ({where(error)})")
         else:
@@ -115,13 +115,13 @@ def _start_or_resume(
     return begin(), []
 
 
-def _records_of(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
+def _records_of(state: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
     """The epochs of a checkpoint.
 
     Raises:
         Exception: They are not the first epochs of an unfinished run.
     """
-    records = [EpochRecord(**record) for record in kept["records"]]
+    records = [EpochRecord(**record) for record in state["records"]]
     if not 0 < len(records) < epochs or [record.epoch for record in records] != list(range(1, len(records) + 1)):
         raise ValueError(f"it has the epochs {[record.epoch for record in records]} of {epochs}")
     for record in records:
@@ -133,7 +133,7 @@ def _records_of(kept: Mapping[str, Any], epochs: int) -> list[EpochRecord]:
     return records
 
 
-def _kept(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
+def _checkpoint_state(training: "_Training", records: Sequence[EpochRecord]) -> dict[str, Any]:
     return {"training": training.state_dict(), "records": [asdict(record) for record in records]}
 
 

@@ -237,7 +237,7 @@ class Trial:
         for epoch in range(start, count):
             self._progress.begin(epoch + 1)
             yield epoch
-            self._seen()
+            self._end_rehearsal()
 
     def report(self, epoch: int | None = None, /, *unnamed: Any, **values: Any) -> None:
         """Report the measures of an epoch.
@@ -257,7 +257,7 @@ class Trial:
             raise UsageError(
                 f"trial.report(epoch, ...): a value needs a name, such as loss=loss, got {unnamed[0]!r:.60}"
             )
-        self._seen()
+        self._end_rehearsal()
         self._reports.add(epoch, values)
 
     def finish(self, score: Any) -> int:
@@ -276,7 +276,7 @@ class Trial:
 
     # Rehearsal --------------------------------------------------------------------------------------------------------
 
-    def seen(self) -> None:
+    def check_calls(self) -> None:
         """Check the calls during a rehearsal.
 
         Raises:
@@ -298,15 +298,15 @@ class Trial:
                     "LGA does not get the loss: pass it by optimizer.step(loss=loss), or lga.observe(loss) before it"
                 )
 
-    def _seen(self) -> None:
+    def _end_rehearsal(self) -> None:
         """End a rehearsal; in a run, do nothing."""
         if self._rehearsal:
-            self.seen()
+            self.check_calls()
             self._listener.rehearsed()
             raise Rehearsed(0)
 
     def _stepped(self, attached: LGA) -> None:
-        self._seen()
+        self._end_rehearsal()
         self._progress.step(attached)
 
 

@@ -29,7 +29,7 @@ def render_template(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(version=__version__, layout=layout, palette=PALETTE, colors=len(SERIES))
-    # A mark for the direction of writing would show the digits behind it in reverse.
+    # Marks for the direction of writing are replaced: they would reverse the digits after them.
     return terminal(without_home(environment.get_template(template).render(**content)))
 
 

@@ -50,7 +50,7 @@ def body(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
 
 
 def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
-    """An empty line, then explanations, legend, caption, notes and provenance; empty if the table lacks them."""
+    """An empty line, then explanations, legend, caption, notes and provenance; nothing if all of them are empty."""
     layout = _layout(table, width, encoding)
     left_out = [table.heads[i][-1] for i in table.optional if i not in layout.columns]
     shown = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
