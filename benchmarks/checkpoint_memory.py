@@ -33,7 +33,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def begun(parameters: int) -> tuple[torch.nn.Module, torch.optim.Adam]:
+def model_after_a_step(parameters: int) -> tuple[torch.nn.Module, torch.optim.Adam]:
     """A model and its optimizer after a step."""
     side = math.isqrt(parameters // TENSORS)
     model = torch.nn.Sequential(*(torch.nn.Linear(side, side, bias=False) for _ in range(TENSORS)))
@@ -53,15 +53,15 @@ def part(name: str, parameters: int, path: Path) -> None:
     """A part in this process; prints its memory in bytes."""
     torch.set_num_threads(1)
     checkpoint.SECONDS, checkpoint.SHARE = 0.0, math.inf
-    kept = checkpoint.Checkpoint(path, SPEC, lambda message, _: print(message, file=sys.stderr))
-    begun(TENSORS)  # modules that the first step imports do not belong to the run
+    file = checkpoint.Checkpoint(path, SPEC, lambda message, _: print(message, file=sys.stderr))
+    model_after_a_step(TENSORS)  # modules that the first step imports do not belong to the run
     before = peak()
     if name == "resume":
-        state: Any = kept.load()
+        state: Any = file.load()
         assert state is not None
-    model, optimizer = begun(parameters) if name != "resume" else resumed(parameters, state)
+    model, optimizer = model_after_a_step(parameters) if name != "resume" else resumed(parameters, state)
     if name == "write":
-        kept.keep(lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+        file.keep(lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
     print(peak() - before)
 
 
@@ -79,14 +79,14 @@ def resumed(parameters: int, state: dict[str, Any]) -> tuple[torch.nn.Module, to
 
 def measure(parameters: int) -> dict[str, int]:
     """Bytes by part: without a checkpoint, writing one, resuming from it."""
-    found = {}
+    memory = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("run", "write", "resume"):
             command = [sys.executable, "-m", "benchmarks.checkpoint_memory", "--part", name]
             command += ["--parameters", str(parameters), "--path", str(Path(folder) / "checkpoint.pt")]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-            found[name] = int(done.stdout)
-    return found
+            result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+            memory[name] = int(result.stdout)
+    return memory
 
 
 def main() -> None:
@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=100_000_000)
     parser.add_argument("--part")
     parser.add_argument("--path", type=Path)
-    given = parser.parse_args()
-    if given.part:
-        part(given.part, given.parameters, given.path)
+    arguments = parser.parse_args()
+    if arguments.part:
+        part(arguments.part, arguments.parameters, arguments.path)
         return
-    found = measure(given.parameters)
-    for name, size in found.items():
-        print(f"{name:<7} {size / 2**20:8.0f} MiB  {size / found['run']:.2f} of the run without a checkpoint")
+    memory = measure(arguments.parameters)
+    for name, size in memory.items():
+        print(f"{name:<7} {size / 2**20:8.0f} MiB  {size / memory['run']:.2f} of the run without a checkpoint")
 
 
 if __name__ == "__main__":

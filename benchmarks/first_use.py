@@ -53,16 +53,16 @@ def measure() -> dict[str, float]:
 
 def goals() -> list[Goal]:
     """With an empty cache, and with one that has the library."""
-    found = []
+    runs = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            done = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-m", "benchmarks.first_use"],
                 check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
                 env={**os.environ, "XDG_CACHE_HOME": folder},
             )  # fmt: skip
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    first, second = found
+            runs.append(json.loads(result.stdout.splitlines()[-1]))
+    first, second = runs
     assert first["compilers while attaching"] >= 1, "the library was there already"
     cached = second["compilers while attaching"] + second["compilers in steps"]
     return [

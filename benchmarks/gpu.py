@@ -85,10 +85,12 @@ def two_launches() -> list[Goal]:
     plain, ours = (on_gpu(10**6, 300, torch.optim.Adam) for _ in range(2))
     lga = attach(ours)
     base = launches(plain.step)
-    found = launches(lambda: ours.step(loss=loss), may_wait=False)
+    with_lga = launches(lambda: ours.step(loss=loss), may_wait=False)
     assert lga.status.open_share > 0
     # Reading the loss copies it, so that it may be changed afterwards: one more small kernel.
-    return [Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(found) - len(base), 3, unit="")]
+    return [
+        Goal("3 CUDA", "kernels that LGA adds to a step of Adam, 300 tensors", len(with_lga) - len(base), 3, unit="")
+    ]
 
 
 def bandwidth(elements: int, rounds: int) -> list[Goal]:
@@ -220,13 +222,13 @@ def main() -> None:
     failed = 0
     for part in parts:
         try:
-            found = part()
+            part_goals = part()
         except Exception:
             traceback.print_exc()
             failed += 1
             continue
-        goals += found
-        print(as_markdown(found), flush=True)
+        goals += part_goals
+        print(as_markdown(part_goals), flush=True)
         write(goals, arguments.output)
     if failed:
         sys.exit(f"{failed} of {len(parts)} parts failed, see above")
@@ -235,9 +237,9 @@ def main() -> None:
 def write(goals: Sequence[Goal], folder: Path) -> None:
     """Write the results so far to ``gpu.json`` and ``gpu.md``."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
-    (folder / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    head = f"{found['date']}, commit {found['commit']}, {found['machine']}, {found['software']}"
+    content = {**circumstances("python -m benchmarks.gpu"), "goals": [asdict(goal) for goal in goals]}
+    (folder / "gpu.json").write_text(json.dumps(content, indent=1) + "\n")
+    head = f"{content['date']}, commit {content['commit']}, {content['machine']}, {content['software']}"
     (folder / "gpu.md").write_text(f"{head}\n\n{as_markdown(goals)}\n")
 
 

@@ -130,7 +130,7 @@ def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
     here = environment("cuda")
     source = source_digest()
     known = read(out)
-    found: dict[str, Mapping[str, object]] = dict(known)
+    results: dict[str, Mapping[str, object]] = dict(known)
     complete = True
     for part in parts(data, out):
         before = known.get(part.name, {})
@@ -147,11 +147,11 @@ def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
         note: dict[str, object] = {name: here[name] for name in ("date", "commit", "device", "torch") if name in here}
         note |= {"command": f"python {shlex.join(part.command)}", "source": source}
         began = time.monotonic()
-        write(out, found | {part.name: note | {"state": "cut off"}})  # until it is known to be better
+        write(out, results | {part.name: note | {"state": "cut off"}})  # until it is known to be better
         state = carry_out(part, out, seconds)
-        found[part.name] = note | {"state": state, "seconds": round(time.monotonic() - began)}
-        write(out, found)
-        print(f"{part.name}: {state} after {found[part.name]['seconds']} s", flush=True)
+        results[part.name] = note | {"state": state, "seconds": round(time.monotonic() - began)}
+        write(out, results)
+        print(f"{part.name}: {state} after {results[part.name]['seconds']} s", flush=True)
         complete = complete and state == "done"
     export(out)
     return complete
@@ -175,10 +175,10 @@ def read(out: Path) -> dict[str, dict[str, object]]:
     return content
 
 
-def write(out: Path, found: Mapping[str, Mapping[str, object]]) -> None:
+def write(out: Path, results: Mapping[str, Mapping[str, object]]) -> None:
     """Keep how far each part came."""
     new = out / "session.json.new"
-    new.write_text(json.dumps(found, indent=1) + "\n")
+    new.write_text(json.dumps(results, indent=1) + "\n")
     new.replace(out / "session.json")
 
 

@@ -24,7 +24,7 @@ def memory() -> Iterator[Goal]:
             ("auto", attach_auto, 1.0),
             ("auto, mean in bfloat16", partial(attach_auto, mean_dtype="bfloat16"), 0.5),
         )
-        for gamma2, make_lga, kept in cases:
+        for gamma2, make_lga, most in cases:
             for name, make in (("SGD", torch.optim.SGD), ("Adam, fused", torch.optim.Adam)):
                 arguments: dict[str, Any] = {"fused": True} if name != "SGD" else {}
                 plain, ours = (make(make_parameters(TOTAL, 10), lr=TINY, **arguments) for _ in range(2))
@@ -35,7 +35,7 @@ def memory() -> Iterator[Goal]:
                 peak = max(0, peak_extra_bytes(partial(step, loss=LOSS)) - peak_extra_bytes(plain.step)) / (4 * TOTAL)
                 assert lga.status.open_share == 1
                 what = f"{name}, gamma2 {gamma2}"
-                yield Goal("memory", f"{what}, state that LGA adds", more, kept, unit="tensors", floor=kept)
+                yield Goal("memory", f"{what}, state that LGA adds", more, most, unit="tensors", floor=most)
                 yield Goal("memory", f"{what}, peak of a step above the base's", peak, 0.01, unit="tensors", floor=0.0)
 
 

@@ -18,12 +18,12 @@ AMOUNT_OF_STEP = GAMMA2 * LOSS
 def make_parameters(total: int, tensors: int = 1) -> list[nn.Parameter]:
     """This number of parameters in this number of tensors of equal size, with gradients."""
     generator = torch.Generator().manual_seed(0)
-    made = []
+    result = []
     for _ in range(tensors):
         p = nn.Parameter(torch.randn(total // tensors, generator=generator))
         p.grad = torch.randn(total // tensors, generator=generator)
-        made.append(p)
-    return made
+        result.append(p)
+    return result
 
 
 def attach(optimizer: torch.optim.Optimizer, gamma2: float = GAMMA2) -> LGA:

@@ -110,7 +110,7 @@ def peers(seconds: float, totals: tuple[int, ...] = (10**6, 10**7, 10**8)) -> tu
     rows, goals = [], []
     for total in totals:
         times: dict[str, float] = {}
-        for name, step, params in _made(total):
+        for name, step, params in _make(total):
             before = params[0].detach().clone()
             with threads(1):
                 measured = take_turns({name: step}, seconds, least=3, most=50)
@@ -124,7 +124,7 @@ def peers(seconds: float, totals: tuple[int, ...] = (10**6, 10**7, 10**8)) -> tu
     return rows, goals
 
 
-def _made(total: int) -> Iterator[tuple[str, Callable[[], object], list[torch.nn.Parameter]]]:
+def _make(total: int) -> Iterator[tuple[str, Callable[[], object], list[torch.nn.Parameter]]]:
     for name, make in PEERS.items():
         torch._dynamo.reset()
         params = make_parameters(total, 10)

@@ -54,8 +54,8 @@ def eager(seconds: float) -> Iterator[Finding]:
     """The correction by itself, against one addition and against the plain form."""
     cases = [(10_000, 1), (1, 1), (1, 2), (1_000, 1), (1_000, 2)]
     for tensors, count in cases:
-        made = make_parameters(10**7, tensors)
-        params, grads = [p.detach() for p in made], [p.grad for p in made if p.grad is not None]
+        parameters = make_parameters(10**7, tensors)
+        params, grads = [p.detach() for p in parameters], [p.grad for p in parameters if p.grad is not None]
         correction = Correction(XI, "push")
         before = params[-1].clone()
         correction.apply(zip(params, grads, strict=True), AMOUNT)
@@ -209,8 +209,8 @@ def scaling(seconds: float) -> list[dict[str, float]]:
     sizes = [(10**k, 1) for k in (5, 6, 7, 8)] + [(10**7, 10**k) for k in (1, 2, 3, 4)]
     with threads(1):
         for total, tensors in sizes:
-            made = make_parameters(total, tensors)
-            params, grads = [p.detach() for p in made], [p.grad for p in made if p.grad is not None]
+            parameters = make_parameters(total, tensors)
+            params, grads = [p.detach() for p in parameters], [p.grad for p in parameters if p.grad is not None]
             means = Means([torch.zeros_like(p) for p in params], 0.1)
             pairs = list(zip(params, grads, strict=True))
             correction = Correction(XI, "push")

@@ -504,9 +504,9 @@ class Agreement:
         if furthest > 0:
             self.reach = furthest / (lr * factor)
         if first and furthest > share:  # of the first step it is not known before
-            kept = share / furthest
-            moved = [b * kept for b in moved]
-            self.tensors = [x0 + (x - x0) * kept for x0, x in zip(start, self.tensors, strict=True)]
+            ratio = share / furthest
+            moved = [b * ratio for b in moved]
+            self.tensors = [x0 + (x - x0) * ratio for x0, x in zip(start, self.tensors, strict=True)]
         if not math.isfinite(loss):
             return
         self.take_in(loss)

@@ -35,7 +35,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the roles."""
     roles = {
         "measured": Measured,
-        "printed": Printed,
+        "printed": Published,
         "agreement": Agreement,
         "effects": Effects,
         "printed-effects": PrintedEffects,
@@ -102,7 +102,7 @@ class Measured(_StudyRole):
         return show_mean(measured, digits_of([measured])[0]) + f" ({few})" * bool(few)
 
 
-class Printed(_StudyRole):
+class Published(_StudyRole):
     """The published figure of a cell."""
 
     def figure(self) -> str:
@@ -130,12 +130,12 @@ class Effects(_StudyRole):
     def figure(self) -> str:
         """See `_FigureRole.figure`."""
         table, keys = self.chosen()
-        found = [it for it in comparisons(table) if it.variant in keys and it.count and not it.with_lga.changed]
-        if not found:
+        compared = [it for it in comparisons(table) if it.variant in keys and it.count and not it.with_lga.changed]
+        if not compared:
             return "no pair is measured"
-        words = [it.verdict.word if it.count > 1 else "one seed" for it in found]
-        parts = [f"{count} of {len(found)}: {word}" for word in dict.fromkeys(words) if (count := words.count(word))]
-        unsure = Ways.of(it.way for it in found if it.verdict.word == "too few seeds to tell")
+        words = [it.verdict.word if it.count > 1 else "one seed" for it in compared]
+        parts = [f"{count} of {len(compared)}: {word}" for word in dict.fromkeys(words) if (count := words.count(word))]
+        unsure = Ways.of(it.way for it in compared if it.verdict.word == "too few seeds to tell")
         if unsure.total:
             parts.append(f"of the undecided {unsure.better} better, {unsure.equal} the same, {unsure.worse} worse")
         return "; ".join(parts)
@@ -177,10 +177,10 @@ class Value(_TableRole):
         """See `_FigureRole.figure`."""
         name, (*values, column) = self.words()
         column, _, form = column.partition(":")
-        found = _having(self.table(name), values)
-        if len(found) != 1:
-            raise ValueError(f"{len(found)} rows have these values, not one")
-        return format(float(found[0][column]), form) if form else found[0][column]
+        rows = _having(self.table(name), values)
+        if len(rows) != 1:
+            raise ValueError(f"{len(rows)} rows have these values, not one")
+        return format(float(rows[0][column]), form) if form else rows[0][column]
 
 
 class Rows(_TableRole):

@@ -155,26 +155,26 @@ class MeasuredFilesDirective(_Measured):
     def run(self) -> list[nodes.Node]:
         """See the module."""
         folder = self.folder / self.arguments[0]
-        found: list[nodes.Node] = []
+        content: list[nodes.Node] = []
         for path in sorted(folder.glob("*")):
             self.env.note_dependency(str(path))
             match path.suffix:
                 case ".md":
-                    found += self.markdown(path.read_text(encoding="utf-8"))
+                    content += self.markdown(path.read_text(encoding="utf-8"))
                 case ".txt":
-                    found.append(nodes.literal_block("", path.read_text(encoding="utf-8"), language="text"))
+                    content.append(nodes.literal_block("", path.read_text(encoding="utf-8"), language="text"))
                 case ".svg":
-                    found.append(_figure(path.read_text(encoding="utf-8"), path.stem))
-        return found or self.markdown(":::{admonition} Not measured yet\n" + "\n".join(self.content) + "\n:::\n")
+                    content.append(_figure(path.read_text(encoding="utf-8"), path.stem))
+        return content or self.markdown(":::{admonition} Not measured yet\n" + "\n".join(self.content) + "\n:::\n")
 
 
 def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
     """A figure for each measured base, with every variant of LGA in the study."""
     groups: dict[tuple[RunSpec, Metric], dict[str, list[list[float]]]] = {}
-    shown: set[tuple[RunSpec, Metric]] = set()
+    included: set[tuple[RunSpec, Metric]] = set()
     for cell in (measured.cell for measured in table.cells.values()):
         specs, metric = cell.specs, replace(cell.metric, at="final")
-        if not specs or specs[0].lga is None or (specs[0], metric) in shown:  # a table may show a run several times
+        if not specs or specs[0].lga is None or (specs[0], metric) in included:  # a table may show a run several times
             continue
         runs = [(exported.records(without_lga(spec)), exported.records(spec)) for spec in specs]
         finished = [
@@ -184,7 +184,7 @@ def curves(table: StudyTable, exported: Exported) -> list[nodes.Node]:
         ]
         if not finished:
             continue
-        shown.add((specs[0], metric))
+        included.add((specs[0], metric))
         without, with_lga = map(list, zip(*finished, strict=True))
         lines = groups.setdefault((without_lga(specs[0]), metric), {"without LGA": without})
         lines[_label(table.study, cell.row, cell.column)] = with_lga
@@ -218,8 +218,8 @@ def _gallery(metric: Metric, groups: list[Curves]) -> nodes.Node:
         f"<figure><figcaption>{html.escape(figure.heading)}</figcaption>{_image(figure.image)}</figure>"
         for figure in plot_curves(groups)
     ]
-    said = f"{metric.measure.capitalize()} by epoch: mean over seeds, and their range as a band."
-    text = f'<p>{said}</p><ul class="series">{keys}</ul><div class="grid">{"".join(drawn)}</div>'
+    caption = f"{metric.measure.capitalize()} by epoch: mean over seeds, and their range as a band."
+    text = f'<p>{caption}</p><ul class="series">{keys}</ul><div class="grid">{"".join(drawn)}</div>'
     if len(drawn) > MANY:
         text = f"<details><summary>{len(drawn)} figures: {metric.measure} by epoch</summary>{text}</details>"
     return nodes.raw("", f'<div class="curves">{text}</div>', format="html")

@@ -19,13 +19,13 @@ def _find(app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.N
         return None
     python = env.domains["py"]
     # A name that was imported has two entries for one place.
-    found = {
+    matches = {
         (entry.docname, entry.node_id)
         for name, entry in python.data["objects"].items()
         if name.endswith(f".{target}") and not entry.aliased
     }
-    if len(found) != 1:
+    if len(matches) != 1:
         return None
-    page, place = found.pop()
+    page, place = matches.pop()
     uri = app.builder.get_relative_uri(node["refdoc"], page)
     return nodes.reference("", "", text, internal=True, refuri=f"{uri}#{place}", reftitle=target)

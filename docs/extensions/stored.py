@@ -27,8 +27,8 @@ def exported_in(folder: Path) -> Exported:
 
 def _state(folder: Path) -> State:
     """The names, times and sizes of all files: a changed file is read again."""
-    found = ((path.name, path.stat()) for path in sorted(folder.glob("*")))
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
+    files = ((path.name, path.stat()) for path in sorted(folder.glob("*")))
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
 
 
 @lru_cache(maxsize=1)

@@ -199,8 +199,8 @@ class AutoGamma2(Gamma2Rule):
 
     def __repr__(self) -> str:
         """Without ``mean_dtype`` where that is None, as in checkpoints of versions that did not have it."""
-        shown = [f for f in fields(self) if f.name != "mean_dtype" or self.mean_dtype is not None]
-        return f"AutoGamma2({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
+        listed = [f for f in fields(self) if f.name != "mean_dtype" or self.mean_dtype is not None]
+        return f"AutoGamma2({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in listed)})"
 
     def group_size(self, scale: Scalar, xi: Scalar) -> Scalar:
         """See `Gamma2Rule.group_size`: the maximum push of a step, times xi."""

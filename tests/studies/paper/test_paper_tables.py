@@ -284,14 +284,14 @@ def test_every_run_can_be_set_up(name: str) -> None:
 
 def test_written_out_defaults_are_those_of_lga() -> None:
     parameters = inspect.signature(LGA).parameters
-    for written, strategy in (
+    for options, strategy in (
         (LGA_DEFAULTS, BackOff()),
         (SELF_SET_DEFAULTS, AutoGamma2()),
         (AGREEMENT_DEFAULTS, Agreement()),
     ):
         defaults = {name: parameter.default for name, parameter in parameters.items()} | strategy.defaults._asdict()
         defaults |= {f"gamma2.{name}": value for name, value in dataclasses.asdict(strategy).items()}
-        assert {name: defaults[name] for name in written} == {**written, "gamma2": defaults["gamma2"]}
+        assert {name: defaults[name] for name in options} == {**options, "gamma2": defaults["gamma2"]}
     constants = {f"gamma2.{field.name}" for field in dataclasses.fields(AutoGamma2)}
     assert constants - {"gamma2.mean_dtype"} <= set(SELF_SET_DEFAULTS)  # added later, like the upper bound below
     assert lga_options({"gamma2": "auto", "gamma2.mean_dtype": None}) == lga_options({"gamma2": "auto"})

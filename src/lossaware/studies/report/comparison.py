@@ -207,7 +207,7 @@ def _run_curves(study: Study, compared: Sequence[Comparison], results: Results) 
 
 
 def _section(
-    table: Table, study: Study, compared: Sequence[Comparison], results: Results, shown: Sequence[Metric]
+    table: Table, study: Study, compared: Sequence[Comparison], results: Results, metrics: Sequence[Metric]
 ) -> report.Section:
     """A table and its learning curves."""
     return report.Section(
@@ -220,7 +220,7 @@ def _section(
                 "Mean over the seeds; the band reaches from the lowest to the highest seed.",
                 plot_curves(_curves(study, compared, results, metric)),
             )
-            for metric in shown
+            for metric in metrics
         ],
     )
 
@@ -231,9 +231,9 @@ def _curve_metrics(compared: Sequence[Comparison], results: Results) -> list[Met
     if metric.set != "reported":
         return [metric]
     runs = [results.records(spec) for it in compared for cell in (it.without, it.with_lga) for spec in cell.cell.specs]
-    for shown in (metric, replace(metric, name="loss", higher_is_better=False, percent=False)):
-        if any(math.isfinite(value) for run in runs for value in shown.curve(run)[:-1]):
-            return [shown]
+    for candidate in (metric, replace(metric, name="loss", higher_is_better=False, percent=False)):
+        if any(math.isfinite(value) for run in runs for value in candidate.curve(run)[:-1]):
+            return [candidate]
     return []
 
 

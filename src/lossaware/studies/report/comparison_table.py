@@ -174,9 +174,9 @@ def _spread(compared: Sequence[Comparison]) -> list[str]:
         for one in (it.base_scores, it.lga_scores, it.result.difference)
     ]
     wide = [one.is_wider_than(scale) for one, scale in means]
-    shown = any(one.n >= FEWEST and not is_wide for (one, _), is_wide in zip(means, wide, strict=True))
+    has_interval = any(one.n >= FEWEST and not is_wide for (one, _), is_wide in zip(means, wide, strict=True))
     return [
-        *["± is the half width of the 95 % t-interval"] * shown,
+        *["± is the half width of the 95 % t-interval"] * has_interval,
         *[without_interval(n) for n in sorted({one.n for one, _ in means}) if 0 < n < FEWEST],
         *[f"in brackets {WIDE}"] * any(wide),
     ]

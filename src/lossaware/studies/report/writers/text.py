@@ -53,9 +53,9 @@ def below(table: Table, width: int, encoding: str = "utf-8") -> RenderableType:
     """An empty line, then explanations, legend, caption, notes and provenance; nothing if all of them are empty."""
     layout = _layout(table, width, encoding)
     left_out = [table.heads[i][-1] for i in table.optional if i not in layout.columns]
-    shown = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
-    lines = [Text(line) for line in shown.explanations] + [Text(line, style="yellow") for line in shown.legend]
-    lines += [Text(line, style="dim") for line in shown.below]
+    visible = replace(layout.table, optional={i: it for i, it in layout.table.optional.items() if i in layout.columns})
+    lines = [Text(line) for line in visible.explanations] + [Text(line, style="yellow") for line in visible.legend]
+    lines += [Text(line, style="dim") for line in visible.below]
     lines += [Text(f"Not shown in {width} columns: {', '.join(left_out)}.", style="dim")] if left_out else []
     return Group(Text(), *lines) if lines else Group()
 
@@ -188,12 +188,13 @@ def _row(
 ) -> list[Text]:
     lead = layout.lead
     lines = []
-    for number, ((name, _), shown) in enumerate(zip(row.lines, texts, strict=True)):
+    for number, ((name, _), line_texts) in enumerate(zip(row.lines, texts, strict=True)):
         titles = row.names if number == 0 else [""] * len(row.names)
         gaps = [GAP] * (len(titles) - (not layout.table.with_lines)) + [0]
         names = [_wrapped(it, size - gap) for it, size, gap in zip(titles, lead, gaps, strict=False)]
         cells = {
-            i: _wrapped(shown[i], widths[i] - GAP) if i in layout.table.text_columns else [shown[i]] for i in chosen
+            i: _wrapped(line_texts[i], widths[i] - GAP) if i in layout.table.text_columns else [line_texts[i]]
+            for i in chosen
         }
         for part in range(max(map(len, (*names, *cells.values())), default=1)):
             line = Text(no_wrap=True)
