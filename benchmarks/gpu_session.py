@@ -72,7 +72,7 @@ def parts(data: Path, out: Path) -> list[Part]:
     ]
 
 
-def carry_out(part: Part, out: Path, seconds: float) -> str:
+def execute_part(part: Part, out: Path, seconds: float) -> str:
     """Execute it, with its output in a log.
 
     Returns:
@@ -110,7 +110,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 def export(out: Path) -> None:
     """Write the complete runs as files; the log says if there are none."""
     command = ["-m", "lossaware", "study", "export", TABLE[0], "--out", str(out), "--to", str(out / "results")]
-    carry_out(Part("export", command), out, GRACE)
+    execute_part(Part("export", command), out, GRACE)
 
 
 def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
@@ -148,7 +148,7 @@ def session(data: Path, out: Path, minutes: float, again: bool = False) -> bool:
         note |= {"command": f"python {shlex.join(part.command)}", "source": source}
         began = time.monotonic()
         write(out, results | {part.name: note | {"state": "cut off"}})  # until it is known to be better
-        state = carry_out(part, out, seconds)
+        state = execute_part(part, out, seconds)
         results[part.name] = note | {"state": state, "seconds": round(time.monotonic() - began)}
         write(out, results)
         print(f"{part.name}: {state} after {results[part.name]['seconds']} s", flush=True)

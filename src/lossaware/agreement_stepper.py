@@ -71,7 +71,7 @@ class AgreementStepper(Stepper):
             share = float(self._agreement.gamma2(self._state, 1.0, HOST))
             self._shares = self._bound.begin(active, share)
         else:
-            self._bound.set_aside(active)
+            self._bound.remove_gradients(active)
 
     def release(self, *_: Any) -> None:
         """See `Stepper.release`."""

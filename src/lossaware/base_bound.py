@@ -97,8 +97,8 @@ class BaseBound:
             self._samples.append(_Bounded(group, rate, own, moving, samples, copies))
         return shares
 
-    def set_aside(self, active: Active) -> None:
-        """Before the base's step: remove its gradients, so that it does not change the parameters."""
+    def remove_gradients(self, active: Active) -> None:
+        """Before the base's step: remove the gradients, so that the base does not change the parameters."""
         for group, _ in active:
             for p in group["params"]:
                 if p.grad is not None:
@@ -158,7 +158,7 @@ class _Bounded:
         if reach > self.share:
             ratio = self.share / reach  # 0 where it is infinite
             for p, before in self._pairs():
-                _take_back(p, before, ratio)
+                _reduce_movement(p, before, ratio)
                 moved[id(p)] = moved[id(p)] * ratio if ratio else 0.0
         return reach
 
@@ -167,8 +167,8 @@ class _Bounded:
 
 
 @torch.no_grad()
-def _take_back(p: Tensor, before: Tensor, ratio: float) -> None:
-    """Keep this share of a tensor's movement."""
+def _reduce_movement(p: Tensor, before: Tensor, ratio: float) -> None:
+    """Reduce a tensor's movement to this share of it."""
     p.copy_(before + (p - before) * ratio if ratio else before)
 
 

@@ -34,7 +34,7 @@ def log(value: Scalar) -> Scalar:
     """Natural logarithm of a scalar of any kind."""
     if isinstance(value, (int, float)):
         return math.log(value)
-    if not hasattr(value, "at"):  # a torch tensor; asked this way, since older compilers of torch deny its other names
+    if not hasattr(value, "at"):  # a torch tensor; older compilers of torch do not find its other attributes
         return value.log()
     import jax.numpy
 

@@ -52,7 +52,7 @@ SMALL = small()
 QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
 
 
-def carried_out(study: Study, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
+def run_comparison(study: Study, out: Path, console: Console = QUIET, engine: Engine | None = None) -> Outcome:
     task = load_task("digits", study.file.base.task_options)
     return execute_comparison(study, task, data=None, engine=engine or LocalEngine(2), out=out, console=console)
 
@@ -60,7 +60,7 @@ def carried_out(study: Study, out: Path, console: Console = QUIET, engine: Engin
 @pytest.fixture(scope="module")
 def finished_comparison(tmp_path_factory) -> tuple[Outcome, Path]:
     out = tmp_path_factory.mktemp("done")
-    return carried_out(SMALL, out), out
+    return run_comparison(SMALL, out), out
 
 
 class InProcess:
@@ -161,11 +161,11 @@ def test_the_data_is_loaded_once_before_the_first_run(engine, tmp_path, monkeypa
     loads = []
     load = Task.load
     monkeypatch.setattr(Task, "load", lambda task, folder: loads.append(folder) or load(task, folder))
-    carried_out(SMALL, tmp_path, engine=engine)
+    run_comparison(SMALL, tmp_path, engine=engine)
     assert len(loads) == 1
-    carried_out(SMALL, tmp_path, engine=engine)
+    run_comparison(SMALL, tmp_path, engine=engine)
     assert len(loads) == 1, "nothing is missing"
-    carried_out(small(seeds=3), tmp_path, engine=engine)
+    run_comparison(small(seeds=3), tmp_path, engine=engine)
     assert len(loads) == 2
 
 
@@ -176,7 +176,7 @@ def test_same_command_again_runs_nothing(finished_comparison, monkeypatch):
         raise AssertionError(f"{len(specs)} runs were not kept")
 
     monkeypatch.setattr(LocalEngine, "execute", refuse)
-    repeated = carried_out(SMALL, out)
+    repeated = run_comparison(SMALL, out)
     assert repeated.to_json() == outcome.to_json()
 
 
@@ -189,16 +189,16 @@ def test_json_is_strict_and_complete(finished_comparison):
 
 
 def test_more_seeds_execute_only_missing_runs(engine, tmp_path):
-    carried_out(SMALL, tmp_path, engine=engine)
+    run_comparison(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 16
-    carried_out(small(seeds=3), tmp_path, engine=engine)
+    run_comparison(small(seeds=3), tmp_path, engine=engine)
     assert {spec.seed for spec in engine.executed[16:]} == {2}
     assert len(engine.executed) == 24
 
 
 def test_a_failed_run_is_reported_and_the_others_continue(engine, tmp_path):
     engine.broken_seed = 1
-    outcome = carried_out(SMALL, tmp_path, engine=engine)
+    outcome = run_comparison(SMALL, tmp_path, engine=engine)
     assert {spec.seed for spec, _ in outcome.failures} == {1}
     assert len(outcome.failures) == 4
     assert outcome.tables[0].records[0]["without"]["n"] == 1
@@ -207,34 +207,34 @@ def test_a_failed_run_is_reported_and_the_others_continue(engine, tmp_path):
 
     engine.broken_seed = None
     engine.executed.clear()
-    assert carried_out(SMALL, tmp_path, engine=engine).failures == []
+    assert run_comparison(SMALL, tmp_path, engine=engine).failures == []
     assert len(engine.executed) == 4
 
 
 def test_ctrl_c_keeps_finished_epochs_and_says_how_to_continue(engine, tmp_path):
     engine.stop_after = 5
     with pytest.raises(Stopped, match=r"5 of 16 runs are finished.* Run the same command again"):
-        carried_out(SMALL, tmp_path, engine=engine)
+        run_comparison(SMALL, tmp_path, engine=engine)
     assert not (tmp_path / "report.html").exists()
     engine.stop_after = math.inf
     engine.executed.clear()
-    carried_out(SMALL, tmp_path, engine=engine)
+    run_comparison(SMALL, tmp_path, engine=engine)
     assert len(engine.executed) == 11
 
 
 def test_best_learning_rates_are_compared(engine, tmp_path):
-    remarks = carried_out(SMALL, tmp_path, engine=engine).remarks
+    remarks = run_comparison(SMALL, tmp_path, engine=engine).remarks
     assert len(remarks) == 2
     assert remarks[0].startswith(
         "At the learning rate that is the best tried, sgd reaches 20.05 % without (lr 1e-3), 25.05 % with LGA"
     )
-    assert carried_out(small(lrs=[1e-3]), tmp_path, engine=engine).remarks == []
+    assert run_comparison(small(lrs=[1e-3]), tmp_path, engine=engine).remarks == []
 
 
 def test_progress_in_plain_lines(engine, tmp_path):
     with (tmp_path / "lines").open("w") as file:
-        carried_out(SMALL, tmp_path / "out", Console(file=file, width=100), engine=engine)
-        carried_out(small(seeds=3), tmp_path / "out", Console(file=file, width=100), engine=engine)
+        run_comparison(SMALL, tmp_path / "out", Console(file=file, width=100), engine=engine)
+        run_comparison(small(seeds=3), tmp_path / "out", Console(file=file, width=100), engine=engine)
     lines = (tmp_path / "lines").read_text().splitlines()
     assert lines[0].startswith("16 runs to do")
     assert lines[1].startswith("16 runs done in")
@@ -275,7 +275,7 @@ def test_the_estimate_ignores_the_time_before_the_first_step(tmp_path, monkeypat
 
 def test_a_diverging_run_is_reported(tmp_path):
     wild = small(optimizers=["sgd"], lrs=[1e30], seeds=1)
-    outcome = carried_out(wild, tmp_path)
+    outcome = run_comparison(wild, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "1 of 1 runs without diverged" in page
     assert outcome.tables[0].records[0]["verdict"] == "too few seeds to tell"
@@ -298,7 +298,7 @@ def test_a_diverging_run_is_reported(tmp_path):
 )
 def test_wrong_setting(engine, tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
-        carried_out(small(**change), tmp_path / "out", engine=engine)
+        run_comparison(small(**change), tmp_path / "out", engine=engine)
     assert not (tmp_path / "out").exists()
     assert engine.executed == []
 
@@ -340,19 +340,19 @@ def test_foreign_results_are_left_alone(engine, tmp_path, make):
     make(tmp_path / "results.sqlite")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(UsageError, match="nothing was changed"):
-        carried_out(SMALL, tmp_path, engine=engine)
+        run_comparison(SMALL, tmp_path, engine=engine)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_foreign_report_is_left_alone(engine, tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(UsageError, match="not overwritten"):
-        carried_out(SMALL, tmp_path, engine=engine)
+        run_comparison(SMALL, tmp_path, engine=engine)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
 def test_a_push_without_effect_is_reported_also_at_the_defaults(tmp_path):
     weak = small(optimizers=["sgd"], lrs=[1e-3], gamma2s=[1e-9], seeds=1, epochs=1, lga={})
-    [record] = carried_out(weak, tmp_path).tables[0].records
+    [record] = run_comparison(weak, tmp_path).tables[0].records
     assert any("LGA alone could not change any weight" in note for note in record["notes"])

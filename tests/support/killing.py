@@ -16,7 +16,7 @@ from lossaware.studies.store.database import Store
 from lossaware.studies.training import checkpoint
 
 
-def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: float, messages: Connection) -> None:
+def execute_and_send(path: Path, specs: list[RunSpec], jobs: int, seconds: float, messages: Connection) -> None:
     """Executes missing runs and yields each event after it is stored, with a checkpoint interval in seconds.
 
     The workers are forked from this process, which has imported torch: a fork server would take seconds per kill. The
@@ -30,7 +30,7 @@ def carry_out_and_tell(path: Path, specs: list[RunSpec], jobs: int, seconds: flo
             messages.send(event)
 
 
-def write_and_tell(path: Path, spec: RunSpec, records: list[EpochRecord], messages: Connection) -> None:
+def write_and_send(path: Path, spec: RunSpec, records: list[EpochRecord], messages: Connection) -> None:
     """Writes epochs as fast as possible and reports each one."""
     with Store(path) as store:
         store.begin(spec)

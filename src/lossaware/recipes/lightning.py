@@ -83,7 +83,7 @@ class LossAware(Callback):  # type: ignore[misc]  # its class is not known where
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
-        self._steps: int | None = None  # of an epoch, when last looked at
+        self._steps: int | None = None  # of an epoch, at the last check
         self._following: list[LGA] = []  # those whose steps_per_epoch follows the training data
         self._is_before_training = False
         self._kept: list[dict[str, Any] | None] | None = None  # states read from a checkpoint, until they can be loaded

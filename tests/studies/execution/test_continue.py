@@ -111,7 +111,7 @@ class StopError(Exception):
     """Ends a driver."""
 
 
-def carry_out_until(spec, path, epochs):
+def execute_until(spec, path, epochs):
     """The driver ends after the events of that many epochs, before it has stored the last one."""
 
     class Cut(LocalEngine):
@@ -127,13 +127,13 @@ def carry_out_until(spec, path, epochs):
 
 def test_a_checkpoint_ahead_of_the_store_and_one_behind_it(mine, tmp_path):
     spec, path = mine(dies=0), tmp_path / "results.sqlite"
-    carry_out_until(spec, path, epochs=2)
+    execute_until(spec, path, epochs=2)
     with Store(path) as store:
         assert len(store.records(spec)) == 1
         place = store.checkpoints / f"{spec.key}.pt"
         assert place.exists()
         shutil.copy(place, tmp_path / "old.pt")
-    carry_out_until(spec, path, epochs=4)  # the first two come from the checkpoint
+    execute_until(spec, path, epochs=4)  # the first two come from the checkpoint
     with Store(path) as store:
         assert len(store.records(spec)) == 3
         shutil.copy(tmp_path / "old.pt", place)
@@ -146,7 +146,7 @@ def test_a_checkpoint_ahead_of_the_store_and_one_behind_it(mine, tmp_path):
 
 def test_a_changed_task_file_makes_the_checkpoint_stale(mine, tmp_path):
     spec, path = mine(dies=0), tmp_path / "results.sqlite"
-    carry_out_until(spec, path, epochs=3)
+    execute_until(spec, path, epochs=3)
     (tmp_path / "my_task.py").write_text(TASK.replace("Dropout(0.5)", "Dropout(0.1)"))
     with Store(path) as store:
         events = list(execute_missing([spec], store, LocalEngine(1), None))

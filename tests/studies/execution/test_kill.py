@@ -80,7 +80,7 @@ def test_a_study_that_is_killed_again_and_again(tmp_path, least):
             apart = chance.choice((0.0, math.inf))
             by = chance.choice(SIGNALS)
             received, ended = killed(
-                killing.carry_out_and_tell, path, SPECS, 2, apart, words=words, seconds=seconds, by=by
+                killing.execute_and_send, path, SPECS, 2, apart, words=words, seconds=seconds, by=by
             )
             kills += not ended
             resumed += sum(event.epochs > 0 for event in received if isinstance(event, RunNote))
@@ -117,7 +117,7 @@ def test_a_killed_writer_keeps_each_reported_epoch(tmp_path):
     for attempt in range(15):
         path = tmp_path / f"{attempt}.sqlite"
         words, seconds = chance.randrange(20), chance.choice((0.0, chance.uniform(0, 0.05)))
-        reported, _ = killed(killing.write_and_tell, path, spec, records, words=words, seconds=seconds)
+        reported, _ = killed(killing.write_and_send, path, spec, records, words=words, seconds=seconds)
         most = max(most, len(reported))
         if not path.exists():
             assert not reported

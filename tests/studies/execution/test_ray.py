@@ -304,7 +304,7 @@ def test_a_cluster_by_address_that_is_lost_is_waited_for(mine, tmp_path, monkeyp
     port, spec = free_port(), mine("waits")
     events = []
 
-    def carry_out(lose, store):
+    def execute_all(lose, store):
         for event in execute_missing([spec], store, RayEngine(address=f"127.0.0.1:{port}"), None):
             events.append(event)
             if isinstance(event, EpochDone) and event.record.epoch == 2 and not (tmp_path / "waits" / "go").exists():
@@ -327,11 +327,11 @@ def test_a_cluster_by_address_that_is_lost_is_waited_for(mine, tmp_path, monkeyp
 
         with Store(tmp_path / "results.sqlite") as store:
             if comes_back:
-                carry_out(lose, store)
+                execute_all(lose, store)
                 assert exact(store.records(spec)) == exact(run(spec, None))
             else:
                 with pytest.raises(UsageError) as error:
-                    carry_out(lose, store)
+                    execute_all(lose, store)
                 assert str(error.value) == (
                     f"the Ray cluster at 127.0.0.1:{port} was lost and did not answer again within 2 s; "
                     "finished runs are kept, and the same command continues"

@@ -207,7 +207,7 @@ def test_dog_and_its_average_are_those_of_its_package():
                 torch.testing.assert_close(p, q)
     assert not torch.equal(averager.averaged_model[0].weight, theirs[0].weight)
     set_mode(one, "eval")
-    with pytest.raises(RuntimeError, match=r"DoG is at its average: call train\(\) before the step"):
+    with pytest.raises(RuntimeError, match=r"the parameters hold DoG's average: call train\(\) before the step"):
         feed(ours, one, 0)
 
 

@@ -41,7 +41,7 @@ class NoRuns:
         yield from ()
 
 
-def carry_out(folder: Path) -> None:
+def run_study_at(folder: Path) -> None:
     with Store(folder / "results.sqlite") as store:
         list(execute_missing([], store, NoRuns(), None))
 
@@ -66,7 +66,7 @@ def test_only_checkpoints_of_our_own_are_removed(tmp_path):
     (folder / f".{KEY}.pt-12345678").write_bytes(_MAGIC + b"half")
     (folder / f".{KEY}.pt-abcd_fgh").write_bytes(b"")  # killed before anything was written
     before = {path.name for path in folder.iterdir()}
-    carry_out(tmp_path)
+    run_study_at(tmp_path)
     assert before - {path.name for path in folder.iterdir()} == {f".{KEY}.pt-12345678", f".{KEY}.pt-abcd_fgh"}
     assert thesis.read_text() == "my thesis"
 
@@ -78,7 +78,7 @@ def test_nothing_is_removed_behind_a_link(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.sqlite.checkpoints").symlink_to(elsewhere)
     with pytest.raises(UsageError, match=r"\.checkpoints: this is a link, but checkpoints need a folder"):
-        carry_out(tmp_path / "out")
+        run_study_at(tmp_path / "out")
     assert len(list(elsewhere.iterdir())) == 1
 
 

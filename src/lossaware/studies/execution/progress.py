@@ -126,7 +126,7 @@ class RunProgress:
                 self._end(spec, self._length(spec))
                 self._print(f"failed: {describe_run(spec)}: {message}")
         self._bars.update(self._overall, completed=self._reached(), where=self._count(), taken=self._restored)
-        self._occasionally()
+        self._print_if_due()
 
     def _length(self, spec: RunSpec) -> int:
         """The number of epochs of a run, estimated if not known."""
@@ -161,7 +161,7 @@ class RunProgress:
         if spec in self._lines:
             self._bars.remove_task(self._lines.pop(spec))
 
-    def _occasionally(self) -> None:
+    def _print_if_due(self) -> None:
         if self._has_bars or (now := time.monotonic()) - self._last_line < LINE_EVERY:
             return
         self._last_line = now

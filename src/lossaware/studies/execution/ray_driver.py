@@ -75,7 +75,7 @@ def drive(
     data_folder: DataSource,
     checkpoints: Checkpoints | None,
 ) -> None:
-    """Entry point of the process. SIGTERM ends it with all begun runs.
+    """Entry point of the process. SIGTERM ends it together with all started runs.
 
     Args:
         messages: Receives the messages: `Ready` or `Refused` first, `Over`, `Refused` or `Lost` last.

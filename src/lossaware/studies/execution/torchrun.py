@@ -198,9 +198,9 @@ class _Team:
                 events.put(event)
 
         execute_run(spec, data, checkpoints, tell)
-        events.put(self._agreed(end))
+        events.put(self._agree_on_end(end))
 
-    def _agreed(self, end: Event) -> Event:
+    def _agree_on_end(self, end: Event) -> Event:
         """The last event of the run on all ranks: if any failed, a failure with the reason of the first one."""
         reason = f"run {self._runs}: reason"
         if isinstance(end, RunFailed):

@@ -55,7 +55,7 @@ class AveragedDoG(DoG):  # type: ignore[misc]  # the package has no types
             RuntimeError: The parameters hold the average, as `train` was not called.
         """
         if any(group["averaged"] for group in self.param_groups):
-            raise RuntimeError("DoG is at its average: call train() before the step")
+            raise RuntimeError("the parameters hold DoG's average: call train() before the step")
         loss = super().step(closure)
         for group in self.param_groups:
             group["steps"] += 1

@@ -171,7 +171,7 @@ class _Training:
 
     def epoch(self, epoch: int, on_progress: ProgressHook | None) -> EpochRecord:
         """Train for one epoch, number ``epoch``, and test."""
-        report = _occasionally(on_progress, epoch, self._count)
+        report = _progress_reporter(on_progress, epoch, self._count)
         start = time.perf_counter()
         set_mode(self._optimizer, "train")
         self._model.train()
@@ -316,7 +316,7 @@ def _check_measures(task: Task, measures: Mapping[str, Tensor]) -> None:
         raise UsageError(f"{label} returns a loss that has no gradient; was it detached?")
 
 
-def _occasionally(on_progress: ProgressHook | None, epoch: int, steps: int) -> Callable[[int, Tensor], None]:
+def _progress_reporter(on_progress: ProgressHook | None, epoch: int, steps: int) -> Callable[[int, Tensor], None]:
     if on_progress is None:
         return lambda step, loss: None
     due = time.monotonic() + PROGRESS_SECONDS
