@@ -177,7 +177,7 @@ def check(
     if not (low < number if above else low <= number) or not number <= high or math.isinf(number):
         allowed = f"{'an integer' if integer else 'a finite number'} {'above' if above else 'of at least'} {low:g}"
         allowed += f" and at most {high:g}" if high < math.inf else ""
-        if whole and hasattr(value, "__len__") and not isinstance(value, str):
+        if integer and hasattr(value, "__len__") and not isinstance(value, str):
             raise ValueError(f"{name} must be {allowed}: got a {type(value).__name__}; use len(...) of it")
         raise ValueError(f"{name} must be {allowed}: got {value!r}{hint if callable(value) else ''}")
     return int(value) if integer else number
