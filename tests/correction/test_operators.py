@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossaware.correction import WORK, take_in
+from lossaware.correction import WORK, update_mean
 from lossaware.correction.operators import (
     Push,
     push_flat,
     push_whole,
-    take_in_flat,
-    take_in_rounded,
-    take_in_where,
+    update_mean_flat,
+    update_mean_rounded,
+    update_mean_where,
 )
 from lossaware.correction.rounding import noise_key
 from support.pushes import DTYPES, XI, same_bits
@@ -64,8 +64,8 @@ def test_means_of_whole_tensors_are_those_of_flat_ones(dtype: torch.dtype, amoun
     """Without the check: a step whose gate is shut would change them, to NaN here."""
     mean, g = problem(dtype)
     before, flat = mean.clone(), mean.clone().view(-1)
-    take_in_where(mean, g, Push(AMOUNTS[amount](), XI, False, False, weight=0.1, pushes=pushes))
-    take_in_flat(flat, g.view(-1), 0.1)
+    update_mean_where(mean, g, Push(AMOUNTS[amount](), XI, False, False, weight=0.1, pushes=pushes))
+    update_mean_flat(flat, g.view(-1), 0.1)
     expected = before if amount == "zero" and not pushes else flat.view_as(mean)
     assert torch.equal(mean.isnan(), expected.isnan())
     assert same_bits(mean.nan_to_num(), expected.nan_to_num())
@@ -77,12 +77,12 @@ def test_means_of_16_bits_are_returned_before_they_are_rounded(amount: str, push
     wide, g = problem(torch.float32, 2000)
     mean = wide.to(torch.bfloat16)
     before, expected = mean.clone(), mean.float()
-    returned = take_in_rounded(mean, g, Push(AMOUNTS[amount](), XI, False, False, weight=0.1, pushes=pushes), 5)
+    returned = update_mean_rounded(mean, g, Push(AMOUNTS[amount](), XI, False, False, weight=0.1, pushes=pushes), 5)
     if amount == "zero" and not pushes:
         assert torch.equal(returned, expected)
         assert torch.equal(mean, before)
         return
-    take_in_flat(expected.view(-1), g.view(-1), 0.1)
+    update_mean_flat(expected.view(-1), g.view(-1), 0.1)
     assert same_bits(returned.nan_to_num(), expected.nan_to_num())
     off = ((mean.float() - expected) / expected)[~expected.isnan()]
     assert 0 < off.abs().max() <= 2.0**-7
@@ -92,5 +92,5 @@ def test_means_of_16_bits_are_returned_before_they_are_rounded(amount: str, push
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
 def test_a_mean_between_other_numbers_is_updated_in_its_place(dtype: torch.dtype) -> None:
     memory = torch.zeros(8, dtype=WORK[dtype])
-    take_in(memory[::2], torch.ones(4, dtype=dtype), 0.25)
+    update_mean(memory[::2], torch.ones(4, dtype=dtype), 0.25)
     assert memory.tolist() == [0.25, 0.0] * 4
