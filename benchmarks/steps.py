@@ -125,7 +125,7 @@ def closed_gate(seconds: float) -> Iterator[Finding]:
         microseconds = (times.least("closed") - times.least("base")) * 1e3
         yield Goal("closed gate", "Python of hooks and law", microseconds, 20.0, unit="µs")
         yield Counter("closed gate", "", "LGA in a loop without other work", microseconds, "µs")
-        added = calls_of_python(lambda: step(loss=loss)) - calls_of_python(small.step)
+        added = calls_of_python(partial(step, loss=loss)) - calls_of_python(small.step)
         yield Counter("closed gate", "", "calls of Python that LGA adds", added, "")
 
 
