@@ -17,7 +17,7 @@ from lossaware import LGA, AutoGamma2
 from lossaware.gradient_mean import MEAN
 from lossaware.groups import scale_of
 from lossaware.law import Law
-from lossaware.law_state import LawState
+from lossaware.law_state import HOST, LawState
 from lossaware.lower_bounds import Zero
 from support import default_dtype, flat, needs, parameters, set_gradients, torch_optimizer
 from support.gamma2 import SHORT, model
@@ -323,3 +323,10 @@ def test_optax_does_not_push_below_0_for_any_factor() -> None:
 def test_values_out_of_range_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AutoGamma2(**values)
+
+
+def test_auto_does_not_push_where_the_first_loss_is_0() -> None:
+    """Also with a lower bound below 0, which opens the gate. Without the check: a push of the size of the loss."""
+    state = LawState(loss=0.0, upper=0.0, lower=-1.0, omega=1.0)
+    assert AutoGamma2().step_size(state, HOST) == 0.0
+    assert AutoGamma2().gamma2(state, 1.0, HOST) == 0.0
