@@ -26,15 +26,15 @@ class Counts(NamedTuple):
 
 
 def parsed(messages: str) -> Counts:
-    """What cachegrind writes at the end of a process.
+    """The counts that cachegrind writes at the end of a process.
 
     Raises:
-        ValueError: The counts are not there.
+        ValueError: There are no counts.
     """
-    found = [re.search(rf"{name} *: *([\d,]+)", messages) for name in (r"I +refs", r"D1 +misses")]
-    if None in found:
+    matches = [re.search(rf"{name} *: *([\d,]+)", messages) for name in (r"I +refs", r"D1 +misses")]
+    if None in matches:
         raise ValueError(f"cachegrind did not write its counts: {messages.strip()[-200:]}")
-    return Counts(*(int(match[1].replace(",", "")) for match in found if match))
+    return Counts(*(int(match[1].replace(",", "")) for match in matches if match))
 
 
 def measure() -> tuple[list[Counter], list[dict[str, Any]]]:
@@ -86,5 +86,5 @@ def built(folder: Path) -> Path:
 
 def _counted(driver: Path, name: str, passes: int) -> Counts:
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=yes", "--cachegrind-out-file=/dev/null"]
-    done = subprocess.run([*command, str(driver), name, str(passes)], check=True, capture_output=True, text=True)
-    return parsed(done.stderr)
+    result = subprocess.run([*command, str(driver), name, str(passes)], check=True, capture_output=True, text=True)
+    return parsed(result.stderr)

@@ -48,21 +48,21 @@ def loops_of(hlo: str, elements: int) -> Loops:
     entry = hlo[hlo.index("\nENTRY") :]
     sizes: dict[str, int] = {}
     count = moved = 0
-    for found in _INSTRUCTION.finditer(entry):
-        size = _large_bytes(found["shape"], elements)
-        sizes[found["name"]] = size
-        if size and found["opcode"] not in _NOT_A_LOOP:
+    for instruction in _INSTRUCTION.finditer(entry):
+        size = _large_bytes(instruction["shape"], elements)
+        sizes[instruction["name"]] = size
+        if size and instruction["opcode"] not in _NOT_A_LOOP:
             count += 1
-            moved += size + sum(sizes.get(name, 0) for name in re.findall(r"%([^\s,)]+)", found["operands"]))
+            moved += size + sum(sizes.get(name, 0) for name in re.findall(r"%([^\s,)]+)", instruction["operands"]))
     return Loops(count, moved)
 
 
 def _large_bytes(shape: str, elements: int) -> int:
     """Bytes of an array, 0 if it is small: ``f32[10000000]{0}``."""
-    found = re.match(r"(\w+)\[([\d,]*)\]", shape)
-    if found is None:
+    match = re.match(r"(\w+)\[([\d,]*)\]", shape)
+    if match is None:
         return 0
     count = 1
-    for size in filter(None, found[2].split(",")):
+    for size in filter(None, match[2].split(",")):
         count *= int(size)
-    return count * _BYTES[found[1]] if count >= elements else 0
+    return count * _BYTES[match[1]] if count >= elements else 0

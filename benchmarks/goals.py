@@ -93,9 +93,9 @@ def explained(goals: Iterable[Goal], counters: Iterable[Counter]) -> list[str]:
     for goal in goals:
         if goal.met:
             continue
-        found = "; ".join(str(counter) for counter in counters if counter.explains(goal)) or "without a counter"
+        explanation = "; ".join(str(counter) for counter in counters if counter.explains(goal)) or "without a counter"
         lines.append(
-            f"- missed: {goal.item}, {goal.what}, {goal.value:.3g} instead of {goal.limit:g}. {found}. "
+            f"- missed: {goal.item}, {goal.what}, {goal.value:.3g} instead of {goal.limit:g}. {explanation}. "
             f"Attempts: docs/speed.md#{ATTEMPTS[goal.item]}"
         )
     return lines

@@ -85,21 +85,21 @@ def runs(name: str) -> dict[str, Run]:
     }
 
 
-def check(made: dict[str, Run]) -> None:
+def check(runs_by_name: dict[str, Run]) -> None:
     """Assert that the correction moved parameters as the reference says."""
     from tests import reference
 
     some = slice(0, 10_000)
-    start = {name: np.asarray(run.params[some], np.float64) for name, run in made.items()}
-    for run in made.values():
+    start = {name: np.asarray(run.params[some], np.float64) for name, run in runs_by_name.items()}
+    for run in runs_by_name.values():
         run()
-    moved = {name: start[name] - np.asarray(run.params[some], np.float64) for name, run in made.items()}
-    gradient = np.asarray(made["fixed"].gradient[some], np.float64)
+    moved = {name: start[name] - np.asarray(run.params[some], np.float64) for name, run in runs_by_name.items()}
+    gradient = np.asarray(runs_by_name["fixed"].gradient[some], np.float64)
     push = reference.Law(10**9, GAMMA2, xi=XI).correction(LOSS, gradient)
     np.testing.assert_allclose(moved["fixed"] - moved["base"], push, rtol=0, atol=1e-6)
-    auto = reference.SelfSet(10**9, float(made["auto"].state.scale), reach=1e-5)
+    auto = reference.SelfSet(10**9, float(runs_by_name["auto"].state.scale), reach=1e-5)
     push = auto.correction(auto.share(LOSS), gradient)
-    np.testing.assert_allclose(np.asarray(made["auto"].state.mean[some]), auto.mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(runs_by_name["auto"].state.mean[some]), auto.mean, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(moved["auto"] - moved["base"], push, rtol=0, atol=1e-6)
     assert np.abs(moved["auto"] - moved["base"]).max() > 1e-6
 
@@ -107,9 +107,13 @@ def check(made: dict[str, Run]) -> None:
 def measure(seconds: float) -> Iterator[tuple[str, Times, dict[str, Loops]]]:
     """Times of a step of each base, without LGA and with it, and its loops."""
     for name in BASES:
-        made = runs(name)
-        check(made)
-        yield name, take_turns(made, seconds, least=15), {variant: run.loops() for variant, run in made.items()}
+        runs_by_name = runs(name)
+        check(runs_by_name)
+        yield (
+            name,
+            take_turns(runs_by_name, seconds, least=15),
+            {variant: run.loops() for variant, run in runs_by_name.items()},
+        )
 
 
 def goals(seconds: float) -> tuple[list[Finding], list[dict[str, Any]]]:
@@ -118,14 +122,14 @@ def goals(seconds: float) -> tuple[list[Finding], list[dict[str, Any]]]:
     The floor of a row is the ratio of the bytes that the loops read and write.
     """
     command = [sys.executable, "-m", "benchmarks.jax_steps", "--seconds", str(seconds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    ratios, loops = json.loads(done.stdout.splitlines()[-1])
-    found: list[Finding] = []
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    ratios, loops = json.loads(result.stdout.splitlines()[-1])
+    findings: list[Finding] = []
     rows = []
     for name, (_, limit, floor) in BASES.items():
         what = f"{name}, 10 M, step / base step"
-        found.append(Goal("JAX, fixed", what, ratios[name]["fixed"], 1.02, floor=1.0))
-        found.append(Goal('JAX, "auto"', what, ratios[name]["auto"], limit, floor=floor))
+        findings.append(Goal("JAX, fixed", what, ratios[name]["fixed"], 1.02, floor=1.0))
+        findings.append(Goal('JAX, "auto"', what, ratios[name]["auto"], limit, floor=floor))
         base = Loops(*loops[name]["base"])
         for variant, item in {"base": None, "fixed": "JAX, fixed", "auto": 'JAX, "auto"'}.items():
             count, moved = Loops(*loops[name][variant])
@@ -140,9 +144,9 @@ def goals(seconds: float) -> tuple[list[Finding], list[dict[str, Any]]]:
             )
             if item is not None:
                 of = f"{name},"
-                found.append(Counter(item, of, f"loops, with {base.number} of the base", count, ""))
-                found.append(Counter(item, of, "bytes that the loops move / base", moved / base.moved))
-    return found, rows
+                findings.append(Counter(item, of, f"loops, with {base.number} of the base", count, ""))
+                findings.append(Counter(item, of, "bytes that the loops move / base", moved / base.moved))
+    return findings, rows
 
 
 def main() -> None:

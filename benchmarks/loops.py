@@ -173,7 +173,7 @@ def _in_cache(functions: dict[str, Any], repeated: Any, seconds: float) -> dict[
             began = clock()
             repeated(loop, ctypes.byref(at), ctypes.c_long(SMALL), ctypes.c_long(REPEATED))
             times[name].append((clock() - began) / (SMALL * REPEATED))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(samples) for name, samples in times.items()}
 
 
 def _in_memory(functions: dict[str, Any], seconds: float) -> dict[str, float]:
@@ -196,4 +196,4 @@ def _in_memory(functions: dict[str, Any], seconds: float) -> dict[str, float]:
             overhead.append(between - began)
         turn += 1
     call = statistics.median(overhead)
-    return {name: (statistics.median(found) - call) / PIECE for name, found in times.items()}
+    return {name: (statistics.median(samples) - call) / PIECE for name, samples in times.items()}

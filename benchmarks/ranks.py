@@ -102,14 +102,14 @@ def collectives(call: Callable[[], object]) -> list[int]:
         for n in ("all_gather_single", "all_gather_into_tensor", "all_reduce", "reduce_scatter_tensor")
         if hasattr(dist, n)
     ]
-    found: list[int] = []
-    kept = {name: getattr(dist, name) for name in names}
+    sizes: list[int] = []
+    originals = {name: getattr(dist, name) for name in names}
 
     def counting(name: str) -> Callable[..., Any]:
         def collective(*args: Any, **kwargs: Any) -> Any:
-            given = args[0] if name == "all_reduce" else args[1] if len(args) > 1 else kwargs["input_tensor"]
-            found.append(given.numel() * given.element_size())
-            return kept[name](*args, **kwargs)
+            tensor = args[0] if name == "all_reduce" else args[1] if len(args) > 1 else kwargs["input_tensor"]
+            sizes.append(tensor.numel() * tensor.element_size())
+            return originals[name](*args, **kwargs)
 
         return collective
 
@@ -119,8 +119,8 @@ def collectives(call: Callable[[], object]) -> list[int]:
         call()
     finally:
         for name in names:
-            setattr(dist, name, kept[name])
-    return found
+            setattr(dist, name, originals[name])
+    return sizes
 
 
 def work(rank: int, world: int, folder: Path, rounds: int) -> None:
@@ -128,9 +128,9 @@ def work(rank: int, world: int, folder: Path, rounds: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
     some = rounds if world <= RANKS_OF_GOALS else max(5, rounds // 10)
-    found = [{"wrapper": name, "ranks": world, **measure(name, some)} for name in WRAPPERS]
+    rows = [{"wrapper": name, "ranks": world, **measure(name, some)} for name in WRAPPERS]
     if rank == 0:
-        (folder / f"{world}.json").write_text(json.dumps(found))
+        (folder / f"{world}.json").write_text(json.dumps(rows))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -138,21 +138,25 @@ def work(rank: int, world: int, folder: Path, rounds: int) -> None:
 def goals(rounds: int) -> tuple[list[Finding], list[dict[str, Any]]]:
     """The goals and counters, and a row for each wrapper and number of ranks, which run in separate processes."""
     command = [sys.executable, "-m", "benchmarks.ranks", "--rounds", str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    made: list[Finding] = []
+    completed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    rows: list[dict[str, Any]] = json.loads(completed.stdout.splitlines()[-1])
+    findings: list[Finding] = []
     alone = {row["wrapper"]: row["added_ms"] for row in rows if row["ranks"] == 1}
     for row in rows:
         if row["ranks"] == RANKS_OF_GOALS:
             what = f"{row['wrapper']}, gloo, {row['ranks']} ranks, a million parameters"
             ratio = Goal("ranks", f"{what}, training step / without LGA", row["ratio"], 1.05, floor=1.0)
             added = Goal("ranks", f"{what}, collectives that LGA adds", row["collectives"], 1, unit="in all")
-            made += [ratio, added, Goal("ranks", f"{what}, what a rank gives to them", row["bytes"], 8, unit="bytes")]
+            findings += [
+                ratio,
+                added,
+                Goal("ranks", f"{what}, what a rank gives to them", row["bytes"], 8, unit="bytes"),
+            ]
             of = f"{row['wrapper']},"
-            made.append(Counter("ranks", of, "LGA in a step", row["added_ms"], "ms"))
-            made.append(Counter("ranks", of, "LGA with one rank, without an exchange", alone[row["wrapper"]], "ms"))
-            made.append(Counter("ranks", of, "an exchange alone", row["exchange_ms"], "ms"))
-    return made, rows
+            findings.append(Counter("ranks", of, "LGA in a step", row["added_ms"], "ms"))
+            findings.append(Counter("ranks", of, "LGA with one rank, without an exchange", alone[row["wrapper"]], "ms"))
+            findings.append(Counter("ranks", of, "an exchange alone", row["exchange_ms"], "ms"))
+    return findings, rows
 
 
 def main() -> None:
@@ -163,13 +167,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for world in WORLDS:
-            made = [context.Process(target=work, args=(rank, world, folder, arguments.rounds)) for rank in range(world)]
-            for process in made:
+            processes = [
+                context.Process(target=work, args=(rank, world, folder, arguments.rounds)) for rank in range(world)
+            ]
+            for process in processes:
                 process.start()
-            for process in made:
+            for process in processes:
                 process.join()
-            if any(process.exitcode for process in made):
-                sys.exit(f"exit codes of the ranks: {[process.exitcode for process in made]}")
+            if any(process.exitcode for process in processes):
+                sys.exit(f"exit codes of the ranks: {[process.exitcode for process in processes]}")
         print(json.dumps([row for world in WORLDS for row in json.loads((folder / f"{world}.json").read_text())]))
 
 

@@ -65,8 +65,8 @@ def main() -> None:
         parts[part] = {
             **where,
             "seconds": seconds,
-            "goals": [asdict(found) for found in findings if isinstance(found, Goal)],
-            "counters": [asdict(found) for found in findings if isinstance(found, Counter)],
+            "goals": [asdict(finding) for finding in findings if isinstance(finding, Goal)],
+            "counters": [asdict(finding) for finding in findings if isinstance(finding, Counter)],
             "tables": tables,
         }
         for name, rows in tables.items():
@@ -81,7 +81,7 @@ def main() -> None:
 
 def counters_of(parts: dict[str, Any]) -> list[Counter]:
     """All that are known."""
-    return [Counter(**counter) for found in parts.values() for counter in found.get("counters", [])]
+    return [Counter(**counter) for results in parts.values() for counter in results.get("counters", [])]
 
 
 def measure(part: str, seconds: float, *, large: bool) -> tuple[Sequence[Finding], dict[str, list[dict[str, Any]]]]:
@@ -134,18 +134,18 @@ def write(folder: Path, parts: dict[str, Any], measured: str) -> None:
     """All that is known, as data and as a page; and the figure of the part that was measured last."""
     (folder / "speed.json").write_text(json.dumps({"parts": parts}, indent=1) + "\n")
     lines = ["# Speed", "", "Written by `python -m benchmarks.speed`; ratios of variants that took turns, medians.", ""]
-    everything = [Goal(**goal) for found in parts.values() for goal in found["goals"]]
+    everything = [Goal(**goal) for results in parts.values() for goal in results["goals"]]
     lines += ["## All goals", "", as_markdown(everything), ""]
     lines += ["## Missed goals and their counters", "", *explained(everything, counters_of(parts)), ""]
-    for part, found in parts.items():
+    for part, results in parts.items():
         lines += [
             f"## {part}",
             "",
-            f"{found['date']}, commit {found['commit']}, {found['machine']}, load {found['load']}, "
-            f"{found['software']}; `{found['command']}`, {found['seconds']} s.",
+            f"{results['date']}, commit {results['commit']}, {results['machine']}, load {results['load']}, "
+            f"{results['software']}; `{results['command']}`, {results['seconds']} s.",
             "",
         ]
-        for name, rows in found["tables"].items():
+        for name, rows in results["tables"].items():
             lines += [*table(rows), "", f"As data: `{name}.csv`.", ""]
     (folder / "goals.md").write_text("\n".join(lines))
     from benchmarks import plots

@@ -118,12 +118,12 @@ def test_on_a_device_it_is_reported_when_the_status_is_read() -> None:
     lga._stepper.state_on(torch.device("cpu"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = []
+        warnings_so_far = []
         for step in range(1, 103):
             optimizer.step(loss=0.0)
             assert lga.status.steps == step
-            found.append(len(caught))
-    assert found == [0] * 99 + [1] * 3
+            warnings_so_far.append(len(caught))
+    assert warnings_so_far == [0] * 99 + [1] * 3
 
 
 @pytest.mark.parametrize("gamma2", [1e-4, "auto"])

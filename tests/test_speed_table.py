@@ -66,10 +66,10 @@ def test_the_command_prints_table_and_explanations_and_goes_on_after_what_it_ski
     monkeypatch.setattr(speed, "measure", measure)
     monkeypatch.setattr(sys, "argv", ["speed", "cachegrind", "closed", "--output", str(tmp_path)])
     speed.main()
-    printed = capsys.readouterr()
-    assert "cachegrind: skipped, valgrind is not installed\n" in printed.err
-    assert "| closed gate | SGD, 10 M, step / base step | 1.03 | ≤ 1.01 |  | **missed** |" in printed.out
-    assert printed.out.splitlines()[-1] == explained([MISSED], [COUNTER])[0]
+    output = capsys.readouterr()
+    assert "cachegrind: skipped, valgrind is not installed\n" in output.err
+    assert "| closed gate | SGD, 10 M, step / base step | 1.03 | ≤ 1.01 |  | **missed** |" in output.out
+    assert output.out.splitlines()[-1] == explained([MISSED], [COUNTER])[0]
     assert explained([MISSED], [COUNTER])[0] in (tmp_path / "goals.md").read_text(encoding="utf-8")
     assert (tmp_path / "calls.csv").read_text(encoding="utf-8").split() == ["step,calls", "SGD,41"]
     assert list(json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["parts"]) == ["closed"]
@@ -130,6 +130,6 @@ def test_calls_of_python() -> None:
 
 def test_every_loop_of_the_table_is_in_the_source() -> None:
     text = (ROOT / "benchmarks" / "loops.cpp").read_text(encoding="utf-8")
-    made = {*re.findall(r"^(?:GENERATED|BY_HAND)\((\w+),", text, re.M)}
-    made |= {f"{name}_fetched" for name in re.findall(r"^FETCHED\((\w+),", text, re.M)}
-    assert made == {function for of_optimizer in loops.LOOPS.values() for function in of_optimizer.values()}
+    declared = {*re.findall(r"^(?:GENERATED|BY_HAND)\((\w+),", text, re.M)}
+    declared |= {f"{name}_fetched" for name in re.findall(r"^FETCHED\((\w+),", text, re.M)}
+    assert declared == {function for of_optimizer in loops.LOOPS.values() for function in of_optimizer.values()}
