@@ -1,4 +1,4 @@
-"""What can be counted of a call, so that the result does not depend on other work of the machine."""
+"""Counts of a call, which do not depend on other work of the machine."""
 
 import re
 import sys

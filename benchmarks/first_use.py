@@ -1,4 +1,4 @@
-"""Where the C library is built: ``python -m benchmarks.first_use``.
+"""Compilation of the C library at the first use: ``python -m benchmarks.first_use``.
 
 Prints the times of the first LGA in a process as JSON. `benchmarks.speed` runs it in two processes, first with
 an empty cache folder, then with the cache of the first one.

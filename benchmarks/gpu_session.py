@@ -167,7 +167,7 @@ def source_digest() -> str:
 
 
 def read(out: Path) -> dict[str, dict[str, object]]:
-    """How far each part came before."""
+    """The states of the parts after earlier sessions."""
     try:
         content: dict[str, dict[str, object]] = json.loads((out / "session.json").read_text())
     except FileNotFoundError:

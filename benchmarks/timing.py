@@ -77,7 +77,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def peak_extra_bytes(call: Callable[[], object]) -> int:
-    """How much more memory than before the call the process held at the most during it (Linux; elsewhere 0)."""
+    """The peak of the additional memory of the process during the call (Linux; elsewhere 0)."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -233,7 +233,7 @@ def session(parts: str, data: Path, out: Path, *more: str) -> subprocess.Popen[s
 
 
 def epochs_in(out: Path) -> int:
-    """How many are stored."""
+    """The number of stored epochs."""
     if not (out / "results.sqlite").exists():
         return 0
     with Store(out / "results.sqlite", read_only=True) as store:

@@ -28,7 +28,7 @@ def make_lga(*values: float, gamma2: Any = "auto", **group: Any) -> tuple[list[n
 
 
 def moves(optimizer: Any, params: list[nn.Parameter], loss: float = 2.0) -> list[float]:
-    """How far a step with tiny gradients moves each parameter down."""
+    """The distance by which a step with tiny gradients moves each parameter down."""
     before = [p.detach().clone() for p in params]
     for p in params:
         p.grad = torch.full_like(p, 1e-12)

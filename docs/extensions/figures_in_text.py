@@ -68,7 +68,7 @@ class _FigureRole(SphinxRole):
             return [nodes.problematic(self.rawtext, self.rawtext)], [message]
 
     def figure(self) -> str:
-        """What stands in the sentence."""
+        """The text in the sentence."""
         raise NotImplementedError
 
 
@@ -115,7 +115,7 @@ class Published(_StudyRole):
 
 
 class Agreement(_StudyRole):
-    """How many of the chosen cells agree with the published figures: ``14 of 21``."""
+    """The number of chosen cells that agree with the published figures: ``14 of 21``."""
 
     def figure(self) -> str:
         """See `_FigureRole.figure`."""

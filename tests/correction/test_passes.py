@@ -276,7 +276,7 @@ class Counted(TorchDispatchMode):
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tensors each call of the compiled library gets."""
+    """The number of tensors in each call of the compiled library."""
     library, counts = native.library(), []
     assert library is not None
     push = library._push

@@ -35,6 +35,6 @@ def push(omega: float, g: reference.Array, gamma2: float = GAMMA2) -> reference.
 def final(
     gradients: list[reference.Array], losses: list[float | None], name: str = "sgd", **kwargs: Any
 ) -> reference.Array:
-    """Where the reference ends from X with LGA."""
+    """The position at which the reference with LGA ends, from X."""
     judge = reference.OPTIMIZERS[name](**{"lr": 0.1, **kwargs})
     return list(reference.trajectory(judge, X, gradients, losses, lga=reference.Law(4, GAMMA2)))[-1]

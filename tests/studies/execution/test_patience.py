@@ -1,4 +1,4 @@
-"""How long a worker may be silent."""
+"""The time for which a worker may be silent."""
 
 import time
 

@@ -112,7 +112,7 @@ class Worker:
 
 
 class StandIn:
-    """What the driver uses of Ray, at once. A look without events takes as long as the real one may."""
+    """The parts of Ray that the driver uses. A check without events may take as long as a real one."""
 
     class exceptions:  # noqa: N801
         RayTaskError = LocalRayletDiedError = type("Other", (Exception,), {})

@@ -93,7 +93,7 @@ def section(page: str, name: str) -> str:
 
 
 def words(html: str) -> str:
-    """What is read."""
+    """The visible text."""
     without_svg = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", html, flags=re.DOTALL)
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", without_svg))).strip()
 

@@ -27,5 +27,5 @@ def require(folder: Path | None, place: str, task: str, source: str) -> DataFile
 
 
 def downloadable(name: str) -> str:
-    """How to get a public data set, for messages."""
+    """The remedy for a missing public data set, for messages."""
     return f"`lossaware data get {name} --data DIR` downloads it"

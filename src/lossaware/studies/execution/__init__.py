@@ -1,1 +1,1 @@
-"""Where runs execute, and which of them need to."""
+"""Engines that execute runs, and the selection of the missing runs."""

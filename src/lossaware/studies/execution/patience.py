@@ -1,4 +1,4 @@
-"""How long a worker may be silent before it counts as hanging; the same for all engines."""
+"""The time for which a worker may be silent before it counts as hanging; the same for all engines."""
 
 import time
 
