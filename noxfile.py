@@ -25,7 +25,7 @@ RECORD = ROOT / "results" / "versions.csv"
 EXTRAS = "studies,jax,peers,lightning,accelerate,transformers,tensorboard,notebook"
 PARTS = {
     "eager": (["tests/test_law.py", "tests/test_hooks.py", "tests/test_trajectories.py"], ["torch", "numpy"]),
-    "compiled": (["tests/test_compiled.py"], ["torch"]),
+    "compiled": (["tests/test_compiled.py", "tests/test_compiled_push.py"], ["torch"]),
     "distributed": (["tests/test_distributed.py"], ["torch"]),
     "kernel": (["tests/test_kernels.py"], ["triton", "torch", "numpy"]),
     "optax": (["tests/test_optax.py"], ["jax", "optax", "numpy"]),

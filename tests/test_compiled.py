@@ -6,17 +6,14 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch._dynamo.utils import counters
 from torch._inductor.utils import run_and_get_code
 
 from lossaware import LGA, UsageError
-from lossaware.correction.operators import Push, push_whole
 from support import needs_torch, torch_optimizer
 
 GAMMA2 = 1e-2
@@ -141,33 +138,6 @@ def test_loops_over_elements_compute_no_scalars(options: dict[str, Any]) -> None
         # Two of the base's, and the amount, which is known not to be 0. A constant is not loaded.
         assert body.count("[static_cast<int64_t>(0L)]") <= 3
         assert "blendv" not in body, "a mask may wait for the division of the vector before"
-
-
-def test_without_masks_the_bits_are_the_same() -> None:
-    """Near 0, at the ends of the range, and elsewhere."""
-    cases = list(product((torch.float32, torch.float64), (False, True), (0.01, 1.0)))
-
-    def numbers(dtype: torch.dtype) -> Tensor:
-        end = torch.finfo(dtype)
-        smallest = end.smallest_normal * end.eps
-        some = [0.0, smallest, 3 * smallest, end.smallest_normal, 1e-30, 0.01, 1.0, 3e4, end.max, torch.inf, torch.nan]
-        either = torch.tensor(some, dtype=dtype)
-        return torch.cat([either, -either, torch.randn(50, dtype=dtype, generator=torch.Generator().manual_seed(0))])
-
-    def pushed(compiled: bool) -> list[Tensor]:
-        parameters = [torch.full_like(numbers(dtype), 0.3) for dtype, _, _ in cases]
-        amount = torch.tensor(1e-3, dtype=torch.float64)
-
-        def push_all(gradients: list[Tensor]) -> None:
-            for p, g, (_, rest, xi) in zip(parameters, gradients, cases, strict=True):
-                push_whole(p, g, Push(amount, xi, False, rest, pushes=True), None)
-
-        run = torch.compile(push_all, dynamic=False) if compiled else push_all
-        run([numbers(dtype) for dtype, _, _ in cases])
-        return parameters
-
-    for ours, eager in zip(pushed(True), pushed(False), strict=True):
-        torch.testing.assert_close(ours, eager, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
