@@ -82,7 +82,7 @@ def test_losses_at_the_upper_bound_and_at_0() -> None:
     (message,), _, _ = train([0.05, *[0.0] * 120])
     assert "the bounds are less than eps = 0.1 apart; the lower bound is L = " in message
     (message,), _, _ = train([1.0] * 120, eps=0.0, lower_bound="average")
-    assert "the lower bound is L = 1, the upper bound U = 1;" in message
+    assert "the losses did not fall below the first; the lower bound is L = 1, the upper bound U = 1;" in message
 
 
 def test_the_place_of_a_warning_is_the_line_of_the_step() -> None:

@@ -107,6 +107,8 @@ class GateNotice:
             if room > 0 and max(state.loss, state.mean) <= upper:
                 reason = f"the bounds are less than eps = {self._eps:g} apart"
                 remedy = "LGA(..., eps=0) opens it for any loss between them"
+            elif room == 0 and max(state.loss, state.mean) <= upper:
+                reason = "the losses did not fall below the first"
         elif opened == 0 and state.mean > upper:
             reason = f"their mean, {state.mean:.6g}, was above the first one"
         else:
