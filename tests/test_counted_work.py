@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.counting import calls_of_python
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -109,19 +109,7 @@ def test_without_the_library_a_closed_gate_still_costs_no_operator(monkeypatch: 
 
 def python_calls(optimizer: Any, **step: Any) -> int:
     """Calls of functions written in Python and of those in C, in one step."""
-    optimizer.step(**step)
-    calls = 0
-
-    def count(_: Any, event: str, __: Any) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(count)
-    try:
-        optimizer.step(**step)
-    finally:
-        sys.setprofile(None)
-    return calls
+    return calls_of_python(lambda: optimizer.step(**step))
 
 
 @pytest.mark.parametrize("tensors", [1, 200])
