@@ -13,7 +13,7 @@ from lossaware.errors import UsageError
 from lossaware.studies.analysis import lr_sensitivity
 from lossaware.studies.specs.early_stopping import best_epoch, counted, is_at_end
 from lossaware.studies.specs.run_spec import VALIDATION, EpochRecord, RunSpec, options
-from lossaware.studies.specs.study import Metric
+from lossaware.studies.specs.study import Metric, load_study
 from lossaware.studies.store.database import Store
 from lossaware.studies.task import Data, InMemory, Task
 from lossaware.studies.training import run as run_module
@@ -194,3 +194,25 @@ def test_a_task_without_a_validation_set_is_refused(tmp_path, monkeypatch, capsy
     assert lossaware(*"compare own.py:build --set validated=false --patience 2 --jobs 1 --out out".split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "patience needs a validation set: return Data(validation=...)" in line
+
+
+def test_the_metric_of_a_study_names_the_epoch_that_counts(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    text = """
+title = "Own"
+rows = ["lr"]
+columns = ["arm"]
+base = { task = "TASK", optimizer = "sgd", epochs = 5, batch_size = 10, seeds = 3, training = { patience = 2 } }
+measure = { set = "test", name = "mae", percent = false, higher_is_better = false }
+[axes.lr]
+"0.1" = { lr = 0.1 }
+[axes.arm]
+without = { lga = false }
+with = { lga = {} }
+"""
+    path = tmp_path / "own.toml"
+    path.write_text(text.replace("TASK", f"{tmp_path}/own.py:build"))
+    stops_early = {cell.metric.title for cell in load_study(str(path)).cells.values()}
+    assert stops_early == {"test mae of the epoch with the best validation mae"}
+    path.write_text(path.read_text().replace(", training = { patience = 2 }", ""))
+    assert {cell.metric.title for cell in load_study(str(path)).cells.values()} == {"test mae after the last epoch"}

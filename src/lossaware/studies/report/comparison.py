@@ -112,14 +112,7 @@ def summarize(
     data = " ".join(notes)
     counts = f"of the epoch with the best validation {task.score}" if patience else "of the last epoch"
     tables = [
-        comparison_table(
-            study,
-            results,
-            title=f"Test {task.score} {counts}" if patience else "",
-            remark=data,
-            margin=margin,
-            failures=failed,
-        ),
+        comparison_table(study, results, remark=data, margin=margin, failures=failed),
         *(
             comparison_table(
                 it,

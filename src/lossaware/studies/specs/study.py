@@ -42,6 +42,7 @@ class Metric:
     at: Literal["final", "best", "reached", "ratio"]
     percent: bool
     higher_is_better: bool
+    stops_early: bool = False
 
     @property
     def measure(self) -> str:
@@ -51,8 +52,9 @@ class Metric:
     @property
     def title(self) -> str:
         """The name of the measure and the epoch."""
+        best = f"{self.measure} of the epoch with the best validation {self.name}"
         return {
-            "final": f"{self.measure} after the last epoch",
+            "final": best if self.stops_early else f"{self.measure} after the last epoch",
             "best": f"best {self.measure} of all epochs",
             "reached": f"{self.measure} when the base's final value is reached, or after the last epoch",
             "ratio": f"share of the epochs needed to reach the base's final {self.measure}",
@@ -260,15 +262,8 @@ class Study:
             bases = self._cell(row, (self.reference,), None).specs
         else:
             bases = specs if self.reference else tuple(map(without_lga, specs))
-        return Cell(
-            row,
-            column,
-            _metric(label, measure),
-            specs,
-            published,
-            published_seeds=self.file.published_seeds,
-            bases=bases,
-        )
+        metric = _metric(label, measure, stops_early=any(spec.patience for spec in specs))
+        return Cell(row, column, metric, specs, published, published_seeds=self.file.published_seeds, bases=bases)
 
     def _at(self, place: Mapping[str, str]) -> tuple[Coordinates, Coordinates]:
         return tuple(place[axis] for axis in self.file.rows), tuple(place[axis] for axis in self.file.columns)
@@ -361,7 +356,7 @@ def _plain(name: str) -> str:
     return re.sub(r"(?<![\de])[-.]|[-.](?!\d)|[^\w.-]|_", "", name.casefold())
 
 
-def _metric(label: str, measure: MetricSettings) -> Metric:
+def _metric(label: str, measure: MetricSettings, *, stops_early: bool) -> Metric:
     if measure.set is None or measure.name is None:
         raise UsageError(f"{label}: measure needs a set (train or test) and a name")
     is_loss = "loss" in measure.name
@@ -371,6 +366,7 @@ def _metric(label: str, measure: MetricSettings) -> Metric:
         at=measure.at or "final",
         percent=("accuracy" in measure.name if measure.percent is None else measure.percent) and measure.at != "ratio",
         higher_is_better=not is_loss if measure.higher_is_better is None else measure.higher_is_better,
+        stops_early=stops_early,
     )
 
 
