@@ -62,7 +62,7 @@ def test_from_run_to_export_to_the_next_person(file, tmp_path, capsys):
     with Store(tmp_path / "fresh" / "results.sqlite", read_only=True) as store:
         assert len(store.specs()) == 2
     assert lossaware("study", "import", "--out", "third") == 0
-    assert "2 of 2 runs were missing" in capsys.readouterr().out
+    assert capsys.readouterr().out == "2 of 2 runs were missing and are copied from results.\n"
 
     assert lossaware("study", "show", "grid.toml", "--format", "csv") == 0
     assert len(capsys.readouterr().out.splitlines()) == 25
@@ -133,3 +133,28 @@ def test_a_foreign_database_is_left_alone(file, tmp_path, capsys):
     assert lossaware("study", "run", "grid.toml", "--out", "out") == 2
     assert lossaware("study", "show", "grid.toml", "--out", "out") == 2
     assert (tmp_path / "out" / "results.sqlite").read_text() == "something else"
+
+
+def test_runs_of_own_code_are_not_imported_and_the_import_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("from torch.optim import SGD as Own\n")
+    (tmp_path / "own.toml").write_text(
+        """
+title = "Own"
+rows = ["optimizer"]
+columns = ["lr"]
+base = { task = "digits", task_options = { hidden = 4 }, epochs = 1, batch_size = 500, seeds = 1, lga = false }
+measure = { set = "test", name = "accuracy" }
+[axes.optimizer]
+Own = { optimizer = "mine.py:Own" }
+[axes.lr]
+"0.1" = { lr = 0.1 }
+"""
+    )
+    assert lossaware("study", "run", "own.toml", "--jobs", "1") == 0
+    assert lossaware("study", "export", "own.toml", "--to", "results") == 0
+    capsys.readouterr()
+    assert lossaware("study", "import", "--out", "other") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "0 of 1 runs were missing and are copied from results."
+    assert second == "Not copied: 1 of 1 runs, whose own code may have changed. Run them again."

@@ -192,6 +192,8 @@ def import_runs(*, results: Path = RESULTS, out: Path = OUT) -> int:
     with Store(Folder(out).database) as store:
         count = copy_missing_runs(specs, exported, store)
         print_line(f"{count} of {len(specs)} runs were missing and are copied from {results}.")
+    if own := sum(bool(spec.own_code) for spec in specs):
+        print_line(f"Not copied: {own} of {len(specs)} runs, whose own code may have changed. Run them again.")
     return 0
 
 
